@@ -1,0 +1,1 @@
+"""Adaptive decoding for PyTorch causal language models."""

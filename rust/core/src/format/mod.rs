@@ -1,0 +1,136 @@
+//! How numbers lie in memory: element types, and the geometry of pages.
+
+pub mod plan;
+
+use half::{bf16, f16};
+
+/// Element type of a tensor or of a page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Dtype {
+    /// 32-bit float.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    F16,
+}
+
+impl Dtype {
+    /// Bytes of one element.
+    pub fn size(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::Bf16 | Self::F16 => 2,
+        }
+    }
+}
+
+/// A floating-point element that widens to f32 exactly and narrows with round-to-nearest-even.
+pub trait Element: Copy + Send + Sync + Default + 'static {
+    /// The tag of this type.
+    const DTYPE: Dtype;
+    /// Widens exactly.
+    fn to_f32(self) -> f32;
+    /// Narrows, ties to even.
+    fn from_f32(x: f32) -> Self;
+}
+
+impl Element for f32 {
+    const DTYPE: Dtype = Dtype::F32;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        x
+    }
+}
+
+impl Element for bf16 {
+    const DTYPE: Dtype = Dtype::Bf16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        bf16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        bf16::from_f32(x)
+    }
+}
+
+impl Element for f16 {
+    const DTYPE: Dtype = Dtype::F16;
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f16::to_f32(self)
+    }
+    #[inline(always)]
+    fn from_f32(x: f32) -> Self {
+        f16::from_f32(x)
+    }
+}
+
+/// Geometry of the page pool.
+///
+/// The pool is a list of *chunks*, each one tensor `[num_planes, slabs_per_chunk, 2, page_tokens,
+/// head_dim]`, contiguous. A *plane* is one (physical layer, kv head), `layer * num_kv_heads +
+/// head`. A page is `chunk[plane, slab]`: first the keys of `page_tokens` slots, then their values.
+/// A *slab* is the set of pages, one a plane, that hold the same tokens; slab `s` lies in chunk
+/// `s / slabs_per_chunk`. Consecutive slabs of one plane are consecutive in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageLayout {
+    /// Physical layers times kv heads.
+    pub num_planes: usize,
+    /// Slabs in one chunk.
+    pub slabs_per_chunk: usize,
+    /// Slots of one page.
+    pub page_tokens: usize,
+    /// Elements of one key, and of one value.
+    pub head_dim: usize,
+    /// Element type of keys and values.
+    pub dtype: Dtype,
+}
+
+impl PageLayout {
+    /// Elements of one page, keys and values.
+    pub fn page_elements(&self) -> usize {
+        2 * self.page_tokens * self.head_dim
+    }
+
+    /// Bytes of one page.
+    pub fn page_bytes(&self) -> usize {
+        self.page_elements() * self.dtype.size()
+    }
+
+    /// Bytes of one slab: one page a plane.
+    pub fn slab_bytes(&self) -> usize {
+        self.page_bytes() * self.num_planes
+    }
+
+    /// Elements of one chunk.
+    pub fn chunk_elements(&self) -> usize {
+        self.page_elements() * self.num_planes * self.slabs_per_chunk
+    }
+
+    /// Chunk of a slab, and the element at which its page of `plane` begins there.
+    #[inline(always)]
+    pub fn slab_page(&self, slab: u32, plane: usize) -> (usize, usize) {
+        let (chunk, index) = (slab as usize / self.slabs_per_chunk, slab as usize % self.slabs_per_chunk);
+        (chunk, (plane * self.slabs_per_chunk + index) * self.page_elements())
+    }
+
+    /// The page id of a slab's page of `plane`: pages are numbered chunk by chunk in memory order.
+    #[inline(always)]
+    pub fn page_id(&self, slab: u32, plane: usize) -> u32 {
+        let (chunk, index) = (slab as usize / self.slabs_per_chunk, slab as usize % self.slabs_per_chunk);
+        ((chunk * self.num_planes + plane) * self.slabs_per_chunk + index) as u32
+    }
+
+    /// Chunk of a page id, and the element at which the page begins there.
+    #[inline(always)]
+    pub fn page(&self, id: u32) -> (usize, usize) {
+        let pages = self.num_planes * self.slabs_per_chunk;
+        (id as usize / pages, id as usize % pages * self.page_elements())
+    }
+}

@@ -1,0 +1,24 @@
+//! The algorithms of hornbeam, on slices, ids and views: no Python, no torch, no CUDA.
+//!
+//! Layers, lowest first; each knows only those above it in this list:
+//! 1. [`rng`], [`simd`], [`mod@format`], [`parallel`], [`error`]
+//! 2. [`store`]: slabs, pages, columns
+//! 3. [`tree`]: nodes, versions, branches, steps, prefix match
+//! 4. [`mod@plan`]: from open branches to the reads of a step
+//! 5. [`ops`]: attention, verification, warping: stateless, on flat arrays; they know layer 1 alone
+//! 6. [`spec`]: drafting policies; they know layers 1 and 5
+#![deny(unsafe_code)]
+
+pub mod error;
+pub mod format;
+pub mod ops;
+pub mod parallel;
+pub mod plan;
+pub mod rng;
+#[allow(unsafe_code)]
+pub mod simd;
+pub mod spec;
+pub mod store;
+pub mod tree;
+
+pub use error::{Error, Result};

@@ -1,0 +1,1 @@
+//! Stateless operations on flat arrays.

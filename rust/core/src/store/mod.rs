@@ -1,0 +1,1 @@
+//! Slabs, pages and columns.

@@ -1,0 +1,1 @@
+//! The prefix tree: nodes, branches, steps.

@@ -1,0 +1,1 @@
+//! Loads the embedded CUDA kernels with the driver API and launches them on the caller's stream.
