@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from hornbeam._native import CostCurve, Signals
 
-__all__ = ["Draft", "Drafted", "Drafter", "Stop", "StopRule"]
+__all__ = ["Draft", "Drafted", "Drafter", "Stop", "StopRule", "as_ids"]
+
+
+def as_ids(token_ids: int | Sequence[int]) -> Sequence[int]:
+    """Token ids as a sequence of ints: one id, a sequence, or a tensor or array of one dimension."""
+    if isinstance(token_ids, int):
+        return (token_ids,)
+    convert = getattr(token_ids, "tolist", None)
+    return token_ids if convert is None else convert()
 
 
 class Drafted(Protocol):
@@ -28,10 +36,10 @@ class Drafter(Protocol):
     def extend(self, token_ids: Sequence[int]) -> None:
         """Appends tokens that were committed. Called once for every committed token, in order."""
 
-    def propose(self, pending: Sequence[int], max_length: int) -> Drafted:
+    def propose(self, pending: int | Sequence[int], max_length: int) -> Drafted:
         """Guesses at most ``max_length`` tokens after the committed text and ``pending``.
 
-        ``pending`` holds tokens that are certain but not committed yet (the one sampled last).
+        ``pending`` is what is certain but not committed yet: the token sampled last, or several.
         They are not remembered: :meth:`extend` brings them later.
         """
 
@@ -66,6 +74,9 @@ class Stop(Protocol):
 
 class StopRule(Protocol):
     """A stop rule as a value: its settings."""
+
+    needs_costs: ClassVar[bool]
+    """Whether the rule reads the cost curve, so that it is worth calibrating first."""
 
     def start(self, cost: CostCurve) -> Stop:
         """Begins a run whose steps cost what ``cost`` says, now and as it learns more."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hornbeam._native import CostCurve, Gain
 from hornbeam.errors import ArgumentError
@@ -35,6 +36,8 @@ class MeasuredGain:
         ArgumentError: at :meth:`start`, if a share is outside of [0, 1) or ``memory`` below 1.
     """
 
+    needs_costs: ClassVar[bool] = True
+
     exploration: float = 0.005
     tolerance: float = 0.01
     memory: float = 64.0
@@ -51,6 +54,8 @@ class Fixed:
     Raises:
         ArgumentError: if ``length`` is negative.
     """
+
+    needs_costs: ClassVar[bool] = False
 
     length: int
 

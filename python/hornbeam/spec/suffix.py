@@ -7,14 +7,9 @@ from dataclasses import dataclass
 
 from hornbeam._native import Proposal, SuffixCorpus, SuffixDraft
 from hornbeam.errors import ArgumentError
+from hornbeam.spec.protocols import as_ids
 
 __all__ = ["Suffix", "SuffixDrafter"]
-
-
-def _ids(token_ids: Sequence[int]) -> Sequence[int]:
-    """Token ids as a sequence of ints; tensors and arrays of one dimension are converted."""
-    convert = getattr(token_ids, "tolist", None)
-    return token_ids if convert is None else convert()
 
 
 @dataclass(frozen=True)
@@ -55,16 +50,16 @@ class SuffixDrafter:
 
     def __init__(self, settings: Suffix, prompt_ids: Sequence[int]) -> None:
         self.settings = settings
-        self._native = SuffixDraft(_ids(prompt_ids), settings.corpus, settings.min_match)
+        self._native = SuffixDraft(as_ids(prompt_ids), settings.corpus, settings.min_match)
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Appends committed tokens."""
-        self._native.extend(_ids(token_ids))
+        self._native.extend(as_ids(token_ids))
 
-    def propose(self, pending: Sequence[int] = (), max_length: int | None = None) -> Proposal:
+    def propose(self, pending: int | Sequence[int] = (), max_length: int | None = None) -> Proposal:
         """Guesses what follows the committed text and ``pending``; changes nothing."""
         limit = self.settings.max_length if max_length is None else min(max_length, self.settings.max_length)
-        return self._native.propose(_ids(pending), max(limit, 0))
+        return self._native.propose(as_ids(pending), max(limit, 0))
 
     @property
     def match_length(self) -> int:

@@ -338,10 +338,10 @@ impl Automaton {
 const BLANK: State =
     State { length: 0, link: NONE, token: 0, target: NONE, overflow: NONE, latest: 0, count: 0, votes: 0 };
 
-/// Pushes with growth by a quarter, not by two: the arrays are the memory of a request.
+/// Pushes with growth by an eighth, not by two: the arrays are the memory of a request.
 fn push_tight<T>(items: &mut Vec<T>, item: T) {
     if items.len() == items.capacity() {
-        items.reserve_exact(items.len() / 4 + 64);
+        items.reserve_exact(items.len() / 8 + 64);
     }
     items.push(item);
 }

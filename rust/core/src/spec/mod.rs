@@ -24,6 +24,16 @@ pub struct Signals {
 }
 
 impl Signals {
+    /// No tokens yet, room for `capacity` of them.
+    #[must_use]
+    pub fn with_capacity(capacity: usize) -> Self {
+        Self {
+            match_lengths: Vec::with_capacity(capacity),
+            counts: Vec::with_capacity(capacity),
+            confidences: Vec::with_capacity(capacity),
+        }
+    }
+
     /// Number of proposed tokens.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -210,8 +210,8 @@ impl<'a> Chain<'a> {
     fn run(self, pending: Option<&[u32]>, max_length: usize) -> Proposal {
         let Self { automaton, mut at, .. } = self;
         let text = automaton.text();
-        let mut tokens = Vec::new();
-        let mut signals = Signals::default();
+        let mut tokens = Vec::with_capacity(max_length.min(64));
+        let mut signals = Signals::with_capacity(max_length.min(64));
         // Once the context occurred once only, its continuation is a slice: no states are needed.
         let mut slice: Option<usize> = None;
         while tokens.len() < max_length {
