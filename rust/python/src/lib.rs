@@ -2,6 +2,7 @@
 
 mod error;
 mod parallel;
+mod spec;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -11,5 +12,6 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     parallel::register(m)?;
+    spec::register(m)?;
     Ok(())
 }
