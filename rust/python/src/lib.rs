@@ -1,5 +1,6 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod build;
 mod error;
 mod parallel;
 mod tensor;
@@ -9,6 +10,7 @@ use pyo3::prelude::*;
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    build::register(m)?;
     error::register(m)?;
     parallel::register(m)?;
     Ok(())
