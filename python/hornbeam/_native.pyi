@@ -1,4 +1,4 @@
-"""Signatures of the extension module. One section a binding file."""
+"""Signatures of the native module, a section a binding file; checked with stubtest."""
 
 from collections.abc import Sequence
 from typing import Any, final
@@ -70,3 +70,13 @@ class Gain:
         next_tokens: Sequence[int] | None = None,
     ) -> None: ...
     def probabilities(self, proposal: Any) -> list[float]: ...
+
+# --- build ---
+
+__version__: str
+
+def build_info() -> dict[str, Any]: ...
+
+# --- parallel ---
+
+def thread_pool() -> tuple[str, int]: ...

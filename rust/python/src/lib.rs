@@ -1,5 +1,6 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod build;
 mod error;
 mod parallel;
 mod spec;
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    build::register(m)?;
     error::register(m)?;
     parallel::register(m)?;
     spec::register(m)?;
