@@ -6,6 +6,24 @@ from numpy import int32
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+# --- attention ---
+
+def tree_attention(
+    q: Tensor,
+    chunks: list[Tensor],
+    plan: Plan,
+    out: Tensor,
+    lse: Tensor | None,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+    isa: str | None = None,
+) -> None: ...
+def instruction_sets() -> tuple[list[str], str]: ...
+
 # --- parallel ---
 
 def thread_pool() -> tuple[str, int]: ...

@@ -1,5 +1,6 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod attention;
 mod error;
 mod parallel;
 mod plan;
@@ -11,6 +12,7 @@ use pyo3::prelude::*;
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    attention::register(m)?;
     error::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;
