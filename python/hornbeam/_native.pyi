@@ -1,6 +1,9 @@
 """Signatures of the native module, a section a binding file; checked with stubtest."""
 
 from collections.abc import Sequence
+from numpy import int32
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
 from typing import Any, final
 
 # --- spec: draft sources and stop rules
@@ -77,6 +80,63 @@ __version__: str
 
 def build_info() -> dict[str, Any]: ...
 
+# --- attention ---
+
+def tree_attention(
+    q: Tensor,
+    chunks: list[Tensor],
+    plan: Plan,
+    out: Tensor,
+    lse: Tensor | None,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+    isa: str | None = None,
+) -> None: ...
+def instruction_sets() -> tuple[list[str], str]: ...
+
 # --- parallel ---
 
 def thread_pool() -> tuple[str, int]: ...
+
+# --- plan ---
+
+@final
+class Plan:
+    def __new__(
+        cls,
+        entries: Any,
+        positions: Any,
+        head_ranges: Any,
+        reads: Any,
+        row_positions: Any,
+        row_end: Any,
+        row_slots: Any,
+    ) -> Plan: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def entries(self) -> NDArray[int32]: ...
+    @property
+    def positions(self) -> NDArray[int32]: ...
+    @property
+    def head_ranges(self) -> NDArray[int32]: ...
+    @property
+    def reads(self) -> NDArray[int32]: ...
+    @property
+    def row_positions(self) -> NDArray[int32]: ...
+    @property
+    def row_end(self) -> NDArray[int32]: ...
+    @property
+    def row_slots(self) -> NDArray[int32]: ...
+
+# --- rows ---
+
+def write_rows(
+    k: Tensor, v: Tensor, chunks: list[Tensor], plan: Plan, layer: int, num_kv_heads: int
+) -> None: ...
+def move_rows(chunks: list[Tensor], moves: ArrayLike) -> None: ...
+def move_page_rows(chunks: list[Tensor], moves: ArrayLike) -> None: ...

@@ -4,6 +4,11 @@ mod build;
 mod error;
 mod parallel;
 mod spec;
+mod attention;
+mod error;
+mod parallel;
+mod plan;
+mod rows;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -15,5 +20,10 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     parallel::register(m)?;
     spec::register(m)?;
+    attention::register(m)?;
+    error::register(m)?;
+    parallel::register(m)?;
+    plan::register(m)?;
+    rows::register(m)?;
     Ok(())
 }

@@ -1,1 +1,4 @@
 //! Stateless operations on flat arrays.
+
+pub mod attention;
+pub mod rows;

@@ -133,6 +133,7 @@ pub trait Kernel {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 

@@ -1,0 +1,6 @@
+"""Operations on flat arrays, usable without a tree and without a model."""
+
+from hornbeam.ops.attention import tree_attention
+from hornbeam.ops.rows import move_rows, write_rows
+
+__all__ = ["move_rows", "tree_attention", "write_rows"]
