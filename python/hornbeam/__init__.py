@@ -1,1 +1,6 @@
 """Adaptive decoding for PyTorch causal language models."""
+
+from hornbeam import ops
+from hornbeam.warp import Warp
+
+__all__ = ["Warp", "ops"]

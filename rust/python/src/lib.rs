@@ -3,6 +3,7 @@
 mod error;
 mod parallel;
 mod tensor;
+mod verify;
 
 use pyo3::prelude::*;
 
@@ -11,5 +12,6 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     parallel::register(m)?;
+    verify::register(m)?;
     Ok(())
 }

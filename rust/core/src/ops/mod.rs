@@ -1,1 +1,6 @@
 //! Stateless operations on flat arrays.
+
+pub mod logits;
+pub mod sample;
+pub mod verify;
+pub mod warp;
