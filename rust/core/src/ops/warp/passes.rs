@@ -26,7 +26,9 @@ pub(super) fn widen<E: Element>(isa: Isa, row: &[E], out: &mut Vec<f32>) {
         fn run<L: Lanes>(self, l: L) {
             let (blocks, tail) = self.0.as_chunks::<WIDTH>();
             let (out, rest) = self.1.as_chunks_mut::<WIDTH>();
-            blocks.iter().zip(out).for_each(|(from, to)| l.store(l.load(from), to));
+            for (from, to) in blocks.iter().zip(out) {
+                l.store(l.load(from), to);
+            }
             tail.iter().zip(rest).for_each(|(from, to)| *to = from.to_f32());
         }
     }
@@ -67,7 +69,13 @@ impl<E: Element> Kernel for Maxima<'_, E> {
                     health[i] = l.select(l.eq(x, x), health[i], x);
                 }
             }
-            for x in rest.iter().map(|v| l.load(v)).chain([l.load_partial(tail, f32::NEG_INFINITY)]) {
+            for vector in rest {
+                let x = l.load(vector);
+                max[0] = l.max(x, max[0]);
+                health[0] = l.select(l.eq(x, x), health[0], x);
+            }
+            if !tail.is_empty() {
+                let x = l.load_partial(tail, f32::NEG_INFINITY);
                 max[0] = l.max(x, max[0]);
                 health[0] = l.select(l.eq(x, x), health[0], x);
             }
@@ -115,7 +123,6 @@ impl<E: Element> Kernel for Weights<'_, E> {
     #[inline(always)]
     fn run<L: Lanes>(self, l: L) {
         let (max, scale, unit) = (l.splat(self.max), l.splat(self.scale), l.splat(UNIT));
-        let weight = |x| l.mul(math::exp_nonpositive(l, l.mul(l.sub(x, max), scale)), unit);
         for (index, (row, out)) in self.row.chunks(BLOCK).zip(self.out.chunks_mut(BLOCK)).enumerate() {
             if self.maxima.get(index).is_some_and(|x| (x - self.max) * self.scale < LOWEST) {
                 out.fill(0.0);
@@ -124,9 +131,17 @@ impl<E: Element> Kernel for Weights<'_, E> {
             }
             let (vectors, tail) = row.as_chunks::<WIDTH>();
             let (outs, rest) = out.as_chunks_mut::<WIDTH>();
-            vectors.iter().zip(outs).for_each(|(from, to)| l.store(weight(l.load(from)), to));
-            l.store_partial(weight(l.load_partial(tail, f32::NEG_INFINITY)), rest);
-            out.iter_mut().for_each(|w| *w = w.floor());
+            for (from, to) in vectors.iter().zip(outs) {
+                let z = l.mul(l.sub(l.load(from), max), scale);
+                l.store(l.mul(math::exp_nonpositive(l, z), unit), to);
+            }
+            if !tail.is_empty() {
+                let z = l.mul(l.sub(l.load_partial(tail, f32::NEG_INFINITY), max), scale);
+                l.store_partial(l.mul(math::exp_nonpositive(l, z), unit), rest);
+            }
+            for weight in &mut *out {
+                *weight = weight.floor();
+            }
             self.sums.push(sum_of_block(out));
         }
     }
@@ -154,7 +169,9 @@ pub(super) fn sums(isa: Isa, weights: &[f32], sums: &mut Vec<u64>) -> u64 {
         type Output = ();
         #[inline(always)]
         fn run<L: Lanes>(self, _: L) {
-            self.1.extend(self.0.chunks(BLOCK).map(|block| sum_of_block(block)));
+            for block in self.0.chunks(BLOCK) {
+                self.1.push(sum_of_block(block));
+            }
         }
     }
     sums.clear();
@@ -246,11 +263,9 @@ impl Excess<'_> {
             type Output = ();
             #[inline(always)]
             fn run<L: Lanes>(self, _: L) {
-                let excess = self.0;
-                self.1.extend((0..excess.p.len().div_ceil(BLOCK)).map(
-                    #[inline(always)]
-                    |index| excess.sum_of_block(index),
-                ));
+                for index in 0..self.0.p.len().div_ceil(BLOCK) {
+                    self.1.push(self.0.sum_of_block(index));
+                }
             }
         }
         sums.clear();
