@@ -10,6 +10,7 @@ mod parallel;
 mod plan;
 mod rows;
 mod tensor;
+mod verify;
 
 use pyo3::prelude::*;
 
@@ -25,5 +26,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     parallel::register(m)?;
     plan::register(m)?;
     rows::register(m)?;
+    verify::register(m)?;
     Ok(())
 }

@@ -2,3 +2,7 @@
 
 pub mod attention;
 pub mod rows;
+pub mod logits;
+pub mod sample;
+pub mod verify;
+pub mod warp;
