@@ -14,7 +14,3 @@ from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
 
 __all__ = ["LM", "PrefixTree", "Warp", "build_info", "integrations", "ops", "spec"]
-"""Adaptive decoding for PyTorch causal language models."""
-
-
-__all__ = ["Warp", "ops"]

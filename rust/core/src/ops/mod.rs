@@ -1,8 +1,8 @@
 //! Stateless operations on flat arrays.
 
 pub mod attention;
-pub mod rows;
 pub mod logits;
+pub mod rows;
 pub mod sample;
 pub mod verify;
 pub mod warp;
