@@ -5,6 +5,7 @@ mod parallel;
 mod plan;
 mod rows;
 mod tensor;
+mod tree;
 
 use pyo3::prelude::*;
 
@@ -15,5 +16,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     parallel::register(m)?;
     plan::register(m)?;
     rows::register(m)?;
+    tree::register(m)?;
     Ok(())
 }
