@@ -8,6 +8,7 @@ mod plan;
 mod rows;
 mod spec;
 mod tensor;
+mod tree;
 mod verify;
 
 use pyo3::prelude::*;
@@ -22,6 +23,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     plan::register(m)?;
     rows::register(m)?;
     spec::register(m)?;
+    tree::register(m)?;
     verify::register(m)?;
     Ok(())
 }
