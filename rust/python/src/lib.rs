@@ -1,6 +1,7 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
 mod error;
+mod linear;
 mod parallel;
 mod tensor;
 
@@ -10,6 +11,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
+    linear::register(m)?;
     parallel::register(m)?;
     Ok(())
 }

@@ -1,0 +1,1 @@
+"""Stateless operations on tensors: take one, and leave the rest of hornbeam."""
