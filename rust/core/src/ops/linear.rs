@@ -8,11 +8,13 @@
 //! The bits of an output do not depend on the number of rows, on its place, or on the number of
 //! threads ([`crate::simd::dot`] fixes the order of summation).
 
+use std::ops::Range;
+
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::parallel::Parallel;
 use crate::simd::blocks::{ColumnBlock, ColumnBlocks};
-use crate::simd::dot::{Partial, TILE_OUTPUTS, TILE_ROWS, Tiles, as_f32};
+use crate::simd::dot::{Ahead, Partial, Sums, TILE_OUTPUTS, TILE_ROWS, Tiles, as_f32};
 
 /// Inputs of a panel: four rows of f32 weights take half of a 32 KiB first-level cache.
 const PANEL: usize = 1024;
@@ -104,40 +106,77 @@ struct Work<'a, W> {
 
 impl<W: Element> Work<'_, W> {
     fn fill<X: Element>(&self, block: &mut ColumnBlock<'_, X>, rows: usize, bias: &impl Fn(usize) -> f32) {
-        let mut partials = [Partial::ZERO; MAX_ROWS / TILE_ROWS];
-        for first in block.columns().step_by(TILE_OUTPUTS) {
-            let last = block.columns().end.min(first + TILE_OUTPUTS);
+        let columns = block.columns();
+        let mut partials = [Partial::ZERO; MAX_ROWS.div_ceil(TILE_ROWS)];
+        for first in columns.clone().step_by(TILE_OUTPUTS) {
+            let outputs = first..columns.end.min(first + TILE_OUTPUTS);
+            let offset = first - columns.start;
+            let bias: [f32; TILE_OUTPUTS] = std::array::from_fn(|i| bias(outputs.end.min(first + i + 1) - 1));
             for row in (0..rows).step_by(MAX_ROWS) {
-                let count = MAX_ROWS.min(rows - row);
-                let partials = &mut partials[..count.div_ceil(TILE_ROWS)];
-                partials.fill(Partial::ZERO);
-                self.sum(first..last, row..row + count, partials);
-                for (m, partial) in (row..row + count).map(|m| (m, &partials[(m - row) / TILE_ROWS])) {
-                    for n in first..last {
-                        let sum = partial.sum((m - row) % TILE_ROWS, n - first);
-                        block.set(m, n, X::from_f32(sum + bias(n)));
+                let split = Split::new(row..rows.min(row + MAX_ROWS));
+                self.sum(outputs.clone(), split, &mut partials, |rows, sums| {
+                    for (row, sums) in rows.zip(sums) {
+                        let y = &mut block.row(row)[offset..offset + outputs.len()];
+                        for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
+                            *y = X::from_f32(sum + bias);
+                        }
                     }
-                }
+                });
             }
         }
     }
 
     /// Sums over all inputs for one to four outputs and some rows, panel by panel: a panel of the
     /// weight stays in the first-level cache while all rows pass over it.
-    fn sum(&self, outputs: std::ops::Range<usize>, rows: std::ops::Range<usize>, partials: &mut [Partial]) {
+    #[inline(always)]
+    fn sum(
+        &self,
+        outputs: Range<usize>,
+        split: Split,
+        partials: &mut [Partial],
+        mut emit: impl FnMut(Range<usize>, Sums),
+    ) {
         let inputs = self.inputs;
         let weight = &self.weight[outputs.start * inputs..outputs.end * inputs];
-        let x = &self.x[rows.start * inputs..rows.end * inputs];
-        let mut from = 0;
-        while from < inputs {
-            let to = inputs.min(from + PANEL);
-            // The panel to come: to the right, or at the left end of the next rows.
-            let next = if to < inputs { to } else { TILE_OUTPUTS * inputs };
-            let mut next = Some(weight.as_ptr().wrapping_add(next));
-            for (x, partial) in x.chunks(TILE_ROWS * inputs).zip(&mut *partials) {
-                self.tiles.run(x, weight, inputs, (from, to), next.take(), partial);
+        let row_bytes = size_of_val(&weight[..inputs]);
+        let panels = if split.tiles == 1 { 1 } else { inputs.div_ceil(PANEL) };
+        let panel = inputs.div_ceil(panels).next_multiple_of(64);
+        let ahead_rows = if split.tiles == 1 { 16 } else { TILE_OUTPUTS };
+        let mut next = weight.as_ptr().wrapping_add(ahead_rows * inputs);
+        for from in (0..inputs).step_by(panel) {
+            let to = inputs.min(from + panel);
+            let mut left = if split.tiles == 1 && row_bytes > 4096 { 0 } else { TILE_OUTPUTS };
+            for (tile, partial) in partials[..split.tiles].iter_mut().enumerate() {
+                let rows = split.tile(tile);
+                let lines = left.div_ceil(split.tiles - tile);
+                left -= lines;
+                let x = &self.x[rows.start * inputs..rows.end * inputs];
+                let ahead = Ahead { at: next, lines };
+                let sums = self.tiles.run(x, weight, inputs, (from, to), ahead, partial);
+                if to == inputs {
+                    emit(rows, sums);
+                }
+                next = next.wrapping_add(lines * (to - from));
             }
-            from = to;
         }
+    }
+}
+
+/// Rows, cut into as few tiles as hold them, of sizes that differ by at most one.
+#[derive(Clone, Copy)]
+struct Split {
+    start: usize,
+    rows: usize,
+    tiles: usize,
+}
+
+impl Split {
+    fn new(rows: Range<usize>) -> Self {
+        Self { start: rows.start, rows: rows.len(), tiles: rows.len().div_ceil(TILE_ROWS) }
+    }
+
+    fn tile(self, index: usize) -> Range<usize> {
+        let bound = |i: usize| self.start + i * self.rows / self.tiles;
+        bound(index)..bound(index + 1)
     }
 }

@@ -58,12 +58,13 @@ impl<T> ColumnBlock<'_, T> {
         self.columns.clone()
     }
 
-    /// Writes one element.
+    /// The block's part of a row.
     #[inline(always)]
-    pub(crate) fn set(&mut self, row: usize, column: usize, value: T) {
-        assert!(row < self.matrix.rows && self.columns.contains(&column));
+    pub(crate) fn row(&mut self, row: usize) -> &mut [T] {
+        assert!(row < self.matrix.rows);
+        let start = row * self.matrix.columns + self.columns.start;
         // SAFETY: within the matrix, which is borrowed exclusively; the block's columns were handed
-        // out once, so nobody else touches this element.
-        unsafe { self.matrix.data.add(row * self.matrix.columns + column).write(value) }
+        // out once, so nobody else touches these elements, and `&mut self` lends them once.
+        unsafe { std::slice::from_raw_parts_mut(self.matrix.data.add(start), self.columns.len()) }
     }
 }

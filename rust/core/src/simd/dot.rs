@@ -25,14 +25,10 @@ pub(crate) struct Partial([[[f32; 8]; TILE_OUTPUTS]; TILE_ROWS]);
 
 impl Partial {
     pub(crate) const ZERO: Self = Self([[[0.0; 8]; TILE_OUTPUTS]; TILE_ROWS]);
-
-    /// The finished sum of one output.
-    #[inline(always)]
-    pub(crate) fn sum(&self, row: usize, output: usize) -> f32 {
-        let p = &self.0[row][output];
-        ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]))
-    }
 }
+
+/// The finished sums of a tile: `[row][output]`.
+pub(crate) type Sums = [[f32; TILE_OUTPUTS]; TILE_ROWS];
 
 /// What a tile reads: a *panel*, `count` inputs from some offset on, of consecutive rows.
 struct Panel<W> {
@@ -45,17 +41,28 @@ struct Panel<W> {
     /// From one row to the next.
     stride: usize,
     count: usize,
-    /// Where to prefetch four rows of the same extent, if anywhere.
-    next: Option<*const W>,
+    /// Whether this panel is the first, so that the sums begin at zero.
+    start: bool,
+    /// Whether it is the last, so that they are finished.
+    finish: bool,
+    ahead: Ahead<W>,
 }
 
-type Kernel<W> = unsafe fn(&Panel<W>, &mut Partial);
+/// What a tile prefetches while it computes: `lines` cache lines for each line of its own rows, in
+/// order from `at` on, which may be any address.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead<W> {
+    pub(crate) at: *const W,
+    pub(crate) lines: usize,
+}
+
+type Kernel<W> = unsafe fn(&Panel<W>, &mut Partial) -> Sums;
 
 /// The tile kernels for one element type of the weight, chosen for this machine.
 #[derive(Clone, Copy)]
 pub(crate) struct Tiles<W> {
-    /// By rows of `x`, minus 1.
-    kernels: [Kernel<W>; TILE_ROWS],
+    /// By rows of `x`, minus 1; the second of a pair prefetches.
+    kernels: [[Kernel<W>; 2]; TILE_ROWS],
 }
 
 impl<W: Element> Tiles<W> {
@@ -80,9 +87,9 @@ impl<W: Element> Tiles<W> {
         Self { kernels: portable::kernels() }
     }
 
-    /// Adds to `partial` the products over the inputs `from..to` of the one to three rows of `x`
-    /// with the one to four rows of `weight`, both `[.., inputs]`, and meanwhile prefetches four rows
-    /// of the same extent at `next`, which may be any address.
+    /// Adds to `partial` (from zero if `from` is 0) the products over the inputs `from..to` of the one to three rows of `x`
+    /// with the one to four rows of `weight`, both `[.., inputs]`, and meanwhile prefetches. Returns
+    /// the sums if `to` is the end, otherwise nothing of use.
     #[inline]
     pub(crate) fn run(
         &self,
@@ -90,9 +97,9 @@ impl<W: Element> Tiles<W> {
         weight: &[W],
         inputs: usize,
         (from, to): (usize, usize),
-        next: Option<*const W>,
+        ahead: Ahead<W>,
         partial: &mut Partial,
-    ) {
+    ) -> Sums {
         let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
         assert!((1..=TILE_ROWS).contains(&rows) && (1..=TILE_OUTPUTS).contains(&outputs));
         assert!(from <= to && to <= inputs);
@@ -102,11 +109,13 @@ impl<W: Element> Tiles<W> {
             last: outputs - 1,
             stride: inputs,
             count: to - from,
-            next,
+            start: from == 0,
+            finish: to == inputs,
+            ahead,
         };
         // SAFETY: all rows hold `inputs` elements and `to` is at most that, as just asserted; the
         // constructor chose kernels that this machine runs.
-        unsafe { self.kernels[rows - 1](&panel, partial) }
+        unsafe { self.kernels[rows - 1][usize::from(ahead.lines > 0)](&panel, partial) }
     }
 }
 
@@ -122,10 +131,13 @@ pub(crate) fn as_f32<T: Element>(x: &[T]) -> Option<&[f32]> {
 /// Every method needs the instruction set of the type, enabled in the function that it is inlined
 /// into; pointers must be valid for eight elements, except that of `prefetch`.
 trait Eight: Copy {
+    unsafe fn zero() -> Self;
     unsafe fn load<T: Element>(from: *const T) -> Self;
     unsafe fn store(self, to: *mut f32);
     /// `a * b + self`, rounded once.
     unsafe fn add_product(self, a: Self, b: Self) -> Self;
+    /// The sum of each vector's lanes, in the order that the head of this file gives.
+    unsafe fn sums(vectors: [Self; 4]) -> [f32; 4];
     unsafe fn prefetch(address: *const u8);
 }
 
@@ -134,48 +146,60 @@ trait Eight: Copy {
 /// # Safety
 /// As [`Eight`], with `panel` valid for `ROWS` rows of `x` and `last + 1` of the weight.
 #[inline(always)]
-unsafe fn tile<V: Eight, W: Element, const ROWS: usize>(panel: &Panel<W>, partial: &mut Partial) {
-    let &Panel { x, weight, last, stride, count, next } = panel;
+unsafe fn tile<V: Eight, W: Element, const ROWS: usize, const AHEAD: bool>(
+    panel: &Panel<W>,
+    partial: &mut Partial,
+) -> Sums {
+    let &Panel { x, weight, last, stride, count, start, finish, ahead } = panel;
+    let mut finished = [[0.0; TILE_OUTPUTS]; TILE_ROWS];
     let partial = &mut partial.0;
     let line = 64 / size_of::<W>();
-    // SAFETY: all addresses but `next` lie in the rows that the caller vouches for.
+    // SAFETY: all addresses but `next`, which is only prefetched, lie in the rows that the caller vouches for.
     unsafe {
         let rows: [*const f32; ROWS] = std::array::from_fn(|r| x.add(r * stride));
         let weights: [*const W; TILE_OUTPUTS] = std::array::from_fn(|o| weight.add(o.min(last) * stride));
-        let mut sums: [[V; TILE_OUTPUTS]; ROWS] =
-            std::array::from_fn(|r| std::array::from_fn(|o| V::load(partial[r][o].as_ptr())));
-        let mut at = 0;
-        if let Some(next) = next {
-            while at + line <= count {
-                for o in 0..TILE_OUTPUTS {
-                    V::prefetch(next.wrapping_add(o * stride + at).cast());
-                }
-                for step in 0..line / 8 {
-                    accumulate(&mut sums, &rows, &weights, at + 8 * step);
-                }
-                at += line;
-            }
-        }
-        while at + 8 <= count {
-            accumulate(&mut sums, &rows, &weights, at);
-            at += 8;
-        }
-        if at < count {
-            // The last inputs, followed by zeros, whose products change no sum.
-            let w: [V; TILE_OUTPUTS] = std::array::from_fn(|o| head(weights[o].add(at), count - at));
-            let x: [V; ROWS] = std::array::from_fn(|r| head(rows[r].add(at), count - at));
+        let mut sums = [[V::zero(); TILE_OUTPUTS]; ROWS];
+        if !start {
             for r in 0..ROWS {
                 for o in 0..TILE_OUTPUTS {
-                    sums[r][o] = sums[r][o].add_product(x[r], w[o]);
+                    sums[r][o] = V::load(partial[r][o].as_ptr());
                 }
             }
+        }
+        let mut next = ahead.at;
+        let whole = count & !7;
+        let mut at = 0;
+        while at < whole {
+            if AHEAD && at.is_multiple_of(line) {
+                for _ in 0..ahead.lines {
+                    V::prefetch(next.cast());
+                    next = next.wrapping_add(line);
+                }
+            }
+            accumulate(&mut sums, &rows, &weights, at);
+            at += 8;
         }
         for r in 0..ROWS {
             for o in 0..TILE_OUTPUTS {
                 sums[r][o].store(partial[r][o].as_mut_ptr());
             }
         }
+        // The last inputs, fewer than eight: rare, so not in registers, which are all taken.
+        for i in 0..count - whole {
+            for r in 0..ROWS {
+                for o in 0..TILE_OUTPUTS {
+                    let (x, w) = (*rows[r].add(whole + i), (*weights[o].add(whole + i)).to_f32());
+                    partial[r][o][i] = x.mul_add(w, partial[r][o][i]);
+                }
+            }
+        }
+        if finish {
+            for r in 0..ROWS {
+                finished[r] = V::sums(std::array::from_fn(|o| V::load(partial[r][o].as_ptr())));
+            }
+        }
     }
+    finished
 }
 
 /// Eight inputs of every row.
@@ -201,31 +225,19 @@ unsafe fn accumulate<V: Eight, W: Element, const ROWS: usize>(
     }
 }
 
-/// `count` elements, then zeros.
-///
-/// # Safety
-/// As [`Eight`], but `from` need be valid for `count` elements only; `count` is at most 8.
-#[inline(always)]
-unsafe fn head<V: Eight, T: Element>(from: *const T, count: usize) -> V {
-    let mut lanes = [0.0f32; 8];
-    // SAFETY: the caller's contract.
-    unsafe {
-        for (i, lane) in lanes.iter_mut().enumerate().take(count) {
-            *lane = (*from.add(i)).to_f32();
-        }
-        V::load(lanes.as_ptr())
-    }
-}
-
 macro_rules! kernels {
     ($vector:ty $(, $features:literal)?) => {
-        pub(super) fn kernels<W: Element>() -> [Kernel<W>; TILE_ROWS] {
+        pub(super) fn kernels<W: Element>() -> [[Kernel<W>; 2]; TILE_ROWS] {
             $(#[target_feature(enable = $features)])?
-            unsafe fn kernel<W: Element, const ROWS: usize>(panel: &Panel<W>, partial: &mut Partial) {
+            unsafe fn kernel<W: Element, const ROWS: usize, const AHEAD: bool>(panel: &Panel<W>, partial: &mut Partial) -> Sums {
                 // SAFETY: the caller vouches for the panel and for the instruction set.
-                unsafe { tile::<$vector, W, ROWS>(panel, partial) }
+                unsafe { tile::<$vector, W, ROWS, AHEAD>(panel, partial) }
             }
-            [kernel::<W, 1>, kernel::<W, 2>, kernel::<W, 3>]
+            [
+                [kernel::<W, 1, false>, kernel::<W, 1, true>],
+                [kernel::<W, 2, false>, kernel::<W, 2, true>],
+                [kernel::<W, 3, false>, kernel::<W, 3, true>],
+            ]
         }
     };
 }
@@ -236,6 +248,10 @@ mod portable {
     kernels!([f32; 8]);
 
     impl Eight for [f32; 8] {
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            [0.0; 8]
+        }
         #[inline(always)]
         unsafe fn load<T: Element>(from: *const T) -> Self {
             // SAFETY: the caller's contract.
@@ -251,6 +267,10 @@ mod portable {
             std::array::from_fn(|i| a[i].mul_add(b[i], self[i]))
         }
         #[inline(always)]
+        unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
+            vectors.map(|p| ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7])))
+        }
+        #[inline(always)]
         unsafe fn prefetch(_address: *const u8) {}
     }
 }
@@ -264,8 +284,13 @@ mod x86 {
 
     impl Eight for __m256 {
         #[inline(always)]
-        unsafe fn load<T: Element>(from: *const T) -> Self {
+        unsafe fn zero() -> Self {
             // SAFETY: the caller's contract, here and below.
+            unsafe { _mm256_setzero_ps() }
+        }
+        #[inline(always)]
+        unsafe fn load<T: Element>(from: *const T) -> Self {
+            // SAFETY: as above.
             unsafe {
                 match T::DTYPE {
                     Dtype::F32 => _mm256_loadu_ps(from.cast()),
@@ -288,6 +313,16 @@ mod x86 {
             unsafe { _mm256_fmadd_ps(a, b, self) }
         }
         #[inline(always)]
+        unsafe fn sums([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+            // SAFETY: as above; a __m128 is four floats.
+            unsafe {
+                // Lanes 0 to 3 of the four vectors in the low half, lanes 4 to 7 in the high half.
+                let halves = _mm256_hadd_ps(_mm256_hadd_ps(a, b), _mm256_hadd_ps(c, d));
+                let sums = _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps::<1>(halves));
+                std::mem::transmute::<__m128, [f32; 4]>(sums)
+            }
+        }
+        #[inline(always)]
         unsafe fn prefetch(address: *const u8) {
             // SAFETY: a hint; it faults at no address.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
@@ -308,8 +343,13 @@ mod arm {
 
     impl Eight for Pair {
         #[inline(always)]
-        unsafe fn load<T: Element>(from: *const T) -> Self {
+        unsafe fn zero() -> Self {
             // SAFETY: the caller's contract, here and below.
+            unsafe { Self(vdupq_n_f32(0.0), vdupq_n_f32(0.0)) }
+        }
+        #[inline(always)]
+        unsafe fn load<T: Element>(from: *const T) -> Self {
+            // SAFETY: as above.
             unsafe {
                 match T::DTYPE {
                     Dtype::F32 => {
@@ -343,6 +383,15 @@ mod arm {
         unsafe fn add_product(self, a: Self, b: Self) -> Self {
             // SAFETY: as above.
             unsafe { Self(vfmaq_f32(self.0, a.0, b.0), vfmaq_f32(self.1, a.1, b.1)) }
+        }
+        #[inline(always)]
+        unsafe fn sums(vectors: [Self; 4]) -> [f32; 4] {
+            vectors.map(|v| {
+                let mut p = [0.0; 8];
+                // SAFETY: as above.
+                unsafe { v.store(p.as_mut_ptr()) };
+                ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]))
+            })
         }
         #[inline(always)]
         unsafe fn prefetch(_address: *const u8) {}
