@@ -6,7 +6,7 @@ import torch
 
 from hornbeam import _native
 
-__all__ = ["linear", "use_native"]
+__all__ = ["linear", "max_native_rows", "use_native"]
 
 
 def linear(
@@ -33,7 +33,12 @@ def linear(
     return out
 
 
+def max_native_rows(outputs: int, inputs: int, dtype: torch.dtype) -> int:
+    """Rows up to which :func:`linear` is expected to beat ``torch.nn.functional.linear`` for a
+    ``[outputs, inputs]`` weight that comes from memory rather than from a cache."""
+    return 32
+
+
 def use_native(rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether :func:`linear` is expected to beat ``torch.nn.functional.linear`` with weights that
-    come from memory rather than from a cache."""
-    return 0 < rows <= 32
+    """Whether :func:`linear` is expected to beat torch: ``0 < rows <= max_native_rows(...)``."""
+    return 0 < rows <= max_native_rows(outputs, inputs, dtype)
