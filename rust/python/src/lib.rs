@@ -3,6 +3,7 @@
 mod attention;
 mod build;
 mod error;
+mod linear;
 mod parallel;
 mod plan;
 mod rows;
@@ -19,6 +20,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     build::register(m)?;
     error::register(m)?;
+    linear::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;
     rows::register(m)?;
