@@ -185,13 +185,15 @@ impl SuffixDraft {
 #[pyclass(module = "hornbeam._native", frozen)]
 struct CostCurve {
     core: Mutex<spec::cost::CostCurve>,
+    /// What stop rules learned on this curve, by their settings: a run goes on where the last ended.
+    learned: Mutex<Vec<(Settings, Arc<Mutex<spec::gain::Gain>>)>>,
 }
 
 #[pymethods]
 impl CostCurve {
     #[new]
     fn new() -> Self {
-        Self { core: Mutex::default() }
+        Self { core: Mutex::default(), learned: Mutex::default() }
     }
 
     /// Records that a step of `rows` rows took `seconds`; what is not positive is dropped.
@@ -213,7 +215,7 @@ impl CostCurve {
 /// Chooses draft lengths by expected tokens per second, and learns from the outcomes.
 #[pyclass(module = "hornbeam._native", frozen)]
 struct Gain {
-    core: Mutex<spec::gain::Gain>,
+    core: Arc<Mutex<spec::gain::Gain>>,
     curve: Py<CostCurve>,
 }
 
@@ -248,7 +250,18 @@ impl Gain {
         memory: f64,
     ) -> PyResult<Self> {
         let settings = Settings { exploration, tolerance, memory };
-        let core = Mutex::new(spec::gain::Gain::new(settings).or_raise(py)?);
+        let fresh = spec::gain::Gain::new(settings).or_raise(py)?;
+        let core = {
+            let mut learned = lock(&curve.get().learned);
+            match learned.iter().find(|(of, _)| *of == settings) {
+                Some((_, core)) => Arc::clone(core),
+                None => {
+                    let core = Arc::new(Mutex::new(fresh));
+                    learned.push((settings, Arc::clone(&core)));
+                    core
+                }
+            }
+        };
         Ok(Self { core, curve })
     }
 
