@@ -181,6 +181,44 @@ impl SuffixDraft {
     }
 }
 
+/// Prompt lookup on one sequence.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct NGramDraft {
+    settings: spec::ngram::NGram,
+    text: Mutex<Vec<u32>>,
+}
+
+#[pymethods]
+impl NGramDraft {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        tokens: Vec<u32>,
+        min_ngram: usize,
+        max_ngram: usize,
+        stop_ids: Vec<u32>,
+    ) -> PyResult<Self> {
+        let settings = spec::ngram::NGram::new(min_ngram, max_ngram, stop_ids).or_raise(py)?;
+        Ok(Self { settings, text: Mutex::new(tokens) })
+    }
+
+    /// Appends committed tokens.
+    fn extend(&self, tokens: Vec<u32>) {
+        lock(&self.text).extend(tokens);
+    }
+
+    /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.
+    fn propose(&self, py: Python<'_>, pending: Vec<u32>, max_length: usize) -> PyResult<Proposal> {
+        let proposal = detached(py, || Ok(self.settings.propose(&lock(&self.text), &pending, max_length)))?;
+        Proposal::from_core(py, proposal)
+    }
+
+    #[getter]
+    fn num_tokens(&self) -> usize {
+        lock(&self.text).len()
+    }
+}
+
 /// Seconds a step as a function of its rows, measured while it runs.
 #[pyclass(module = "hornbeam._native", frozen)]
 struct CostCurve {
@@ -315,6 +353,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Proposal>()?;
     m.add_class::<SuffixCorpus>()?;
     m.add_class::<SuffixDraft>()?;
+    m.add_class::<NGramDraft>()?;
     m.add_class::<CostCurve>()?;
     m.add_class::<Gain>()
 }
