@@ -1,7 +1,8 @@
 """Speculation: where drafts come from, and how many of their tokens a step verifies.
 
 A draft source (:class:`Suffix`, :class:`NGram`) is started once a sequence, a stop rule
-(:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says what else may stand in their place.
+(:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says what else may
+stand in their place.
 """
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
