@@ -397,3 +397,35 @@ mod arm {
         unsafe fn prefetch(_address: *const u8) {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    fn check<W: Element>() {
+        let (detected, portable) = (Tiles::<W>::detected(), Tiles::<W>::portable());
+        for (rows, outputs, inputs) in [(1, 4, 64), (2, 4, 61), (3, 4, 200), (3, 1, 7), (2, 3, 8)] {
+            let x: Vec<f32> = (0..rows * inputs).map(|i| (i as f32 * 0.7).sin()).collect();
+            let weight: Vec<W> = (0..outputs * inputs).map(|i| W::from_f32((i as f32 * 1.3).cos())).collect();
+            let sums = [detected, portable].map(|tiles| {
+                let mut partial = Partial::ZERO;
+                let ahead = |lines| Ahead { at: weight.as_ptr(), lines };
+                let middle = (inputs / 2).next_multiple_of(8).min(inputs);
+                tiles.run(&x, &weight, inputs, (0, middle), ahead(3), &mut partial);
+                let panels = tiles.run(&x, &weight, inputs, (middle, inputs), ahead(0), &mut partial);
+                let whole = tiles.run(&x, &weight, inputs, (0, inputs), ahead(0), &mut partial);
+                assert_eq!(panels, whole);
+                whole.map(|row| row.map(f32::to_bits))
+            });
+            assert_eq!(sums[0], sums[1]);
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        check::<f32>();
+        check::<bf16>();
+        check::<f16>();
+    }
+}
