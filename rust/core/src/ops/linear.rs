@@ -13,6 +13,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::parallel::Parallel;
+use crate::simd::Isa;
 use crate::simd::blocks::{ColumnBlock, ColumnBlocks};
 use crate::simd::dot::{Ahead, Partial, Sums, TILE_OUTPUTS, TILE_ROWS, Tiles, as_f32};
 
@@ -79,7 +80,7 @@ pub fn linear<X: Element, W: Element>(
         }
     };
     let width = (CLAIM_BYTES / size_of_val(&weight[..inputs])).next_multiple_of(TILE_OUTPUTS);
-    let work = Work { x, weight, inputs, tiles: Tiles::detected() };
+    let work = Work { x, weight, inputs, tiles: Tiles::new(Isa::detected()) };
     let blocks = ColumnBlocks::new(out, outputs, width.max(TILE_OUTPUTS));
     let threads = match rows * inputs * outputs {
         products if products < SERIAL_PRODUCTS => 1,
