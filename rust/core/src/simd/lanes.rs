@@ -65,16 +65,15 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn reduce_add4(self, v: [Self::Vector; 4]) -> [f32; 4] {
         v.map(|v| self.reduce_add(v))
     }
-    /// Turns sixteen vectors of sixteen lanes: lane `j` of result `i` is lane `i` of vector `j`.
-    fn transpose(self, v: &[Self::Vector; WIDTH]) -> [Self::Vector; WIDTH] {
-        let mut rows = [[0.0; WIDTH]; WIDTH];
-        for (row, &v) in rows.iter_mut().zip(v) {
-            self.store(v, row);
+    /// Turns a square of elements and widens it: `to[i][j] = from[j][i]`.
+    #[inline(always)]
+    fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+        for (i, to) in to.iter_mut().enumerate() {
+            *to = std::array::from_fn(|j| from[j][i].to_f32());
         }
-        std::array::from_fn(|i| self.load(&std::array::from_fn(|j| rows[j][i])))
     }
-    /// Asks for the cache line of `at`; no effect on results, and none at all where the
-    /// instruction set has no such request.
+    /// Asks for the cache line of `at` in the second-level cache; no effect on results, and none at
+    /// all where the instruction set has no such request.
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}
 
@@ -226,10 +225,29 @@ mod tests {
                 l.load(&self.0[3].map(f16::from_f32)),
                 l.load_partial(&self.0[4][..5], 7.0),
             ];
-            results.extend(l.transpose(&rows));
             let mut bits = vec![l.mask_bits(l.lt(a, b)), l.mask_bits(l.eq(a, b)), l.reduce_add(c).to_bits()];
             bits.extend(l.reduce_add4([a, b, c, rows[5]]).map(f32::to_bits));
             bits.push(l.reduce_max(c).to_bits());
+            let mut transposed = [[0.0; WIDTH]; WIDTH];
+            l.transpose(&std::array::from_fn(|i| &self.0[i]), &mut transposed);
+            results.extend(transposed.iter().map(|row| l.load(row)));
+            for half in [false, true] {
+                let rows = self.0.map(|row| {
+                    row.map(if half {
+                        |x| f16::from_f32(x).to_bits()
+                    } else {
+                        |x| bf16::from_f32(x).to_bits()
+                    })
+                });
+                if half {
+                    let rows = rows.map(|row| row.map(f16::from_bits));
+                    l.transpose(&std::array::from_fn(|i| &rows[i]), &mut transposed);
+                } else {
+                    let rows = rows.map(|row| row.map(bf16::from_bits));
+                    l.transpose(&std::array::from_fn(|i| &rows[i]), &mut transposed);
+                }
+                results.extend(transposed.iter().map(|row| l.load(row)));
+            }
             for v in results {
                 let mut lanes = [0.0f32; WIDTH];
                 l.store(v, &mut lanes);

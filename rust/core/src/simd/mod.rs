@@ -133,6 +133,7 @@ pub trait Kernel {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
@@ -145,3 +146,6 @@ mod tests {
         assert!(message.starts_with("instruction set is mmx, expected one of portable"), "{message}");
     }
 }
+
+pub(crate) mod blocks;
+pub(crate) mod dot;

@@ -111,6 +111,42 @@ unsafe fn transpose_eight(v: [__m256; 8]) -> [__m256; 8] {
     }
 }
 
+/// Eight elements, widened.
+///
+/// # Safety
+/// The machine has AVX2 and F16C, and `at` points to eight elements.
+#[inline(always)]
+unsafe fn load_eight<E: Element>(at: *const E) -> __m256 {
+    // SAFETY: the caller's contract; `E::DTYPE` says the size of an element.
+    unsafe {
+        match E::DTYPE {
+            Dtype::F32 => _mm256_loadu_ps(at.cast()),
+            Dtype::Bf16 => {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+            Dtype::F16 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
+        }
+    }
+}
+
+/// [`Lanes::transpose`] in four blocks of eight by eight.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
+#[inline(always)]
+unsafe fn transpose_sixteen<E: Element>(from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+    for (first, half) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
+        // SAFETY: the caller's contract; all indices are below sixteen.
+        unsafe {
+            let rows = std::array::from_fn(|i| load_eight(from[first + i].as_ptr().add(half)));
+            for (i, row) in transpose_eight(rows).into_iter().enumerate() {
+                _mm256_storeu_ps(to[half + i].as_mut_ptr().add(first), row);
+            }
+        }
+    }
+}
+
 impl Lanes for Avx2 {
     type Vector = Two;
     type Mask = Two;
@@ -124,18 +160,8 @@ impl Lanes for Avx2 {
     }
     #[inline(always)]
     fn load<E: Element>(self, from: &[E; WIDTH]) -> Two {
-        let at = from.as_ptr();
-        // SAFETY: the token; `from` has sixteen elements of the size that `E::DTYPE` says.
-        unsafe {
-            match E::DTYPE {
-                Dtype::F32 => [_mm256_loadu_ps(at.cast()), _mm256_loadu_ps(at.cast::<f32>().add(8))],
-                Dtype::Bf16 => [0, 8].map(|i| {
-                    let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.add(i).cast()));
-                    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-                }),
-                Dtype::F16 => [0, 8].map(|i| _mm256_cvtph_ps(_mm_loadu_si128(at.add(i).cast()))),
-            }
-        }
+        // SAFETY: the token; `from` has sixteen elements.
+        unsafe { [load_eight(from.as_ptr()), load_eight(from.as_ptr().add(8))] }
     }
     #[inline(always)]
     fn store(self, v: Two, to: &mut [f32; WIDTH]) {
@@ -196,19 +222,14 @@ impl Lanes for Avx2 {
         unsafe { reduce_eight4(v.map(|v| _mm256_add_ps(v[0], v[1]))) }
     }
     #[inline(always)]
-    fn transpose(self, v: &[Two; WIDTH]) -> [Two; WIDTH] {
-        // SAFETY: the token.
-        unsafe {
-            let block =
-                |first: usize, half: usize| transpose_eight(std::array::from_fn(|i| v[first + i][half]));
-            let (a, b, c, d) = (block(0, 0), block(8, 0), block(0, 1), block(8, 1));
-            std::array::from_fn(|i| if i < 8 { [a[i], b[i]] } else { [c[i - 8], d[i - 8]] })
-        }
+    fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+        // SAFETY: the token; both squares are whole.
+        unsafe { transpose_sixteen(from, to) }
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: a prefetch may be given any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
 
@@ -311,22 +332,13 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn transpose(self, v: &[__m512; WIDTH]) -> [__m512; WIDTH] {
-        // SAFETY: the token.
-        unsafe {
-            let low = v.map(|v| _mm512_castps512_ps256(v));
-            let high = v.map(|v| _mm512_extractf32x8_ps::<1>(v));
-            let block = |half: &[__m256; WIDTH], first: usize| {
-                transpose_eight(std::array::from_fn(|i| half[first + i]))
-            };
-            let (a, b, c, d) = (block(&low, 0), block(&low, 8), block(&high, 0), block(&high, 8));
-            let join = |a, b| _mm512_insertf32x8::<1>(_mm512_castps256_ps512(a), b);
-            std::array::from_fn(|i| if i < 8 { join(a[i], b[i]) } else { join(c[i - 8], d[i - 8]) })
-        }
+    fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+        // SAFETY: the token; both squares are whole.
+        unsafe { transpose_sixteen(from, to) }
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: a prefetch may be given any address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 }
