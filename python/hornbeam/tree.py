@@ -431,9 +431,10 @@ class PrefixTree:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        return f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
+        return (
+            f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
+        )
 
 
 def _int64(data: bytearray) -> Tensor:
     return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)
-
