@@ -12,6 +12,7 @@ import math
 import re
 import statistics
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +21,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
+sys.path.insert(0, str(ROOT / "python"))
 
 ALTERNATIONS = 7
 

@@ -12,11 +12,8 @@ import argparse
 import importlib
 import inspect
 import json
-import sys
 from pathlib import Path
 from typing import Any
-
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent / "python")]
 
 import harness
 
