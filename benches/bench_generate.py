@@ -83,7 +83,7 @@ class Bench:
     def edit(self) -> dict[str, Any]:
         """The job of ``make demo``: a source file is written again with type hints."""
         text = (harness.ROOT / "examples" / "type_hints.txt").read_text(encoding="utf-8").removesuffix("\n")
-        return self.alone([self.tokenizer(text)["input_ids"]], 96 if self.quick else 300)
+        return self.alone([self.tokenizer(text)["input_ids"]], 96 if self.quick else 295)
 
     def chats(self) -> dict[str, Any]:
         """Free chat, one prompt at a time: the geometric mean over the prompts."""

@@ -130,14 +130,14 @@ def test_the_chat_template_is_used_where_there_is_one(stand_in: StandIn) -> None
 
 def test_a_file_follows_the_prompt(stand_in: StandIn, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
-    file.write_text("été", encoding="utf-8")
+    file.write_text("été\n\n", encoding="utf-8")
     run("generate", "hello", "--file", str(file), "--raw", "-n", "1")
     run("generate", "--file", str(file), "--raw", "-n", "1")
     run("generate", "--raw", "-n", "1", stdin="from a pipe")
     run("generate", "hello", "--file", "-", "--raw", "-n", "1", stdin="from a pipe")
     assert [decoded(stand_in, call) for call in range(4)] == [
-        "hello\n\nété",
-        "été",
+        "hello\n\nété\n",
+        "été\n",
         "from a pipe",
         "hello\n\nfrom a pipe",
     ]

@@ -164,7 +164,8 @@ def _reported(debug: bool) -> Iterator[None]:
 def _prompt_text(prompt: str | None, file: Path | None) -> str:
     parts = [] if prompt is None else [prompt]
     if file is not None and str(file) != "-":
-        parts.append(file.read_text(encoding="utf-8"))
+        # The newline that ends a file is no part of the text: tokenizers join it with what follows.
+        parts.append(file.read_text(encoding="utf-8").removesuffix("\n"))
     elif file is not None or prompt is None:
         parts.append(sys.stdin.read())
     text = "\n\n".join(parts)
