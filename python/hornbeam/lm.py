@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from hornbeam import spec
-from hornbeam.decode import Decoding, Generation, Options
+from hornbeam.decode import Decoding, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.runner import DENSE_ROWS, Runner
 from hornbeam.tree import PrefixTree
