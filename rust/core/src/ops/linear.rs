@@ -17,10 +17,8 @@ use crate::simd::Isa;
 use crate::simd::blocks::{ColumnBlock, ColumnBlocks};
 use crate::simd::dot::{Ahead, Partial, Sums, TILE_OUTPUTS, TILE_ROWS, Tiles, as_f32};
 
-/// Bytes of a weight's row in a panel: a tile's four rows take half of a 32 KiB first-level cache.
-const PANEL_BYTES: usize = 4096;
-/// Tiles side by side that the same rows of `x` pass over while they are in the first-level cache.
-const GROUP: usize = 1;
+/// Inputs of a panel: four rows of f32 weights take half of a 32 KiB first-level cache.
+const PANEL: usize = 1024;
 /// Weights with longer rows are left to the processor's own prefetching when a single pass reads
 /// them: it follows four long streams well, but loses short ones at every row's end.
 const LONG_ROW_BYTES: usize = 4096;
@@ -113,17 +111,16 @@ struct Work<'a, W> {
 impl<W: Element> Work<'_, W> {
     fn fill<X: Element>(&self, block: &mut ColumnBlock<'_, X>, rows: usize, bias: &impl Fn(usize) -> f32) {
         let columns = block.columns();
-        let mut partials = [Partial::ZERO; MAX_ROWS.div_ceil(TILE_ROWS) * GROUP];
-        for first in columns.clone().step_by(GROUP * TILE_OUTPUTS) {
-            let outputs = first..columns.end.min(first + GROUP * TILE_OUTPUTS);
+        let mut partials = [Partial::ZERO; MAX_ROWS.div_ceil(TILE_ROWS)];
+        for first in columns.clone().step_by(TILE_OUTPUTS) {
+            let outputs = first..columns.end.min(first + TILE_OUTPUTS);
+            let offset = first - columns.start;
+            let bias: [f32; TILE_OUTPUTS] = std::array::from_fn(|i| bias(outputs.end.min(first + i + 1) - 1));
             for row in (0..rows).step_by(MAX_ROWS) {
                 let split = Split::new(row..rows.min(row + MAX_ROWS));
-                self.sum(outputs.clone(), split, &mut partials, |rows, outputs, sums| {
-                    let bias: [f32; TILE_OUTPUTS] =
-                        std::array::from_fn(|i| bias(outputs.end.min(outputs.start + i + 1) - 1));
-                    let within = outputs.start - columns.start..outputs.end - columns.start;
+                self.sum(outputs.clone(), split, &mut partials, |rows, sums| {
                     for (row, sums) in rows.zip(sums) {
-                        let y = &mut block.row(row)[within.clone()];
+                        let y = &mut block.row(row)[offset..offset + outputs.len()];
                         for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
                             *y = X::from_f32(sum + bias);
                         }
@@ -133,42 +130,35 @@ impl<W: Element> Work<'_, W> {
         }
     }
 
-    /// The sums for some outputs and rows, tile by tile. All rows pass over a panel of the weight
-    /// while it is in the first-level cache, and meanwhile the next outputs' rows are fetched.
+    /// Sums over all inputs for one to four outputs and some rows, panel by panel: a panel of the
+    /// weight stays in the first-level cache while all rows pass over it.
     #[inline(always)]
     fn sum(
         &self,
         outputs: Range<usize>,
         split: Split,
         partials: &mut [Partial],
-        mut emit: impl FnMut(Range<usize>, Range<usize>, Sums),
+        mut emit: impl FnMut(Range<usize>, Sums),
     ) {
         let inputs = self.inputs;
-        let row_bytes = size_of_val(&self.weight[..inputs]);
-        let groups = outputs.len().div_ceil(TILE_OUTPUTS);
-        let calls = split.tiles * groups;
-        let (panels, ahead_rows, ahead_lines) = match split.tiles {
-            1 if row_bytes > LONG_ROW_BYTES => (1, 0, 0),
-            1 => (1, 16, outputs.len()),
-            _ => (row_bytes.div_ceil(PANEL_BYTES), GROUP * TILE_OUTPUTS, outputs.len()),
-        };
+        let weight = &self.weight[outputs.start * inputs..outputs.end * inputs];
+        let row_bytes = size_of_val(&weight[..inputs]);
+        let panels = if split.tiles == 1 { 1 } else { inputs.div_ceil(PANEL) };
         let panel = inputs.div_ceil(panels).next_multiple_of(64);
-        let mut next = self.weight.as_ptr().wrapping_add((outputs.start + ahead_rows) * inputs);
+        let ahead_rows = if split.tiles == 1 { 16 } else { TILE_OUTPUTS };
+        let mut next = weight.as_ptr().wrapping_add(ahead_rows * inputs);
         for from in (0..inputs).step_by(panel) {
             let to = inputs.min(from + panel);
-            let mut left = ahead_lines;
-            for (call, partial) in (0..calls).zip(&mut *partials) {
-                let rows = split.tile(call / groups);
-                let first = outputs.start + call % groups * TILE_OUTPUTS;
-                let outputs = first..outputs.end.min(first + TILE_OUTPUTS);
-                let x = &self.x[rows.start * inputs..rows.end * inputs];
-                let weight = &self.weight[outputs.start * inputs..outputs.end * inputs];
-                let lines = left.div_ceil(calls - call);
+            let mut left = if split.tiles == 1 && row_bytes > LONG_ROW_BYTES { 0 } else { TILE_OUTPUTS };
+            for (tile, partial) in partials[..split.tiles].iter_mut().enumerate() {
+                let rows = split.tile(tile);
+                let lines = left.div_ceil(split.tiles - tile);
                 left -= lines;
+                let x = &self.x[rows.start * inputs..rows.end * inputs];
                 let ahead = Ahead { at: next, lines };
                 let sums = self.tiles.run(x, weight, inputs, (from, to), ahead, partial);
                 if to == inputs {
-                    emit(rows, outputs, sums);
+                    emit(rows, sums);
                 }
                 next = next.wrapping_add(lines * (to - from));
             }
