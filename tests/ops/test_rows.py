@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference import rows as reference
 
 from hornbeam import ops
 from hornbeam._native import Plan
 from hornbeam.errors import ArgumentError, ShapeError
-from tests.reference import rows as reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
@@ -96,7 +96,7 @@ def test_wrong_arguments_are_named_and_nothing_is_written() -> None:
     good = {"layer": 0, "num_kv_heads": 2}
     with pytest.raises(ShapeError, match=r"v is .*expected shape \[1, 2, 8\]"):
         ops.write_rows(row, torch.ones(1, 2, 7), chunks, plan, **good)
-    with pytest.raises(ShapeError, match="k is strided .*expected a unit last stride"):
+    with pytest.raises(ShapeError, match=r"k is strided .*expected a unit last stride"):
         ops.write_rows(torch.ones(1, 2, 16)[..., ::2], row, chunks, plan, **good)
     with pytest.raises(ShapeError, match="v is bfloat16, expected float32"):
         ops.write_rows(row, row.bfloat16(), chunks, plan, **good)
