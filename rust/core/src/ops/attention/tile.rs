@@ -13,6 +13,13 @@ use crate::simd::math::exp_nonpositive;
 use crate::simd::product::broadcast;
 use crate::simd::{Lanes, WIDTH};
 
+/// Vectors from one key of a tile to the next: one more than it has, so that a column of the tile
+/// does not fall on a few sets of the first-level cache.
+#[inline(always)]
+fn tile_stride(width: usize) -> usize {
+    width + 1
+}
+
 /// Puts sixteen queries side by side; zeros behind the last one.
 #[inline(always)]
 pub(super) fn turn_queries<L: Lanes>(l: L, dim: usize, scratch: &mut Scratch) {
@@ -44,13 +51,14 @@ pub(super) fn attend<E: Element, L: Lanes>(
 ) {
     let dim = problem.layout.head_dim;
     let width = dim.div_ceil(WIDTH);
+    let stride = tile_stride(width);
     widen(l, width, block, next, scratch);
     let blocks = block.queries.start / WIDTH..block.queries.end.div_ceil(WIDTH);
     for lanes in blocks.clone() {
         let panel = &scratch.turned[lanes * width * WIDTH..][..dim];
         let keys = scratch.keys.as_flattened();
         let to = &mut scratch.scores[lanes * TILE_KEYS..][..block.count];
-        broadcast::<1, false, L>(l, block.count, keys, width * WIDTH, panel, to, 1);
+        broadcast::<1, false, L>(l, block.count, keys, stride * WIDTH, dim, panel, 1, to, 1);
         task::cap(l, problem, to);
     }
     mask(problem, first_row, block, &mut scratch.scores);
@@ -60,9 +68,9 @@ pub(super) fn attend<E: Element, L: Lanes>(
         let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
         let weights = &scores.as_flattened()[queries.start % WIDTH..];
         for d in 0..width {
-            let panel = &scratch.values[d * TILE_KEYS..][..block.count];
+            let panel = &scratch.values[d..];
             let to = &mut partial.values[queries.start * width + d..];
-            broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, panel, to, width);
+            broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, block.count, panel, stride, to, width);
         }
     }
 }
@@ -76,29 +84,28 @@ fn widen<E: Element, L: Lanes>(
     next: &KeyBlock<'_, E>,
     scratch: &mut Scratch,
 ) {
-    scratch.keys.resize(width * TILE_KEYS, [0.0; WIDTH]);
-    scratch.values.resize(width * TILE_KEYS, [0.0; WIDTH]);
-    for i in 0..block.count {
+    let stride = tile_stride(width);
+    scratch.keys.resize(stride * TILE_KEYS, [0.0; WIDTH]);
+    scratch.values.resize(stride * TILE_KEYS, [0.0; WIDTH]);
+    let tiles = scratch.keys.chunks_exact_mut(stride).zip(scratch.values.chunks_exact_mut(stride));
+    for (i, (keys, values)) in tiles.take(block.count).enumerate() {
         if i < next.count {
             task::prefetch(l, next.keys[i]);
             task::prefetch(l, next.values[i]);
         }
-        let (keys, rest) = block.keys[i].as_chunks::<WIDTH>();
-        let to = &mut scratch.keys[i * width..(i + 1) * width];
-        for (to, key) in to.iter_mut().zip(keys) {
-            l.store(l.load(key), to);
-        }
-        if !rest.is_empty() {
-            l.store(l.load_partial(rest, 0.0), &mut to[width - 1]);
-        }
-        let (values, rest) = block.values[i].as_chunks::<WIDTH>();
-        let to = scratch.values[i..].iter_mut().step_by(TILE_KEYS);
-        for (to, value) in to.zip(values) {
-            l.store(l.load(value), to);
-        }
-        if !rest.is_empty() {
-            l.store(l.load_partial(rest, 0.0), &mut scratch.values[(width - 1) * TILE_KEYS + i]);
-        }
+        widen_row(l, block.keys[i], keys);
+        widen_row(l, block.values[i], values);
+    }
+}
+
+#[inline(always)]
+fn widen_row<E: Element, L: Lanes>(l: L, from: &[E], to: &mut [[f32; WIDTH]]) {
+    let (blocks, rest) = from.as_chunks::<WIDTH>();
+    for (to, block) in to.iter_mut().zip(blocks) {
+        l.store(l.load(block), to);
+    }
+    if !rest.is_empty() {
+        l.store(l.load_partial(rest, 0.0), &mut to[blocks.len()]);
     }
 }
 
