@@ -58,7 +58,5 @@ def tree_attention(
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    _native.tree_attention(
-        q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks
-    )
+    _native.tree_attention(q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks)
     return out
