@@ -8,7 +8,7 @@ releases the call's branches, so the tree afterwards holds what was committed an
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,6 +23,7 @@ from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
+    from hornbeam.spec import Drafted
     from hornbeam.tree import Branch, Step
 
 __all__ = ["Decoding", "Generation", "Options", "Stats"]
@@ -132,7 +133,7 @@ class Decoding:
     def __init__(self, lm: LM, prompts: Sequence[list[int]], options: Options) -> None:
         self.lm = lm
         self.options = options
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         # Equal prompts of one call get different random numbers; a prompt alone and the same prompt
         # in a batch get the same.
         seen: Counter[tuple[int, ...]] = Counter()
@@ -230,7 +231,10 @@ class Decoding:
     def _step(self, active: list[_Sequence]) -> None:
         with self._phase("draft"):
             proposals, drafts = self._draft(active)
-        requests = [(s.branch, [s.pending, *tokens], None) for s, tokens in zip(active, drafts, strict=True)]
+        requests: list[tuple[Branch, list[int], None]] = []
+        for sequence, tokens in zip(active, drafts, strict=True):
+            assert sequence.branch is not None
+            requests.append((sequence.branch, [sequence.pending, *tokens], None))
         with self.lm.tree.step(requests) as step:
             with self._phase("forward"):
                 begin = time.perf_counter()
@@ -245,7 +249,8 @@ class Decoding:
                 sequence.stats.forward_passes += 1
                 sequence.stats.rows += 1 + len(tokens)
                 sequence.stats.drafted += len(tokens)
-                fresh = [*((token, "draft") for token in tokens[:accepted]), (last, "plain")]
+                fresh: list[tuple[int, Source]] = [(token, "draft") for token in tokens[:accepted]]
+                fresh.append((last, "plain"))
                 emitted = self._cut(sequence, fresh)
                 sequence.stats.accepted += sum(piece.source == "draft" for piece in emitted)
                 kept.append(emitted)
@@ -264,10 +269,11 @@ class Decoding:
         """The proposals, and the tokens of each that are worth a row."""
         if self.stop_rule is None:
             return [], [[] for _ in active]
-        proposals = [
-            s.drafter.propose(s.pending, min(s.room - len(s.output) - 1, self.lm.max_positions - s.position))
-            for s in active
-        ]
+        proposals: list[Drafted] = []
+        for s in active:
+            assert s.drafter is not None
+            room = min(s.room - len(s.output) - 1, self.lm.max_positions - s.position)
+            proposals.append(s.drafter.propose(s.pending, room))
         lengths = self.stop_rule.choose(proposals)
         return proposals, [list(p.tokens[:length]) for p, length in zip(proposals, lengths, strict=True)]
 
@@ -287,7 +293,8 @@ class Decoding:
                     for s, tokens, part in zip(active, drafts, parts, strict=True)
                 ]
             )
-        offsets, parents = [0], []
+        offsets: list[int] = [0]
+        parents: list[int] = []
         for tokens in drafts:
             offsets.append(offsets[-1] + len(tokens))
             parents.extend(range(-1, len(tokens) - 1))

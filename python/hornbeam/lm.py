@@ -104,7 +104,7 @@ class LM:
     def generate(self, prompt: str | list[int] | list[dict[str, str]], **options: Any) -> Generation: ...
     @overload
     def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Generation]: ...
-    def generate(
+    def generate(  # type: ignore[misc]  # the options are those of the implementation
         self,
         prompt: Any,
         *,
@@ -315,9 +315,9 @@ def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Sc
             with lm.tree.step(requests) as step:
                 logits = lm.runner.forward(lm.tree, step).logits
             for i in range(taken):
-                rows = torch.as_tensor(step.rows[i])
+                places = torch.as_tensor(step.rows[i])
                 targets = torch.tensor(continuations[longer[i]][1:], device=logits.device)
-                picked = logits[rows].float()
+                picked = logits[places].float()
                 gathered = picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1)
                 logprobs[longer[i]].extend(gathered.tolist())
             for branch in branches[:taken]:
