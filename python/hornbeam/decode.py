@@ -23,8 +23,7 @@ from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
-    from hornbeam.spec import Drafted
-    from hornbeam.tree import Branch, Step
+    from hornbeam.tree import Branch, PrefixTree, Step
 
 __all__ = ["Decoding", "Generation", "Options", "Stats"]
 
@@ -104,9 +103,9 @@ class _Sequence:
         self.number = number  # the `sequence` of the random numbers
         self.prompt = prompt
         self.output: list[int] = []
-        self.branch: Branch | None = None
+        self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
-        self.drafter = None if options.draft is None else options.draft.start(prompt)
+        self.drafter: Any = None if options.draft is None else options.draft.start(prompt)
         self.finish: Finish | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
         self.text = None
@@ -121,10 +120,22 @@ class _Sequence:
         """Logical position of the token to be sampled next."""
         return len(self.prompt) + len(self.output)
 
+    @property
+    def branch(self) -> Branch:
+        """The committed tokens; there from the first prefill step to the end of the sequence."""
+        assert self._branch is not None, "the sequence has no branch yet, or no more"
+        return self._branch
+
+    def open(self, tree: PrefixTree) -> None:
+        """Takes up what the tree holds of the prompt, all but its last token at most."""
+        if self._branch is None:
+            self._branch = tree.match(self.prompt, max_tokens=len(self.prompt) - 1)
+            self.stats.reused_tokens = self._branch.length
+
     def close(self) -> None:
-        if self.branch is not None and not self.branch.is_closed:
-            self.branch.release()
-        self.branch = None
+        if self._branch is not None:
+            self._branch.release()
+        self._branch = None
 
 
 class Decoding:
@@ -189,9 +200,7 @@ class Decoding:
         taken: list[_Sequence] = []
         room = SHARED_PREFILL_ROWS
         for sequence in waiting:
-            if sequence.branch is None:
-                sequence.branch = self.lm.tree.match(sequence.prompt, max_tokens=len(sequence.prompt) - 1)
-                sequence.stats.reused_tokens = sequence.branch.length
+            sequence.open(self.lm.tree)
             rest = sequence.prompt[sequence.branch.length :]
             # A long prompt takes a step of its own: torch's dense attention serves it best.
             alone = len(rest) >= self.lm.dense_rows
@@ -231,10 +240,7 @@ class Decoding:
     def _step(self, active: list[_Sequence]) -> None:
         with self._phase("draft"):
             proposals, drafts = self._draft(active)
-        requests: list[tuple[Branch, list[int], None]] = []
-        for sequence, tokens in zip(active, drafts, strict=True):
-            assert sequence.branch is not None
-            requests.append((sequence.branch, [sequence.pending, *tokens], None))
+        requests = [(s.branch, [s.pending, *tokens], None) for s, tokens in zip(active, drafts, strict=True)]
         with self.lm.tree.step(requests) as step:
             with self._phase("forward"):
                 begin = time.perf_counter()
@@ -249,8 +255,10 @@ class Decoding:
                 sequence.stats.forward_passes += 1
                 sequence.stats.rows += 1 + len(tokens)
                 sequence.stats.drafted += len(tokens)
-                fresh: list[tuple[int, Source]] = [(token, "draft") for token in tokens[:accepted]]
-                fresh.append((last, "plain"))
+                fresh: list[tuple[int, Source]] = [
+                    *((token, "draft") for token in tokens[:accepted]),
+                    (last, "plain"),
+                ]
                 emitted = self._cut(sequence, fresh)
                 sequence.stats.accepted += sum(piece.source == "draft" for piece in emitted)
                 kept.append(emitted)
@@ -269,11 +277,10 @@ class Decoding:
         """The proposals, and the tokens of each that are worth a row."""
         if self.stop_rule is None:
             return [], [[] for _ in active]
-        proposals: list[Drafted] = []
-        for s in active:
-            assert s.drafter is not None
-            room = min(s.room - len(s.output) - 1, self.lm.max_positions - s.position)
-            proposals.append(s.drafter.propose(s.pending, room))
+        proposals = [
+            s.drafter.propose(s.pending, min(s.room - len(s.output) - 1, self.lm.max_positions - s.position))
+            for s in active
+        ]
         lengths = self.stop_rule.choose(proposals)
         return proposals, [list(p.tokens[:length]) for p, length in zip(proposals, lengths, strict=True)]
 
@@ -383,7 +390,6 @@ class Decoding:
 
 
 def _remaining(sequence: _Sequence) -> int:
-    assert sequence.branch is not None
     return len(sequence.prompt) - sequence.branch.length
 
 
