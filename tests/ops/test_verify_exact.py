@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import hornbeam as hb
 from tests.reference import verify as reference
 from tests.reference import warp as reference_warp
 from tests.reference.verify import Enumeration, Law
-
-import hornbeam as hb
 
 WARPS = {
     "plain": hb.Warp(),
