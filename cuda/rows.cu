@@ -1,0 +1,5 @@
+// Entry points: row writes and row moves.
+#include "rows.cuh"
+
+HORNBEAM_KERNEL(hornbeam_write_rows, hornbeam::WriteRows, 256) { hornbeam::write_rows(p); }
+HORNBEAM_KERNEL(hornbeam_move_rows, hornbeam::MoveRows, 256) { hornbeam::move_rows(p); }

@@ -1,0 +1,90 @@
+//! Parameter structs, as the kernels declare them (cuda/include/*.cuh asserts the same sizes).
+
+use hornbeam_core::format::{Dtype, PageLayout};
+
+/// The number of an element type in a parameter struct.
+pub fn dtype_code(dtype: Dtype) -> i32 {
+    match dtype {
+        Dtype::F32 => 0,
+        Dtype::Bf16 => 1,
+        Dtype::F16 => 2,
+    }
+}
+
+/// Where pages lie.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    /// Physical layers times kv heads.
+    pub num_planes: i32,
+    /// Slabs in one chunk.
+    pub slabs_per_chunk: i32,
+    /// Slots of one page.
+    pub page_tokens: i32,
+    /// Elements of one key.
+    pub head_dim: i32,
+    /// Element type.
+    pub dtype: i32,
+    /// First plane of the layer.
+    pub plane_begin: i32,
+    /// Planes of the layer.
+    pub num_kv_heads: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+impl Pages {
+    /// The pages of one layer.
+    pub fn new(layout: &PageLayout, layer: usize, num_kv_heads: usize) -> Self {
+        Self {
+            num_planes: layout.num_planes as i32,
+            slabs_per_chunk: layout.slabs_per_chunk as i32,
+            page_tokens: layout.page_tokens as i32,
+            head_dim: layout.head_dim as i32,
+            dtype: dtype_code(layout.dtype),
+            plane_begin: (layer * num_kv_heads) as i32,
+            num_kv_heads: num_kv_heads as i32,
+            reserved: 0,
+        }
+    }
+}
+
+/// `hornbeam_write_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct WriteRows {
+    /// Keys `[num_rows, num_kv_heads, head_dim]`, unit last stride.
+    pub k: u64,
+    /// Values, likewise.
+    pub v: u64,
+    /// The packed plan.
+    pub plan: u64,
+    /// Strides of `k`, rows then heads, then of `v`; in elements.
+    pub strides: [i64; 4],
+    /// Where to.
+    pub pages: Pages,
+    /// Element type of `k` and `v`.
+    pub dtype: i32,
+    /// Rows of `k` and `v`; the plan may have fewer.
+    pub num_rows: i32,
+}
+
+/// `hornbeam_move_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct MoveRows {
+    /// Addresses of the chunks, on the device.
+    pub chunks: u64,
+    /// `[num_moves, 4]` 32-bit: from slab, from slot, to slab, to slot.
+    pub moves: u64,
+    /// All planes.
+    pub pages: Pages,
+    /// Moves.
+    pub num_moves: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+const _: () = assert!(size_of::<Pages>() == 32);
+const _: () = assert!(size_of::<WriteRows>() == 96);
+const _: () = assert!(size_of::<MoveRows>() == 56);
