@@ -13,9 +13,10 @@
 #else
 #include <cuda_fp16.h>
 
-// An entry point takes one struct by value. `threads` is the most that it is launched with.
-#define HORNBEAM_KERNEL(name, Parameters, threads) \
-    extern "C" __global__ void __launch_bounds__(threads) name(const __grid_constant__ Parameters p)
+// An entry point takes one struct by value. `threads` is the most that it is launched with, `blocks`
+// how many a multiprocessor should hold: registers are given out accordingly.
+#define HORNBEAM_KERNEL(name, Parameters, threads, blocks) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Parameters p)
 #define HORNBEAM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
 
 #endif

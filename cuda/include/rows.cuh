@@ -56,21 +56,27 @@ struct MoveRows {
 };
 static_assert(sizeof(MoveRows) == 56, "mirrored in params.rs");
 
-// A thread owns one 32-bit column of one plane and makes all moves there in their order, so that a
-// move may overwrite what an earlier one has read. Grid: columns over blocks, any size.
-__device__ inline void move_rows(const MoveRows& p) {
+// A thread moves words one after the other, so that a move may overwrite what an earlier one read.
+__device__ inline void move_word(const MoveRows& p, int64_t within, int words, int plane, bool by_page) {
+    for (int m = 0; m < p.num_moves; ++m) {
+        const Move move = p.moves[m];
+        const unsigned char* from = by_page ? page_of_id(p.chunks, p.pages, move.from_slab)
+                                            : slab_page(p.chunks, p.pages, move.from_slab, plane);
+        unsigned char* to = by_page ? page_of_id(p.chunks, p.pages, move.to_slab)
+                                    : slab_page(p.chunks, p.pages, move.to_slab, plane);
+        reinterpret_cast<uint32_t*>(to)[within + int64_t(move.to_slot) * words] =
+            reinterpret_cast<const uint32_t*>(from)[within + int64_t(move.from_slot) * words];
+    }
+}
+
+// A thread owns one 32-bit column of one plane, or of all pages. Grid: columns over blocks, any size.
+__device__ inline void move_rows(const MoveRows& p, bool by_page) {
     const int words = p.pages.head_dim * size_of(p.pages.dtype) / 4;  // of one key, and of one value
-    const int64_t columns = int64_t(p.pages.num_planes) * 2 * words;
+    const int64_t columns = int64_t(by_page ? 1 : p.pages.num_planes) * 2 * words;
     for (int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; c < columns;
          c += int64_t(gridDim.x) * blockDim.x) {
         const int word = int(c % words), side = int(c / words % 2), plane = int(c / (2 * words));
-        for (int m = 0; m < p.num_moves; ++m) {
-            const Move move = p.moves[m];
-            const uint32_t* from = reinterpret_cast<const uint32_t*>(slab_page(p.chunks, p.pages, move.from_slab, plane));
-            uint32_t* to = reinterpret_cast<uint32_t*>(slab_page(p.chunks, p.pages, move.to_slab, plane));
-            const int64_t base = int64_t(side) * p.pages.page_tokens * words + word;
-            to[base + int64_t(move.to_slot) * words] = from[base + int64_t(move.from_slot) * words];
-        }
+        move_word(p, int64_t(side) * p.pages.page_tokens * words + word, words, plane, by_page);
     }
 }
 

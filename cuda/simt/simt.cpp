@@ -91,6 +91,7 @@ std::vector<int> place_of;  // inverse
 std::vector<unsigned char> shared_memory;
 Fibre home;  // the launching thread
 int num_threads, at_barrier, num_done;
+bool said[2];  // what the threads at this barrier, and at the last one, said
 Site barrier_site;
 std::string report;
 Entry entry;
@@ -208,6 +209,7 @@ bool run_block(size_t shared_bytes, uint64_t seed, uint64_t block) {
     const int num_warps = (num_threads + 31) / 32;
     warps.assign(num_warps, Warp{});
     at_barrier = num_done = 0;
+    said[0] = said[1] = false;
     shared_memory.resize(shared_bytes + GUARD + 128);
     shared = reinterpret_cast<unsigned char*>((reinterpret_cast<uintptr_t>(shared_memory.data()) + 127) & ~uintptr_t(127));
     memset(shared, NAN_BYTE, shared_bytes);
@@ -251,6 +253,8 @@ void barrier(Site site) {
     barrier_site = self.site = site;
     if (++at_barrier == num_threads) {
         at_barrier = 0;
+        said[1] = said[0];
+        said[0] = false;
         for (int i = 0; i < num_threads; ++i) fibres[i].state = State::Ready;
         // Not straight on: whoever is first in the order would else always be last to arrive.
         yield(self, false);
@@ -258,6 +262,12 @@ void barrier(Site site) {
     }
     self.state = State::Barrier;
     yield(self, false);
+}
+
+bool barrier_or(Site site, bool mine) {
+    if (mine) said[0] = true;
+    barrier(site);
+    return said[1];
 }
 
 void collective(Site site, void* payload, void (*combine)(void** payloads)) {

@@ -48,6 +48,8 @@ extern unsigned char* shared;
 
 // Waits for all threads of the block.
 void barrier(Site site);
+// The same; true iff any thread said so.
+bool barrier_or(Site site, bool mine);
 // Waits for the 32 lanes of the warp; the last one calls `combine` with the payloads of all.
 void collective(Site site, void* payload, void (*combine)(void** payloads));
 // Ends the launch with a report; does not return.
@@ -165,7 +167,7 @@ To bits(From from) {
 #define atomicMax simt::atomic_max
 #define atomicMin simt::atomic_min
 
-#define HORNBEAM_KERNEL(name, Parameters, threads)                                                 \
+#define HORNBEAM_KERNEL(name, Parameters, threads, blocks)                                            \
     static void name(const Parameters& p);                                                         \
     static simt::Kernel name##_kernel(                                                             \
         #name, [](void** parameters) { name(*static_cast<const Parameters*>(parameters[0])); }, threads); \

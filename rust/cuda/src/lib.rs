@@ -9,6 +9,7 @@
 //! A launch allocates nothing, waits for nothing, and may be captured in a graph; memory, streams
 //! and their order are the caller's.
 
+pub mod attention;
 mod driver;
 mod error;
 mod image;

@@ -85,6 +85,48 @@ pub struct MoveRows {
     pub reserved: i32,
 }
 
+/// `hornbeam_attention_*`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct TreeAttention {
+    /// Queries `[num_rows, num_heads, head_dim]`, unit last stride.
+    pub q: u64,
+    /// Output, as `q`.
+    pub out: u64,
+    /// Log-sum-exp `[num_rows, num_heads]`, or 0.
+    pub lse: u64,
+    /// The packed plan.
+    pub plan: u64,
+    /// A logit a head that takes part in the softmax and has no value, or 0.
+    pub sinks: u64,
+    /// Partial sums `[partial rows, num_heads, head_dim]`.
+    pub partials: u64,
+    /// Maximum and sum of weights of each partial `[partial rows, num_heads, 2]`.
+    pub partial_stats: u64,
+    /// Strides of `q`, rows then heads, in elements.
+    pub q_strides: [i64; 2],
+    /// Strides of `out`.
+    pub out_strides: [i64; 2],
+    /// What is read.
+    pub pages: Pages,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`, or 0.
+    pub soft_cap: f32,
+    /// A key is seen iff it lies fewer positions back than this; `i32::MAX` for all.
+    pub window: i32,
+    /// Rows of `q`; the plan may have fewer.
+    pub num_rows: i32,
+    /// Query heads.
+    pub num_heads: i32,
+    /// Element type of `q` and `out`.
+    pub dtype: i32,
+}
+
+/// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
+pub type MovePageRows = MoveRows;
+
 const _: () = assert!(size_of::<Pages>() == 32);
 const _: () = assert!(size_of::<WriteRows>() == 96);
 const _: () = assert!(size_of::<MoveRows>() == 56);
+const _: () = assert!(size_of::<TreeAttention>() == 144);

@@ -6,6 +6,7 @@ use crate::params::{MoveRows, WriteRows};
 
 const WRITE: Kernel = Kernel { image: 0, name: "hornbeam_write_rows", number: 0 };
 const MOVE: Kernel = Kernel { image: 0, name: "hornbeam_move_rows", number: 1 };
+const MOVE_PAGES: Kernel = Kernel { image: 0, name: "hornbeam_move_page_rows", number: 10 };
 /// Warps of a block of row writes: small, so that a few rows still spread over multiprocessors.
 const WRITE_WARPS: u32 = 4;
 const MOVE_THREADS: u32 = 128;
@@ -30,24 +31,31 @@ pub unsafe fn write_rows(lane: &Lane, device: i32, stream: u64, parameters: &Wri
     unsafe { lane.launch(device, stream, WRITE, launch, parameters) }
 }
 
-/// Moves rows from slot to slot in every plane, one move after the other.
+/// Moves rows from slot to slot, one move after the other: in every plane, or of single pages (then
+/// the slabs of a move are page ids).
 ///
 /// # Safety
 /// As [`Lane::launch`]: every address in `parameters` is valid on the device.
 ///
 /// # Errors
 /// As [`Lane::launch`].
-pub unsafe fn move_rows(lane: &Lane, device: i32, stream: u64, parameters: &MoveRows) -> Result<()> {
+pub unsafe fn move_rows(
+    lane: &Lane,
+    device: i32,
+    stream: u64,
+    parameters: &MoveRows,
+    by_page: bool,
+) -> Result<()> {
     let pages = &parameters.pages;
     let words = pages.head_dim as u32 * if pages.dtype == 0 { 4 } else { 2 } / 4;
-    let columns = pages.num_planes as u32 * 2 * words;
+    let columns = if by_page { 1 } else { pages.num_planes as u32 } * 2 * words;
     if columns == 0 || parameters.num_moves == 0 {
         return Ok(());
     }
     let blocks = columns.div_ceil(MOVE_THREADS).min(MOST_BLOCKS);
     let launch = Launch { grid: [blocks, 1, 1], threads: MOVE_THREADS, shared: 0 };
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, MOVE, launch, parameters) }
+    unsafe { lane.launch(device, stream, if by_page { MOVE_PAGES } else { MOVE }, launch, parameters) }
 }
 
 /// Loads the kernels of this file.
@@ -55,5 +63,5 @@ pub unsafe fn move_rows(lane: &Lane, device: i32, stream: u64, parameters: &Move
 /// # Errors
 /// As [`Lane::prepare`].
 pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [WRITE, MOVE].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+    [WRITE, MOVE, MOVE_PAGES].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
 }
