@@ -22,9 +22,9 @@ struct TreeAttention {
     int64_t q_row_stride, q_head_stride, out_row_stride, out_head_stride;
     Pages pages;
     float scale, soft_cap;
-    int32_t window, num_rows, num_heads, dtype;
+    int32_t window, num_rows, num_heads, dtype, out_dtype, reserved;
 };
-static_assert(sizeof(TreeAttention) == 144, "mirrored in params.rs");
+static_assert(sizeof(TreeAttention) == 152, "mirrored in params.rs");
 
 constexpr int ATTENTION_THREADS = 128;
 constexpr float LOG2_E = 1.4426950408889634f;
@@ -160,7 +160,7 @@ __device__ inline void write_out(const TreeAttention& p, int row, int head, int 
         stats.largest = largest;
     }
     const float x = sum > 0.0f ? value / sum : 0.0f;
-    store_element(p.out, p.dtype, row * p.out_row_stride + head * p.out_head_stride + d, x);
+    store_element(p.out, p.out_dtype, row * p.out_row_stride + head * p.out_head_stride + d, x);
     if (d == 0 && p.lse != nullptr) {
         p.lse[int64_t(row) * p.num_heads + head] = sum > 0.0f ? stats.largest + logf(sum) : minus_infinity();
     }

@@ -119,8 +119,12 @@ pub struct TreeAttention {
     pub num_rows: i32,
     /// Query heads.
     pub num_heads: i32,
-    /// Element type of `q` and `out`.
+    /// Element type of `q`.
     pub dtype: i32,
+    /// Element type of `out`.
+    pub out_dtype: i32,
+    /// Zero.
+    pub reserved: i32,
 }
 
 /// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
@@ -129,4 +133,4 @@ pub type MovePageRows = MoveRows;
 const _: () = assert!(size_of::<Pages>() == 32);
 const _: () = assert!(size_of::<WriteRows>() == 96);
 const _: () = assert!(size_of::<MoveRows>() == 56);
-const _: () = assert!(size_of::<TreeAttention>() == 144);
+const _: () = assert!(size_of::<TreeAttention>() == 152);

@@ -2,6 +2,7 @@
 
 mod attention;
 mod build;
+mod cuda;
 mod error;
 mod linear;
 mod parallel;
@@ -19,6 +20,7 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     build::register(m)?;
+    cuda::register(m)?;
     error::register(m)?;
     linear::register(m)?;
     parallel::register(m)?;
