@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// One image a file: they compile side by side, load lazily, and an edit recompiles its own file.
-const FILES: [&str; 4] = ["rows", "attention", "attention_bf16", "attention_f16"];
+const FILES: [&str; 5] = ["rows", "attention", "attention_bf16", "attention_f16", "decide"];
 
 /// Machine code for these; PTX for 8.0 covers what lies between and what comes later.
 const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
@@ -31,6 +31,9 @@ const FLAGS: [&str; 9] = [
     "-Xptxas",
     "-v",
 ];
+
+/// Counts changes of what is kept beside an image.
+const FORM: u32 = 1;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -54,7 +57,7 @@ fn main() -> Result<(), Failure> {
     let (reason, compiler) = match found {
         Ok(nvcc) => {
             println!("cargo::rerun-if-changed={}", nvcc.display());
-            (String::new(), compile_all(&nvcc, &sources, &inputs, &out)?)
+            (String::new(), compile_all(&nvcc, &sources, &out)?)
         }
         Err(reason) if mode == "require" => return Err(reason.into()),
         Err(reason) => {
@@ -108,21 +111,32 @@ fn find_nvcc() -> Result<PathBuf, String> {
     })
 }
 
-fn compile_all(nvcc: &Path, sources: &Path, inputs: &[PathBuf], out: &Path) -> Result<String, Failure> {
+/// Adds a file and what it includes to a hash: an image is made anew for an edit of its own headers only.
+fn hash_with_includes(path: &Path, folder: &Path, hash: &mut DefaultHasher) -> Result<(), std::io::Error> {
+    let text = fs::read_to_string(path)?;
+    text.hash(hash);
+    for line in text.lines() {
+        let Some(rest) = line.strip_prefix("#include \"") else { continue };
+        let included = folder.join(rest.trim_end_matches('"'));
+        if included.is_file() {
+            hash_with_includes(&included, folder, hash)?;
+        }
+    }
+    Ok(())
+}
+
+fn compile_all(nvcc: &Path, sources: &Path, out: &Path) -> Result<String, Failure> {
     let version = Command::new(nvcc).arg("--version").output()?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let mut common = DefaultHasher::new();
-    (&version, FLAGS, ARCHITECTURES, include_str!("build.rs")).hash(&mut common);
-    for path in inputs.iter().filter(|p| p.extension().is_some_and(|e| e == "cuh")) {
-        fs::read(path)?.hash(&mut common);
-    }
+    (&version, FLAGS, ARCHITECTURES, FORM).hash(&mut common);
     let folder = cache();
     let jobs: Vec<_> = FILES
         .iter()
         .map(|file| {
             let source = sources.join(format!("{file}.cu"));
             let mut hash = common.clone();
-            fs::read(&source).map(|text| text.hash(&mut hash))?;
+            hash_with_includes(&source, &sources.join("include"), &mut hash)?;
             Ok((*file, source, folder.join(format!("{file}-{:016x}", hash.finish()))))
         })
         .collect::<Result<_, std::io::Error>>()?;

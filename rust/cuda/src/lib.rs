@@ -10,6 +10,7 @@
 //! and their order are the caller's.
 
 pub mod attention;
+pub mod decide;
 mod driver;
 mod error;
 mod image;

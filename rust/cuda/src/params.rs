@@ -127,6 +127,88 @@ pub struct TreeAttention {
     pub reserved: i32,
 }
 
+/// How logits become a law; 0 switches top-k, top-p and min-p off.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Law {
+    /// 1 / temperature.
+    pub scale: f32,
+    /// 1 for argmax.
+    pub greedy: i32,
+    /// Tokens kept.
+    pub top_k: i32,
+    /// Zero.
+    pub reserved: i32,
+    /// Mass kept.
+    pub top_p: f64,
+    /// Least probability kept, relative to the likeliest.
+    pub min_p: f64,
+}
+
+/// `hornbeam_sample`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Raw logits `[num_rows, vocabulary]`.
+    pub logits: u64,
+    /// Parents of draft tokens, or 0.
+    pub parents: u64,
+    /// Where each sequence's tree begins, or 0.
+    pub offsets: u64,
+    /// Random sequence of each sequence, int64, or 0.
+    pub sequences: u64,
+    /// Position of the token sampled at each root, int64, or 0.
+    pub positions: u64,
+    /// One [`Law`] a sequence, or 0.
+    pub laws: u64,
+    /// Takes the token of each row.
+    pub tokens: u64,
+    /// Takes 0, or why a row has no law.
+    pub faults: u64,
+    /// Elements between rows.
+    pub row_stride: i64,
+    /// The law of all, without `laws`.
+    pub law: Law,
+    /// Low word, high word.
+    pub seed: [u32; 2],
+    /// Rows.
+    pub num_rows: i32,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns.
+    pub vocabulary: i32,
+    /// Element type of the logits.
+    pub dtype: i32,
+}
+
+/// `hornbeam_follow`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Follow {
+    /// Draft tokens, int64.
+    pub draft_tokens: u64,
+    /// Their parents.
+    pub parents: u64,
+    /// Where each sequence's tree begins.
+    pub offsets: u64,
+    /// Tokens of all rows.
+    pub tokens: u64,
+    /// Faults of all rows.
+    pub faults: u64,
+    /// Takes `[num_sequences, max_depth]` rows.
+    pub accepted: u64,
+    /// Takes their number.
+    pub num_accepted: u64,
+    /// Takes the token after them, int64.
+    pub next_token: u64,
+    /// Takes 0, or 4 * row + fault.
+    pub fault_rows: u64,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns of `accepted`.
+    pub max_depth: i32,
+}
+
 /// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
 pub type MovePageRows = MoveRows;
 
@@ -134,3 +216,6 @@ const _: () = assert!(size_of::<Pages>() == 32);
 const _: () = assert!(size_of::<WriteRows>() == 96);
 const _: () = assert!(size_of::<MoveRows>() == 56);
 const _: () = assert!(size_of::<TreeAttention>() == 152);
+const _: () = assert!(size_of::<Law>() == 32);
+const _: () = assert!(size_of::<Sample>() == 128);
+const _: () = assert!(size_of::<Follow>() == 80);

@@ -4,7 +4,7 @@ use hornbeam_core::format::{Dtype, PageLayout};
 use hornbeam_cuda::attention::{self, Extent};
 use hornbeam_cuda::packed::{Cut, Packed, pack};
 use hornbeam_cuda::params::{MoveRows, Pages, TreeAttention, WriteRows, dtype_code};
-use hornbeam_cuda::{Lane, rows};
+use hornbeam_cuda::{Lane, decide, rows};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 
@@ -13,7 +13,7 @@ use crate::plan::PyPlan;
 use crate::rows::layout_of;
 use crate::tensor::{Kind, Tensor, current_stream};
 
-trait OrRaise<T> {
+pub(crate) trait OrRaise<T> {
     fn or_raise(self, py: Python<'_>) -> PyResult<T>;
 }
 
@@ -120,13 +120,13 @@ pub(crate) struct PyCudaLane {
 }
 
 /// Where a launch goes.
-struct Target {
-    device: i32,
-    stream: u64,
+pub(crate) struct Target {
+    pub(crate) device: i32,
+    pub(crate) stream: u64,
 }
 
 impl PyCudaLane {
-    fn lane(&self) -> &Lane {
+    pub(crate) fn lane(&self) -> &Lane {
         match &self.owner {
             Owner::Process(lane) => lane,
             Owner::Own(lane) => lane,
@@ -134,7 +134,7 @@ impl PyCudaLane {
     }
 
     /// The device and current stream of a tensor; all others must lie on the same device.
-    fn target(&self, py: Python<'_>, object: &Bound<'_, PyAny>, tensors: &[&Tensor]) -> PyResult<Target> {
+    pub(crate) fn target(&self, py: Python<'_>, object: &Bound<'_, PyAny>, tensors: &[&Tensor]) -> PyResult<Target> {
         let emulated = self.lane().is_emulated();
         let (device_type, device) = (if emulated { 1 } else { 2 }, tensors[0].device_id);
         for tensor in tensors {
@@ -228,7 +228,11 @@ impl PyCudaLane {
     /// Loads all kernels of a device, as a graph capture needs beforehand.
     fn prepare(&self, py: Python<'_>, device: i32) -> PyResult<()> {
         let lane = self.lane();
-        py.detach(|| rows::prepare(lane, device).and_then(|()| attention::prepare(lane, device))).or_raise(py)
+        py.detach(|| {
+            rows::prepare(lane, device)?;
+            attention::prepare(lane, device)?;
+            decide::prepare(lane, device)
+        }).or_raise(py)
     }
 
     /// `hornbeam.ops.write_rows` on the device; `words` of the plan, `chunk` any of the pool's.

@@ -3,6 +3,7 @@
 mod attention;
 mod build;
 mod cuda;
+mod cuda_decide;
 mod error;
 mod linear;
 mod parallel;
@@ -21,6 +22,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     build::register(m)?;
     cuda::register(m)?;
+    cuda_decide::register(m)?;
     error::register(m)?;
     linear::register(m)?;
     parallel::register(m)?;
