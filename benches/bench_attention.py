@@ -77,7 +77,7 @@ def entries(first_token: int, num_tokens: int, position: int = 0) -> list[list[i
 
 
 def make_plan(reads: list[tuple[list[list[int]], int, int]], row_end: list[int], first_slot: int) -> Plan:
-    """Prefix reads (entries, row begin, row end), then one own read; row `i` is stored at token `first_slot + i`."""
+    """Prefix reads (entries, row begin, row end), then one own read; row `i` is token `first_slot + i`."""
     table: list[list[int]] = []
     rows = []
     for run, begin, end in reads:
@@ -210,7 +210,9 @@ def branches(rounds: int) -> dict:
     result = call(many)
     for i in (0, 7, 31):
         keys, values = (
-            torch.cat([x[:, :prefix], x[:, prefix + i * own : prefix + (i + 1) * own], x[:, first + i, None]], 1)
+            torch.cat(
+                [x[:, :prefix], x[:, prefix + i * own : prefix + (i + 1) * own], x[:, first + i, None]], 1
+            )
             for x in (k, v)
         )
         check_close(result[i, None], unfold(sdpa(fold(q[i, None]), keys[None], values[None]), 1))
@@ -224,10 +226,15 @@ def prefill(prefix: int, rows: int, rounds: int) -> dict:
     pool = Pool(k, v)
     plan = make_plan([(entries(0, prefix), 0, rows)], [rows] * rows, prefix)
     out = torch.empty_like(q)
-    calls = {"ours": lambda: ops.tree_attention(q, [pool.chunk], plan, layer=0, num_kv_heads=KV_HEADS, out=out)}
+    calls = {
+        "ours": lambda: ops.tree_attention(q, [pool.chunk], plan, layer=0, num_kv_heads=KV_HEADS, out=out)
+    }
     times = alternate(calls, rounds)
     work = 2 * HEADS * DIM * (rows * prefix + rows * (rows + 1) // 2)
-    return {"ours_ms": statistics.median(times["ours"]) * 1e3, "multiply_adds_per_s": work / min(times["ours"])}
+    return {
+        "ours_ms": statistics.median(times["ours"]) * 1e3,
+        "multiply_adds_per_s": work / min(times["ours"]),
+    }
 
 
 def overhead(rounds: int) -> float:

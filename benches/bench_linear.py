@@ -24,7 +24,9 @@ ROWS = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64]
 COLD_BYTES = 100 << 20
 
 
-def measure(outputs: int, inputs: int, rows: list[int], dtype: torch.dtype, passes: int) -> list[dict[str, Any]]:
+def measure(
+    outputs: int, inputs: int, rows: list[int], dtype: torch.dtype, passes: int
+) -> list[dict[str, Any]]:
     """Seconds a call for both implementations, for every number of rows."""
     size = outputs * inputs * dtype.itemsize
     weights = [torch.randn(outputs, inputs).to(dtype) for _ in range(max(1, -(-COLD_BYTES // size)))]

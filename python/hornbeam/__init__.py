@@ -14,9 +14,3 @@ from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
 
 __all__ = ["LM", "PrefixTree", "Warp", "build_info", "integrations", "ops", "spec"]
-"""Adaptive decoding for PyTorch causal language models."""
-
-from hornbeam import ops
-from hornbeam.tree import Branch, PrefixTree, Step
-
-__all__ = ["Branch", "PrefixTree", "Step", "ops"]

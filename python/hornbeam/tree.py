@@ -90,7 +90,7 @@ class Branch:
             self._native.release(self._id, keep)
 
     def pin(self) -> None:
-        """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`; also after a release."""
+        """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`, also after release."""
         pins = self._pins = self._pins or []
         pins.append(self._native.pin(self._id))
 
@@ -129,9 +129,11 @@ class Step:
     tree, a request's rows are consecutive.
     """
 
-    __slots__ = ("_branches", "_is_open", "_positions", "_rows", "_token_ids", "_tree", "plan")
+    __slots__ = ("_branches", "_is_open", "_positions", "_rows", "_token_ids", "_tree", "is_dense", "plan")
 
-    def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any) -> None:
+    def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any, is_dense: bool) -> None:
+        #: Whether the rows are one chain without a prefix: plain causal attention over the rows alone.
+        self.is_dense = is_dense
         self._tree = tree
         self._branches = branches
         self._is_open = True
@@ -243,7 +245,8 @@ class PrefixTree:
         physical = max(self.layer_map) + 1
         if len(self.layer_map) != num_layers or set(self.layer_map) != set(range(physical)):
             raise ArgumentError(
-                f"layer_map is {layer_map}, expected {num_layers} physical layers numbered from 0 without gaps"
+                f"layer_map is {layer_map}, "
+                f"expected {num_layers} physical layers numbered from 0 without gaps"
             )
         self.num_layers = num_layers
         self.num_physical_layers = physical
@@ -325,7 +328,8 @@ class PrefixTree:
                 opened = self._native.begin(plain)
         finally:
             self._make_moves()
-        return Step(self, [request[0] for request in requests], opened)
+        is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
+        return Step(self, [request[0] for request in requests], opened, is_dense)
 
     def _grow(self, num_chunks: int) -> None:
         for _ in range(num_chunks):
@@ -359,7 +363,7 @@ class PrefixTree:
         return dropped * self.slabs_per_chunk * self.slab_bytes
 
     def clear(self) -> None:
-        """Release everything that no branch and no pin needs. The memory stays in the pool; see :meth:`trim`."""
+        """Release what no branch and no pin needs. Its memory stays in the pool, see :meth:`trim`."""
         self._native.clear()
 
     def stats(self) -> dict[str, int]:
@@ -431,9 +435,10 @@ class PrefixTree:
 
     def __repr__(self) -> str:
         stats = self.stats()
-        return f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
+        return (
+            f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
+        )
 
 
 def _int64(data: bytearray) -> Tensor:
     return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)
-

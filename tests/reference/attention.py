@@ -15,7 +15,7 @@ def gather(
 
     Visibility is what the plan says before any window.
     """
-    num_planes, slabs_per_chunk, _, page_tokens, head_dim = chunks[0].shape
+    num_planes, slabs_per_chunk, _, _, head_dim = chunks[0].shape
     plane = layer * num_kv_heads + head
     row_positions, row_end = plan.row_positions.tolist(), plan.row_end.tolist()
     row_slots, positions = plan.row_slots.tolist(), plan.positions.tolist()

@@ -5,10 +5,13 @@
 //! AVX-512, two of AVX2, four of NEON), and a sum over lanes has one order. So a kernel gives the
 //! same bits on every instruction set, and a test of one is a test of all.
 
+pub(crate) mod blocks;
+pub(crate) mod dot;
 pub mod lanes;
 pub mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub mod product;
 pub mod row;
 #[cfg(target_arch = "x86_64")]
 mod x86;
@@ -146,6 +149,3 @@ mod tests {
         assert!(message.starts_with("instruction set is mmx, expected one of portable"), "{message}");
     }
 }
-
-pub(crate) mod blocks;
-pub(crate) mod dot;
