@@ -194,3 +194,40 @@ class Tree:
 
 # --- linear
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None: ...
+
+# --- verify ---
+
+@final
+class Warp:
+    def __new__(
+        cls,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        min_p: float | None,
+        bias: list[tuple[int, float]],
+        repetition_penalty: float | None,
+        frequency_penalty: float | None,
+        presence_penalty: float | None,
+    ) -> Warp: ...
+
+def tree_depth(parents: Tensor, offsets: Tensor) -> int: ...
+def verify(
+    draft_tokens: Tensor,
+    draft_parents: Tensor,
+    offsets: Tensor,
+    target_logits: Tensor,
+    draft_logits: Tensor | None,
+    rule: str,
+    epsilon: float,
+    alpha: float,
+    warps: list[Warp],
+    draft_warps: list[Warp],
+    seed: int,
+    sequences: Tensor | None,
+    positions: Tensor | None,
+    histories: list[tuple[Tensor, Tensor]] | None,
+    accepted: Tensor,
+    num_accepted: Tensor,
+    next_token: Tensor,
+) -> None: ...

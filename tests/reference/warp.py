@@ -10,6 +10,10 @@ F32 = np.float32
 UNIT = 2**40
 
 
+class NoLaw(Exception):
+    """No token has a finite logit."""
+
+
 def fma(a: Any, b: Any, c: Any) -> Any:
     """a * b + c in float32 with one rounding: the double-precision sum is rounded to odd first."""
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
@@ -38,9 +42,7 @@ def exp(x: Any) -> Any:
     return np.where(flushed, F32(0), np.ldexp(p, n.astype(np.int32)).astype(F32))
 
 
-def penalised(
-    logits: Any, warp: Any, prompt: Sequence[int] = (), output: Sequence[int] = ()
-) -> Any:
+def penalised(logits: Any, warp: Any, prompt: Sequence[int] = (), output: Sequence[int] = ()) -> Any:
     """Bias, then repetition, frequency and presence penalties, in float32."""
     row = np.array(logits, F32)
     for token, bias in (warp.bias or {}).items():
@@ -64,6 +66,8 @@ def weights(logits: Any, warp: Any, prompt: Sequence[int] = (), output: Sequence
     """The weight of each token of the vocabulary after warping."""
     row = penalised(logits, warp, prompt, output)
     size = len(row)
+    if row.max() == -np.inf:
+        raise NoLaw
     if warp.temperature == 0:
         return [UNIT if token == int(row.argmax()) else 0 for token in range(size)]
     with np.errstate(under="ignore", over="ignore"):

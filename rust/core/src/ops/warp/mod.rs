@@ -70,7 +70,7 @@ impl Warp {
     /// # Errors
     /// [`Error::Value`] unless 0, or finite and at least 1e-6.
     pub fn with_temperature(mut self, temperature: f64) -> Result<Self> {
-        let fits = temperature == 0.0 || (temperature >= LOWEST_TEMPERATURE && temperature < 1e6);
+        let fits = temperature == 0.0 || (LOWEST_TEMPERATURE..1e6).contains(&temperature);
         within("temperature", temperature, fits, "0, or 1e-6 to 1e6")?;
         self.temperature = temperature;
         Ok(self)

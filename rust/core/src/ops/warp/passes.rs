@@ -249,11 +249,9 @@ impl Excess<'_> {
             }
         }
         let bias = (whole as u64 * 8).wrapping_mul(MAGIC.to_bits());
-        let mut sum = sums.into_iter().fold(0u64, u64::wrapping_add).wrapping_sub(bias);
-        for i in whole * 8..p.len() {
-            sum += self.units(p[i], q.get(i).copied().unwrap_or(0.0));
-        }
-        sum
+        let sum = sums.into_iter().fold(0u64, u64::wrapping_add).wrapping_sub(bias);
+        let rest = q[whole * 8..].iter().copied().chain(std::iter::repeat(0.0));
+        sum + p[whole * 8..].iter().zip(rest).map(|(&p, q)| self.units(p, q)).sum::<u64>()
     }
 
     /// The total, and in `sums` that of each block.

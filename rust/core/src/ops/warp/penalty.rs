@@ -11,6 +11,7 @@ const PROMPT: u32 = 1 << 31;
 pub struct Counts {
     marks: Vec<u32>,
     touched: Vec<u32>,
+    vocabulary: usize,
 }
 
 impl Counts {
@@ -19,6 +20,7 @@ impl Counts {
         for token in self.touched.drain(..) {
             self.marks[token as usize] = 0;
         }
+        self.vocabulary = vocabulary;
         if self.marks.len() < vocabulary {
             self.marks.resize(vocabulary, 0);
         }
@@ -29,7 +31,7 @@ impl Counts {
     /// # Errors
     /// [`Error::Value`] for a token outside of the vocabulary.
     pub fn load(&mut self, prompt: &[i64], output: &[i64]) -> Result<()> {
-        let size = self.marks.len();
+        let size = self.vocabulary;
         let is_unknown = |token: &&i64| usize::try_from(**token).map_or(true, |token| token >= size);
         if let Some(token) = prompt.iter().chain(output).find(is_unknown) {
             return Err(Error::value("a token of the history", token, format!("0 to {}", size.max(1) - 1)));
@@ -50,7 +52,7 @@ impl Counts {
 
     /// Steps to a draft token. Tokens outside of the vocabulary have no logit to penalise.
     pub fn push(&mut self, token: i64) {
-        if (token as usize) < self.marks.len() {
+        if (token as usize) < self.vocabulary {
             self.touch(token as u32);
             self.marks[token as usize] += 1;
         }
@@ -58,7 +60,7 @@ impl Counts {
 
     /// Steps back from the token pushed last.
     pub fn pop(&mut self, token: i64) {
-        if let Some(mark) = self.marks.get_mut(token as usize) {
+        if let Some(mark) = self.marks[..self.vocabulary].get_mut(token as usize) {
             *mark -= 1;
             if *mark == 0 {
                 self.touched.pop();
