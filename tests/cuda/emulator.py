@@ -19,6 +19,8 @@ SOURCES = ROOT / "cuda"
 FLAGS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fPIC"]
 SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer"]
 FMA = ["-mfma"]
+#: Where the kernels run: "cpu" is the emulation, "cuda" this machine's device (`make test-cuda`).
+DEVICE = os.environ.get("HORNBEAM_TEST_DEVICE", "cpu")
 
 
 def compiler() -> str:
@@ -54,7 +56,8 @@ def build(kernels: list[Path], sanitize: bool = False) -> Path:
         for path in [*runtime, *kernels]:
             objects.append(str(Path(folder) / f"{path.stem}.o"))
             running.append(subprocess.Popen([*base, "-c", "-x", "c++", str(path), "-o", objects[-1]]))
-        if any([job.wait() != 0 for job in running]):
+        codes = [job.wait() for job in running]
+        if any(codes):
             raise RuntimeError("the emulation does not compile")
         # -Bsymbolic: under a sanitizer several of these libraries may be loaded at once.
         linked = Path(folder) / "simt.so"
@@ -73,7 +76,6 @@ class Emulation:
     """One emulation, opened as hornbeam opens a driver."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
         self.lane = _native.CudaLane(str(path))
         self._symbols = ctypes.CDLL(str(path))
         self._symbols.hornbeam_simt_report.restype = ctypes.c_char_p
@@ -82,18 +84,34 @@ class Emulation:
         """The order of threads: 0 forward, 1 reverse, else permuted."""
         self._symbols.hornbeam_simt_seed(ctypes.c_uint64(value))
 
-    def launch(self, kernel: str, grid: int, threads: int, parameters: ctypes.Structure, shared: int = 0) -> str:
+    def launch(
+        self, kernel: str, grid: int, threads: int, parameters: ctypes.Structure, shared: int = 0
+    ) -> str:
         """Launches by name through the driver's own entry points; the report, empty when all went well."""
         function = ctypes.c_void_p()
         found = self._symbols.cuModuleGetFunction(ctypes.byref(function), None, kernel.encode())
         assert found == 0, kernel
         pointers = (ctypes.c_void_p * 1)(ctypes.addressof(parameters))
-        code = self._symbols.cuLaunchKernel(
-            function, grid, 1, 1, threads, 1, 1, shared, None, pointers, None
-        )
+        code = self._symbols.cuLaunchKernel(function, grid, 1, 1, threads, 1, 1, shared, None, pointers, None)
         report = self._symbols.hornbeam_simt_report().decode()
         assert (code == 0) == (report == "")
         return report
+
+
+class Device:
+    """This machine's device: it orders threads as it likes."""
+
+    def __init__(self) -> None:
+        self.lane = _native.CudaLane()
+
+    def seed(self, value: int) -> None:
+        pass
+
+
+@functools.cache
+def backend() -> Emulation | Device:
+    """What the tests of kernels run on."""
+    return emulation() if DEVICE == "cpu" else Device()
 
 
 @functools.cache

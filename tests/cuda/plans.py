@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
 from hornbeam import _native
+from tests.cuda.emulator import DEVICE
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -145,7 +147,10 @@ def forest(
     return Case(chunks, plan, num_layers, num_kv_heads, head_dim)
 
 
-def upload(case: Case, num_heads: int, **cut: object) -> tuple[_native.CudaPlan, torch.Tensor]:
-    """The packed plan, and its words as a tensor."""
-    packed = _native.CudaPlan(case.plan, case.chunks, num_heads, case.num_kv_heads, 4, **cut)
-    return packed, torch.frombuffer(bytearray(packed.words), dtype=torch.int32)
+def upload(
+    case: Case, num_heads: int, **cut: Any
+) -> tuple[_native.CudaPlan, torch.Tensor, list[torch.Tensor]]:
+    """The packed plan, its words and the pool, where the kernels run: on the CPU, the case's own pool."""
+    chunks = [chunk.to(DEVICE) for chunk in case.chunks]
+    packed = _native.CudaPlan(case.plan, chunks, num_heads, case.num_kv_heads, 4, **cut)
+    return packed, torch.frombuffer(bytearray(packed.words), dtype=torch.int32).to(DEVICE), chunks

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hornbeam import _native, ops
-from tests.cuda.emulator import Emulation, emulation
+from tests.cuda.emulator import DEVICE, Device, Emulation, backend
 from tests.cuda.plans import DTYPES, Case, forest, upload
 from tests.reference import attention as reference
 
@@ -19,19 +19,29 @@ BOUNDS = {torch.float32: 2e-5, torch.bfloat16: 2.5e-2, torch.float16: 3e-3}
 
 
 def on_device(
-    simt: Emulation, q: torch.Tensor, case: Case, *, layer: int, cut: dict | None = None, **options: object
+    simt: Emulation | Device,
+    q: torch.Tensor,
+    case: Case,
+    *,
+    layer: int,
+    cut: dict | None = None,
+    **options: object,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The emulated operation; what it does not write stays NaN."""
     num_heads = q.shape[1]
-    packed, words = upload(case, num_heads, **(cut or {}))
+    packed, words, chunks = upload(case, num_heads, **(cut or {}))
+    q = q.to(DEVICE)
     out = torch.full_like(q, torch.nan, memory_format=torch.contiguous_format)
-    lse = torch.full(q.shape[:2], torch.nan)
-    workspace = torch.full((packed.num_partial_rows * num_heads * (case.head_dim + 2),), torch.nan)
+    lse = torch.full(q.shape[:2], torch.nan, device=DEVICE)
+    size = packed.num_partial_rows * num_heads * (case.head_dim + 2)
+    workspace = torch.full((size,), torch.nan, device=DEVICE)
+    if isinstance(sinks := options.get("sinks"), torch.Tensor):
+        options = {**options, "sinks": sinks.to(DEVICE)}
     arguments = {"scale": None, "window": None, "soft_cap": None, "sinks": None, **options}
     simt.lane.tree_attention(
         q,
         words,
-        case.chunks[0],
+        chunks[0],
         out,
         lse,
         workspace,
@@ -41,7 +51,7 @@ def on_device(
         case.num_kv_heads,
         *arguments.values(),
     )
-    return out, lse
+    return out.cpu(), lse.cpu()
 
 
 def queries(case: Case, group: int, dtype: torch.dtype) -> torch.Tensor:
@@ -50,7 +60,9 @@ def queries(case: Case, group: int, dtype: torch.dtype) -> torch.Tensor:
     return torch.randn(heads, case.plan.num_rows, case.head_dim).to(dtype).transpose(0, 1)
 
 
-def check(simt: Emulation, case: Case, q: torch.Tensor, cut: dict | None = None, **options: object) -> None:
+def check(
+    simt: Emulation | Device, case: Case, q: torch.Tensor, cut: dict | None = None, **options: object
+) -> None:
     layer = case.num_layers - 1
     got, got_lse = on_device(simt, q, case, layer=layer, cut=cut, **options)
     want, want_lse = reference.tree_attention(
@@ -69,7 +81,7 @@ def check(simt: Emulation, case: Case, q: torch.Tensor, cut: dict | None = None,
 
 @pytest.mark.parametrize("head_dim", [32, 64, 80, 128, 256])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_forests(simt: Emulation, dtype: torch.dtype, head_dim: int) -> None:
+def test_forests(simt: Emulation | Device, dtype: torch.dtype, head_dim: int) -> None:
     """Random forests over ragged pages, few and many queries a kv head, cut finely and not at all."""
     random = np.random.default_rng(head_dim)
     for group, by_head in [(1, True), (3, False), (8, True)]:
@@ -81,7 +93,7 @@ def test_forests(simt: Emulation, dtype: torch.dtype, head_dim: int) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("feature", ["window", "soft_cap", "sinks", "scale"])
 def test_features(dtype: torch.dtype, feature: str) -> None:
-    simt = emulation()
+    simt = backend()
     simt.seed(7)
     random = np.random.default_rng(8)
     for trial in range(3):
@@ -98,7 +110,7 @@ def test_features(dtype: torch.dtype, feature: str) -> None:
 
 @pytest.mark.parametrize(("queries_of", "pages"), list(itertools.product(DTYPES, DTYPES)))
 def test_mixed_types_and_odd_strides_go_the_plain_way(queries_of: torch.dtype, pages: torch.dtype) -> None:
-    simt = emulation()
+    simt = backend()
     case = forest(np.random.default_rng(3), dtype=pages, head_dim=40)
     q = queries(case, 2, queries_of)
     wide = torch.zeros(q.shape[0], q.shape[1], 41, dtype=q.dtype)  # rows on odd addresses
@@ -107,15 +119,17 @@ def test_mixed_types_and_odd_strides_go_the_plain_way(queries_of: torch.dtype, p
 
 
 def test_a_row_that_sees_nothing_gives_zeros() -> None:
-    simt = emulation()
+    simt = backend()
     case = forest(np.random.default_rng(5), prefix_keys=0)
     rows = case.plan.num_rows
     empty = np.zeros((0, 4), dtype=np.int32)
     none = np.zeros(0, dtype=np.int32)
     case.plan = _native.Plan(
-        empty, none, empty[:, :2], np.zeros((0, 8), np.int32), *(
-            getattr(case.plan, name) for name in ("row_positions", "row_end", "row_slots")
-        )
+        empty,
+        none,
+        empty[:, :2],
+        np.zeros((0, 8), np.int32),
+        *(getattr(case.plan, name) for name in ("row_positions", "row_end", "row_slots")),
     )
     out, lse = on_device(simt, torch.randn(rows, 4, case.head_dim), case, layer=0)
     assert torch.equal(out, torch.zeros_like(out))
@@ -124,11 +138,11 @@ def test_a_row_that_sees_nothing_gives_zeros() -> None:
 
 def test_shared_and_repeated_prefixes_agree() -> None:
     """The cost model changes the work list, never the answer."""
-    simt = emulation()
+    simt = backend()
     case = forest(np.random.default_rng(11), num_requests=12, most_rows=2, prefix_keys=700, head_dim=32)
     q = queries(case, 2, torch.float32)
-    shared, _ = upload(case, 4)
-    repeated, _ = upload(case, 4, share=False)
+    shared = upload(case, 4)[0]
+    repeated = upload(case, 4, share=False)[0]
     assert shared.num_partial_rows > 0
     assert shared.num_items != repeated.num_items
     once, once_lse = on_device(simt, q, case, layer=0)
@@ -139,7 +153,7 @@ def test_shared_and_repeated_prefixes_agree() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_order_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
-    simt = emulation()
+    simt = backend()
     case = forest(np.random.default_rng(13), dtype=dtype, head_dim=64, prefix_keys=300)
     q = queries(case, 4, dtype)
     results = []
@@ -153,20 +167,20 @@ def test_the_order_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
 
 def test_a_buffer_with_room_serves_a_larger_plan() -> None:
     """What a captured graph does: fixed launch sizes, the plan updated in place, padded rows."""
-    simt = emulation()
+    simt = backend()
     random = np.random.default_rng(17)
-    buffer = torch.zeros(4096, dtype=torch.int32)
+    buffer = torch.zeros(4096, dtype=torch.int32, device=DEVICE)
     for _ in range(3):
         case = forest(random, head_dim=32)
-        packed, words = upload(case, 4, least_tiles=1, blocks=1000)
+        packed, words, chunks = upload(case, 4, least_tiles=1, blocks=1000)
         buffer[: len(words)] = words
         rows = packed.num_rows
-        q = torch.randn(16, 4, case.head_dim)
+        q = torch.randn(16, 4, case.head_dim, device=DEVICE)
         out = torch.full_like(q, torch.nan)
-        workspace = torch.empty(64 * 4 * (case.head_dim + 2))
+        workspace = torch.empty(64 * 4 * (case.head_dim + 2), device=DEVICE)
         simt.lane.tree_attention(
-            q, buffer, case.chunks[0], out, None, workspace, (64, 16), 64, 0, 2, None, None, None, None
+            q, buffer, chunks[0], out, None, workspace, (64, 16), 64, 0, 2, None, None, None, None
         )
-        want, _ = reference.tree_attention(q[:rows], case.chunks, case.plan, layer=0, num_kv_heads=2)
-        torch.testing.assert_close(out[:rows].double(), want, atol=2e-5, rtol=2e-5)
+        want, _ = reference.tree_attention(q[:rows].cpu(), case.chunks, case.plan, layer=0, num_kv_heads=2)
+        torch.testing.assert_close(out[:rows].cpu().double(), want, atol=2e-5, rtol=2e-5)
         assert out[rows:].isnan().all()

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from hornbeam import _native
-from tests.cuda.emulator import Emulation
+from hornbeam.errors import CudaError, ShapeError
+from tests.cuda.emulator import DEVICE, Device, Emulation
 from tests.cuda.plans import DTYPES, forest, upload
 
 
@@ -29,7 +30,9 @@ def bits(chunks: list) -> list:
 
 @pytest.mark.parametrize("pages", DTYPES)
 @pytest.mark.parametrize("rows", DTYPES)
-def test_write_rows_gives_the_same_bytes(simt: Emulation, rows: torch.dtype, pages: torch.dtype) -> None:
+def test_write_rows_gives_the_same_bytes(
+    simt: Emulation | Device, rows: torch.dtype, pages: torch.dtype
+) -> None:
     random = np.random.default_rng(1)
     for trial in range(4):
         case = forest(random, dtype=pages, most_rows=9, head_dim=int(random.choice([8, 40, 64])))
@@ -40,15 +43,16 @@ def test_write_rows_gives_the_same_bytes(simt: Emulation, rows: torch.dtype, pag
         want = written_by_torch(k, v, case.chunks, case.plan.row_slots, trial % 2)
         rust = [chunk.clone() for chunk in case.chunks]
         _native.write_rows(k, v, rust, case.plan, trial % 2, case.num_kv_heads)
-        _, words = upload(case, case.num_kv_heads)
-        simt.lane.write_rows(k, v, words, case.chunks[0], trial % 2, case.num_kv_heads)
-        for got in (rust, case.chunks):
+        _, words, chunks = upload(case, case.num_kv_heads)
+        both = both.to(DEVICE)
+        simt.lane.write_rows(both[:, 0], both[:, 1], words, chunks[0], trial % 2, case.num_kv_heads)
+        for got in (rust, [chunk.cpu() for chunk in chunks]):
             assert all(torch.equal(a, b) for a, b in zip(bits(got), bits(want), strict=True))
 
 
 @pytest.mark.parametrize("pages", DTYPES)
 @pytest.mark.parametrize("by_page", [False, True])
-def test_moves_give_the_same_bytes(simt: Emulation, pages: torch.dtype, by_page: bool) -> None:
+def test_moves_give_the_same_bytes(simt: Emulation | Device, pages: torch.dtype, by_page: bool) -> None:
     random = np.random.default_rng(2)
     for _ in range(4):
         case = forest(random, dtype=pages)
@@ -60,23 +64,23 @@ def test_moves_give_the_same_bytes(simt: Emulation, pages: torch.dtype, by_page:
         moves = np.array([[*slots[a], *slots[i]] for i, a in enumerate(taken) if a != i], dtype=np.int32)
         rust = [chunk.clone() for chunk in case.chunks]
         (_native.move_page_rows if by_page else _native.move_rows)(rust, moves)
-        addresses = torch.tensor([chunk.data_ptr() for chunk in case.chunks])
-        simt.lane.move_rows(addresses, torch.from_numpy(moves), case.chunks[0], by_page)
-        assert all(torch.equal(a, b) for a, b in zip(bits(case.chunks), bits(rust), strict=True))
+        chunks = [chunk.to(DEVICE) for chunk in case.chunks]
+        addresses = torch.tensor([chunk.data_ptr() for chunk in chunks]).to(DEVICE)
+        simt.lane.move_rows(addresses, torch.from_numpy(moves).to(DEVICE), chunks[0], by_page)
+        got = [chunk.cpu() for chunk in chunks]
+        assert all(torch.equal(a, b) for a, b in zip(bits(got), bits(rust), strict=True))
 
 
-def test_wrong_arguments_are_named(simt: Emulation) -> None:
-    from hornbeam.errors import CudaError, ShapeError
-
+def test_wrong_arguments_are_named(simt: Emulation | Device) -> None:
     case = forest(np.random.default_rng(3))
-    _, words = upload(case, case.num_kv_heads)
-    k = torch.zeros(case.plan.num_rows, case.num_kv_heads, case.head_dim)
+    _, words, chunks = upload(case, case.num_kv_heads)
+    k = torch.zeros(case.plan.num_rows, case.num_kv_heads, case.head_dim, device=DEVICE)
     with pytest.raises(ShapeError, match="k is a tensor of shape"):
-        simt.lane.write_rows(k[:, :1], k, words, case.chunks[0], 0, case.num_kv_heads)
+        simt.lane.write_rows(k[:, :1], k, words, chunks[0], 0, case.num_kv_heads)
     with pytest.raises(ShapeError, match=r"layer 2 of 2 kv heads"):
-        simt.lane.write_rows(k, k, words, case.chunks[0], 2, case.num_kv_heads)
+        simt.lane.write_rows(k, k, words, chunks[0], 2, case.num_kv_heads)
     with pytest.raises(ShapeError, match="words"):
-        simt.lane.write_rows(k, k, words.long(), case.chunks[0], 0, case.num_kv_heads)
+        simt.lane.write_rows(k, k, words.long(), chunks[0], 0, case.num_kv_heads)
     with pytest.raises(CudaError, match="num_heads is 3 with 2 kv heads"):
         _native.CudaPlan(case.plan, case.chunks, 3, 2, 4)
     with pytest.raises(CudaError, match="page of an entry"):

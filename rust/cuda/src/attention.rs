@@ -103,7 +103,8 @@ pub unsafe fn tree_attention(
     }
     if extent.num_merged_rows > 0 {
         let warps = extent.num_merged_rows as u32 * parameters.num_heads as u32;
-        let launch = Launch { grid: [warps.div_ceil(THREADS / 32).min(65_535), 1, 1], threads: THREADS, shared: 0 };
+        let launch =
+            Launch { grid: [warps.div_ceil(THREADS / 32).min(65_535), 1, 1], threads: THREADS, shared: 0 };
         // SAFETY: the caller's contract.
         unsafe { lane.launch(device, stream, MERGE, launch, parameters) }?;
     }

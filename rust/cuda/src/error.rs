@@ -51,9 +51,7 @@ pub enum Error {
         count: i32,
     },
     /// The device is older than anything that the kernels were built for.
-    #[error(
-        "{device} has compute capability {major}.{minor}, the kernels were built for 8.0 and newer"
-    )]
+    #[error("{device} has compute capability {major}.{minor}, the kernels were built for 8.0 and newer")]
     OldArchitecture {
         /// Its name.
         device: String,

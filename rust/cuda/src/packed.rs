@@ -348,7 +348,8 @@ fn split(items: Vec<Item>, cut: &Cut) -> Vec<Item> {
         for mut segment in item.segments {
             while segment.begin < segment.end {
                 if room == 0 {
-                    let full = std::mem::replace(&mut piece, Item { rows: item.rows.clone(), segments: Vec::new() });
+                    let full =
+                        std::mem::replace(&mut piece, Item { rows: item.rows.clone(), segments: Vec::new() });
                     pieces.push(full);
                     room = length;
                 }

@@ -46,8 +46,7 @@ impl PyCudaPlan {
         blocks: Option<usize>,
         least_tiles: Option<usize>,
     ) -> PyResult<Self> {
-        let tensors =
-            chunks.iter().map(|c| Tensor::new(&c, "chunk")).collect::<PyResult<Vec<Tensor>>>()?;
+        let tensors = chunks.iter().map(|c| Tensor::new(&c, "chunk")).collect::<PyResult<Vec<Tensor>>>()?;
         let Some(first) = tensors.first() else {
             return Err(pyo3::exceptions::PyIndexError::new_err("chunks is empty, expected at least one"));
         };
@@ -134,7 +133,12 @@ impl PyCudaLane {
     }
 
     /// The device and current stream of a tensor; all others must lie on the same device.
-    pub(crate) fn target(&self, py: Python<'_>, object: &Bound<'_, PyAny>, tensors: &[&Tensor]) -> PyResult<Target> {
+    pub(crate) fn target(
+        &self,
+        py: Python<'_>,
+        object: &Bound<'_, PyAny>,
+        tensors: &[&Tensor],
+    ) -> PyResult<Target> {
         let emulated = self.lane().is_emulated();
         let (device_type, device) = (if emulated { 1 } else { 2 }, tensors[0].device_id);
         for tensor in tensors {
@@ -164,7 +168,10 @@ impl PyCudaLane {
 /// The packed words on the device.
 fn words(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     let words = Tensor::new(object, "words")?;
-    if words.kind() != Kind::I32 || !words.is_contiguous() || words.len() < hornbeam_cuda::packed::HEADER_WORDS {
+    if words.kind() != Kind::I32
+        || !words.is_contiguous()
+        || words.len() < hornbeam_cuda::packed::HEADER_WORDS
+    {
         let got = format!("{} {:?}", words.kind(), words.shape());
         return Err(words.refuse(py, &got, "contiguous int32 words of a CudaPlan"));
     }
@@ -181,7 +188,12 @@ fn strides(py: Python<'_>, tensor: &Tensor, shape: [Option<usize>; 3]) -> PyResu
     Ok([strides[0] as i64, strides[1] as i64])
 }
 
-fn layer_pages(py: Python<'_>, chunk: &Tensor, layer: usize, num_kv_heads: usize) -> PyResult<(PageLayout, Pages)> {
+fn layer_pages(
+    py: Python<'_>,
+    chunk: &Tensor,
+    layer: usize,
+    num_kv_heads: usize,
+) -> PyResult<(PageLayout, Pages)> {
     let layout = layout_of(chunk, py)?;
     if (layer + 1) * num_kv_heads > layout.num_planes {
         let got = format!("with {} planes", layout.num_planes);
@@ -232,7 +244,8 @@ impl PyCudaLane {
             rows::prepare(lane, device)?;
             attention::prepare(lane, device)?;
             decide::prepare(lane, device)
-        }).or_raise(py)
+        })
+        .or_raise(py)
     }
 
     /// `hornbeam.ops.write_rows` on the device; `words` of the plan, `chunk` any of the pool's.
@@ -294,7 +307,11 @@ impl PyCudaLane {
         }
         let (layout, pages) = layer_pages(py, &chunk, 0, 1)?;
         if layout.head_dim * layout.dtype.size() % 4 != 0 {
-            return Err(chunk.refuse(py, &format!("head_dim {}", layout.head_dim), "keys of whole 32-bit words"));
+            return Err(chunk.refuse(
+                py,
+                &format!("head_dim {}", layout.head_dim),
+                "keys of whole 32-bit words",
+            ));
         }
         let parameters = MoveRows {
             chunks: table.address(),
@@ -355,7 +372,8 @@ impl PyCudaLane {
             Ok(tensor.address())
         };
         let need = attention::workspace_floats(partial_rows, num_heads, layout.head_dim);
-        if workspace.kind() != Kind::Float(Dtype::F32) || !workspace.is_contiguous() || workspace.len() < need {
+        if workspace.kind() != Kind::Float(Dtype::F32) || !workspace.is_contiguous() || workspace.len() < need
+        {
             let got = format!("{} {:?}", workspace.kind(), workspace.shape());
             return Err(workspace.refuse(py, &got, &format!("contiguous float32 of at least {need}")));
         }

@@ -113,8 +113,7 @@ fn follow(
     let drafts = Tensor::new(draft_tokens, "draft_tokens")?;
     let (parents, offsets) = (Tensor::new(parents, "draft_parents")?, Tensor::new(offsets, "offsets")?);
     let (tokens, faults) = (Tensor::new(tokens, "tokens")?, Tensor::new(faults, "faults")?);
-    let (accepted, counts) =
-        (Tensor::new(accepted, "accepted")?, Tensor::new(num_accepted, "num_accepted")?);
+    let (accepted, counts) = (Tensor::new(accepted, "accepted")?, Tensor::new(num_accepted, "num_accepted")?);
     let (next, broken) = (Tensor::new(next_token, "next_token")?, Tensor::new(fault_rows, "fault_rows")?);
     let all = [&drafts, &parents, &offsets, &tokens, &faults, &accepted, &counts, &next, &broken];
     let target = lane.get().target(py, draft_tokens, &all)?;
