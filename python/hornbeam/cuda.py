@@ -252,6 +252,7 @@ def verify(
         if fault:
             got = _FAULTS[fault % 4]
             raise LogitsError(
-                f"logits of sequence {sequence}, row {fault // 4} contain {got}, expected finite values or -inf"
+                f"logits of sequence {sequence}, row {fault // 4} contain {got}, "
+                "expected finite values or -inf"
             )
     return accepted, num_accepted, next_token

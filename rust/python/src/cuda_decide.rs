@@ -56,7 +56,7 @@ fn sample(
     all.extend(tree.iter().flat_map(|(parents, offsets)| [parents, offsets]));
     let target = lane.get().target(py, logits, &all)?;
     if let Some((parents, offsets)) = &tree
-        && (offsets.is_empty() || parents.len() + num_sequences != num_rows)
+        && (offsets.len() == 0 || parents.len() + num_sequences != num_rows)
     {
         let want = format!("{} rows: one a draft token and one a sequence", parents.len() + num_sequences);
         return Err(rows.refuse(py, &format!("of shape {:?}", rows.shape()), &want));
