@@ -2,6 +2,8 @@
 
 mod attention;
 mod build;
+mod cuda;
+mod cuda_decide;
 mod error;
 mod linear;
 mod parallel;
@@ -19,6 +21,8 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     build::register(m)?;
+    cuda::register(m)?;
+    cuda_decide::register(m)?;
     error::register(m)?;
     linear::register(m)?;
     parallel::register(m)?;
