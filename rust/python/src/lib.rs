@@ -2,6 +2,8 @@
 
 mod error;
 mod parallel;
+mod plan;
+mod rows;
 mod tensor;
 
 use pyo3::prelude::*;
@@ -11,5 +13,7 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     parallel::register(m)?;
+    plan::register(m)?;
+    rows::register(m)?;
     Ok(())
 }

@@ -25,6 +25,17 @@ pub(crate) enum Kind {
     Bool,
 }
 
+impl Kind {
+    fn size(self) -> usize {
+        match self {
+            Self::Float(dtype) => dtype.size(),
+            Self::I64 => 8,
+            Self::I32 => 4,
+            Self::U8 | Self::Bool => 1,
+        }
+    }
+}
+
 impl std::fmt::Display for Kind {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
@@ -183,6 +194,16 @@ impl Tensor {
         self.check(py, T::KIND)?;
         // SAFETY: as above.
         Ok(unsafe { raw_slice_mut(self.data.cast(), self.len()) })
+    }
+
+    /// The bytes of a contiguous CPU tensor of any dtype, to be written.
+    ///
+    /// # Safety
+    /// As [`Tensor::slice_mut`].
+    pub(crate) unsafe fn bytes_mut<'a>(&self, py: Python<'_>) -> PyResult<&'a mut [u8]> {
+        self.check(py, self.kind)?;
+        // SAFETY: as above; every byte pattern is a byte.
+        Ok(unsafe { raw_slice_mut(self.data, self.len() * self.kind.size()) })
     }
 
     integer_view!(i64s, i64s_mut, i64, Kind::I64);

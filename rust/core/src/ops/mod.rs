@@ -1,1 +1,3 @@
 //! Stateless operations on flat arrays.
+
+pub mod rows;

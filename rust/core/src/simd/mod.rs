@@ -1,1 +1,148 @@
 //! Run-time choice of instruction sets, and the vector primitives that operations share.
+//!
+//! A kernel is written once, as a [`Kernel`] over [`Lanes`], and [`Isa::run`] compiles it for
+//! every instruction set of the target. A vector has sixteen lanes on all of them (one register of
+//! AVX-512, two of AVX2, four of NEON), and a sum over lanes has one order. So a kernel gives the
+//! same bits on every instruction set, and a test of one is a test of all.
+
+pub mod lanes;
+pub mod math;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+pub mod row;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+use std::sync::OnceLock;
+
+pub use lanes::{Lanes, WIDTH};
+
+use crate::error::{Error, Result};
+
+/// An instruction set that kernels are compiled for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Isa {
+    /// Whatever the compiler's target has; fused multiply-adds may be calls. Always there.
+    Portable,
+    /// AVX2 with FMA and F16C.
+    Avx2,
+    /// AVX-512 F, BW, DQ and VL.
+    Avx512,
+    /// NEON of 64-bit Arm.
+    Neon,
+}
+
+impl Isa {
+    /// All of them, best last.
+    pub const ALL: [Self; 4] = [Self::Portable, Self::Neon, Self::Avx2, Self::Avx512];
+
+    /// The name that `HORNBEAM_ISA` and the bindings use.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            Self::Avx2 => "avx2",
+            Self::Avx512 => "avx512",
+            Self::Neon => "neon",
+        }
+    }
+
+    /// Whether this machine has it.
+    pub fn is_available(self) -> bool {
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                is_x86_feature_detected!("avx2")
+                    && is_x86_feature_detected!("fma")
+                    && is_x86_feature_detected!("f16c")
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                Self::Avx2.is_available()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512dq")
+                    && is_x86_feature_detected!("avx512vl")
+            }
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+            #[allow(unreachable_patterns)]
+            _ => false,
+        }
+    }
+
+    /// The instruction sets of this machine, best last.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.into_iter().filter(|isa| isa.is_available())
+    }
+
+    /// The instruction set of a name, as given in `HORNBEAM_ISA`.
+    ///
+    /// # Errors
+    /// [`Error::Value`] if the name is unknown or the machine lacks the instructions.
+    pub fn from_name(name: &str) -> Result<Self> {
+        let names: Vec<&str> = Self::available().map(Self::name).collect();
+        Self::available()
+            .find(|isa| isa.name() == name)
+            .ok_or_else(|| Error::value("instruction set", name, format!("one of {}", names.join(", "))))
+    }
+
+    /// The best instruction set of this machine, or the one that the environment variable
+    /// `HORNBEAM_ISA` names; chosen at the first call.
+    ///
+    /// # Panics
+    /// If `HORNBEAM_ISA` names an instruction set that the machine lacks.
+    pub fn detected() -> Self {
+        static DETECTED: OnceLock<Isa> = OnceLock::new();
+        *DETECTED.get_or_init(|| match std::env::var("HORNBEAM_ISA") {
+            Ok(name) => Self::from_name(&name).unwrap_or_else(|error| panic!("HORNBEAM_ISA: {error}")),
+            Err(_) => Self::available().last().unwrap_or(Self::Portable),
+        })
+    }
+
+    /// Runs a kernel compiled for this instruction set.
+    ///
+    /// # Panics
+    /// If the machine lacks it.
+    #[inline]
+    pub fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        assert!(self.is_available(), "this machine has no {}", self.name());
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: `is_available` saw the features.
+            Self::Avx2 => unsafe { x86::run_avx2(kernel) },
+            #[cfg(target_arch = "x86_64")]
+            // SAFETY: as above.
+            Self::Avx512 => unsafe { x86::run_avx512(kernel) },
+            #[cfg(target_arch = "aarch64")]
+            // SAFETY: as above.
+            Self::Neon => unsafe { neon::run(kernel) },
+            _ => kernel.run(lanes::Portable),
+        }
+    }
+}
+
+/// Code that is compiled once for each instruction set.
+pub trait Kernel {
+    /// What it computes.
+    type Output;
+
+    /// The code. Implementations must be `#[inline(always)]`, and so must the functions over
+    /// [`Lanes`] that they call: only inlined code is compiled with the instruction set's features.
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for isa in Isa::available() {
+            assert_eq!(Isa::from_name(isa.name()), Ok(isa));
+        }
+        let message = Isa::from_name("mmx").unwrap_err().to_string();
+        assert!(message.starts_with("instruction set is mmx, expected one of portable"), "{message}");
+    }
+}

@@ -1,0 +1,192 @@
+//! Rows into pages: writing the keys and values of a step, and moving slots after a commit.
+//!
+//! Both work plane by plane, and the planes of a chunk are disjoint, so that heads can be written
+//! by different threads without a lock that anybody waits for.
+
+use std::sync::{Mutex, PoisonError};
+
+use crate::error::{Error, Result};
+use crate::format::plan::RowSlot;
+use crate::format::{Element, PageLayout};
+use crate::parallel::Parallel;
+
+/// Elements below which one thread writes them all: about 100 µs of copying.
+const SERIAL_ELEMENTS: usize = 1 << 18;
+
+/// Keys or values of the rows of a step, `[num_rows, num_heads, head_dim]` with unit last stride.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a, S> {
+    /// From the first element on.
+    pub data: &'a [S],
+    /// Elements from one row to the next.
+    pub row_stride: usize,
+    /// Elements from one head to the next.
+    pub head_stride: usize,
+}
+
+impl<'a, S> Rows<'a, S> {
+    fn vector(&self, row: usize, head: usize, head_dim: usize) -> &'a [S] {
+        let at = row * self.row_stride + head * self.head_stride;
+        &self.data[at..at + head_dim]
+    }
+}
+
+/// One slot that takes the contents of another, on all planes.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Move {
+    /// Read from here.
+    pub from: RowSlot,
+    /// Written here.
+    pub to: RowSlot,
+}
+
+/// Writes row `i` of `keys` and `values` to `slots[i]` on the planes of `layer`, converting to the
+/// pages' element type (to nearest, ties to even).
+///
+/// `chunks[c]` is the memory of chunk `c`, empty where no slot lies. Slots of different rows must
+/// differ. Shapes and bounds are checked before anything is written.
+pub fn write_rows<S: Element, P: Element>(
+    keys: Rows<'_, S>,
+    values: Rows<'_, S>,
+    slots: &[RowSlot],
+    chunks: &mut [&mut [P]],
+    layout: &PageLayout,
+    layer: usize,
+    num_kv_heads: usize,
+    pool: &dyn Parallel,
+) -> Result<()> {
+    let planes = layer * num_kv_heads..(layer + 1) * num_kv_heads;
+    if planes.end > layout.num_planes {
+        let layers = layout.num_planes / num_kv_heads.max(1);
+        return Err(Error::value("layer", layer, format!("less than {layers}")));
+    }
+    for (i, slot) in slots.iter().enumerate() {
+        let chunk = slot.slab as usize / layout.slabs_per_chunk;
+        let held = chunks.get(chunk).is_some_and(|chunk| chunk.len() == layout.chunk_elements());
+        if !held || slot.slot as usize >= layout.page_tokens {
+            let got = format!("slab {}, slot {} at row {i}", slot.slab, slot.slot);
+            return Err(Error::value("row_slots", got, "a slot of the given chunks"));
+        }
+    }
+    let head_dim = layout.head_dim;
+    let write = |plane: &mut [P], index: usize, slot: usize, row: usize, head: usize| {
+        let key = index * layout.page_elements() + slot * head_dim;
+        let value = key + layout.page_tokens * head_dim;
+        convert(keys.vector(row, head, head_dim), &mut plane[key..key + head_dim]);
+        convert(values.vector(row, head, head_dim), &mut plane[value..value + head_dim]);
+    };
+    let plane_elements = layout.slabs_per_chunk * layout.page_elements();
+    let elements = slots.len() * num_kv_heads * head_dim;
+    if elements < SERIAL_ELEMENTS || num_kv_heads < 2 || pool.num_threads() < 2 {
+        for (head, plane) in planes.enumerate() {
+            for (row, slot) in slots.iter().enumerate() {
+                let (chunk, index) = (
+                    slot.slab as usize / layout.slabs_per_chunk,
+                    slot.slab as usize % layout.slabs_per_chunk,
+                );
+                let plane = &mut chunks[chunk][plane * plane_elements..(plane + 1) * plane_elements];
+                write(plane, index, slot.slot as usize, row, head);
+            }
+        }
+        return Ok(());
+    }
+    // One task a head, which owns its plane of every chunk.
+    let mut tasks: Vec<Mutex<Vec<&mut [P]>>> = (0..num_kv_heads).map(|_| Mutex::default()).collect();
+    for chunk in chunks.iter_mut() {
+        if chunk.is_empty() {
+            tasks.iter_mut().for_each(|t| t.get_mut().unwrap_or_else(PoisonError::into_inner).push(&mut []));
+            continue;
+        }
+        let parts = chunk.chunks_exact_mut(plane_elements).skip(planes.start).take(num_kv_heads);
+        for (task, part) in tasks.iter_mut().zip(parts) {
+            task.get_mut().unwrap_or_else(PoisonError::into_inner).push(part);
+        }
+    }
+    pool.run(num_kv_heads, &|head| {
+        let mut planes = tasks[head].lock().unwrap_or_else(PoisonError::into_inner);
+        for (row, slot) in slots.iter().enumerate() {
+            let (chunk, index) =
+                (slot.slab as usize / layout.slabs_per_chunk, slot.slab as usize % layout.slabs_per_chunk);
+            write(planes[chunk], index, slot.slot as usize, row, head);
+        }
+    });
+    Ok(())
+}
+
+#[inline(always)]
+fn convert<S: Element, P: Element>(from: &[S], to: &mut [P]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = P::from_f32(from.to_f32());
+    }
+}
+
+/// Copies slots on all planes, in order. `chunks[c]` is the memory of chunk `c` as bytes, empty
+/// where no slot lies; `layout` is in its own element type.
+pub fn move_rows(moves: &[Move], chunks: &mut [&mut [u8]], layout: &PageLayout) -> Result<()> {
+    let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
+    for side in moves.iter().flat_map(|m| [m.from, m.to]) {
+        let chunk = side.slab as usize / layout.slabs_per_chunk;
+        let held = chunks.get(chunk).is_some_and(|chunk| chunk.len() == chunk_bytes);
+        if !held || side.slot as usize >= layout.page_tokens {
+            let got = format!("slab {}, slot {}", side.slab, side.slot);
+            return Err(Error::value("moves", got, "a slot of the given chunks"));
+        }
+    }
+    let width = layout.head_dim * layout.dtype.size();
+    let half = layout.page_tokens * width;
+    for plane in 0..layout.num_planes {
+        for m in moves {
+            let (from_chunk, from) = layout.slab_page(m.from.slab, plane);
+            let (to_chunk, to) = layout.slab_page(m.to.slab, plane);
+            let from = from * layout.dtype.size() + m.from.slot as usize * width;
+            let to = to * layout.dtype.size() + m.to.slot as usize * width;
+            for (from, to) in [(from, to), (from + half, to + half)] {
+                copy(chunks, (from_chunk, from), (to_chunk, to), width);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// One page slot that takes the contents of another page's, on one plane.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PageMove {
+    /// Page id and slot to read.
+    pub from: [u32; 2],
+    /// Page id and slot to write.
+    pub to: [u32; 2],
+}
+
+/// Copies slots of single pages, in order; as [`move_rows`] otherwise.
+pub fn move_page_rows(moves: &[PageMove], chunks: &mut [&mut [u8]], layout: &PageLayout) -> Result<()> {
+    let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
+    for [page, slot] in moves.iter().flat_map(|m| [m.from, m.to]) {
+        let held = chunks.get(layout.page(page).0).is_some_and(|chunk| chunk.len() == chunk_bytes);
+        if !held || slot as usize >= layout.page_tokens {
+            let got = format!("page {page}, slot {slot}");
+            return Err(Error::value("moves", got, "a slot of the given chunks"));
+        }
+    }
+    let width = layout.head_dim * layout.dtype.size();
+    let half = layout.page_tokens * width;
+    for m in moves {
+        let [(from_chunk, from), (to_chunk, to)] = [m.from, m.to].map(|[page, slot]| {
+            let (chunk, element) = layout.page(page);
+            (chunk, element * layout.dtype.size() + slot as usize * width)
+        });
+        for (from, to) in [(from, to), (from + half, to + half)] {
+            copy(chunks, (from_chunk, from), (to_chunk, to), width);
+        }
+    }
+    Ok(())
+}
+
+fn copy(chunks: &mut [&mut [u8]], from: (usize, usize), to: (usize, usize), width: usize) {
+    if from.0 == to.0 {
+        chunks[from.0].copy_within(from.1..from.1 + width, to.1);
+    } else if let Ok([source, target]) = chunks.get_disjoint_mut([from.0, to.0]) {
+        target[to.1..to.1 + width].copy_from_slice(&source[from.1..from.1 + width]);
+    }
+}

@@ -1,0 +1,261 @@
+//! Exponential and logarithm: one polynomial each, in fused multiply-adds, so that every
+//! instruction set, the scalar versions and the CUDA kernels give the same bits.
+//!
+//! Both follow the scheme of the Cephes library (Moshier): reduce to one octave, evaluate a
+//! minimax polynomial, scale back. The coefficients are our own Remez fits.
+
+use super::Lanes;
+
+/// Adding it moves the integer part of a small float into the low bits: 1.5 * 2^23.
+const ROUND: f32 = 12_582_912.0;
+const LN_2_HIGH: f32 = 0.693_359_4;
+const LN_2_LOW: f32 = -2.121_944_4e-4;
+
+/// Below it, exp is zero: the result would be denormal.
+pub const EXP_LOWEST: f32 = -87.336_54;
+/// Above it, exp is +inf.
+pub const EXP_HIGHEST: f32 = 88.722_83;
+
+/// `(exp(r) - 1 - r) / r^2` for |r| <= ln(2)/2, within 3.1e-9 of exp(r), relatively.
+const EXP: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_745, 0.001_381_454];
+
+/// `(log(1 + f) - f + f^2/2) / f^3` for 1 + f in one octave around 1, within 5.9e-9 of the log, relatively.
+const LOG: [f32; 8] = [
+    0.333_333_3,
+    -0.250_008_2,
+    0.200_012_27,
+    -0.166_233_57,
+    0.142_017_57,
+    -0.131_601_83,
+    0.127_615_78,
+    -0.076_345,
+];
+
+/// `exp(x)`, within 1.02 ulp (checked on every f32 of the range); 0 where the result would be
+/// denormal, +inf above [`EXP_HIGHEST`], NaN for NaN.
+#[inline(always)]
+pub fn exp<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
+    let y = exp_nonpositive(l, x);
+    let y = l.select(l.lt(l.splat(EXP_HIGHEST), x), l.splat(f32::INFINITY), y);
+    l.select(l.eq(x, x), y, x)
+}
+
+/// The same bits as [`exp`] for `x <= 0`, -inf included, in fewer instructions. Undefined for NaN.
+#[inline(always)]
+pub fn exp_nonpositive<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
+    let shifted = l.fma(x, l.splat(std::f32::consts::LOG2_E), l.splat(ROUND));
+    let n = l.sub(shifted, l.splat(ROUND));
+    let r = l.fma(n, l.splat(-LN_2_HIGH), x);
+    let r = l.fma(n, l.splat(-LN_2_LOW), r);
+    let mut q = l.splat(EXP[4]);
+    for i in (0..4).rev() {
+        q = l.fma(q, r, l.splat(EXP[i]));
+    }
+    let p = l.add(l.fma(q, l.mul(r, r), r), l.splat(1.0));
+    // The low bits of `shifted` are n, so this multiplies by 2^n.
+    let y = l.bits_add(p, l.bits_shl::<23>(shifted));
+    l.select(l.lt(x, l.splat(EXP_LOWEST)), l.splat(0.0), y)
+}
+
+/// `log(x)`, within 1.5 ulp (checked on every positive f32); -inf for 0, NaN for NaN and below 0.
+#[inline(always)]
+pub fn log<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
+    let tiny = l.lt(x, l.splat(f32::MIN_POSITIVE));
+    let scaled = l.select(tiny, l.mul(x, l.splat(8_388_608.0)), x);
+    let offset = l.select(tiny, l.splat(-23.0), l.splat(0.0));
+    // Splits into 2^n * m with m in [sqrt(1/2), sqrt(2)): the subtraction borrows from the exponent
+    // where the mantissa is below that of sqrt(1/2).
+    let shifted = l.bits_add(scaled, l.splat(f32::from_bits((SQRT_HALF_BITS).wrapping_neg())));
+    let n = l.add(l.bits_to_float(l.bits_sra::<23>(shifted)), offset);
+    let mantissa = l.bits_add(l.bits_and(shifted, 0x007f_ffff), l.splat(f32::from_bits(SQRT_HALF_BITS)));
+    let f = l.sub(mantissa, l.splat(1.0));
+    let mut q = l.splat(LOG[7]);
+    for i in (0..7).rev() {
+        q = l.fma(q, f, l.splat(LOG[i]));
+    }
+    let square = l.mul(f, f);
+    let y = l.mul(q, l.mul(square, f));
+    let y = l.fma(n, l.splat(LN_2_LOW), y);
+    let y = l.fma(square, l.splat(-0.5), y);
+    let y = l.fma(n, l.splat(LN_2_HIGH), l.add(f, y));
+    let y = l.select(l.lt(x, l.splat(f32::INFINITY)), y, x);
+    let y = l.select(l.lt(x, l.splat(0.0)), l.splat(f32::NAN), y);
+    l.select(l.eq(x, l.splat(0.0)), l.splat(f32::NEG_INFINITY), y)
+}
+
+const SQRT_HALF_BITS: u32 = 0x3f35_04f3;
+
+/// `tanh(x)` from [`exp`], within 2e-7 absolutely; for soft caps.
+#[inline(always)]
+pub fn tanh<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
+    // tanh|x| = 1 - 2 / (exp(2|x|) + 1), the sign put back as bits.
+    let magnitude = l.bits_and(x, 0x7fff_ffff);
+    let e = exp(l, l.add(magnitude, magnitude));
+    let y = l.sub(l.splat(1.0), l.div(l.splat(2.0), l.add(e, l.splat(1.0))));
+    l.select(l.lt(x, l.splat(0.0)), l.sub(l.splat(0.0), y), y)
+}
+
+/// The bits of [`exp`] for one number.
+pub fn exp_scalar(x: f32) -> f32 {
+    if x.is_nan() {
+        return x;
+    }
+    if x < EXP_LOWEST {
+        return 0.0;
+    }
+    if x > EXP_HIGHEST {
+        return f32::INFINITY;
+    }
+    let shifted = x.mul_add(std::f32::consts::LOG2_E, ROUND);
+    let n = shifted - ROUND;
+    let r = n.mul_add(-LN_2_LOW, n.mul_add(-LN_2_HIGH, x));
+    let q = EXP[..4].iter().rev().fold(EXP[4], |q, &c| q.mul_add(r, c));
+    let p = q.mul_add(r * r, r) + 1.0;
+    f32::from_bits(p.to_bits().wrapping_add(shifted.to_bits() << 23))
+}
+
+/// The bits of [`log`] for one number.
+pub fn log_scalar(x: f32) -> f32 {
+    if x == 0.0 {
+        return f32::NEG_INFINITY;
+    }
+    if x.is_nan() || x < 0.0 {
+        return f32::NAN;
+    }
+    if x == f32::INFINITY {
+        return x;
+    }
+    let (scaled, offset) = if x < f32::MIN_POSITIVE { (x * 8_388_608.0, -23.0) } else { (x, 0.0) };
+    let shifted = scaled.to_bits().wrapping_sub(SQRT_HALF_BITS);
+    let n = (shifted as i32 >> 23) as f32 + offset;
+    let f = f32::from_bits((shifted & 0x007f_ffff) + SQRT_HALF_BITS) - 1.0;
+    let q = LOG[..7].iter().rev().fold(LOG[7], |q, &c| q.mul_add(f, c));
+    let square = f * f;
+    let y = n.mul_add(LN_2_LOW, q * (square * f));
+    let y = square.mul_add(-0.5, y);
+    n.mul_add(LN_2_HIGH, f + y)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Isa, Kernel, WIDTH};
+    use super::*;
+
+    struct Map<'a>(u8, &'a [f32; WIDTH]);
+    impl Kernel for Map<'_> {
+        type Output = [f32; WIDTH];
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> [f32; WIDTH] {
+            let x = l.load(self.1);
+            let y = match self.0 {
+                0 => exp(l, x),
+                1 => log(l, x),
+                2 => tanh(l, x),
+                _ => exp_nonpositive(l, x),
+            };
+            let mut out = [0.0; WIDTH];
+            l.store(y, &mut out);
+            out
+        }
+    }
+
+    /// Distance to the correctly rounded result, in units of its last place.
+    fn ulps(got: f32, want: f64) -> f64 {
+        let nearest = (want as f32).abs();
+        let ulp = f64::from(f32::from_bits(nearest.to_bits() + 1)) - f64::from(nearest);
+        (f64::from(got) - want).abs() / ulp
+    }
+
+    /// Bit patterns from all over f32, `stride` apart.
+    fn samples(stride: usize) -> impl Iterator<Item = f32> {
+        (0..=u32::MAX).step_by(stride).map(f32::from_bits)
+    }
+
+    /// Every f32 with `HORNBEAM_EXHAUSTIVE=1`, else one in 997.
+    fn stride() -> usize {
+        if std::env::var_os("HORNBEAM_EXHAUSTIVE").is_some() { 1 } else { 997 }
+    }
+
+    #[test]
+    fn exp_is_accurate() {
+        let mut worst = 0.0f64;
+        for x in samples(stride()) {
+            let y = exp_scalar(x);
+            if x.is_nan() {
+                assert!(y.is_nan());
+            } else if x < EXP_LOWEST {
+                assert_eq!(y.to_bits(), 0);
+            } else if x > EXP_HIGHEST {
+                assert_eq!(y, f32::INFINITY);
+            } else {
+                assert!(y >= f32::MIN_POSITIVE && y.is_finite(), "exp({x}) = {y}");
+                worst = worst.max(ulps(y, f64::from(x).exp()));
+            }
+        }
+        assert!(worst <= 1.02, "exp is off by {worst} ulp");
+        assert_eq!(exp_scalar(0.0), 1.0);
+    }
+
+    #[test]
+    fn log_is_accurate() {
+        let mut worst = 0.0f64;
+        for x in samples(stride()).filter(|x| *x > 0.0 && x.is_finite()) {
+            worst = worst.max(if x == 1.0 { 0.0 } else { ulps(log_scalar(x), f64::from(x).ln()) });
+        }
+        assert!(worst <= 1.5, "log is off by {worst} ulp");
+        assert_eq!(log_scalar(1.0), 0.0);
+        assert_eq!(log_scalar(0.0), f32::NEG_INFINITY);
+        assert_eq!(log_scalar(f32::INFINITY), f32::INFINITY);
+        assert!(log_scalar(-1.0).is_nan() && log_scalar(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn every_isa_gives_the_bits_of_the_scalar_version() {
+        let special = [
+            0.0,
+            -0.0,
+            1.0,
+            f32::INFINITY,
+            f32::NEG_INFINITY,
+            f32::NAN,
+            EXP_LOWEST,
+            EXP_HIGHEST,
+            -87.4,
+            88.73,
+            1e-42,
+            -1e-42,
+            f32::MIN_POSITIVE,
+            f32::MAX,
+            -1.0,
+            0.999_999_94,
+        ];
+        let spread: Vec<f32> = samples(40_009).chain((-4000..4000).map(|i| i as f32 * 0.03)).collect();
+        let blocks = spread.as_chunks::<WIDTH>().0.iter().chain([&special]);
+        for x in blocks {
+            for isa in Isa::available() {
+                let (exps, logs) = (isa.run(Map(0, x)), isa.run(Map(1, x)));
+                let nonpositive = isa.run(Map(3, x));
+                for i in 0..WIDTH {
+                    let same = |got: f32, want: f32| {
+                        got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan()
+                    };
+                    assert!(same(exps[i], exp_scalar(x[i])), "{isa:?} exp({}) = {}", x[i], exps[i]);
+                    assert!(same(logs[i], log_scalar(x[i])), "{isa:?} log({}) = {}", x[i], logs[i]);
+                    assert!(x[i] > 0.0 || x[i].is_nan() || same(nonpositive[i], exp_scalar(x[i])));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn tanh_is_accurate_enough() {
+        for isa in Isa::available() {
+            for i in -2000..2000 {
+                let x = i as f32 * 0.01;
+                let y = isa.run(Map(2, &[x; WIDTH]))[3];
+                assert!((f64::from(y) - f64::from(x).tanh()).abs() < 2e-7, "{isa:?} tanh({x}) = {y}");
+            }
+            assert_eq!(isa.run(Map(2, &[f32::NEG_INFINITY; WIDTH]))[0], -1.0);
+        }
+    }
+}

@@ -1,0 +1,344 @@
+//! [`Lanes`] on AVX2 (two registers a vector) and AVX-512 (one).
+//!
+//! Every method is one or a few intrinsics; a token exists only where [`Isa::run`](super::Isa::run)
+//! saw the features, which is what makes the intrinsics safe to call.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes, WIDTH};
+use crate::format::{Dtype, Element};
+
+/// # Safety
+/// The machine has AVX2, FMA and F16C.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx2(()))
+}
+
+/// # Safety
+/// The machine has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
+    kernel.run(Avx512(()))
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx2(());
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Avx512(());
+
+type Two = [__m256; 2];
+
+/// Methods of AVX2 that apply one intrinsic to both registers.
+macro_rules! both {
+    ($($name:ident($($arg:ident),+) => $intrinsic:expr;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: Two),+) -> Two {
+            // SAFETY: the token: the machine has AVX2 and FMA.
+            unsafe { [ { $(let $arg = $arg[0];)+ $intrinsic }, { $(let $arg = $arg[1];)+ $intrinsic } ] }
+        }
+    )+};
+}
+
+/// Methods of AVX-512 that are one intrinsic.
+macro_rules! one {
+    ($($name:ident($($arg:ident),+) => $intrinsic:expr;)+) => {$(
+        #[inline(always)]
+        fn $name(self, $($arg: __m512),+) -> __m512 {
+            // SAFETY: the token: the machine has AVX-512 F and DQ.
+            unsafe { $intrinsic }
+        }
+    )+};
+}
+
+/// The order of [`Lanes::reduce_add`] from eight lanes on.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn reduce_eight(v: __m256) -> f32 {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+}
+
+/// Four reductions at once, each in the order of [`Lanes::reduce_add`] from eight lanes on.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn reduce_eight4(v: [__m256; 4]) -> [f32; 4] {
+    // SAFETY: the caller's contract; a transmute between arrays of f32 of one size.
+    unsafe {
+        let four = v.map(|v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)));
+        // [a0 b0 a1 b1] + [a2 b2 a3 b3]: lanes 0 and 2 of each meet, and 1 and 3.
+        let ab = _mm_add_ps(_mm_unpacklo_ps(four[0], four[1]), _mm_unpackhi_ps(four[0], four[1]));
+        let cd = _mm_add_ps(_mm_unpacklo_ps(four[2], four[3]), _mm_unpackhi_ps(four[2], four[3]));
+        std::mem::transmute(_mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)))
+    }
+}
+
+/// Turns eight registers of eight lanes.
+///
+/// # Safety
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn transpose_eight(v: [__m256; 8]) -> [__m256; 8] {
+    // SAFETY: the caller's contract.
+    unsafe {
+        let pair = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+        let ((a, b), (c, d)) = (pair(v[0], v[1]), pair(v[2], v[3]));
+        let ((e, f), (g, h)) = (pair(v[4], v[5]), pair(v[6], v[7]));
+        let quad = |a, b| (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
+        let ((r0, r1), (r2, r3)) = (quad(a, c), quad(b, d));
+        let ((s0, s1), (s2, s3)) = (quad(e, g), quad(f, h));
+        let low = |r, s| _mm256_permute2f128_ps::<0x20>(r, s);
+        let high = |r, s| _mm256_permute2f128_ps::<0x31>(r, s);
+        [
+            low(r0, s0),
+            low(r1, s1),
+            low(r2, s2),
+            low(r3, s3),
+            high(r0, s0),
+            high(r1, s1),
+            high(r2, s2),
+            high(r3, s3),
+        ]
+    }
+}
+
+/// Eight elements, widened.
+///
+/// # Safety
+/// The machine has AVX2 and F16C, and `at` points to eight elements.
+#[inline(always)]
+unsafe fn load_eight<E: Element>(at: *const E) -> __m256 {
+    // SAFETY: the caller's contract; `E::DTYPE` says the size of an element.
+    unsafe {
+        match E::DTYPE {
+            Dtype::F32 => _mm256_loadu_ps(at.cast()),
+            Dtype::Bf16 => {
+                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
+                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
+            }
+            Dtype::F16 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
+        }
+    }
+}
+
+/// [`Lanes::transpose`] in four blocks of eight by eight.
+///
+/// # Safety
+/// The machine has AVX2 and F16C.
+#[inline(always)]
+unsafe fn transpose_sixteen<E: Element>(from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+    for (first, half) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
+        // SAFETY: the caller's contract; all indices are below sixteen.
+        unsafe {
+            let rows = std::array::from_fn(|i| load_eight(from[first + i].as_ptr().add(half)));
+            for (i, row) in transpose_eight(rows).into_iter().enumerate() {
+                _mm256_storeu_ps(to[half + i].as_mut_ptr().add(first), row);
+            }
+        }
+    }
+}
+
+impl Lanes for Avx2 {
+    type Vector = Two;
+    type Mask = Two;
+    // Of sixteen registers twelve: six vectors.
+    const ACCUMULATORS: usize = 6;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Two {
+        // SAFETY: the token.
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+    #[inline(always)]
+    fn load<E: Element>(self, from: &[E; WIDTH]) -> Two {
+        // SAFETY: the token; `from` has sixteen elements.
+        unsafe { [load_eight(from.as_ptr()), load_eight(from.as_ptr().add(8))] }
+    }
+    #[inline(always)]
+    fn store(self, v: Two, to: &mut [f32; WIDTH]) {
+        let at = to.as_mut_ptr();
+        // SAFETY: the token; `to` has sixteen f32.
+        unsafe {
+            _mm256_storeu_ps(at, v[0]);
+            _mm256_storeu_ps(at.add(8), v[1]);
+        }
+    }
+    both! {
+        add(a, b) => _mm256_add_ps(a, b);
+        sub(a, b) => _mm256_sub_ps(a, b);
+        mul(a, b) => _mm256_mul_ps(a, b);
+        div(a, b) => _mm256_div_ps(a, b);
+        fma(a, b, c) => _mm256_fmadd_ps(a, b, c);
+        max(a, b) => _mm256_max_ps(a, b);
+        min(a, b) => _mm256_min_ps(a, b);
+        lt(a, b) => _mm256_cmp_ps::<_CMP_LT_OQ>(a, b);
+        eq(a, b) => _mm256_cmp_ps::<_CMP_EQ_OQ>(a, b);
+        select(mask, a, b) => _mm256_blendv_ps(b, a, mask);
+        bits_add(a, b) => _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+        bits_to_float(a) => _mm256_cvtepi32_ps(_mm256_castps_si256(a));
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: Two) -> u32 {
+        // SAFETY: the token.
+        unsafe { (_mm256_movemask_ps(mask[0]) | _mm256_movemask_ps(mask[1]) << 8) as u32 }
+    }
+    #[inline(always)]
+    fn bits_and(self, a: Two, pattern: u32) -> Two {
+        // SAFETY: the token.
+        unsafe { a.map(|a| _mm256_and_ps(a, _mm256_set1_ps(f32::from_bits(pattern)))) }
+    }
+    #[inline(always)]
+    fn bits_or(self, a: Two, pattern: u32) -> Two {
+        // SAFETY: the token.
+        unsafe { a.map(|a| _mm256_or_ps(a, _mm256_set1_ps(f32::from_bits(pattern)))) }
+    }
+    #[inline(always)]
+    fn bits_shl<const N: i32>(self, a: Two) -> Two {
+        // SAFETY: the token.
+        unsafe { a.map(|a| _mm256_castsi256_ps(_mm256_slli_epi32::<N>(_mm256_castps_si256(a)))) }
+    }
+    #[inline(always)]
+    fn bits_sra<const N: i32>(self, a: Two) -> Two {
+        // SAFETY: the token.
+        unsafe { a.map(|a| _mm256_castsi256_ps(_mm256_srai_epi32::<N>(_mm256_castps_si256(a)))) }
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: Two) -> f32 {
+        // SAFETY: the token.
+        unsafe { reduce_eight(_mm256_add_ps(v[0], v[1])) }
+    }
+    #[inline(always)]
+    fn reduce_add4(self, v: [Two; 4]) -> [f32; 4] {
+        // SAFETY: the token.
+        unsafe { reduce_eight4(v.map(|v| _mm256_add_ps(v[0], v[1]))) }
+    }
+    #[inline(always)]
+    fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+        // SAFETY: the token; both squares are whole.
+        unsafe { transpose_sixteen(from, to) }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: *const T) {
+        // SAFETY: a prefetch may be given any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}
+
+impl Lanes for Avx512 {
+    type Vector = __m512;
+    type Mask = __mmask16;
+    const ACCUMULATORS: usize = 12;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> __m512 {
+        // SAFETY: the token.
+        unsafe { _mm512_set1_ps(x) }
+    }
+    #[inline(always)]
+    fn load<E: Element>(self, from: &[E; WIDTH]) -> __m512 {
+        let at = from.as_ptr();
+        // SAFETY: the token; `from` has sixteen elements of the size that `E::DTYPE` says.
+        unsafe {
+            match E::DTYPE {
+                Dtype::F32 => _mm512_loadu_ps(at.cast()),
+                Dtype::Bf16 => {
+                    let bits = _mm512_cvtepu16_epi32(_mm256_loadu_si256(at.cast()));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(bits))
+                }
+                Dtype::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
+            }
+        }
+    }
+    #[inline(always)]
+    fn store(self, v: __m512, to: &mut [f32; WIDTH]) {
+        // SAFETY: the token; `to` has sixteen f32.
+        unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+    one! {
+        add(a, b) => _mm512_add_ps(a, b);
+        sub(a, b) => _mm512_sub_ps(a, b);
+        mul(a, b) => _mm512_mul_ps(a, b);
+        div(a, b) => _mm512_div_ps(a, b);
+        fma(a, b, c) => _mm512_fmadd_ps(a, b, c);
+        max(a, b) => _mm512_max_ps(a, b);
+        min(a, b) => _mm512_min_ps(a, b);
+        bits_add(a, b) => _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+        bits_to_float(a) => _mm512_cvtepi32_ps(_mm512_castps_si512(a));
+    }
+    #[inline(always)]
+    fn lt(self, a: __m512, b: __m512) -> __mmask16 {
+        // SAFETY: the token.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b) }
+    }
+    #[inline(always)]
+    fn eq(self, a: __m512, b: __m512) -> __mmask16 {
+        // SAFETY: the token.
+        unsafe { _mm512_cmp_ps_mask::<_CMP_EQ_OQ>(a, b) }
+    }
+    #[inline(always)]
+    fn select(self, mask: __mmask16, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: the token.
+        unsafe { _mm512_mask_blend_ps(mask, b, a) }
+    }
+    #[inline(always)]
+    fn mask_bits(self, mask: __mmask16) -> u32 {
+        u32::from(mask)
+    }
+    #[inline(always)]
+    fn bits_and(self, a: __m512, pattern: u32) -> __m512 {
+        // SAFETY: the token.
+        unsafe { _mm512_and_ps(a, _mm512_set1_ps(f32::from_bits(pattern))) }
+    }
+    #[inline(always)]
+    fn bits_or(self, a: __m512, pattern: u32) -> __m512 {
+        // SAFETY: the token.
+        unsafe { _mm512_or_ps(a, _mm512_set1_ps(f32::from_bits(pattern))) }
+    }
+    #[inline(always)]
+    fn bits_shl<const N: i32>(self, a: __m512) -> __m512 {
+        // SAFETY: the token. The variable shift takes its count from lanes, so that N may stay i32.
+        unsafe {
+            let count = _mm512_set1_epi32(N);
+            _mm512_castsi512_ps(_mm512_sllv_epi32(_mm512_castps_si512(a), count))
+        }
+    }
+    #[inline(always)]
+    fn bits_sra<const N: i32>(self, a: __m512) -> __m512 {
+        // SAFETY: as above.
+        unsafe {
+            let count = _mm512_set1_epi32(N);
+            _mm512_castsi512_ps(_mm512_srav_epi32(_mm512_castps_si512(a), count))
+        }
+    }
+    #[inline(always)]
+    fn reduce_add(self, v: __m512) -> f32 {
+        // SAFETY: the token.
+        unsafe { reduce_eight(_mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))) }
+    }
+    #[inline(always)]
+    fn reduce_add4(self, v: [__m512; 4]) -> [f32; 4] {
+        // SAFETY: the token.
+        unsafe {
+            reduce_eight4(v.map(|v| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))))
+        }
+    }
+    #[inline(always)]
+    fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
+        // SAFETY: the token; both squares are whole.
+        unsafe { transpose_sixteen(from, to) }
+    }
+    #[inline(always)]
+    fn prefetch<T>(self, at: *const T) {
+        // SAFETY: a prefetch may be given any address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+}

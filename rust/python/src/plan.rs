@@ -1,0 +1,239 @@
+//! `Plan`: the reads of a step, as Python sees them.
+
+use std::sync::Arc;
+
+use hornbeam_core::Error;
+use hornbeam_core::format::plan::{Entry, Plan, Read, RowSlot};
+use pyo3::prelude::*;
+use pyo3::types::PyByteArray;
+
+use crate::error::OrRaise;
+use crate::tensor::Tensor;
+
+/// The reads of one step: what every row sees, and where it is written.
+///
+/// A tree's step makes one; this constructor is for callers that keep their own tables. All
+/// arguments are int32 arrays (numpy, or torch on the CPU), contiguous:
+/// `entries [E, 4]` of (page, first | count << 16, position, positions_at), `positions [P]`,
+/// `head_ranges [R, 2]`, `reads [R, 8]` of (entry_begin, entry_end, row_begin, row_end, num_keys,
+/// flags, mask, rotary_offset), `row_positions [N]`, `row_end [N]`, `row_slots [N, 2]` of (slab, slot).
+/// Raises ShapeError for other shapes and ArgumentError for indices outside of their arrays.
+#[pyclass(name = "Plan", module = "hornbeam._native", frozen)]
+pub(crate) struct PyPlan {
+    pub(crate) plan: Arc<Plan>,
+}
+
+fn words(object: &Bound<'_, PyAny>, name: &'static str, width: Option<usize>) -> PyResult<Vec<i32>> {
+    let tensor = Tensor::new(object, name)?;
+    match width {
+        Some(width) => tensor.expect_shape(object.py(), &[None, Some(width)])?,
+        None => tensor.expect_shape(object.py(), &[None])?,
+    }
+    // SAFETY: `object` is held by the caller while the slice is copied, under the GIL.
+    unsafe { tensor.i32s(object.py()) }.map(<[i32]>::to_vec)
+}
+
+#[pymethods]
+impl PyPlan {
+    #[new]
+    #[pyo3(signature = (entries, positions, head_ranges, reads, row_positions, row_end, row_slots))]
+    fn new(
+        py: Python<'_>,
+        entries: &Bound<'_, PyAny>,
+        positions: &Bound<'_, PyAny>,
+        head_ranges: &Bound<'_, PyAny>,
+        reads: &Bound<'_, PyAny>,
+        row_positions: &Bound<'_, PyAny>,
+        row_end: &Bound<'_, PyAny>,
+        row_slots: &Bound<'_, PyAny>,
+    ) -> PyResult<Self> {
+        let plan = Plan {
+            entries: words(entries, "entries", Some(4))?
+                .chunks_exact(4)
+                .map(|w| Entry {
+                    page: w[0] as u32,
+                    first: w[1] as u16,
+                    count: (w[1] as u32 >> 16) as u16,
+                    position: w[2],
+                    positions_at: w[3],
+                })
+                .collect(),
+            positions: words(positions, "positions", None)?,
+            head_ranges: words(head_ranges, "head_ranges", Some(2))?
+                .chunks_exact(2)
+                .map(|w| [w[0] as u32, w[1] as u32])
+                .collect(),
+            reads: words(reads, "reads", Some(8))?
+                .chunks_exact(8)
+                .map(|w| Read {
+                    entry_begin: w[0] as u32,
+                    entry_end: w[1] as u32,
+                    row_begin: w[2] as u32,
+                    row_end: w[3] as u32,
+                    num_keys: w[4] as u32,
+                    flags: w[5] as u32,
+                    mask: w[6],
+                    rotary_offset: w[7],
+                })
+                .collect(),
+            row_positions: words(row_positions, "row_positions", None)?,
+            row_end: words(row_end, "row_end", None)?.into_iter().map(|w| w as u32).collect(),
+            row_slots: words(row_slots, "row_slots", Some(2))?
+                .chunks_exact(2)
+                .map(|w| RowSlot { slab: w[0] as u32, slot: w[1] as u32 })
+                .collect(),
+        };
+        check(&plan).or_raise(py)?;
+        Ok(Self { plan: Arc::new(plan) })
+    }
+
+    /// Rows of the step.
+    #[getter]
+    fn num_rows(&self) -> usize {
+        self.plan.num_rows()
+    }
+
+    /// int32 `[E, 4]`: (page, first | count << 16, position, positions_at); a copy.
+    #[getter]
+    fn entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let words = self.plan.entries.iter().flat_map(|e| {
+            [
+                e.page as i32,
+                (u32::from(e.first) | u32::from(e.count) << 16) as i32,
+                e.position,
+                e.positions_at,
+            ]
+        });
+        int32s(py, words, Some(4))
+    }
+
+    /// int32 `[P]`: positions of slots that are not consecutive; a copy.
+    #[getter]
+    fn positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        int32s(py, self.plan.positions.iter().copied(), None)
+    }
+
+    /// int32 `[R, 2]`: ranges of `entries`, one a plane, for reads by head; a copy.
+    #[getter]
+    fn head_ranges<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        int32s(py, self.plan.head_ranges.iter().flat_map(|r| [r[0] as i32, r[1] as i32]), Some(2))
+    }
+
+    /// int32 `[R, 8]`: (entry_begin, entry_end, row_begin, row_end, num_keys, flags, mask, rotary_offset); a copy.
+    #[getter]
+    fn reads<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        let words = self.plan.reads.iter().flat_map(|r| {
+            let unsigned = [r.entry_begin, r.entry_end, r.row_begin, r.row_end, r.num_keys, r.flags];
+            unsigned.map(|w| w as i32).into_iter().chain([r.mask, r.rotary_offset])
+        });
+        int32s(py, words, Some(8))
+    }
+
+    /// int32 `[N]`: logical position of each row; a copy.
+    #[getter]
+    fn row_positions<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        int32s(py, self.plan.row_positions.iter().copied(), None)
+    }
+
+    /// int32 `[N]`: one past the last row of each row's subtree; a copy.
+    #[getter]
+    fn row_end<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        int32s(py, self.plan.row_end.iter().map(|&w| w as i32), None)
+    }
+
+    /// int32 `[N, 2]`: (slab, slot) that each row is written to; a copy.
+    #[getter]
+    fn row_slots<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        int32s(py, self.plan.row_slots.iter().flat_map(|s| [s.slab as i32, s.slot as i32]), Some(2))
+    }
+
+    fn __repr__(&self) -> String {
+        let plan = &self.plan;
+        format!(
+            "Plan(num_rows={}, reads={}, entries={})",
+            plan.num_rows(),
+            plan.reads.len(),
+            plan.entries.len()
+        )
+    }
+}
+
+/// Indices that an operation would follow must lie in their arrays.
+fn check(plan: &Plan) -> hornbeam_core::Result<()> {
+    let rows = plan.num_rows();
+    if plan.row_end.len() != rows || plan.row_slots.len() != rows {
+        let got = (plan.row_positions.len(), plan.row_end.len(), plan.row_slots.len());
+        return Err(Error::shape("rows of row_positions, row_end, row_slots", got, "three equal lengths"));
+    }
+    if let Some((row, &end)) =
+        plan.row_end.iter().enumerate().find(|&(i, &end)| end as usize <= i || end as usize > rows)
+    {
+        return Err(Error::value("row_end", format!("{end} at row {row}"), format!("{} to {rows}", row + 1)));
+    }
+    for entry in &plan.entries {
+        let end = entry.positions_at.max(-1) as i64 + i64::from(entry.count);
+        if entry.count == 0 || (entry.positions_at >= 0 && end > plan.positions.len() as i64) {
+            let got = format!("count {}, positions_at {}", entry.count, entry.positions_at);
+            return Err(Error::value(
+                "entry",
+                got,
+                format!("at least one slot within {} positions", plan.positions.len()),
+            ));
+        }
+    }
+    for range in &plan.head_ranges {
+        if range[0] > range[1] || range[1] as usize > plan.entries.len() {
+            return Err(Error::value(
+                "head range",
+                format!("{range:?}"),
+                format!("within {} entries", plan.entries.len()),
+            ));
+        }
+    }
+    for read in &plan.reads {
+        let limit = if read.is_by_head() { plan.head_ranges.len() } else { plan.entries.len() };
+        let good = read.entry_begin <= read.entry_end
+            && read.entry_end as usize <= limit
+            && read.row_begin <= read.row_end
+            && read.row_end as usize <= rows;
+        if !good {
+            return Err(Error::value(
+                "read",
+                format!("{read:?}"),
+                format!("within {limit} entries and {rows} rows"),
+            ));
+        }
+        if read.is_own() && read.num_keys != read.row_end - read.row_begin {
+            return Err(Error::value(
+                "num_keys of an own read",
+                read.num_keys,
+                read.row_end - read.row_begin,
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// A fresh numpy array over its own bytes.
+fn int32s<'py>(
+    py: Python<'py>,
+    words: impl Iterator<Item = i32>,
+    width: Option<usize>,
+) -> PyResult<Bound<'py, PyAny>> {
+    let bytes: Vec<u8> = words.flat_map(i32::to_ne_bytes).collect();
+    let rows = bytes.len() / 4 / width.unwrap_or(1);
+    let numpy = py.import("numpy")?;
+    if bytes.is_empty() {
+        let shape = width.map_or_else(|| vec![0], |width| vec![0, width]);
+        return numpy.call_method1("zeros", (shape, "int32"));
+    }
+    let array = numpy.call_method1("frombuffer", (PyByteArray::new(py, &bytes), "int32"))?;
+    match width {
+        Some(width) => array.call_method1("reshape", (rows, width)),
+        None => Ok(array),
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyPlan>()
+}

@@ -1,0 +1,204 @@
+//! `write_rows` and `move_rows`: keys and values into pages.
+
+use hornbeam_core::format::plan::RowSlot;
+use hornbeam_core::format::{Dtype, Element, PageLayout};
+use hornbeam_core::ops::rows::{self, Move, PageMove, Rows};
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use smallvec::SmallVec;
+
+use crate::error::{OrRaise, detached};
+use crate::parallel::Host;
+use crate::plan::PyPlan;
+use crate::tensor::{Item, Tensor};
+
+/// Elements above which the GIL is released: about 10 µs of copying.
+const DETACH_ELEMENTS: usize = 1 << 15;
+
+/// The chunks that `slabs` lie in, described; `None` where no slab lies, so that a call costs what
+/// it touches and not what the pool holds.
+struct Chunks {
+    tensors: SmallVec<[Option<Tensor>; 8]>,
+    layout: PageLayout,
+}
+
+/// What one chunk says about the pool.
+pub(crate) fn layout_of(chunk: &Tensor, py: Python<'_>) -> PyResult<PageLayout> {
+    chunk.expect_shape(py, &[None, None, Some(2), None, None])?;
+    let shape = chunk.shape();
+    Ok(PageLayout {
+        num_planes: shape[0],
+        slabs_per_chunk: shape[1],
+        page_tokens: shape[3],
+        head_dim: shape[4],
+        dtype: chunk.float(py)?,
+    })
+}
+
+impl Chunks {
+    /// `chunk_of` maps a slab or page id to its chunk; ids beyond the list are left to the operation's own check.
+    fn describe(
+        py: Python<'_>,
+        chunks: &Bound<'_, PyList>,
+        ids: impl Iterator<Item = u32>,
+        chunk_of: impl Fn(&PageLayout, u32) -> usize,
+    ) -> PyResult<Self> {
+        let first = Tensor::new(&chunks.get_item(0)?, "chunks[0]")?;
+        let layout = layout_of(&first, py)?;
+        let mut tensors: SmallVec<[Option<Tensor>; 8]> = SmallVec::from_elem(None, chunks.len());
+        tensors[0] = Some(first);
+        for id in ids {
+            let chunk = chunk_of(&layout, id);
+            if let Some(slot @ None) = tensors.get_mut(chunk) {
+                let tensor = Tensor::new(&chunks.get_item(chunk)?, "chunk")?;
+                if layout_of(&tensor, py)? != layout {
+                    let want = format!("that of chunks[0], {layout:?}");
+                    return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
+                }
+                *slot = Some(tensor);
+            }
+        }
+        Ok(Self { tensors, layout })
+    }
+
+    fn slices<'a, P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [P]; 8]>> {
+        // SAFETY: the list that the caller holds keeps the tensors; they are different tensors, and
+        // the tree that owns them lets one step write at a time.
+        self.tensors
+            .iter()
+            .map(|t| t.as_ref().map_or(Ok(&mut [] as &mut [P]), |t| unsafe { t.slice_mut::<P>(py) }))
+            .collect()
+    }
+
+    fn bytes<'a>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [u8]; 8]>> {
+        // SAFETY: as above.
+        self.tensors
+            .iter()
+            .map(|t| t.as_ref().map_or(Ok(&mut [] as &mut [u8]), |t| unsafe { t.bytes_mut(py) }))
+            .collect()
+    }
+}
+
+/// Writes the keys and values of a step's rows to the pages of one layer. See `hornbeam.ops.write_rows`.
+#[pyfunction]
+#[pyo3(signature = (k, v, chunks, plan, layer, num_kv_heads))]
+pub(crate) fn write_rows(
+    py: Python<'_>,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    chunks: &Bound<'_, PyList>,
+    plan: &Bound<'_, PyPlan>,
+    layer: usize,
+    num_kv_heads: usize,
+) -> PyResult<()> {
+    let slots: &[RowSlot] = &plan.get().plan.row_slots;
+    if slots.is_empty() {
+        return Ok(());
+    }
+    let (k, v) = (Tensor::new(k, "k")?, Tensor::new(v, "v")?);
+    let slabs = slots.iter().map(|s| s.slab);
+    let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
+    let call = Call { k, v, slots, chunks, layer, num_kv_heads };
+    match (call.k.float(py)?, call.chunks.layout.dtype) {
+        (Dtype::F32, Dtype::F32) => call.run::<f32, f32>(py),
+        (Dtype::F32, Dtype::Bf16) => call.run::<f32, half::bf16>(py),
+        (Dtype::F32, Dtype::F16) => call.run::<f32, half::f16>(py),
+        (Dtype::Bf16, Dtype::F32) => call.run::<half::bf16, f32>(py),
+        (Dtype::Bf16, Dtype::Bf16) => call.run::<half::bf16, half::bf16>(py),
+        (Dtype::Bf16, Dtype::F16) => call.run::<half::bf16, half::f16>(py),
+        (Dtype::F16, Dtype::F32) => call.run::<half::f16, f32>(py),
+        (Dtype::F16, Dtype::Bf16) => call.run::<half::f16, half::bf16>(py),
+        (Dtype::F16, Dtype::F16) => call.run::<half::f16, half::f16>(py),
+    }
+}
+
+struct Call<'a> {
+    k: Tensor,
+    v: Tensor,
+    slots: &'a [RowSlot],
+    chunks: Chunks,
+    layer: usize,
+    num_kv_heads: usize,
+}
+
+impl Call<'_> {
+    fn run<S: Element, P: Element>(&self, py: Python<'_>) -> PyResult<()> {
+        let (keys, values) = (self.rows::<S>(py, &self.k)?, self.rows::<S>(py, &self.v)?);
+        let mut slices = self.chunks.slices::<P>(py)?;
+        let layout = &self.chunks.layout;
+        let (layer, heads) = (self.layer, self.num_kv_heads);
+        if self.slots.len() * heads * layout.head_dim < DETACH_ELEMENTS {
+            return rows::write_rows(keys, values, self.slots, &mut slices, layout, layer, heads, &Host)
+                .or_raise(py);
+        }
+        detached(py, || rows::write_rows(keys, values, self.slots, &mut slices, layout, layer, heads, &Host))
+    }
+
+    fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &Tensor) -> PyResult<Rows<'a, S>> {
+        let layout = &self.chunks.layout;
+        tensor.expect_shape(py, &[Some(self.slots.len()), Some(self.num_kv_heads), Some(layout.head_dim)])?;
+        let strides = tensor.strides();
+        if layout.head_dim > 1 && strides[2] != 1 {
+            return Err(tensor.refuse(py, &format!("strided {strides:?}"), "a unit last stride"));
+        }
+        // SAFETY: the caller's arguments hold the tensor for the whole call.
+        let data = unsafe { tensor.span::<S>(py) }?;
+        Ok(Rows { data, row_stride: strides[0] as usize, head_stride: strides[1] as usize })
+    }
+}
+
+/// Copies slots on all planes, in order: `moves` is int32 `[M, 4]` of (from slab, from slot, to
+/// slab, to slot). A tree's moves give the same result in order as all at once.
+#[pyfunction]
+pub(crate) fn move_rows(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    moves: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let moves = quads(py, moves)?;
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let moves: Vec<Move> = moves
+        .iter()
+        .map(|m| Move { from: RowSlot { slab: m[0], slot: m[1] }, to: RowSlot { slab: m[2], slot: m[3] } })
+        .collect();
+    let slabs = moves.iter().flat_map(|m| [m.from.slab, m.to.slab]);
+    let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
+    let mut bytes = chunks.bytes(py)?;
+    detached(py, || rows::move_rows(&moves, &mut bytes, &chunks.layout))
+}
+
+/// Copies slots of single pages, in order: `moves` is int32 `[M, 4]` of (from page, from slot, to
+/// page, to slot).
+#[pyfunction]
+pub(crate) fn move_page_rows(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    moves: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let moves = quads(py, moves)?;
+    if moves.is_empty() {
+        return Ok(());
+    }
+    let moves: Vec<PageMove> =
+        moves.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect();
+    let pages = moves.iter().flat_map(|m| [m.from[0], m.to[0]]);
+    let chunks = Chunks::describe(py, chunks, pages, |layout, page| layout.page(page).0)?;
+    let mut bytes = chunks.bytes(py)?;
+    detached(py, || rows::move_page_rows(&moves, &mut bytes, &chunks.layout))
+}
+
+fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
+    let tensor = Tensor::new(moves, "moves")?;
+    tensor.expect_shape(py, &[None, Some(4)])?;
+    // SAFETY: the caller's argument holds the array while it is copied, under the GIL.
+    let words = unsafe { tensor.i32s(py) }?;
+    Ok(words.chunks_exact(4).map(|w| [w[0] as u32, w[1] as u32, w[2] as u32, w[3] as u32]).collect())
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(write_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(move_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(move_page_rows, m)?)
+}
