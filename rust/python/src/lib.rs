@@ -1,6 +1,7 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
 mod error;
+mod keep;
 mod parallel;
 mod plan;
 mod rows;
@@ -12,6 +13,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
+    keep::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;
     rows::register(m)?;

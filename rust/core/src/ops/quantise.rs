@@ -36,7 +36,11 @@ pub struct Quantised {
 }
 
 impl Blocks {
-    fn check(&self) -> Result<()> {
+    /// Whether the shape and the bits are possible.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for other bits, or an empty block.
+    pub fn check(&self) -> Result<()> {
         if ![2, 4, 8].contains(&self.bits) {
             return Err(Error::value("bits", self.bits, "2, 4 or 8"));
         }
