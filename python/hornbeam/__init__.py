@@ -1,16 +1,16 @@
 """Adaptive decoding for PyTorch causal language models.
 
-import hornbeam as hb
-
-lm = hb.LM.from_pretrained("smollm2")
-print(lm.generate("The capital of France is", max_new_tokens=20).text)
+>>> import hornbeam as hb
+>>> lm = hb.LM.from_pretrained("smollm2")
+>>> print(lm.generate("The capital of France is", max_new_tokens=20).text)
 """
 
 from __future__ import annotations
 
 from hornbeam import integrations, ops, spec
+from hornbeam.build import build_info
 from hornbeam.lm import LM
 from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
 
-__all__ = ["LM", "PrefixTree", "Warp", "integrations", "ops", "spec"]
+__all__ = ["LM", "PrefixTree", "Warp", "build_info", "integrations", "ops", "spec"]

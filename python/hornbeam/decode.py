@@ -252,7 +252,7 @@ class Decoding:
             with self._phase("commit"):
                 step.commit([range(len(emitted)) for emitted in kept])
         if self.stop_rule is not None:
-            self.stop_rule.observe(proposals, [len(tokens) for tokens in drafts], num_accepted)
+            self.stop_rule.observe(proposals, [len(tokens) for tokens in drafts], num_accepted, next_tokens)
         for sequence, emitted in zip(active, kept, strict=True):
             if sequence.drafter is not None:
                 sequence.drafter.extend([sequence.pending, *(piece.token for piece in emitted[:-1])])

@@ -225,8 +225,9 @@ class LM:
         self._calibrated = True
 
     def clear_cache(self) -> None:
-        """Forgets the prompts and outputs of earlier calls: nothing is reused from them afterwards."""
+        """Forgets the prompts and outputs of earlier calls, and gives their memory back."""
         self.tree.clear()
+        self.tree.trim()
 
     # -- input -----------------------------------------------------------------------------------
 

@@ -110,6 +110,7 @@ def load(
     plain ``PreTrainedTokenizerFast`` skips the slow generic look-up of a tokenizer class.
     """
     _require("this function", "pip install hornbeam[hf]", ("transformers", "tokenizers", "safetensors"))
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     folder = Path(path)
@@ -122,7 +123,7 @@ def load(
         tokenizer = tokenizer_class.from_pretrained(folder, **options)
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
     if device is not None:
-        model = model.to(device)
+        torch.nn.Module.to(model, device)
     return model.eval(), tokenizer
 
 

@@ -1,5 +1,15 @@
 """Operations on flat arrays, usable without a tree and without a model."""
 
-from hornbeam.ops.rows import move_rows, write_rows
+from hornbeam.ops.attention import tree_attention
+from hornbeam.ops.rows import move_page_rows, move_rows, write_rows
+from hornbeam.ops.verify import Verified, sample, verify
 
-__all__ = ["move_rows", "write_rows"]
+__all__ = [
+    "Verified",
+    "move_page_rows",
+    "move_rows",
+    "sample",
+    "tree_attention",
+    "verify",
+    "write_rows",
+]

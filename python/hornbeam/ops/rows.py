@@ -2,7 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor
 
 from hornbeam import _native
@@ -12,7 +11,7 @@ if TYPE_CHECKING:
 
     from hornbeam._native import Plan
 
-__all__ = ["move_rows", "write_rows"]
+__all__ = ["move_page_rows", "move_rows", "write_rows"]
 
 
 def write_rows(
@@ -37,23 +36,36 @@ def write_rows(
 
 
 def move_rows(chunks: list[Tensor], moves: "NDArray") -> None:
-    """Copy slots to slots on all planes, in place: keys and values.
+    """Copy slots to slots on all planes, in order and in place: keys and values.
 
     Args:
         chunks: the pool, as in :func:`write_rows`; on any device.
-        moves: int32 `[num_moves, 4]` of (from slab, from slot, to slab, to slot). They must give the
-            same result one after the other as all at once, as those of a commit do.
+        moves: int32 `[num_moves, 4]` of (from slab, from slot, to slab, to slot).
     """
     if len(moves) == 0:
         return
     if chunks[0].device.type == "cpu":
         _native.move_rows(chunks, moves)
         return
-    slabs_per_chunk = chunks[0].shape[1]
-    table = torch.from_numpy(moves).long()
-    rows = [
-        chunks[slab // slabs_per_chunk][:, slab % slabs_per_chunk, :, slot].clone()
-        for slab, slot, _, _ in table.tolist()
-    ]
-    for row, (_, _, slab, slot) in zip(rows, table.tolist(), strict=True):
-        chunks[slab // slabs_per_chunk][:, slab % slabs_per_chunk, :, slot] = row
+    size = chunks[0].shape[1]
+    for slab, slot, to_slab, to_slot in moves.tolist():
+        row = chunks[slab // size][:, slab % size, :, slot]
+        chunks[to_slab // size][:, to_slab % size, :, to_slot] = row
+
+
+def move_page_rows(chunks: list[Tensor], moves: "NDArray") -> None:
+    """Copy slots to slots of single pages, in order and in place: keys and values.
+
+    Args:
+        chunks: the pool, as in :func:`write_rows`; on any device.
+        moves: int32 `[num_moves, 4]` of (from page, from slot, to page, to slot).
+    """
+    if len(moves) == 0:
+        return
+    if chunks[0].device.type == "cpu":
+        _native.move_page_rows(chunks, moves)
+        return
+    pages = chunks[0].shape[0] * chunks[0].shape[1]
+    flat = [chunk.view(pages, *chunk.shape[2:]) for chunk in chunks]
+    for page, slot, to_page, to_slot in moves.tolist():
+        flat[to_page // pages][to_page % pages, :, to_slot] = flat[page // pages][page % pages, :, slot]

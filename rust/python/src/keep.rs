@@ -1,4 +1,5 @@
 //! Scores, splits and reductions of caches, and quantisation: on flat CPU arrays.
+#![allow(clippy::too_many_arguments)] // Caller-owned outputs are arguments.
 
 use std::sync::Mutex;
 

@@ -1,21 +1,33 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod attention;
+mod build;
 mod error;
 mod keep;
+mod linear;
 mod parallel;
 mod plan;
 mod rows;
+mod spec;
 mod tensor;
+mod tree;
+mod verify;
 
 use pyo3::prelude::*;
 
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    attention::register(m)?;
+    build::register(m)?;
     error::register(m)?;
     keep::register(m)?;
+    linear::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;
     rows::register(m)?;
+    spec::register(m)?;
+    tree::register(m)?;
+    verify::register(m)?;
     Ok(())
 }

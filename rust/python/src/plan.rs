@@ -215,7 +215,7 @@ fn check(plan: &Plan) -> hornbeam_core::Result<()> {
 }
 
 /// A fresh numpy array over its own bytes.
-fn int32s<'py>(
+pub(crate) fn int32s<'py>(
     py: Python<'py>,
     words: impl Iterator<Item = i32>,
     width: Option<usize>,

@@ -166,6 +166,9 @@ impl Tensor {
     }
 
     pub(crate) fn is_contiguous(&self) -> bool {
+        if self.len() == 0 {
+            return true;
+        }
         let mut expected = 1isize;
         for (&size, &stride) in self.shape.iter().zip(&self.strides).rev() {
             if size != 1 && stride != expected {

@@ -5,6 +5,8 @@
 //! AVX-512, two of AVX2, four of NEON), and a sum over lanes has one order. So a kernel gives the
 //! same bits on every instruction set, and a test of one is a test of all.
 
+pub(crate) mod blocks;
+pub(crate) mod dot;
 pub mod lanes;
 pub mod math;
 #[cfg(target_arch = "aarch64")]

@@ -1,1 +1,300 @@
-//! The prefix tree: nodes, branches, steps.
+//! The prefix tree: nodes, versions, branches, steps.
+//!
+//! A node is a run of tokens whose keys lie in slabs; a [branch](Tree::branch) is a handle to the
+//! end of a node. Slots that a node shows are never written again. What a step writes lies past
+//! every node's end, on slabs that the step holds, until [`Tree::commit`] makes some of it nodes.
+//!
+//! Slots behind the end of a node's last slab may be written by whoever finds the slab referenced
+//! exactly once: the node shows the rest of it, and nobody else can see those slots.
+
+mod arena;
+mod branch;
+mod check;
+mod evict;
+mod matching;
+mod merge;
+mod node;
+mod step;
+mod version;
+
+pub use arena::Id;
+pub use step::{Begin, Request};
+pub use version::{Keep, NodeInfo};
+
+use arena::Arena;
+use node::{Node, ROOT};
+use step::OpenStep;
+
+use crate::error::{Error, Result};
+use crate::format::PageLayout;
+use crate::format::plan::RowSlot;
+use crate::ops::rows::{Move, PageMove};
+use crate::plan::Table;
+use crate::store::{ColumnId, Columns, Scope, Slabs};
+
+/// Names a node of one tree.
+pub type NodeId = Id;
+/// Names a branch of one tree.
+pub type BranchId = Id;
+
+#[derive(Debug)]
+struct Branch {
+    node: u32,
+    /// It has a request in the open step.
+    stepping: bool,
+}
+
+/// Copies of slots that the tree has decided on and that the owner of the pages has to make.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Moves {
+    /// On all planes.
+    Rows(Vec<Move>),
+    /// On single pages.
+    Pages(Vec<PageMove>),
+}
+
+/// Counts, for people and for budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Stats {
+    /// Nodes, versions included.
+    pub nodes: usize,
+    /// Open branches.
+    pub branches: usize,
+    /// Tokens of all nodes.
+    pub tokens: usize,
+    /// Slabs of all chunks.
+    pub slabs: usize,
+    /// Slabs that nobody holds.
+    pub free_slabs: usize,
+    /// Slabs that only the open step holds.
+    pub provisional_slabs: usize,
+    /// Slabs that pressure would free: held by nodes that no branch or pin needs.
+    pub cached_slabs: usize,
+    /// Slabs broken into pages.
+    pub broken_slabs: usize,
+}
+
+/// A prefix tree of KV pages. It decides where keys lie; the pages themselves belong to the caller.
+#[derive(Debug)]
+pub struct Tree {
+    slabs: Slabs,
+    columns: Columns,
+    nodes: Arena<Node>,
+    branches: Arena<Branch>,
+    open: Option<OpenStep>,
+    /// Nodes that may have been left with a single child.
+    singles: Vec<NodeId>,
+    moves: Vec<Moves>,
+    clock: u64,
+}
+
+impl Tree {
+    /// An empty tree over an empty pool that may grow to `max_chunks`.
+    pub fn new(layout: PageLayout, max_chunks: usize) -> Result<Self> {
+        let sizes = [layout.num_planes, layout.slabs_per_chunk, layout.page_tokens, layout.head_dim];
+        if sizes.contains(&0) || layout.page_tokens > usize::from(u16::MAX) {
+            return Err(Error::value(
+                "page layout",
+                format!("{layout:?}"),
+                "sizes of at least 1, page_tokens below 65536",
+            ));
+        }
+        let mut nodes = Arena::new();
+        nodes.insert(Node {
+            parent: u32::MAX,
+            children: Vec::new(),
+            tokens: Vec::new(),
+            start: 0,
+            table: Table::default(),
+            handles: 0,
+            pins: 0,
+            kept: false,
+            digest: 0,
+            used: 0,
+        });
+        Ok(Self {
+            slabs: Slabs::new(layout, max_chunks),
+            columns: Columns::new(layout),
+            nodes,
+            branches: Arena::new(),
+            open: None,
+            singles: Vec::new(),
+            moves: Vec::new(),
+            clock: 0,
+        })
+    }
+
+    /// The geometry of a page.
+    pub fn layout(&self) -> &PageLayout {
+        self.slabs.layout()
+    }
+
+    /// Chunks that the caller has given.
+    pub fn num_chunks(&self) -> usize {
+        self.slabs.num_chunks()
+    }
+
+    /// The caller has allocated one more chunk, the last.
+    pub fn add_chunk(&mut self) -> Result<()> {
+        self.slabs.add_chunk()?;
+        self.columns.set_chunks(self.slabs.num_chunks());
+        Ok(())
+    }
+
+    /// Gives back the empty chunks at the end of the pool; returns how many the caller shall drop.
+    pub fn trim(&mut self) -> usize {
+        let dropped = self.slabs.trim();
+        self.columns.set_chunks(self.slabs.num_chunks());
+        dropped
+    }
+
+    /// The copies decided on since the last call, in the order in which they have to be made, before
+    /// any page is read or written.
+    pub fn take_moves(&mut self) -> Vec<Moves> {
+        std::mem::take(&mut self.moves)
+    }
+
+    /// Registers a column; see [`Scope`] for its shape.
+    pub fn add_column(&mut self, name: &str, scope: Scope, element_bytes: usize) -> Result<ColumnId> {
+        let column = self.columns.add(name, scope, element_bytes)?;
+        if scope == Scope::Node {
+            self.columns.set_node(self.nodes.capacity() as u32 - 1, None);
+        }
+        Ok(column)
+    }
+
+    /// The columns.
+    pub fn columns(&self) -> &Columns {
+        &self.columns
+    }
+
+    /// The columns, to be written.
+    pub fn columns_mut(&mut self) -> &mut Columns {
+        &mut self.columns
+    }
+
+    /// Counts everything; walks the nodes.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            nodes: self.nodes.len() - 1,
+            branches: self.branches.len(),
+            tokens: self.nodes.iter().map(|(_, n)| n.tokens.len()).sum(),
+            slabs: self.slabs.len(),
+            free_slabs: self.slabs.num_free(),
+            provisional_slabs: self.open.as_ref().map_or(0, OpenStep::num_fresh),
+            cached_slabs: self.reclaimable(),
+            broken_slabs: self.slabs.num_broken(),
+        }
+    }
+
+    fn branch_at(&self, branch: BranchId) -> Result<&Branch> {
+        self.branches
+            .get(branch)
+            .ok_or_else(|| Error::State { what: format!("branch {}", branch.index), state: "is closed" })
+    }
+
+    fn no_open_step(&self) -> Result<()> {
+        match self.open {
+            Some(_) => Err(Error::State { what: "the tree".to_owned(), state: "has an open step" }),
+            None => Ok(()),
+        }
+    }
+
+    fn take_slab(&mut self) -> Option<u32> {
+        let slab = self.slabs.take()?;
+        self.columns.reset_slab(slab);
+        Some(slab)
+    }
+
+    fn take_page(&mut self, plane: usize) -> Option<u32> {
+        let page = self.slabs.take_page(plane)?;
+        self.columns.reset_page(page);
+        Some(page)
+    }
+
+    fn retain_table(&mut self, table: &Table) {
+        for entry in &table.entries {
+            if table.is_by_head() {
+                self.slabs.retain_page(entry.page)
+            } else {
+                self.slabs.retain(entry.page)
+            }
+        }
+    }
+
+    fn release_table(&mut self, table: &Table) {
+        for entry in &table.entries {
+            if table.is_by_head() {
+                self.slabs.release_page(entry.page)
+            } else {
+                self.slabs.release(entry.page)
+            }
+        }
+    }
+
+    fn insert_node(&mut self, node: Node, columns_of: Option<u32>) -> u32 {
+        let parent = node.parent;
+        let index = self.nodes.insert(node).index;
+        self.columns.set_node(index, columns_of);
+        self.nodes[parent].children.push(index);
+        index
+    }
+
+    /// Removes an idle leaf and releases what it shows; returns its parent.
+    fn delete_leaf(&mut self, index: u32) -> u32 {
+        let Some(node) = self.nodes.remove(index) else { return ROOT };
+        debug_assert!(node.is_idle_leaf());
+        self.release_table(&node.table);
+        let siblings = &mut self.nodes[node.parent].children;
+        siblings.retain(|&child| child != index);
+        if siblings.len() == 1 {
+            self.singles.push(self.nodes.id(node.parent));
+        }
+        node.parent
+    }
+
+    /// Removes `index` and what above it was only there for it.
+    fn delete_upward(&mut self, mut index: u32) {
+        while index != ROOT && self.nodes[index].is_idle_leaf() && !self.nodes[index].kept {
+            index = self.delete_leaf(index);
+        }
+    }
+
+    fn push_move(&mut self, from: RowSlot, to: RowSlot) {
+        if from == to {
+            return;
+        }
+        if !self.columns.is_empty() {
+            let layout = *self.layout();
+            for plane in 0..layout.num_planes {
+                let from = (layout.page_id(from.slab, plane), from.slot);
+                self.columns.move_slot(from, (layout.page_id(to.slab, plane), to.slot));
+            }
+        }
+        if let Some(Moves::Rows(moves)) = self.moves.last_mut() {
+            moves.push(Move { from, to });
+        } else {
+            self.moves.push(Moves::Rows(vec![Move { from, to }]));
+        }
+    }
+
+    fn push_page_move(&mut self, from: [u32; 2], to: [u32; 2]) {
+        self.columns.move_slot((from[0], from[1]), (to[0], to[1]));
+        if let Some(Moves::Pages(moves)) = self.moves.last_mut() {
+            moves.push(PageMove { from, to });
+        } else {
+            self.moves.push(Moves::Pages(vec![PageMove { from, to }]));
+        }
+    }
+
+    /// The nodes from below the root to `index`.
+    fn path(&self, mut index: u32) -> Vec<u32> {
+        let mut path = Vec::new();
+        while index != ROOT {
+            path.push(index);
+            index = self.nodes[index].parent;
+        }
+        path.reverse();
+        path
+    }
+}

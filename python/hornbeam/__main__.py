@@ -1,0 +1,5 @@
+"""``python -m hornbeam``: the command line."""
+
+from hornbeam.cli import main
+
+main()

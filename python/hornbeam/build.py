@@ -1,0 +1,64 @@
+"""What this build of hornbeam is, and what it runs on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from typing import Any
+
+from hornbeam import _native
+
+__all__ = ["build_info", "environment"]
+
+
+def build_info() -> dict[str, Any]:
+    """Facts of the native extension.
+
+    ``version``, ``profile`` (the Cargo profile: ``fast`` and ``debug`` are not for measuring),
+    ``rustc``, ``target``, ``instruction_set`` (what the kernels run on here; the environment
+    variable ``HORNBEAM_ISA`` can name a lesser one), ``cpu_features``.
+    """
+    return dict(_native.build_info())
+
+
+def environment() -> dict[str, Any]:
+    """Facts of the machine and of the packages around hornbeam; needs nothing beyond torch."""
+    import torch
+
+    from hornbeam import models
+
+    pool, threads = _native.thread_pool()
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    prepared = models.cache_folder() / "models"
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "processor": processor(),
+        "cores": os.cpu_count(),
+        "torch": torch.__version__,
+        "transformers": _version("transformers"),
+        "threads": threads,
+        "thread_pool": pool,
+        "cuda_devices": devices,
+        "prepared_models": sorted(str(path) for path in prepared.glob("[!.]*")),
+    }
+
+
+def processor() -> str:
+    """The processor's name as its maker prints it, or the architecture where that is not told."""
+    if sys.platform == "linux":
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:
+            for line in lines:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    from importlib import metadata
+
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

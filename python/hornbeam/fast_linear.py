@@ -1,0 +1,113 @@
+"""Runs a model's linear layers on :func:`hornbeam.ops.linear.linear` while a context is open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch.nn import Linear, Module, Parameter
+from torch.nn.functional import linear as torch_linear
+
+from hornbeam import _native
+from hornbeam.ops.linear import max_native_rows
+
+__all__ = ["FastLinear"]
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class FastLinear:
+    """While active, sends few rows through the weight-streaming kernel, and more to torch.
+
+    ``with FastLinear(model): model(...)``: make it once, enter it for every step (some microseconds).
+    Outside of the context the modules are as they were, so the model's own ``generate`` is untouched.
+
+    Taken are modules of exactly the class :class:`torch.nn.Linear` with a contiguous float32,
+    bfloat16 or float16 weight on the CPU. Left alone are subclasses (quantised, parametrised,
+    low-rank), modules whose ``forward`` was replaced, and modules with hooks. A taken module falls
+    back to torch for a call under autograd, autocast or ``torch.compile``, and where its weight was
+    exchanged for something else meanwhile.
+
+    :param model: any module.
+    :param max_rows: rows up to which the kernel is used. By default the number up to which it was
+        measured faster, by layer. Results have the same bits for any number of rows below the
+        limit; torch's differ, so a limit that no call exceeds makes the model's output independent
+        of how rows are batched.
+    """
+
+    def __init__(self, model: Module, max_rows: int | None = None) -> None:
+        self._depth = 0
+        self._forwards: list[tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = [
+            (module.__dict__, _forward(module, max_rows)) for module in model.modules() if _is_plain(module)
+        ]
+
+    def __len__(self) -> int:
+        """How many modules were taken."""
+        return len(self._forwards)
+
+    def __enter__(self) -> FastLinear:
+        self._depth += 1
+        if self._depth == 1:
+            for attributes, forward in self._forwards:
+                attributes["forward"] = forward
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._depth -= 1
+        if self._depth == 0:
+            for attributes, _ in self._forwards:
+                attributes.pop("forward", None)
+
+
+def _is_plain(module: Module) -> bool:
+    if type(module) is not Linear or "forward" in module.__dict__:
+        return False
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+        return False
+    weight = module._parameters.get("weight")
+    return weight is not None and _is_usable(weight)
+
+
+def _is_usable(weight: Parameter) -> bool:
+    return (
+        type(weight) is Parameter
+        and weight.dtype in DTYPES
+        and weight.device.type == "cpu"
+        and weight.is_contiguous()
+    )
+
+
+def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
+    parameters = module._parameters
+    outputs, inputs = module.out_features, module.in_features
+    known: Parameter | None = None
+    limit = 0
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        nonlocal known, limit
+        weight, bias = parameters["weight"], parameters["bias"]
+        if weight is not known:
+            known, limit = weight, 0
+            if weight is not None and _is_usable(weight) and weight.shape == (outputs, inputs):
+                limit = max_native_rows(outputs, inputs, weight.dtype) if max_rows is None else max_rows
+        if (
+            type(x) is not torch.Tensor
+            or x.numel() > limit * inputs
+            or torch.is_grad_enabled()
+            or torch.is_autocast_enabled("cpu")
+            or torch.compiler.is_compiling()
+            or x.dtype is not weight.dtype
+            or not x.is_cpu
+        ):
+            return torch_linear(x, weight, bias)
+        if not x.is_contiguous():
+            x = x.contiguous()
+        out = x.new_empty((*x.shape[:-1], outputs))
+        _native.linear(x, weight, bias, out)
+        return out
+
+    return forward

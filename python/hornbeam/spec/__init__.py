@@ -1,0 +1,25 @@
+"""Speculation: where drafts come from, and how many of their tokens a step verifies.
+
+A draft source (:class:`Suffix`) is started once a sequence, a stop rule (:class:`MeasuredGain`,
+:class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says what else may stand in their place.
+"""
+
+from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
+from hornbeam.spec.protocols import Draft, Drafted, Drafter, Stop, StopRule
+from hornbeam.spec.stop import Fixed, MeasuredGain
+from hornbeam.spec.suffix import Suffix
+
+__all__ = [
+    "CostCurve",
+    "Draft",
+    "Drafted",
+    "Drafter",
+    "Fixed",
+    "MeasuredGain",
+    "Proposal",
+    "Signals",
+    "Stop",
+    "StopRule",
+    "Suffix",
+    "SuffixCorpus",
+]

@@ -1,0 +1,88 @@
+"""Stop rules: how many drafted tokens are worth a row in the next forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hornbeam._native import CostCurve, Gain
+from hornbeam.errors import ArgumentError
+from hornbeam.spec.protocols import Drafted
+
+__all__ = ["Fixed", "MeasuredGain"]
+
+
+@dataclass(frozen=True)
+class MeasuredGain:
+    """Verifies as many tokens as raise the expected tokens per second, jointly over the batch.
+
+    The seconds of a step are measured (:class:`hornbeam.spec.CostCurve`), acceptance is learned
+    from outcomes by match length, the source's confidence and position; the lengths maximise
+    expected tokens over seconds exactly, whatever the curve's shape. Where no draft pays the
+    lengths are 0, so drafting switches itself off, and on again.
+
+    The rule decides from what the source said before verification, never from how verification
+    goes, so it biases no verifier; but it reads the clock, so only *coupled* verification gives the
+    same text on every run.
+
+    Args:
+        exploration: share of elapsed seconds for drafts that look slightly losing.
+        tolerance: share of elapsed seconds that drafting may have lost in all before it pauses;
+            two plain steps are allowed beyond it.
+        memory: tokens after which an observed acceptance counts 1/e.
+
+    Raises:
+        ArgumentError: at :meth:`start`, if a share is outside of [0, 1) or ``memory`` below 1.
+    """
+
+    needs_costs: ClassVar[bool] = True
+
+    exploration: float = 0.005
+    tolerance: float = 0.01
+    memory: float = 64.0
+
+    def start(self, cost: CostCurve) -> Gain:
+        """Begins a run. What is learned is shared by all its sequences."""
+        return Gain(cost, self.exploration, self.tolerance, self.memory)
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """Verifies the first ``length`` tokens of every proposal, whatever they cost.
+
+    Raises:
+        ArgumentError: if ``length`` is negative.
+    """
+
+    needs_costs: ClassVar[bool] = False
+
+    length: int
+
+    def __post_init__(self) -> None:
+        if self.length < 0:
+            raise ArgumentError(f"length is {self.length}, expected at least 0")
+
+    def start(self, cost: CostCurve | None = None) -> FixedStop:
+        """Begins a run; the cost is ignored."""
+        return FixedStop(self)
+
+
+class FixedStop:
+    """:class:`Fixed` at work."""
+
+    def __init__(self, settings: Fixed) -> None:
+        self.settings = settings
+
+    def choose(self, proposals: Sequence[Drafted]) -> list[int]:
+        """The fixed length, or the proposal's if it is shorter."""
+        return [min(self.settings.length, len(proposal.signals)) for proposal in proposals]
+
+    def observe(
+        self,
+        proposals: Sequence[Drafted],
+        lengths: Sequence[int],
+        accepted: Sequence[int],
+        next_tokens: Sequence[int] | None = None,
+    ) -> None:
+        """Learns nothing."""

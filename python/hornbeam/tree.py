@@ -1,0 +1,444 @@
+"""The prefix tree: every draft, beam, sample and chat is a branch of one tree of KV pages.
+
+The tree decides which slot of which page each token's keys and values lie in; the pages are plain
+torch tensors, ``PrefixTree.chunks``. A forward pass is a *step*: its rows are written past what is
+committed, and only :meth:`Step.commit` makes some of them part of the tree.
+
+    with tree.step([(branch, tokens, None)]) as step:
+        logits = model_over_pages(step.token_ids, step.positions, tree.chunks, step.plan)
+        step.commit([range(len(tokens))])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbeam import _native
+from hornbeam.errors import ArgumentError, OutOfPages, StateError
+from hornbeam.ops.rows import move_page_rows, move_rows
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hornbeam._native import Plan
+
+__all__ = ["Branch", "PrefixTree", "Step"]
+
+#: Bytes of a chunk unless the caller says how many slabs it has.
+CHUNK_BYTES = 64 << 20
+
+TokenIds = Sequence[int] | Tensor | np.ndarray
+Request = tuple["Branch", TokenIds, "TokenIds | None"]
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class Branch:
+    """A handle to the end of a run of tokens. Made by :meth:`PrefixTree.branch`, ``match`` and ``fork``.
+
+    A branch that is collected without :meth:`release` is released with ``keep=True``.
+    """
+
+    __slots__ = ("__weakref__", "_id", "_native", "_pins", "tree")
+
+    def __init__(self, tree: PrefixTree, native: _native.Tree, branch_id: int) -> None:
+        self.tree = tree
+        self._native = native
+        self._id = branch_id
+        self._pins: list[int] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens so far, which is the logical position of the next one."""
+        return self._native.length(self._id)
+
+    def __len__(self) -> int:
+        return self._native.length(self._id)
+
+    @property
+    def token_ids(self) -> Tensor:
+        """The tokens, int64 `[length]` on the CPU; a copy."""
+        return _int64(self._native.token_ids(self._id))
+
+    @property
+    def positions(self) -> Tensor:
+        """Logical positions of the tokens whose keys some plane still shows, int64, ascending."""
+        nodes = self._native.path_nodes(self._id)
+        if all(digest == 0 for *_, digest in nodes):
+            return torch.arange(self.length)
+        planes = [self._native.keys(self._id, plane)[:, 3] for plane in range(self.tree.num_planes)]
+        return torch.from_numpy(np.unique(np.concatenate(planes)).astype(np.int64))
+
+    def fork(self) -> Branch:
+        """A second branch with the same tokens; takes the same time for any length."""
+        return Branch(self.tree, self._native, self._native.fork(self._id))
+
+    def release(self, keep: bool = True) -> None:
+        """Close the branch. Releasing twice does nothing.
+
+        With ``keep`` the tokens stay cached for :meth:`PrefixTree.match` until there is pressure;
+        without, what no other branch, pin or kept prefix needs is freed at once. Raises StateError
+        while the branch has a request in the open step.
+        """
+        if not self.is_closed:
+            self._native.release(self._id, keep)
+
+    def pin(self) -> None:
+        """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`, also after release."""
+        pins = self._pins = self._pins or []
+        pins.append(self._native.pin(self._id))
+
+    def unpin(self) -> None:
+        """Undo the last :meth:`pin` of this handle; raises StateError if there is none."""
+        if not self._pins:
+            raise StateError("branch is not pinned")
+        self._native.unpin(self._pins.pop())
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the branch was released."""
+        return not self._native.is_open(self._id)
+
+    def stats(self) -> dict[str, int]:
+        """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``."""
+        nodes = self._native.path_nodes(self._id)
+        return {
+            "tokens": sum(n[2] for n in nodes),
+            "keys": sum(n[3] for n in nodes),
+            "nodes": len(nodes),
+            "inexact_nodes": sum(n[4] != 0 for n in nodes),
+        }
+
+    def __del__(self) -> None:
+        self._native.drop_branch(self._id)
+
+    def __repr__(self) -> str:
+        return "Branch(closed)" if self.is_closed else f"Branch(length={self.length})"
+
+
+class Step:
+    """The rows of one forward pass. A context manager: leaving it without :meth:`commit` rolls back.
+
+    ``plan`` says what each row sees and where it is written; rows are in depth-first order of the
+    tree, a request's rows are consecutive.
+    """
+
+    __slots__ = ("_branches", "_is_open", "_positions", "_rows", "_token_ids", "_tree", "is_dense", "plan")
+
+    def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any, is_dense: bool) -> None:
+        #: Whether the rows are one chain without a prefix: plain causal attention over the rows alone.
+        self.is_dense = is_dense
+        self._tree = tree
+        self._branches = branches
+        self._is_open = True
+        self.plan: Plan
+        self.plan, self._token_ids, self._positions, self._rows = opened
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of the step."""
+        return self.plan.num_rows
+
+    @property
+    def token_ids(self) -> Tensor:
+        """int64 `[num_rows]` in row order, on the tree's device."""
+        return _int64(self._token_ids).to(self._tree.device)
+
+    @property
+    def positions(self) -> Tensor:
+        """Logical positions, int64 `[num_rows]` in row order, on the tree's device."""
+        return _int64(self._positions).to(self._tree.device)
+
+    @property
+    def rows(self) -> list[NDArray[np.int64]]:
+        """``rows[r][i]`` is the row of request ``r``'s token ``i``."""
+        return [np.frombuffer(rows, dtype=np.int64) for rows in self._rows]
+
+    @property
+    def is_open(self) -> bool:
+        """Whether neither commit nor rollback has ended the step."""
+        return self._is_open
+
+    def commit(self, accepted: Sequence[Iterable[int] | Tensor]) -> None:
+        """Keep the accepted rows and free the rest; ends the step.
+
+        Args:
+            accepted: per request, indices within the request along a path from the branch's end;
+                empty accepts nothing.
+
+        Raises:
+            ArgumentError: the indices are not such a path; the step is still open.
+            StateError: the step has ended.
+        """
+        if not self._is_open:
+            raise StateError("the step has ended")
+        paths = [p if isinstance(p, (list, tuple, Tensor, np.ndarray)) else list(p) for p in accepted]
+        self._tree._native.commit(paths)
+        self._is_open = False
+        self._tree._step = None
+        self._tree._make_moves()
+
+    def rollback(self) -> None:
+        """Keep nothing; ends the step. Does nothing when it has ended."""
+        if self._is_open:
+            self._is_open = False
+            self._tree._step = None
+            self._tree._native.rollback()
+
+    def __enter__(self) -> Step:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.rollback()
+
+    def __del__(self) -> None:
+        if getattr(self, "_is_open", False):
+            self.rollback()
+
+
+class PrefixTree:
+    """A prefix tree of KV pages over a pool of torch tensors.
+
+    Args:
+        num_layers: layers of the model.
+        num_kv_heads: key-value heads of a layer.
+        head_dim: elements of a key, and of a value.
+        dtype: of the pages: float32, bfloat16 or float16.
+        device: of the pages.
+        page_tokens: tokens of a page.
+        max_bytes: hard limit of the pages' memory. The pool grows to it, then releases cached
+            branches, least recently used first, then raises OutOfPages and changes nothing. Without
+            a limit the cache may hold as much as everything else.
+        layer_map: physical layer of each layer, for models whose layers share keys and values;
+            ``[0, 1, 1]`` lets layers 1 and 2 share.
+        slabs_per_chunk: slabs (`page_tokens` tokens of all layers and heads) that the pool grows by.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        page_tokens: int = 16,
+        max_bytes: int | None = None,
+        layer_map: Sequence[int] | None = None,
+        slabs_per_chunk: int | None = None,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise ArgumentError(f"dtype is {dtype}, expected float32, bfloat16 or float16")
+        sizes = {"num_layers": num_layers, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        for name, size in (sizes | {"page_tokens": page_tokens}).items():
+            if size < 1:
+                raise ArgumentError(f"{name} is {size}, expected at least 1")
+        self.layer_map = tuple(range(num_layers) if layer_map is None else layer_map)
+        physical = max(self.layer_map) + 1
+        if len(self.layer_map) != num_layers or set(self.layer_map) != set(range(physical)):
+            raise ArgumentError(
+                f"layer_map is {layer_map}, "
+                f"expected {num_layers} physical layers numbered from 0 without gaps"
+            )
+        self.num_layers = num_layers
+        self.num_physical_layers = physical
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = head_dim
+        self.page_tokens = page_tokens
+        self.num_planes = physical * num_kv_heads
+        self.dtype = dtype
+        self.device = torch.device(device)
+        #: Bytes of `page_tokens` tokens on all layers and heads: the unit of allocation.
+        self.slab_bytes = self.num_planes * 2 * page_tokens * head_dim * dtype.itemsize
+        self.max_bytes = max_bytes
+        wanted = slabs_per_chunk or max(1, min(4096, CHUNK_BYTES // self.slab_bytes))
+        max_chunks = None
+        if max_bytes is not None:
+            total = max_bytes // self.slab_bytes
+            if total < 1:
+                raise OutOfPages(
+                    f"max_bytes is {max_bytes}, expected at least {self.slab_bytes}, "
+                    f"the bytes of one slab of {page_tokens} tokens"
+                )
+            # Chunks of equal size that waste less than a slab each of the budget.
+            max_chunks = -(-total // wanted) if slabs_per_chunk is None else max(1, total // wanted)
+            wanted = min(wanted, total // max_chunks)
+        self.slabs_per_chunk = wanted
+        #: The pool: tensors `[num_planes, slabs_per_chunk, 2, page_tokens, head_dim]`.
+        self.chunks: list[Tensor] = []
+        #: Shape of a chunk.
+        self.layout = (self.num_planes, wanted, 2, page_tokens, head_dim)
+        self.peak_bytes = 0
+        self._native = _native.Tree(
+            self.num_planes, wanted, page_tokens, head_dim, _DTYPES[dtype], max_chunks
+        )
+        self._step: Any = None
+        self._columns: dict[str, tuple[str, torch.dtype, tuple[int, ...]]] = {}
+
+    # --- branches ---
+
+    def branch(self) -> Branch:
+        """An empty branch."""
+        return Branch(self, self._native, self._native.branch())
+
+    def match(self, token_ids: TokenIds, *, max_tokens: int | None = None) -> Branch:
+        """A branch at the longest prefix of `token_ids` that the tree holds exactly.
+
+        ``branch.length`` says how long it is; nothing of it needs to be computed again. Prefixes
+        whose keys were evicted or quantised are never matched.
+
+        Args:
+            token_ids: list, or int32 or int64 tensor or array on the CPU.
+            max_tokens: match at most this many, for example all but the last, whose logits are wanted.
+        """
+        return Branch(self, self._native, self._native.matching(token_ids, max_tokens))
+
+    # --- steps ---
+
+    def step(self, requests: Sequence[Request]) -> Step:
+        """Open a step: reserve rows for new tokens of several branches.
+
+        Args:
+            requests: ``(branch, token_ids, parents)``, at most one a branch. ``parents[i]`` is the
+                index within the request of token ``i``'s parent, before it, or -1 for a child of the
+                branch's end; None is a chain.
+
+        Raises:
+            StateError: a step is open, a branch is closed or named twice.
+            ArgumentError: no tokens, a token id or a parent out of range.
+            OutOfPages: the budget does not hold the rows; nothing was changed.
+        """
+        plain = []
+        for branch, tokens, parents in requests:
+            if branch.tree is not self:
+                raise ArgumentError("branch is of another tree, expected one of this tree")
+            plain.append((branch._id, tokens, parents))
+        try:
+            opened = self._native.begin(plain)
+            while isinstance(opened, int):
+                self._grow(opened)
+                opened = self._native.begin(plain)
+        finally:
+            self._make_moves()
+        is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
+        return Step(self, [request[0] for request in requests], opened, is_dense)
+
+    def _grow(self, num_chunks: int) -> None:
+        for _ in range(num_chunks):
+            # Zeros, so that a kernel may load slots that it then masks out.
+            self.chunks.append(torch.zeros(self.layout, dtype=self.dtype, device=self.device))
+            try:
+                self._native.add_chunk()
+            except BaseException:
+                self.chunks.pop()
+                raise
+        self.peak_bytes = max(self.peak_bytes, self.num_bytes)
+
+    def _make_moves(self) -> None:
+        for by_page, moves in self._native.take_moves():
+            if by_page:
+                move_page_rows(self.chunks, moves)
+            else:
+                move_rows(self.chunks, moves)
+
+    # --- memory ---
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all pages that are allocated now."""
+        return len(self.chunks) * self.slabs_per_chunk * self.slab_bytes
+
+    def trim(self) -> int:
+        """Give back the empty chunks at the end of the pool; returns the bytes freed."""
+        dropped = self._native.trim()
+        del self.chunks[len(self.chunks) - dropped :]
+        return dropped * self.slabs_per_chunk * self.slab_bytes
+
+    def clear(self) -> None:
+        """Release what no branch and no pin needs. Its memory stays in the pool, see :meth:`trim`."""
+        self._native.clear()
+
+    def stats(self) -> dict[str, int]:
+        """Counts: ``nodes``, ``branches``, ``tokens``, and slabs: all, free, provisional, cached, broken."""
+        return self._native.stats()
+
+    def debug_check(self) -> None:
+        """Raise AssertionError with the first invariant that does not hold. Walks everything."""
+        self._native.debug_check()
+        assert len(self.chunks) * self.slabs_per_chunk == self.stats()["slabs"], "chunks and slabs differ"
+
+    # --- versions and columns ---
+
+    def compact(
+        self, branch: Branch, node: int, keep: TokenIds | Sequence[TokenIds], *, digest: int, by_head: bool
+    ) -> None:
+        """Give `branch` a version of one of its nodes that shows only some keys.
+
+        Args:
+            branch: the branch that asked; others keep the old version.
+            node: id of a node on its path, see :meth:`nodes`.
+            keep: ascending indices into the keys that the node shows; with `by_head`, one list a plane.
+            digest: not 0; says what made the version inexact.
+
+        Raises:
+            OutOfPages: the copies do not fit; nothing was changed.
+        """
+        lists = list(keep) if by_head else [keep]
+        chunks = self._native.compact(branch._id, node, lists, digest, by_head)
+        while chunks:
+            self._grow(chunks)
+            chunks = self._native.compact(branch._id, node, lists, digest, by_head)
+        self._make_moves()
+
+    def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
+        """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""
+        return self._native.path_nodes(branch._id)
+
+    def add_column(self, name: str, scope: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
+        """Keep numbers beside slots, pages or nodes; they follow what they describe. New ones are 0.
+
+        Args:
+            name: not taken yet.
+            scope: ``"slot"``, ``"page"`` or ``"node"``.
+            dtype: of the elements.
+            shape: of the part that describes one slot, page or node.
+        """
+        count = int(np.prod(shape, dtype=np.int64))
+        self._native.add_column(name, scope, count * dtype.itemsize)
+        self._columns[name] = (scope, dtype, tuple(shape))
+
+    def column(self, name: str, chunk: int = 0) -> Tensor:
+        """A copy of a column's part: `[num_planes, slabs_per_chunk, page_tokens, *shape]` for slots,
+        `[num_planes, slabs_per_chunk, *shape]` for pages, `[num_node_indices, *shape]` for nodes."""
+        data = self._native.column(name, chunk)
+        scope, dtype, shape = self._columns[name]
+        lead: dict[str, tuple[int, ...]] = {
+            "slot": (self.num_planes, self.slabs_per_chunk, self.page_tokens),
+            "page": (self.num_planes, self.slabs_per_chunk),
+            "node": (-1,),
+        }
+        if len(data) == 0:
+            return torch.zeros((0, *shape), dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype).reshape(*lead[scope], *shape)
+
+    def set_column(self, name: str, values: Tensor, chunk: int = 0) -> None:
+        """Write a column's part, shaped as :meth:`column` returns it."""
+        self._native.set_column(name, chunk, values.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
+        )
+
+
+def _int64(data: bytearray) -> Tensor:
+    return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)

@@ -1,0 +1,344 @@
+//! One piece of work: its queries, and its keys block by block.
+
+use std::cell::RefCell;
+
+use super::partial::Partial;
+use super::work::{Keys, Segment, Work};
+use super::{Floats, Problem, stream, tile};
+use crate::format::Element;
+use crate::simd::{Isa, Kernel, Lanes, WIDTH, math};
+
+/// Keys that are handled together: a tile.
+pub(super) const TILE_KEYS: usize = 64;
+/// Query rows up to which keys are read directly, without a tile.
+const STREAM_QUERIES: usize = 12;
+
+/// Some keys of one segment, and where they are.
+pub(super) struct KeyBlock<'a, E> {
+    /// How many.
+    pub(super) count: usize,
+    pub(super) keys: [&'a [E]; TILE_KEYS],
+    pub(super) values: [&'a [E]; TILE_KEYS],
+    /// Logical positions; filled where there is a window.
+    positions: [i32; TILE_KEYS],
+    /// Own reads: the row that writes key 0; key `i` is of row `own + i`.
+    own: Option<u32>,
+    /// Query rows that see some key, counted from the first of the piece.
+    pub(super) queries: std::ops::Range<usize>,
+}
+
+impl<E> Default for KeyBlock<'_, E> {
+    fn default() -> Self {
+        Self {
+            count: 0,
+            keys: [&[]; TILE_KEYS],
+            values: [&[]; TILE_KEYS],
+            positions: [0; TILE_KEYS],
+            own: None,
+            queries: 0..0,
+        }
+    }
+}
+
+/// What a thread keeps from task to task.
+#[derive(Default)]
+pub(super) struct Scratch {
+    /// Scaled queries of the piece, `[queries, width]` vectors.
+    pub(super) queries: Vec<[f32; WIDTH]>,
+    /// Keys turned: `[panels of 16 keys, dim]` vectors of one dimension of 16 keys.
+    pub(super) keys: Vec<[f32; WIDTH]>,
+    /// Values widened: `[width, keys]` vectors of 16 dimensions of one key.
+    pub(super) values: Vec<[f32; WIDTH]>,
+    /// Scores, then weights: `[queries, TILE_KEYS]`.
+    pub(super) scores: Vec<[[f32; WIDTH]; TILE_KEYS / WIDTH]>,
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Runs a task and leaves its result in `partial`.
+pub(super) fn run<E: Element>(
+    isa: Isa,
+    problem: &Problem<'_>,
+    chunks: &[&[E]],
+    work: &Work,
+    task: usize,
+    partial: &mut Partial,
+) {
+    // Taken out for the time of the task; tasks do not nest, but a fresh one would be right too.
+    let mut scratch = SCRATCH.take();
+    isa.run(Task { problem, chunks, work, task, partial, scratch: &mut scratch });
+    SCRATCH.set(scratch);
+}
+
+struct Task<'a, E> {
+    problem: &'a Problem<'a>,
+    chunks: &'a [&'a [E]],
+    work: &'a Work,
+    task: usize,
+    partial: &'a mut Partial,
+    scratch: &'a mut Scratch,
+}
+
+impl<E: Element> Kernel for Task<'_, E> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        let (piece, head) = self.work.task(self.task);
+        let problem = self.problem;
+        let (group, dim) = (problem.group(), problem.layout.head_dim);
+        let width = dim.div_ceil(WIDTH);
+        let rows = piece.row_begin as usize..piece.row_end as usize;
+        let num_queries = rows.len() * group;
+        self.partial.reset(num_queries, width);
+        load_queries(problem, head, rows.clone(), self.scratch);
+        self.scratch.scores.resize(num_queries, [[0.0; WIDTH]; TILE_KEYS / WIDTH]);
+        let (begin, end) = piece.segments;
+        let segments = &self.work.segments[begin as usize..end as usize];
+        let mut source = Source {
+            problem,
+            chunks: self.chunks,
+            plane: problem.params.layer * problem.params.num_kv_heads + head,
+            segments,
+            at: 0,
+            skip: 0,
+            row_begin: piece.row_begin,
+        };
+        // The next block is known one ahead, so that it can be prefetched.
+        let (mut block, mut next) = (KeyBlock::default(), KeyBlock::default());
+        let mut more = source.fill(&mut block);
+        while more {
+            more = source.fill(&mut next);
+            if !more {
+                next.count = 0;
+            }
+            let queries = block.queries.clone();
+            if queries.len() <= STREAM_QUERIES {
+                stream::scores(l, dim, &block, &next, self.scratch);
+                finish_scores(l, problem, rows.start, &block, self.scratch, self.partial, width);
+                stream::values(l, dim, &block, &next, self.scratch, self.partial);
+            } else {
+                tile::scores(l, dim, &block, &next, self.scratch);
+                finish_scores(l, problem, rows.start, &block, self.scratch, self.partial, width);
+                tile::values(l, dim, &block, self.scratch, self.partial);
+            }
+            std::mem::swap(&mut block, &mut next);
+        }
+    }
+}
+
+/// Widens and scales the queries of a piece: all query heads of its kv head, row by row.
+#[inline(always)]
+fn load_queries(problem: &Problem<'_>, head: usize, rows: std::ops::Range<usize>, scratch: &mut Scratch) {
+    let (group, dim) = (problem.group(), problem.layout.head_dim);
+    let width = dim.div_ceil(WIDTH);
+    scratch.queries.clear();
+    scratch.queries.resize(rows.len() * group * width, [0.0; WIDTH]);
+    let scale = problem.params.scale;
+    let q = &problem.queries;
+    for (i, to) in scratch.queries.chunks_exact_mut(width).enumerate() {
+        let at = (rows.start + i / group) * q.row_stride + (head * group + i % group) * q.head_stride;
+        let to = &mut to.as_flattened_mut()[..dim];
+        match q.data {
+            Floats::F32(data) => scale_into(&data[at..at + dim], scale, to),
+            Floats::Bf16(data) => scale_into(&data[at..at + dim], scale, to),
+            Floats::F16(data) => scale_into(&data[at..at + dim], scale, to),
+        }
+    }
+}
+
+#[inline(always)]
+fn scale_into<Q: Element>(from: &[Q], scale: f32, to: &mut [f32]) {
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = from.to_f32() * scale;
+    }
+}
+
+/// Walks the keys of the segments of a piece.
+struct Source<'a, E> {
+    problem: &'a Problem<'a>,
+    chunks: &'a [&'a [E]],
+    plane: usize,
+    segments: &'a [Segment],
+    /// Entry or own row at which the current segment goes on, counted from its begin.
+    at: u32,
+    /// Slots of that entry that were shown already.
+    skip: u32,
+    row_begin: u32,
+}
+
+impl<'a, E: Element> Source<'a, E> {
+    /// The next keys of one segment that any row sees; false at the end.
+    #[inline(always)]
+    fn fill(&mut self, block: &mut KeyBlock<'a, E>) -> bool {
+        loop {
+            let Some(&segment) = self.segments.first() else { return false };
+            block.count = 0;
+            let done = match segment.keys {
+                Keys::Prefix { begin, end, by_head } => self.fill_prefix(block, begin, end, by_head),
+                Keys::Own { begin, end } => self.fill_own(block, begin, end),
+            };
+            if done {
+                self.segments = &self.segments[1..];
+                (self.at, self.skip) = (0, 0);
+            }
+            let (mut row_begin, mut row_end) = (segment.row_begin, segment.row_end);
+            if let Some(first) = block.own {
+                let keys = first as usize..first as usize + block.count;
+                let last = self.problem.plan.row_end[keys].iter().copied().max().unwrap_or(0);
+                (row_begin, row_end) = (row_begin.max(first), row_end.min(last));
+            }
+            if let Some(window) = self.problem.params.window {
+                // Rows at the ends of the interval that lie too far after the latest key.
+                let latest = block.positions[..block.count].iter().copied().max().unwrap_or(0);
+                let rows = &self.problem.plan.row_positions;
+                let far = |row: u32| i64::from(rows[row as usize]) - i64::from(latest) >= i64::from(window);
+                while row_begin < row_end && far(row_begin) {
+                    row_begin += 1;
+                }
+                while row_begin < row_end && far(row_end - 1) {
+                    row_end -= 1;
+                }
+            }
+            if row_begin < row_end {
+                let group = self.problem.group();
+                block.queries = (row_begin - self.row_begin) as usize * group
+                    ..(row_end - self.row_begin) as usize * group;
+                return true;
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn fill_prefix(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32, by_head: bool) -> bool {
+        block.own = None;
+        let (plan, layout) = (self.problem.plan, self.problem.layout);
+        let windowed = self.problem.params.window.is_some();
+        let half = layout.page_tokens * layout.head_dim;
+        while block.count < TILE_KEYS && begin + self.at < end {
+            let entry = plan.entries[(begin + self.at) as usize];
+            let (chunk, page) =
+                if by_head { layout.page(entry.page) } else { layout.slab_page(entry.page, self.plane) };
+            let take = (TILE_KEYS - block.count).min((u32::from(entry.count) - self.skip) as usize);
+            let slot = u32::from(entry.first) as usize + self.skip as usize;
+            let page = &self.chunks[chunk][page..page + 2 * half];
+            let (keys, values) = page.split_at(half);
+            let run = slot * layout.head_dim..(slot + take) * layout.head_dim;
+            let keys = keys[run.clone()].chunks_exact(layout.head_dim);
+            let values = values[run].chunks_exact(layout.head_dim);
+            let to = block.count..block.count + take;
+            for ((to_key, to_value), (key, value)) in
+                block.keys[to.clone()].iter_mut().zip(&mut block.values[to.clone()]).zip(keys.zip(values))
+            {
+                (*to_key, *to_value) = (key, value);
+            }
+            if windowed {
+                for (i, position) in block.positions[to].iter_mut().enumerate() {
+                    let i = i + self.skip as usize;
+                    *position = match usize::try_from(entry.positions_at) {
+                        Ok(at) => plan.positions[at + i],
+                        Err(_) => entry.position.wrapping_add(i as i32),
+                    };
+                }
+            }
+            block.count += take;
+            self.skip += take as u32;
+            if self.skip == u32::from(entry.count) {
+                (self.at, self.skip) = (self.at + 1, 0);
+            }
+        }
+        begin + self.at >= end
+    }
+
+    #[inline(always)]
+    fn fill_own(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32) -> bool {
+        let (plan, layout) = (self.problem.plan, self.problem.layout);
+        let first = begin + self.at;
+        block.own = Some(first);
+        block.count = ((end - first) as usize).min(TILE_KEYS);
+        let half = layout.page_tokens * layout.head_dim;
+        for i in 0..block.count {
+            let row = first as usize + i;
+            let slot = plan.row_slots[row];
+            let (chunk, page) = layout.slab_page(slot.slab, self.plane);
+            let at = page + slot.slot as usize * layout.head_dim;
+            block.keys[i] = &self.chunks[chunk][at..at + layout.head_dim];
+            block.values[i] = &self.chunks[chunk][at + half..at + half + layout.head_dim];
+            block.positions[i] = plan.row_positions[row];
+        }
+        self.at += block.count as u32;
+        begin + self.at >= end
+    }
+}
+
+/// Which keys of a block a row sees, bit `i` for key `i`.
+#[inline(always)]
+fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> u64 {
+    let mut bits = if block.count == 64 { u64::MAX } else { (1 << block.count) - 1 };
+    if let Some(first) = block.own {
+        let ends = &problem.plan.row_end[first as usize..first as usize + block.count];
+        let before = (row + 1).saturating_sub(first as usize);
+        if before < 64 {
+            bits &= (1 << before) - 1;
+        }
+        for (i, &end) in ends.iter().enumerate() {
+            bits &= !(u64::from(row >= end as usize) << i);
+        }
+    }
+    if let Some(window) = problem.params.window {
+        let position = i64::from(problem.plan.row_positions[row]);
+        for (i, &key) in block.positions[..block.count].iter().enumerate() {
+            bits &= !(u64::from(position - i64::from(key) >= i64::from(window)) << i);
+        }
+    }
+    bits
+}
+
+/// Caps, masks and exponentiates the scores of a block, row by row.
+#[inline(always)]
+fn finish_scores<E: Element, L: Lanes>(
+    l: L,
+    problem: &Problem<'_>,
+    first_row: usize,
+    block: &KeyBlock<'_, E>,
+    scratch: &mut Scratch,
+    partial: &mut Partial,
+    width: usize,
+) {
+    let group = problem.group();
+    let panels = block.count.div_ceil(WIDTH);
+    let masked = block.own.is_some() || problem.params.window.is_some();
+    let full = if block.count == 64 { u64::MAX } else { (1 << block.count) - 1 };
+    let mut bits = full;
+    for query in block.queries.clone() {
+        if masked && (query % group == 0 || query == block.queries.start) {
+            bits = visible(problem, block, first_row + query / group);
+        }
+        let scores = &mut scratch.scores[query];
+        if let Some(cap) = problem.params.soft_cap {
+            let (cap, inverse) = (l.splat(cap), l.splat(1.0 / cap));
+            for s in &mut scores[..panels] {
+                l.store(l.mul(cap, math::tanh(l, l.mul(l.load(s), inverse))), s);
+            }
+        }
+        let flat = scores.as_flattened_mut();
+        // Lanes past the last key, and keys that the row does not see.
+        flat[block.count..panels * WIDTH].fill(f32::NEG_INFINITY);
+        if bits != full {
+            for (i, s) in flat[..block.count].iter_mut().enumerate() {
+                if bits >> i & 1 == 0 {
+                    *s = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let values = &mut partial.values[query * width..(query + 1) * width];
+        super::partial::absorb(
+            l,
+            &mut scores[..panels],
+            &mut partial.max[query],
+            &mut partial.sum[query],
+            values,
+        );
+    }
+}

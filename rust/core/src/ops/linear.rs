@@ -1,0 +1,182 @@
+//! A linear layer for few rows: `y = x W^T + b`, bound by how fast the weight streams from memory.
+//!
+//! Decoding multiplies each weight with a handful of rows: one a sequence, some more when drafts
+//! are verified. Libraries made for large products first copy such a weight into panels, which
+//! costs more than the product. Here the weight is read in place, once, in order, with the next
+//! rows prefetched; the rows of `x` stay in cache.
+//!
+//! The bits of an output do not depend on the number of rows, on its place, or on the number of
+//! threads ([`crate::simd::dot`] fixes the order of summation).
+
+use std::ops::Range;
+
+use crate::error::{Error, Result};
+use crate::format::Element;
+use crate::parallel::Parallel;
+use crate::simd::blocks::{ColumnBlock, ColumnBlocks};
+use crate::simd::dot::{Ahead, Partial, Sums, TILE_OUTPUTS, TILE_ROWS, Tiles, as_f32};
+
+/// Inputs of a panel: four rows of f32 weights take half of a 32 KiB first-level cache.
+const PANEL: usize = 1024;
+/// Rows of `x` between two visits to the same panel of the weight.
+const MAX_ROWS: usize = 48;
+/// Bytes of weight that a thread claims at once.
+const CLAIM_BYTES: usize = 64 << 10;
+/// Below this many multiply-adds, handing work to a second thread costs more than it saves.
+const SERIAL_PRODUCTS: usize = 64 << 10;
+
+/// The sizes of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinearShape {
+    /// Rows of `x` and of the result.
+    pub rows: usize,
+    /// Columns of `x`, and of the weight.
+    pub inputs: usize,
+    /// Rows of the weight, columns of the result.
+    pub outputs: usize,
+}
+
+/// `out[m, n] = sum over k of x[m, k] * weight[n, k]`, plus `bias[n]`: sums in f32, rounded once.
+///
+/// `x` is `[rows, inputs]`, `weight` `[outputs, inputs]`, `bias` `[outputs]`, `out` `[rows, outputs]`,
+/// all contiguous. `scratch` holds `x` as f32 when it is not; pass the same one again, so that
+/// nothing is allocated.
+///
+/// # Errors
+/// [`Error::Shape`] if a slice has another length.
+pub fn linear<X: Element, W: Element>(
+    x: &[X],
+    weight: &[W],
+    bias: Option<&[W]>,
+    out: &mut [X],
+    shape: LinearShape,
+    scratch: &mut Vec<f32>,
+    parallel: &dyn Parallel,
+) -> Result<()> {
+    let LinearShape { rows, inputs, outputs } = shape;
+    expect_len("x.len()", x.len(), rows * inputs)?;
+    expect_len("weight.len()", weight.len(), outputs * inputs)?;
+    expect_len("out.len()", out.len(), rows * outputs)?;
+    if let Some(bias) = bias {
+        expect_len("bias.len()", bias.len(), outputs)?;
+    }
+    if rows == 0 || outputs == 0 {
+        return Ok(());
+    }
+    let bias_at = |n: usize| bias.map_or(0.0, |bias| bias[n].to_f32());
+    if inputs == 0 {
+        for row in out.chunks_exact_mut(outputs) {
+            row.iter_mut().enumerate().for_each(|(n, y)| *y = X::from_f32(bias_at(n)));
+        }
+        return Ok(());
+    }
+    let x = match as_f32(x) {
+        Some(x) => x,
+        None => {
+            scratch.clear();
+            scratch.extend(x.iter().map(|x| x.to_f32()));
+            scratch
+        }
+    };
+    let width = (CLAIM_BYTES / size_of_val(&weight[..inputs])).next_multiple_of(TILE_OUTPUTS);
+    let work = Work { x, weight, inputs, tiles: Tiles::detected() };
+    let blocks = ColumnBlocks::new(out, outputs, width.max(TILE_OUTPUTS));
+    let threads = match rows * inputs * outputs {
+        products if products < SERIAL_PRODUCTS => 1,
+        _ => parallel.num_threads().min(blocks.count()),
+    };
+    parallel.run(threads, &|_| {
+        while let Some(mut block) = blocks.claim() {
+            work.fill(&mut block, rows, &bias_at);
+        }
+    });
+    Ok(())
+}
+
+fn expect_len(what: &'static str, got: usize, expected: usize) -> Result<()> {
+    if got == expected { Ok(()) } else { Err(Error::shape(what, got, expected)) }
+}
+
+struct Work<'a, W> {
+    x: &'a [f32],
+    weight: &'a [W],
+    inputs: usize,
+    tiles: Tiles<W>,
+}
+
+impl<W: Element> Work<'_, W> {
+    fn fill<X: Element>(&self, block: &mut ColumnBlock<'_, X>, rows: usize, bias: &impl Fn(usize) -> f32) {
+        let columns = block.columns();
+        let mut partials = [Partial::ZERO; MAX_ROWS.div_ceil(TILE_ROWS)];
+        for first in columns.clone().step_by(TILE_OUTPUTS) {
+            let outputs = first..columns.end.min(first + TILE_OUTPUTS);
+            let offset = first - columns.start;
+            let bias: [f32; TILE_OUTPUTS] = std::array::from_fn(|i| bias(outputs.end.min(first + i + 1) - 1));
+            for row in (0..rows).step_by(MAX_ROWS) {
+                let split = Split::new(row..rows.min(row + MAX_ROWS));
+                self.sum(outputs.clone(), split, &mut partials, |rows, sums| {
+                    for (row, sums) in rows.zip(sums) {
+                        let y = &mut block.row(row)[offset..offset + outputs.len()];
+                        for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {
+                            *y = X::from_f32(sum + bias);
+                        }
+                    }
+                });
+            }
+        }
+    }
+
+    /// Sums over all inputs for one to four outputs and some rows, panel by panel: a panel of the
+    /// weight stays in the first-level cache while all rows pass over it.
+    #[inline(always)]
+    fn sum(
+        &self,
+        outputs: Range<usize>,
+        split: Split,
+        partials: &mut [Partial],
+        mut emit: impl FnMut(Range<usize>, Sums),
+    ) {
+        let inputs = self.inputs;
+        let weight = &self.weight[outputs.start * inputs..outputs.end * inputs];
+        let row_bytes = size_of_val(&weight[..inputs]);
+        let panels = if split.tiles == 1 { 1 } else { inputs.div_ceil(PANEL) };
+        let panel = inputs.div_ceil(panels).next_multiple_of(64);
+        let ahead_rows = if split.tiles == 1 { 16 } else { TILE_OUTPUTS };
+        let mut next = weight.as_ptr().wrapping_add(ahead_rows * inputs);
+        for from in (0..inputs).step_by(panel) {
+            let to = inputs.min(from + panel);
+            let mut left = if split.tiles == 1 && row_bytes > 4096 { 0 } else { TILE_OUTPUTS };
+            for (tile, partial) in partials[..split.tiles].iter_mut().enumerate() {
+                let rows = split.tile(tile);
+                let lines = left.div_ceil(split.tiles - tile);
+                left -= lines;
+                let x = &self.x[rows.start * inputs..rows.end * inputs];
+                let ahead = Ahead { at: next, lines };
+                let sums = self.tiles.run(x, weight, inputs, (from, to), ahead, partial);
+                if to == inputs {
+                    emit(rows, sums);
+                }
+                next = next.wrapping_add(lines * (to - from));
+            }
+        }
+    }
+}
+
+/// Rows, cut into as few tiles as hold them, of sizes that differ by at most one.
+#[derive(Clone, Copy)]
+struct Split {
+    start: usize,
+    rows: usize,
+    tiles: usize,
+}
+
+impl Split {
+    fn new(rows: Range<usize>) -> Self {
+        Self { start: rows.start, rows: rows.len(), tiles: rows.len().div_ceil(TILE_ROWS) }
+    }
+
+    fn tile(self, index: usize) -> Range<usize> {
+        let bound = |i: usize| self.start + i * self.rows / self.tiles;
+        bound(index)..bound(index + 1)
+    }
+}

@@ -1,0 +1,152 @@
+//! How likely a proposed token is to be accepted, learned while decoding.
+//!
+//! A Beta estimate per cell of (match length, the source's confidence, first or later token), with
+//! exponential forgetting. A cell that saw little leans on the cells of the same match length, and
+//! those on a prior; so what is learned in one place is believed elsewhere until it is contradicted.
+
+use super::Signals;
+
+/// Match lengths 0, 1, 2, 3..4, 5..8, 9..16, 17..32 and more.
+const LENGTHS: usize = 8;
+/// Upper ends of the classes of confidence, the last one open.
+const CONFIDENCES: [f32; 3] = [0.35, 0.6, 0.8];
+const CLASSES: usize = CONFIDENCES.len() + 1;
+/// Acceptance by match length before anything was seen: rough, and on the low side for short
+/// matches, since a wrong draft costs and an untried one is judged for free by the next token.
+const PRIOR: [f64; LENGTHS] = [0.5, 0.2, 0.35, 0.5, 0.65, 0.8, 0.88, 0.92];
+/// Observations that the prior, and the cells of one length, are worth.
+const PRIOR_WEIGHT: f64 = 2.0;
+const LENGTH_WEIGHT: f64 = 4.0;
+
+/// Accepted and judged tokens, both discounted.
+#[derive(Debug, Clone, Copy, Default)]
+struct Tally {
+    accepted: f64,
+    judged: f64,
+}
+
+impl Tally {
+    fn observe(&mut self, accepted: bool, memory: f64) {
+        self.accepted = self.accepted * memory + f64::from(u8::from(accepted));
+        self.judged = self.judged * memory + 1.0;
+    }
+
+    fn mean(self, prior: f64, weight: f64) -> f64 {
+        (self.accepted + weight * prior) / (self.judged + weight)
+    }
+}
+
+/// A probability and how far the truth may lie above it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Estimate {
+    /// The mean, below 1.
+    pub mean: f64,
+    /// One standard deviation above the mean, at most 1.
+    pub hopeful: f64,
+}
+
+/// The online model of acceptance, given that the tokens before were accepted.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    memory: f64,
+    lengths: [Tally; LENGTHS],
+    cells: [[[Tally; 2]; CLASSES]; LENGTHS],
+}
+
+impl Acceptance {
+    /// A model that forgets: after `memory` further tokens in a cell an observation counts 1/e.
+    #[must_use]
+    pub fn new(memory: f64) -> Self {
+        Self {
+            memory: (-1.0 / memory).exp(),
+            lengths: [Tally::default(); LENGTHS],
+            cells: [[[Tally::default(); 2]; CLASSES]; LENGTHS],
+        }
+    }
+
+    fn cell(signals: &Signals, position: usize) -> (usize, usize, usize) {
+        let length = match signals.match_lengths[position] {
+            length @ 0..=2 => length as usize,
+            length => (33 - (length - 1).leading_zeros()) as usize,
+        };
+        let confidence = signals.confidences[position];
+        let class = CONFIDENCES.iter().filter(|&&end| confidence >= end).count();
+        (length.min(LENGTHS - 1), class, position.min(1))
+    }
+
+    /// The probability that token `position` is accepted if those before it are.
+    #[must_use]
+    pub fn estimate(&self, signals: &Signals, position: usize) -> Estimate {
+        let (length, class, later) = Self::cell(signals, position);
+        let prior = match signals.match_lengths[position] {
+            0 => f64::from(signals.confidences[position]),
+            _ => PRIOR[length],
+        };
+        let general = self.lengths[length].mean(prior, PRIOR_WEIGHT);
+        let cell = self.cells[length][class][later];
+        let mean = cell.mean(general, LENGTH_WEIGHT).min(0.999);
+        let known = cell.judged + LENGTH_WEIGHT.min(self.lengths[length].judged);
+        let hopeful = (mean + (mean * (1.0 - mean) / (known + 1.0)).sqrt()).min(1.0);
+        Estimate { mean, hopeful }
+    }
+
+    /// Records whether token `position` agreed with the target, given that those before it did.
+    pub fn observe(&mut self, signals: &Signals, position: usize, accepted: bool) {
+        let (length, class, later) = Self::cell(signals, position);
+        self.lengths[length].observe(accepted, self.memory);
+        self.cells[length][class][later].observe(accepted, self.memory);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(match_length: u32, confidence: f32) -> Signals {
+        let mut signals = Signals::default();
+        signals.push(match_length, 1, confidence);
+        signals
+    }
+
+    #[test]
+    fn match_lengths_fall_into_octaves() {
+        let octave = |length| Acceptance::cell(&one(length, 0.5), 0).0;
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 9999].map(octave),
+            [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
+        );
+    }
+
+    #[test]
+    fn learns_each_cell_and_lends_to_its_neighbours() {
+        let mut model = Acceptance::new(50.0);
+        let (sure, unsure) = (one(6, 0.9), one(6, 0.1));
+        let before = model.estimate(&unsure, 0).mean;
+        for _ in 0..200 {
+            model.observe(&sure, 0, true);
+        }
+        assert!(model.estimate(&sure, 0).mean > 0.97);
+        assert!(model.estimate(&unsure, 0).mean > before);
+        for _ in 0..200 {
+            model.observe(&unsure, 0, false);
+        }
+        assert!(model.estimate(&unsure, 0).mean < 0.05);
+        assert!(model.estimate(&sure, 0).mean > 0.85);
+    }
+
+    #[test]
+    fn a_source_that_does_not_match_text_is_believed_until_it_is_judged() {
+        let mut model = Acceptance::new(50.0);
+        assert!((model.estimate(&one(0, 0.7), 0).mean - 0.7).abs() < 1e-6);
+        (0..20).for_each(|_| model.observe(&one(0, 0.7), 0, false));
+        assert!(model.estimate(&one(0, 0.7), 0).mean < 0.15);
+    }
+
+    #[test]
+    fn follows_a_change_of_regime() {
+        let mut model = Acceptance::new(50.0);
+        (0..500).for_each(|_| model.observe(&one(3, 0.5), 0, true));
+        (0..150).for_each(|_| model.observe(&one(3, 0.5), 0, false));
+        assert!(model.estimate(&one(3, 0.5), 0).mean < 0.15);
+    }
+}

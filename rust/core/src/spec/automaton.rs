@@ -1,0 +1,454 @@
+//! A suffix automaton that grows by one token at a time (Blumer et al. 1985), for alphabets of
+//! any size, with what a draft source asks of every context: how often it occurred, where it
+//! occurred last, and which token usually follows.
+//!
+//! A state is the set of substrings that end at the same positions; its link is the longest
+//! shorter suffix that ends at more positions. So the longest suffix of the text that also ends
+//! earlier is the link of the last state: the match costs nothing beyond the construction.
+//!
+//! Storage: most states have one edge, kept in the state; the others share one edge array under
+//! one hash table. An edge is added once and copied only into a clone, where it stays, so all the
+//! work is bounded by the number of edges, at most three a token whatever the alphabet.
+//!
+//! Statistics are kept while the suffix links are walked anyway. A context is marked when the
+//! token after it arrives, so every number speaks of occurrences *with* a successor and none of
+//! the one that ends the text. Marks go [`MARKED_CONTEXTS`] links deep, longest context first:
+//! exact for ordinary text, and stale (never wrong about a position) for the short contexts of
+//! texts like `aaaa`, whose chain of links is as long as the text.
+
+use crate::{Error, Result};
+
+/// Links that a push marks at most.
+pub const MARKED_CONTEXTS: usize = 64;
+/// Tokens that an automaton holds at most; state and edge numbers fit 32 bits below it.
+pub const MAX_TOKENS: usize = 1 << 30;
+/// The state of the empty string.
+pub const ROOT: u32 = 0;
+
+const NONE: u32 = u32::MAX;
+
+#[derive(Debug, Clone, Copy)]
+struct State {
+    length: u32,
+    link: u32,
+    /// The edge kept inline: the one that won the majority vote among successors.
+    token: u32,
+    target: u32,
+    /// First of the other edges, a list through [`Edge::next`].
+    overflow: u32,
+    /// End (index of the last token) of the latest marked occurrence.
+    latest: u32,
+    /// Marked occurrences.
+    count: u32,
+    /// Lead of the inline token over the others (Boyer and Moore's majority vote).
+    votes: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Edge {
+    source: u32,
+    token: u32,
+    target: u32,
+    next: u32,
+}
+
+/// The automaton of a text, and the text.
+#[derive(Debug, Clone)]
+pub struct Automaton {
+    text: Vec<u32>,
+    states: Vec<State>,
+    edges: Vec<Edge>,
+    /// Edge numbers by (source, token); linear probing, a power of two of slots, at most 5/8 full.
+    slots: Vec<u32>,
+    last: u32,
+}
+
+impl Default for Automaton {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Automaton {
+    /// The automaton of the empty text.
+    #[must_use]
+    pub fn new() -> Self {
+        let root = State { length: 0, link: NONE, ..BLANK };
+        Self { text: Vec::new(), states: vec![root], edges: Vec::new(), slots: vec![NONE; 16], last: ROOT }
+    }
+
+    /// The text so far.
+    #[must_use]
+    pub fn text(&self) -> &[u32] {
+        &self.text
+    }
+
+    /// Bytes held, spare capacity included.
+    #[must_use]
+    pub fn num_bytes(&self) -> usize {
+        self.text.capacity() * size_of::<u32>()
+            + self.states.capacity() * size_of::<State>()
+            + self.edges.capacity() * size_of::<Edge>()
+            + self.slots.capacity() * size_of::<u32>()
+    }
+
+    /// The state of the longest suffix of the text that also ends earlier; [`ROOT`] if none does.
+    #[must_use]
+    pub fn matched(&self) -> u32 {
+        match self.last {
+            ROOT => ROOT,
+            last => self.states[last as usize].link,
+        }
+    }
+
+    /// Length of the longest substring of `state`, in tokens.
+    #[must_use]
+    pub fn length(&self, state: u32) -> u32 {
+        self.states[state as usize].length
+    }
+
+    /// The state of the longest suffix that ends at more positions; `None` at the root.
+    #[must_use]
+    pub fn link(&self, state: u32) -> Option<u32> {
+        let link = self.states[state as usize].link;
+        (link != NONE).then_some(link)
+    }
+
+    /// How often the context was seen with a successor. 0 only at the root and at the state of
+    /// the whole text.
+    #[must_use]
+    pub fn count(&self, state: u32) -> u32 {
+        self.states[state as usize].count
+    }
+
+    /// Index of the last token of the latest occurrence that has a successor (of the only
+    /// occurrence, at the end of the text, for the state of the whole text).
+    #[must_use]
+    pub fn latest_end(&self, state: u32) -> usize {
+        self.states[state as usize].latest as usize
+    }
+
+    /// The successor that won the majority vote, with its state: the most frequent one whenever
+    /// one token follows more than half of the occurrences, and a frequent recent one otherwise.
+    #[must_use]
+    pub fn likely_successor(&self, state: u32) -> Option<(u32, u32)> {
+        let state = &self.states[state as usize];
+        (state.target != NONE).then_some((state.token, state.target))
+    }
+
+    /// The state after `token`, if the text holds the longest substring of `state` with `token`
+    /// after it.
+    #[must_use]
+    pub fn step(&self, state: u32, token: u32) -> Option<u32> {
+        let from = &self.states[state as usize];
+        if from.token == token && from.target != NONE {
+            return Some(from.target);
+        }
+        if from.overflow == NONE {
+            return None;
+        }
+        self.find(state, token).map(|slot| self.edges[self.slots[slot] as usize].target)
+    }
+
+    /// Appends `token`. Amortised O(1).
+    ///
+    /// # Errors
+    /// [`Error::Value`] beyond [`MAX_TOKENS`]; the automaton is unchanged.
+    pub fn push(&mut self, token: u32) -> Result<()> {
+        let end = self.text.len();
+        if end >= MAX_TOKENS {
+            return Err(Error::value("text length", end + 1, format!("at most {MAX_TOKENS}")));
+        }
+        push_tight(&mut self.text, token);
+        let end = end as u32;
+        let whole = self.add_state(State { length: end + 1, latest: end, ..BLANK });
+
+        let mut context = self.last;
+        let mut marked = 0;
+        let known = loop {
+            if context == NONE {
+                break None;
+            }
+            if let Some(target) = self.step(context, token) {
+                break Some(target);
+            }
+            self.add_edge(context, token, whole);
+            self.mark(context, end);
+            marked += 1;
+            context = self.states[context as usize].link;
+        };
+        let link = match known {
+            None => ROOT,
+            Some(target) if self.length(target) == self.length(context) + 1 => target,
+            Some(target) => self.split(context, token, target),
+        };
+        self.states[whole as usize].link = link;
+        while context != NONE && context != ROOT && marked < MARKED_CONTEXTS {
+            self.mark(context, end);
+            self.vote(context, token);
+            marked += 1;
+            context = self.states[context as usize].link;
+        }
+        self.last = whole;
+        Ok(())
+    }
+
+    /// Gives the part of `target` that `context` and `token` spell a state of its own.
+    fn split(&mut self, context: u32, token: u32, target: u32) -> u32 {
+        let original = self.states[target as usize];
+        let clone = self.add_state(State { length: self.length(context) + 1, overflow: NONE, ..original });
+        let mut copied = original.overflow;
+        while copied != NONE {
+            let Edge { token, target, next, .. } = self.edges[copied as usize];
+            self.add_overflow(clone, token, target);
+            copied = next;
+        }
+        self.states[target as usize].link = clone;
+        let mut redirected = context;
+        while redirected != NONE && self.step(redirected, token) == Some(target) {
+            self.redirect(redirected, token, clone);
+            redirected = self.states[redirected as usize].link;
+        }
+        clone
+    }
+
+    fn mark(&mut self, context: u32, end: u32) {
+        if context != ROOT {
+            let state = &mut self.states[context as usize];
+            state.count += 1;
+            state.latest = end - 1;
+        }
+    }
+
+    /// Counts an existing successor in the majority vote; a token that takes the lead moves inline.
+    fn vote(&mut self, context: u32, token: u32) {
+        let state = &mut self.states[context as usize];
+        if state.token == token {
+            state.votes += 1;
+        } else if state.votes > 0 {
+            state.votes -= 1;
+        } else if let Some(slot) = self.find(context, token) {
+            let edge = self.slots[slot];
+            self.remove_slot(slot);
+            self.swap_inline(context, edge);
+            self.insert_slot(edge);
+        }
+    }
+
+    fn swap_inline(&mut self, context: u32, edge: u32) {
+        let state = &mut self.states[context as usize];
+        let edge = &mut self.edges[edge as usize];
+        std::mem::swap(&mut state.token, &mut edge.token);
+        std::mem::swap(&mut state.target, &mut edge.target);
+        state.votes = 1;
+    }
+
+    fn add_state(&mut self, state: State) -> u32 {
+        push_tight(&mut self.states, state);
+        (self.states.len() - 1) as u32
+    }
+
+    /// Adds an edge that `context` lacks, and counts it in the vote.
+    fn add_edge(&mut self, context: u32, token: u32, target: u32) {
+        let state = &mut self.states[context as usize];
+        if state.target == NONE {
+            (state.token, state.target, state.votes) = (token, target, 1);
+        } else if state.votes > 0 || context == ROOT {
+            state.votes = state.votes.saturating_sub(1);
+            self.add_overflow(context, token, target);
+        } else {
+            let (old_token, old_target) = (state.token, state.target);
+            (state.token, state.target, state.votes) = (token, target, 1);
+            self.add_overflow(context, old_token, old_target);
+        }
+    }
+
+    fn add_overflow(&mut self, source: u32, token: u32, target: u32) {
+        let next = self.states[source as usize].overflow;
+        push_tight(&mut self.edges, Edge { source, token, target, next });
+        let edge = (self.edges.len() - 1) as u32;
+        self.states[source as usize].overflow = edge;
+        if self.edges.len() * 8 > self.slots.len() * 5 {
+            self.slots = vec![NONE; self.slots.len() * 2];
+            for edge in 0..self.edges.len() as u32 {
+                self.insert_slot(edge);
+            }
+        } else {
+            self.insert_slot(edge);
+        }
+    }
+
+    fn redirect(&mut self, source: u32, token: u32, target: u32) {
+        let state = &mut self.states[source as usize];
+        if state.token == token {
+            state.target = target;
+        } else if let Some(slot) = self.find(source, token) {
+            self.edges[self.slots[slot] as usize].target = target;
+        }
+    }
+
+    fn home(&self, source: u32, token: u32) -> usize {
+        let key = (u64::from(source) << 32) | u64::from(token);
+        let mixed = (key ^ (key >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+        (mixed >> (64 - self.slots.len().trailing_zeros())) as usize
+    }
+
+    fn find(&self, source: u32, token: u32) -> Option<usize> {
+        let mut slot = self.home(source, token);
+        while self.slots[slot] != NONE {
+            let edge = &self.edges[self.slots[slot] as usize];
+            if edge.source == source && edge.token == token {
+                return Some(slot);
+            }
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+        None
+    }
+
+    fn insert_slot(&mut self, edge: u32) {
+        let Edge { source, token, .. } = self.edges[edge as usize];
+        let mut slot = self.home(source, token);
+        while self.slots[slot] != NONE {
+            slot = (slot + 1) & (self.slots.len() - 1);
+        }
+        self.slots[slot] = edge;
+    }
+
+    /// Empties a slot and moves later entries of its run back, so that no probe ends early
+    /// (Knuth, volume 3, section 6.4, algorithm R).
+    fn remove_slot(&mut self, mut hole: usize) {
+        let mask = self.slots.len() - 1;
+        let mut slot = hole;
+        loop {
+            slot = (slot + 1) & mask;
+            if self.slots[slot] == NONE {
+                break;
+            }
+            let Edge { source, token, .. } = self.edges[self.slots[slot] as usize];
+            let home = self.home(source, token);
+            if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
+                self.slots[hole] = self.slots[slot];
+                hole = slot;
+            }
+        }
+        self.slots[hole] = NONE;
+    }
+}
+
+const BLANK: State =
+    State { length: 0, link: NONE, token: 0, target: NONE, overflow: NONE, latest: 0, count: 0, votes: 0 };
+
+/// Pushes with growth by an eighth, not by two: the arrays are the memory of a request.
+fn push_tight<T>(items: &mut Vec<T>, item: T) {
+    if items.len() == items.capacity() {
+        items.reserve_exact(items.len() / 8 + 64);
+    }
+    items.push(item);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn build(text: &[u32]) -> Automaton {
+        let mut automaton = Automaton::new();
+        for &token in text {
+            automaton.push(token).unwrap();
+        }
+        automaton
+    }
+
+    fn occurrences(text: &[u32], pattern: &[u32]) -> Vec<usize> {
+        (pattern.len()..=text.len())
+            .filter(|&stop| &text[stop - pattern.len()..stop] == pattern)
+            .map(|stop| stop - 1)
+            .collect()
+    }
+
+    fn walk(automaton: &Automaton, pattern: &[u32]) -> Option<u32> {
+        pattern.iter().try_fold(ROOT, |state, &token| automaton.step(state, token))
+    }
+
+    proptest! {
+        #[test]
+        fn spells_exactly_the_substrings(
+            text in prop::collection::vec(0u32..3, 0..40),
+            pattern in prop::collection::vec(0u32..3, 1..6),
+        ) {
+            let automaton = build(&text);
+            prop_assert_eq!(walk(&automaton, &pattern).is_some(), !occurrences(&text, &pattern).is_empty());
+        }
+
+        #[test]
+        fn matches_the_longest_earlier_suffix(text in prop::collection::vec(0u32..3, 0..60)) {
+            let automaton = build(&text);
+            let expected = (0..text.len())
+                .rev()
+                .find(|&length| {
+                    let suffix = &text[text.len() - length..];
+                    length == 0 || occurrences(&text, suffix).len() > 1
+                })
+                .unwrap_or(0);
+            prop_assert_eq!(automaton.length(automaton.matched()) as usize, expected);
+        }
+
+        #[test]
+        fn marks_every_occurrence_that_has_a_successor(text in prop::collection::vec(0u32..4, 2..60)) {
+            let automaton = build(&text);
+            for start in 0..text.len() {
+                for stop in start + 1..text.len() {
+                    let pattern = &text[start..stop];
+                    let state = walk(&automaton, pattern).unwrap();
+                    let mut ends = occurrences(&text, pattern);
+                    ends.retain(|&end| end + 1 < text.len());
+                    prop_assert_eq!(automaton.count(state) as usize, ends.len());
+                    prop_assert_eq!(Some(&automaton.latest_end(state)), ends.last());
+                }
+            }
+        }
+
+        #[test]
+        fn a_majority_successor_is_the_likely_one(text in prop::collection::vec(0u32..3, 2..60)) {
+            let automaton = build(&text);
+            for start in 0..text.len() - 1 {
+                let pattern = &text[start..=start];
+                let state = walk(&automaton, pattern).unwrap();
+                let mut successors = [0usize; 3];
+                for end in occurrences(&text, pattern).into_iter().filter(|end| end + 1 < text.len()) {
+                    successors[text[end + 1] as usize] += 1;
+                }
+                let total: usize = successors.iter().sum();
+                if let Some(best) = (0..3).find(|&token| successors[token] * 2 > total) {
+                    let likely = automaton.likely_successor(state).map(|(token, _)| token);
+                    prop_assert_eq!(likely, Some(best as u32));
+                }
+            }
+        }
+
+        #[test]
+        fn states_and_edges_stay_within_the_theory(text in prop::collection::vec(0u32..5, 3..400)) {
+            let automaton = build(&text);
+            let inline = automaton.states.iter().filter(|state| state.target != NONE).count();
+            prop_assert!(automaton.states.len() <= 2 * text.len());
+            prop_assert!(inline + automaton.edges.len() <= 3 * text.len());
+            for (number, state) in automaton.states.iter().enumerate().skip(1) {
+                prop_assert!(automaton.length(state.link) < state.length);
+                if state.target != NONE {
+                    prop_assert_eq!(automaton.step(number as u32, state.token), Some(state.target));
+                }
+            }
+            for edge in &automaton.edges {
+                prop_assert_eq!(automaton.step(edge.source, edge.token), Some(edge.target));
+            }
+        }
+    }
+
+    #[test]
+    fn a_large_alphabet_and_a_constant_text_stay_linear() {
+        let wide = build(&(0..20_000).map(|i| i % 7_000).collect::<Vec<_>>());
+        assert!(wide.edges.len() < 20_000);
+        let constant = build(&[5; 20_000]);
+        assert_eq!(constant.length(constant.matched()), 19_999);
+    }
+}

@@ -1,0 +1,195 @@
+//! Versions: a node's keys replaced, for one branch, by a selection of them.
+//!
+//! Committed slots are immutable and may be read by others, so dropping keys *is* compaction: what
+//! is kept is copied to fresh pages under a new node with the same parent and tokens, and the
+//! branch that asked is re-parented under it. The old version goes with its last reader.
+
+use super::node::Node;
+use super::{Begin, BranchId, NodeId, Tree};
+use crate::error::{Error, Result};
+use crate::format::plan::{Entry, RowSlot};
+use crate::plan::Table;
+
+/// Which keys of a node a new version keeps: indices into the keys that the node shows now (on
+/// that plane), ascending.
+#[derive(Debug, Clone, Copy)]
+pub enum Keep<'a> {
+    /// The same keys on all planes; the node must not be by head.
+    Uniform(&'a [u32]),
+    /// The keys of each plane.
+    ByHead(&'a [&'a [u32]]),
+}
+
+/// A node on a branch's path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// Its id.
+    pub id: NodeId,
+    /// Position of its first token.
+    pub start: usize,
+    /// Tokens.
+    pub num_tokens: usize,
+    /// The most keys that any plane still shows.
+    pub num_keys: usize,
+    /// 0 where its keys are exact.
+    pub digest: u64,
+}
+
+impl Tree {
+    /// The nodes of a branch, from the root.
+    pub fn path_nodes(&self, branch: BranchId) -> Result<Vec<NodeInfo>> {
+        let planes = self.layout().num_planes;
+        let path = self.path(self.branch_at(branch)?.node);
+        Ok(path
+            .into_iter()
+            .map(|index| {
+                let node = &self.nodes[index];
+                let planes = if node.table.is_by_head() { planes } else { 1 };
+                NodeInfo {
+                    id: self.nodes.id(index),
+                    start: node.start,
+                    num_tokens: node.tokens.len(),
+                    num_keys: (0..planes).map(|plane| node.table.num_keys(plane)).max().unwrap_or(0),
+                    digest: node.digest,
+                }
+            })
+            .collect())
+    }
+
+    /// Gives `branch` a version of `node`, on its path, that shows only the keys in `keep`. `digest`
+    /// is not 0 and says what made it inexact. The copies are appended to [`Tree::take_moves`].
+    /// Not while a step is open. On an error nothing has changed; `Grow` asks for chunks first.
+    pub fn compact(&mut self, branch: BranchId, node: NodeId, keep: Keep<'_>, digest: u64) -> Result<Begin> {
+        self.no_open_step()?;
+        let leaf = self.branch_at(branch)?.node;
+        let path = self.path(leaf);
+        let Some(depth) = path.iter().position(|&i| self.nodes.id(i) == node) else {
+            return Err(Error::State { what: format!("node {}", node.index), state: "is not on the branch" });
+        };
+        if digest == 0 {
+            return Err(Error::value("digest", 0, "a number that is not 0"));
+        }
+        self.check_keep(node.index, keep)?;
+        let page_tokens = self.layout().page_tokens;
+        let needed = match keep {
+            Keep::Uniform(keys) => keys.len().div_ceil(page_tokens),
+            Keep::ByHead(planes) => {
+                let pages: Vec<usize> = planes.iter().map(|keys| keys.len().div_ceil(page_tokens)).collect();
+                self.slabs.slabs_for_pages(&pages)
+            }
+        };
+        match self.make_room(needed)? {
+            0 => {}
+            chunks => return Ok(Begin::Grow(chunks)),
+        }
+        let table = match keep {
+            Keep::Uniform(keys) => self.compact_uniform(node.index, keys),
+            Keep::ByHead(planes) => self.compact_by_head(node.index, planes),
+        };
+        self.clock += 1;
+        let mut above = self.nodes[node.index].parent;
+        let mut table = Some(table);
+        for &index in &path[depth..] {
+            let (table, digest) = match table.take() {
+                Some(table) => (table, digest),
+                // Keys below were computed over the exact ones and are shared as they are.
+                None => (self.nodes[index].table.clone(), self.nodes[index].digest),
+            };
+            let old = &self.nodes[index];
+            let copy = Node {
+                parent: above,
+                children: Vec::new(),
+                tokens: old.tokens.clone(),
+                start: old.start,
+                table,
+                handles: 0,
+                pins: 0,
+                kept: false,
+                digest,
+                used: self.clock,
+            };
+            if index != node.index {
+                let table = copy.table.clone();
+                self.retain_table(&table);
+            }
+            above = self.insert_node(copy, Some(index));
+        }
+        self.nodes[above].handles += 1;
+        self.branches[branch.index].node = above;
+        self.leave(leaf, false);
+        Ok(Begin::Open)
+    }
+
+    fn check_keep(&self, node: u32, keep: Keep<'_>) -> Result<()> {
+        let table = &self.nodes[node].table;
+        let (planes, by_head): (Vec<&[u32]>, bool) = match keep {
+            Keep::Uniform(keys) => (vec![keys], false),
+            Keep::ByHead(planes) => (planes.to_vec(), true),
+        };
+        if by_head && planes.len() != self.layout().num_planes {
+            return Err(Error::shape(
+                "keep",
+                planes.len(),
+                format!("{}, one list a plane", self.layout().num_planes),
+            ));
+        }
+        if !by_head && table.is_by_head() {
+            return Err(Error::value("keep", "one list", "one list a plane: the node is by head"));
+        }
+        for (plane, keys) in planes.iter().enumerate() {
+            let limit = table.num_keys(plane);
+            let ascending = keys.windows(2).all(|pair| pair[0] < pair[1]);
+            if !ascending || keys.last().is_some_and(|&last| last as usize >= limit) {
+                return Err(Error::value(
+                    "keep",
+                    format!("{keys:?}"),
+                    format!("ascending indices below {limit}"),
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn compact_uniform(&mut self, node: u32, keys: &[u32]) -> Table {
+        let old: Vec<_> = self.nodes[node].table.keys(0).collect();
+        let page_tokens = self.layout().page_tokens;
+        let mut table = Table::default();
+        for group in keys.chunks(page_tokens) {
+            let Some(slab) = self.take_slab() else { break };
+            push_entry(&mut table, slab, group, &old);
+            for (to, &key) in group.iter().enumerate() {
+                let (from, slot, _) = old[key as usize];
+                self.push_move(RowSlot { slab: from, slot }, RowSlot { slab, slot: to as u32 });
+            }
+        }
+        table
+    }
+
+    fn compact_by_head(&mut self, node: u32, planes: &[&[u32]]) -> Table {
+        let by_head = self.nodes[node].table.is_by_head();
+        let layout = *self.layout();
+        let mut table = Table::default();
+        for (plane, keys) in planes.iter().enumerate() {
+            let old: Vec<_> = self.nodes[node].table.keys(plane).collect();
+            let begin = table.entries.len() as u32;
+            for group in keys.chunks(layout.page_tokens) {
+                let Some(page) = self.take_page(plane) else { break };
+                push_entry(&mut table, page, group, &old);
+                for (to, &key) in group.iter().enumerate() {
+                    let (from, slot, _) = old[key as usize];
+                    let from = if by_head { from } else { layout.page_id(from, plane) };
+                    self.push_page_move([from, slot], [page, to as u32]);
+                }
+            }
+            table.head_ranges.push([begin, table.entries.len() as u32]);
+        }
+        table
+    }
+}
+
+fn push_entry(table: &mut Table, page: u32, keys: &[u32], old: &[(u32, u32, i32)]) {
+    let positions_at = table.positions.len() as i32;
+    table.positions.extend(keys.iter().map(|&key| old[key as usize].2));
+    let position = table.positions[positions_at as usize];
+    table.entries.push(Entry { page, first: 0, count: keys.len() as u16, position, positions_at });
+}

@@ -1,0 +1,177 @@
+//! `tree_attention`: the binding.
+
+use hornbeam_core::format::PageLayout;
+use hornbeam_core::format::plan::Plan;
+use hornbeam_core::format::{Dtype, Element};
+use hornbeam_core::ops::attention::{self, Floats, FloatsMut, Output, Pages, Params, Queries};
+use hornbeam_core::simd::Isa;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+use smallvec::SmallVec;
+
+use crate::error::{OrRaise, detached};
+use crate::parallel::Host;
+use crate::plan::PyPlan;
+use crate::rows::layout_of;
+use crate::tensor::{Item, Tensor};
+
+/// The chunks that a plan reads, described; `None` where it reads nothing.
+fn describe(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    plan: &Plan,
+) -> PyResult<(SmallVec<[Option<Tensor>; 8]>, PageLayout)> {
+    let first = Tensor::new(&chunks.get_item(0)?, "chunks[0]")?;
+    let layout = layout_of(&first, py)?;
+    let mut tensors: SmallVec<[Option<Tensor>; 8]> = SmallVec::from_elem(None, chunks.len());
+    tensors[0] = Some(first);
+    for (i, slot) in tensors.iter_mut().enumerate().skip(1) {
+        let tensor = Tensor::new(&chunks.get_item(i)?, "chunk")?;
+        if layout_of(&tensor, py)? != layout {
+            let want = format!("that of chunks[0], {layout:?}");
+            return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
+        }
+        *slot = Some(tensor);
+    }
+    let _ = plan;
+    Ok((tensors, layout))
+}
+
+fn slices<'a, P: Item>(py: Python<'_>, tensors: &[Option<Tensor>]) -> PyResult<SmallVec<[&'a [P]; 8]>> {
+    // SAFETY: the list that the caller holds keeps the tensors; the tree that owns them writes to
+    // them in steps, one at a time.
+    tensors.iter().map(|t| t.as_ref().map_or(Ok(&[] as &[P]), |t| unsafe { t.slice::<P>(py) })).collect()
+}
+
+/// Strides of rows and heads of a `[rows, heads, dim]` tensor, or an error.
+fn strides(py: Python<'_>, tensor: &Tensor, shape: [usize; 3]) -> PyResult<(usize, usize)> {
+    tensor.expect_shape(py, &shape.map(Some))?;
+    let strides = tensor.strides();
+    if strides[2] != 1 {
+        return Err(tensor.refuse(py, &format!("strided {strides:?}"), "a unit last stride"));
+    }
+    Ok((strides[0] as usize, strides[1] as usize))
+}
+
+/// Multiply-adds above which the GIL is released: about 10 µs.
+const DETACH_WORK: usize = 1 << 18;
+
+/// Attention over pages. See `hornbeam.ops.tree_attention`.
+#[pyfunction]
+#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None))]
+#[allow(clippy::too_many_arguments)]
+fn tree_attention(
+    py: Python<'_>,
+    q: &Bound<'_, PyAny>,
+    chunks: &Bound<'_, PyList>,
+    plan: &Bound<'_, PyPlan>,
+    out: &Bound<'_, PyAny>,
+    lse: Option<&Bound<'_, PyAny>>,
+    layer: usize,
+    num_kv_heads: usize,
+    scale: Option<f32>,
+    window: Option<u32>,
+    soft_cap: Option<f32>,
+    sinks: Option<&Bound<'_, PyAny>>,
+    isa: Option<&str>,
+) -> PyResult<()> {
+    let plan: &Plan = &plan.get().plan;
+    let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
+    let (tensors, layout) = describe(py, chunks, plan)?;
+    q.expect_shape(py, &[Some(plan.num_rows()), None, Some(layout.head_dim)])?;
+    let num_heads = q.shape()[1];
+    let shape = [plan.num_rows(), num_heads, layout.head_dim];
+    let (q_strides, out_strides) = (strides(py, &q, shape)?, strides(py, &out, shape)?);
+    let isa = match isa {
+        Some(name) => Isa::from_name(name).or_raise(py)?,
+        None => Isa::detected(),
+    };
+    let (lse, sinks) = match (lse, sinks) {
+        (None, None) => (None, None),
+        (lse, sinks) => (
+            lse.map(|t| Tensor::new(t, "lse")).transpose()?,
+            sinks.map(|t| Tensor::new(t, "sinks")).transpose()?,
+        ),
+    };
+    let lse = match &lse {
+        Some(lse) => {
+            lse.expect_shape(py, &[Some(plan.num_rows()), Some(num_heads)])?;
+            // SAFETY: the arguments are held by the caller for the whole call.
+            Some(unsafe { lse.slice_mut::<f32>(py) }?)
+        }
+        None => None,
+    };
+    let sinks = match &sinks {
+        Some(sinks) => {
+            sinks.expect_shape(py, &[Some(num_heads)])?;
+            // SAFETY: as above.
+            Some(unsafe { sinks.slice::<f32>(py) }?)
+        }
+        None => None,
+    };
+    let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
+    let params = Params { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
+    // SAFETY: the arguments are held by the caller for the whole call.
+    let data = unsafe {
+        match q.float(py)? {
+            Dtype::F32 => Floats::F32(q.span(py)?),
+            Dtype::Bf16 => Floats::Bf16(q.span(py)?),
+            Dtype::F16 => Floats::F16(q.span(py)?),
+        }
+    };
+    let queries = Queries { data, row_stride: q_strides.0, head_stride: q_strides.1 };
+    // SAFETY: as above; the caller hands `out` over to be written.
+    let data = unsafe {
+        match out.float(py)? {
+            Dtype::F32 => FloatsMut::F32(out.span_mut(py)?),
+            Dtype::Bf16 => FloatsMut::Bf16(out.span_mut(py)?),
+            Dtype::F16 => FloatsMut::F16(out.span_mut(py)?),
+        }
+    };
+    let out = Output { data, row_stride: out_strides.0, head_stride: out_strides.1, lse };
+    let call = Call { py, isa, queries, layout: &layout, plan, params: &params, out };
+    match layout.dtype {
+        Dtype::F32 => call.run(&slices::<f32>(py, &tensors)?, Pages::F32),
+        Dtype::Bf16 => call.run(&slices::<half::bf16>(py, &tensors)?, Pages::Bf16),
+        Dtype::F16 => call.run(&slices::<half::f16>(py, &tensors)?, Pages::F16),
+    }
+}
+
+struct Call<'a, 'py> {
+    py: Python<'py>,
+    isa: Isa,
+    queries: Queries<'a>,
+    layout: &'a PageLayout,
+    plan: &'a Plan,
+    params: &'a Params<'a>,
+    out: Output<'a>,
+}
+
+impl Call<'_, '_> {
+    fn run<'c, E: Element>(
+        self,
+        chunks: &'c [&'c [E]],
+        pages: impl FnOnce(&'c [&'c [E]]) -> Pages<'c>,
+    ) -> PyResult<()> {
+        let Self { py, isa, queries, layout, plan, params, out } = self;
+        let pages = pages(chunks);
+        let keys: usize =
+            plan.reads.iter().map(|r| r.num_keys as usize * (r.row_end - r.row_begin) as usize).sum();
+        if keys * params.num_heads * layout.head_dim < DETACH_WORK {
+            return attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, out)
+                .or_raise(py);
+        }
+        detached(py, || attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, out))
+    }
+}
+
+/// The instruction sets that kernels run on here, best last, and the one in use: `(["portable", "avx2"], "avx2")`.
+#[pyfunction]
+fn instruction_sets() -> (Vec<&'static str>, &'static str) {
+    (Isa::available().map(Isa::name).collect(), Isa::detected().name())
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(tree_attention, m)?)?;
+    m.add_function(wrap_pyfunction!(instruction_sets, m)?)
+}

@@ -1,0 +1,96 @@
+//! `hornbeam.ops.linear`.
+
+use std::cell::RefCell;
+
+use half::{bf16, f16};
+use hornbeam_core::format::{Dtype, Element};
+use hornbeam_core::ops::linear::{LinearShape, linear as run};
+use pyo3::prelude::*;
+
+use crate::error::detached;
+use crate::parallel::Host;
+use crate::tensor::Tensor;
+
+/// `out = x W^T + bias`; `x` [..., K], `weight` [N, K], `bias` [N] or None, `out` [..., N].
+#[pyfunction]
+pub(crate) fn linear(
+    x: &Bound<'_, PyAny>,
+    weight: &Bound<'_, PyAny>,
+    bias: Option<&Bound<'_, PyAny>>,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let py = x.py();
+    let (x, weight) = (Tensor::new(x, "x")?, Tensor::new(weight, "weight")?);
+    let bias = bias.map(|bias| Tensor::new(bias, "bias")).transpose()?;
+    let out = Tensor::new(out, "out")?;
+    weight.expect_shape(py, &[None, None])?;
+    let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
+    let Some((&last, leading)) = x.shape().split_last() else {
+        return Err(x.refuse(py, "a tensor without dimensions", &format!("shape [..., {inputs}]")));
+    };
+    if last != inputs {
+        return Err(x.refuse(
+            py,
+            &format!("a tensor of shape {:?}", x.shape()),
+            &format!("shape [..., {inputs}]"),
+        ));
+    }
+    if out.shape().split_last() != Some((&outputs, leading)) {
+        let expected: Vec<usize> = leading.iter().copied().chain([outputs]).collect();
+        return Err(out.refuse(
+            py,
+            &format!("a tensor of shape {:?}", out.shape()),
+            &format!("shape {expected:?}"),
+        ));
+    }
+    if let Some(bias) = &bias {
+        bias.expect_shape(py, &[Some(outputs)])?;
+    }
+    let shape = LinearShape { rows: leading.iter().product(), inputs, outputs };
+    let arguments = Arguments { x: &x, weight: &weight, bias: bias.as_ref(), out: &out, shape };
+    match x.float(py)? {
+        Dtype::F32 => arguments.by_weight::<f32>(py),
+        Dtype::Bf16 => arguments.by_weight::<bf16>(py),
+        Dtype::F16 => arguments.by_weight::<f16>(py),
+    }
+}
+
+struct Arguments<'a> {
+    x: &'a Tensor,
+    weight: &'a Tensor,
+    bias: Option<&'a Tensor>,
+    out: &'a Tensor,
+    shape: LinearShape,
+}
+
+impl Arguments<'_> {
+    fn by_weight<X: Element>(self, py: Python<'_>) -> PyResult<()> {
+        match self.weight.float(py)? {
+            Dtype::F32 => self.run::<X, f32>(py),
+            Dtype::Bf16 => self.run::<X, bf16>(py),
+            Dtype::F16 => self.run::<X, f16>(py),
+        }
+    }
+
+    fn run<X: Element, W: Element>(self, py: Python<'_>) -> PyResult<()> {
+        thread_local! {
+            static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+        }
+        // SAFETY: the caller's references keep the tensors alive for this call, and whoever writes
+        // to an operand in another thread meanwhile races with torch as well.
+        let (x, weight, bias, out) = unsafe {
+            (
+                self.x.slice::<X>(py)?,
+                self.weight.slice::<W>(py)?,
+                self.bias.map(|bias| bias.slice::<W>(py)).transpose()?,
+                self.out.slice_mut::<X>(py)?,
+            )
+        };
+        let shape = self.shape;
+        detached(py, || SCRATCH.with_borrow_mut(|scratch| run(x, weight, bias, out, shape, scratch, &Host)))
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(linear, m)?)
+}

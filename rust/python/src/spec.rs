@@ -1,0 +1,307 @@
+//! Draft sources and stop rules: `hornbeam.spec` in Python.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use hornbeam_core::spec;
+use hornbeam_core::spec::gain::Settings;
+use pyo3::prelude::*;
+
+use crate::error::{OrRaise, detached};
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a draft source knows about each proposed token: one item a token in each list.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct Signals {
+    core: spec::Signals,
+}
+
+#[pymethods]
+impl Signals {
+    /// For sources written in Python; `match_lengths` and `counts` default to zeros.
+    #[new]
+    #[pyo3(signature = (confidences, match_lengths=None, counts=None))]
+    fn new(
+        py: Python<'_>,
+        confidences: Vec<f32>,
+        match_lengths: Option<Vec<u32>>,
+        counts: Option<Vec<u32>>,
+    ) -> PyResult<Self> {
+        let expected = confidences.len();
+        let zeros = || vec![0; expected];
+        let core = spec::Signals {
+            match_lengths: match_lengths.unwrap_or_else(zeros),
+            counts: counts.unwrap_or_else(zeros),
+            confidences,
+        };
+        for (what, len) in [("match_lengths", core.match_lengths.len()), ("counts", core.counts.len())] {
+            if len != expected {
+                let error = hornbeam_core::Error::shape(what, [len], format!("[{expected}]"));
+                return Err(error).or_raise(py);
+            }
+        }
+        if let Some(confidence) = core.confidences.iter().find(|c| !(0.0..=1.0).contains(*c)) {
+            return Err(hornbeam_core::Error::value("confidence", confidence, "in 0..=1")).or_raise(py);
+        }
+        Ok(Self { core })
+    }
+
+    #[getter]
+    fn match_lengths(&self) -> Vec<u32> {
+        self.core.match_lengths.clone()
+    }
+
+    #[getter]
+    fn counts(&self) -> Vec<u32> {
+        self.core.counts.clone()
+    }
+
+    #[getter]
+    fn confidences(&self) -> Vec<f32> {
+        self.core.confidences.clone()
+    }
+
+    fn __len__(&self) -> usize {
+        self.core.len()
+    }
+}
+
+/// A chain of guessed tokens with their signals.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct Proposal {
+    tokens: Vec<u32>,
+    signals: Py<Signals>,
+}
+
+impl Proposal {
+    fn from_core(py: Python<'_>, proposal: spec::Proposal) -> PyResult<Self> {
+        let signals = Py::new(py, Signals { core: proposal.signals })?;
+        Ok(Self { tokens: proposal.tokens, signals })
+    }
+}
+
+#[pymethods]
+impl Proposal {
+    #[getter]
+    fn tokens(&self) -> Vec<u32> {
+        self.tokens.clone()
+    }
+
+    #[getter]
+    fn signals(&self, py: Python<'_>) -> Py<Signals> {
+        self.signals.clone_ref(py)
+    }
+
+    fn __len__(&self) -> usize {
+        self.tokens.len()
+    }
+}
+
+/// An index of documents that many sequences draft from; it never changes.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct SuffixCorpus {
+    core: Arc<spec::suffix::Corpus>,
+}
+
+#[pymethods]
+impl SuffixCorpus {
+    #[new]
+    fn new(py: Python<'_>, documents: Vec<Vec<u32>>) -> PyResult<Self> {
+        let core = detached(py, || spec::suffix::Corpus::new(documents))?;
+        Ok(Self { core: Arc::new(core) })
+    }
+
+    /// Tokens held, one separator a document included.
+    #[getter]
+    fn num_tokens(&self) -> usize {
+        self.core.automaton().text().len()
+    }
+
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        self.core.automaton().num_bytes()
+    }
+}
+
+/// The suffix draft source of one sequence.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct SuffixDraft {
+    core: Mutex<spec::suffix::SuffixDraft>,
+}
+
+#[pymethods]
+impl SuffixDraft {
+    #[new]
+    #[pyo3(signature = (tokens, corpus=None, min_match=1))]
+    fn new(
+        py: Python<'_>,
+        tokens: Vec<u32>,
+        corpus: Option<&SuffixCorpus>,
+        min_match: u32,
+    ) -> PyResult<Self> {
+        let corpus = corpus.map(|corpus| Arc::clone(&corpus.core));
+        let core = spec::suffix::SuffixDraft::new(corpus, min_match).or_raise(py)?;
+        let draft = Self { core: Mutex::new(core) };
+        draft.extend(py, tokens)?;
+        Ok(draft)
+    }
+
+    /// Appends committed tokens. All or none.
+    fn extend(&self, py: Python<'_>, tokens: Vec<u32>) -> PyResult<()> {
+        // A token takes about a microsecond, so a few of them do not pay for releasing the GIL.
+        if tokens.len() <= 16 {
+            lock(&self.core).extend(&tokens).or_raise(py)
+        } else {
+            detached(py, || lock(&self.core).extend(&tokens))
+        }
+    }
+
+    /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.
+    fn propose(&self, py: Python<'_>, pending: Vec<u32>, max_length: usize) -> PyResult<Proposal> {
+        let proposal = lock(&self.core).propose_after(&pending, max_length);
+        Proposal::from_core(py, proposal)
+    }
+
+    /// Length of the longest suffix of the committed text that occurred earlier in it.
+    #[getter]
+    fn match_length(&self) -> u32 {
+        lock(&self.core).match_length()
+    }
+
+    #[getter]
+    fn num_tokens(&self) -> usize {
+        lock(&self.core).automaton().text().len()
+    }
+
+    #[getter]
+    fn num_bytes(&self) -> usize {
+        lock(&self.core).automaton().num_bytes()
+    }
+}
+
+/// Seconds a step as a function of its rows, measured while it runs.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct CostCurve {
+    core: Mutex<spec::cost::CostCurve>,
+}
+
+#[pymethods]
+impl CostCurve {
+    #[new]
+    fn new() -> Self {
+        Self { core: Mutex::default() }
+    }
+
+    /// Records that a step of `rows` rows took `seconds`; what is not positive is dropped.
+    fn observe(&self, rows: usize, seconds: f64) {
+        lock(&self.core).observe(rows, seconds);
+    }
+
+    /// Seconds that a step of `rows` rows takes; `None` before the first observation.
+    fn seconds(&self, rows: usize) -> Option<f64> {
+        lock(&self.core).seconds(rows)
+    }
+
+    /// The (rows, seconds) that the curve runs through, rows ascending.
+    fn points(&self) -> Vec<(f64, f64)> {
+        lock(&self.core).points().collect()
+    }
+}
+
+/// Chooses draft lengths by expected tokens per second, and learns from the outcomes.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct Gain {
+    core: Mutex<spec::gain::Gain>,
+    curve: Py<CostCurve>,
+}
+
+/// The native signals of proposals of any class that has a `signals` attribute.
+fn signals_of(proposals: &[Bound<'_, PyAny>]) -> PyResult<Vec<Py<Signals>>> {
+    proposals
+        .iter()
+        .map(|proposal| match proposal.cast::<Proposal>() {
+            Ok(native) => Ok(native.get().signals.clone_ref(proposal.py())),
+            Err(_) => Ok(proposal.getattr("signals")?.cast_into::<Signals>()?.unbind()),
+        })
+        .collect()
+}
+
+/// The first token of `proposal` that was not verified, if there is one.
+fn token_at(proposal: &Bound<'_, PyAny>, position: usize) -> PyResult<Option<u32>> {
+    if let Ok(native) = proposal.cast::<Proposal>() {
+        return Ok(native.get().tokens.get(position).copied());
+    }
+    let tokens: Vec<u32> = proposal.getattr("tokens")?.extract()?;
+    Ok(tokens.get(position).copied())
+}
+
+#[pymethods]
+impl Gain {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        curve: Py<CostCurve>,
+        exploration: f64,
+        tolerance: f64,
+        memory: f64,
+    ) -> PyResult<Self> {
+        let settings = Settings { exploration, tolerance, memory };
+        let core = Mutex::new(spec::gain::Gain::new(settings).or_raise(py)?);
+        Ok(Self { core, curve })
+    }
+
+    /// One length a proposal.
+    fn choose(&self, proposals: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<usize>> {
+        let signals = signals_of(&proposals)?;
+        let signals: Vec<&spec::Signals> = signals.iter().map(|signals| &signals.get().core).collect();
+        Ok(lock(&self.core).choose(&lock(&self.curve.get().core), &signals))
+    }
+
+    /// Records what became of the chosen lengths.
+    #[pyo3(signature = (proposals, lengths, accepted, next_tokens=None))]
+    fn observe(
+        &self,
+        py: Python<'_>,
+        proposals: Vec<Bound<'_, PyAny>>,
+        lengths: Vec<usize>,
+        accepted: Vec<usize>,
+        next_tokens: Option<Vec<u32>>,
+    ) -> PyResult<()> {
+        let mut agreed = vec![None; proposals.len()];
+        if let Some(next_tokens) = next_tokens {
+            if next_tokens.len() != proposals.len() {
+                let expected = format!("[{}]", proposals.len());
+                let error = hornbeam_core::Error::shape("next_tokens", [next_tokens.len()], expected);
+                return Err(error).or_raise(py);
+            }
+            for (((agreed, proposal), length), next) in
+                agreed.iter_mut().zip(&proposals).zip(&lengths).zip(next_tokens)
+            {
+                *agreed = token_at(proposal, *length)?.map(|token| token == next);
+            }
+        }
+        let signals = signals_of(&proposals)?;
+        let signals: Vec<&spec::Signals> = signals.iter().map(|signals| &signals.get().core).collect();
+        lock(&self.core)
+            .observe(&lock(&self.curve.get().core), &signals, &lengths, &accepted, &agreed)
+            .or_raise(py)
+    }
+
+    /// The learned probability of each token of a proposal, given that those before it hold.
+    fn probabilities(&self, proposal: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+        let signals = signals_of(std::slice::from_ref(proposal))?;
+        let estimates = lock(&self.core).estimates(&signals[0].get().core);
+        Ok(estimates.into_iter().map(|estimate| estimate.mean).collect())
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Signals>()?;
+    m.add_class::<Proposal>()?;
+    m.add_class::<SuffixCorpus>()?;
+    m.add_class::<SuffixDraft>()?;
+    m.add_class::<CostCurve>()?;
+    m.add_class::<Gain>()
+}

@@ -1,0 +1,367 @@
+//! `Tree`: the prefix tree as Python sees it. `hornbeam.PrefixTree` is the interface for people.
+//!
+//! No Python code runs while the tree is locked, so that a thread that waits for it may hold the GIL.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use hornbeam_core::Error;
+use hornbeam_core::format::{Dtype, PageLayout};
+use hornbeam_core::store::Scope;
+use hornbeam_core::tree::{Begin, BranchId, Keep, Moves, NodeId, Request, Tree};
+use pyo3::prelude::*;
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PySequence, PyTuple};
+
+use crate::error::{OrRaise, to_py};
+use crate::plan::{PyPlan, int32s};
+use crate::tensor::{Kind, Tensor};
+
+/// A prefix tree over pages that the caller allocates; branches and nodes are 64-bit ids.
+#[pyclass(name = "Tree", module = "hornbeam._native", frozen)]
+pub(crate) struct PyTree {
+    tree: Mutex<Tree>,
+    /// Branches whose Python objects were collected: possibly while the tree was locked.
+    dropped: Mutex<Vec<BranchId>>,
+}
+
+impl PyTree {
+    fn lock(&self) -> MutexGuard<'_, Tree> {
+        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
+        let dropped = std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        for branch in dropped {
+            // A branch that was closed by hand meanwhile needs nothing.
+            let _closed = tree.release(branch, true);
+        }
+        tree
+    }
+}
+
+/// Integers of a list, a tuple, or a one-dimensional int32 or int64 array on the CPU.
+fn integers(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Vec<i64>> {
+    if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
+        return object.extract();
+    }
+    let py = object.py();
+    let tensor = Tensor::new(object, name)?;
+    tensor.expect_shape(py, &[None])?;
+    // SAFETY: `object` is held by the caller while the slice is copied, under the GIL.
+    unsafe {
+        match tensor.kind() {
+            Kind::I32 => Ok(tensor.i32s(py)?.iter().map(|&t| i64::from(t)).collect()),
+            _ => tensor.i64s(py).map(<[i64]>::to_vec),
+        }
+    }
+}
+
+fn narrow<T: TryFrom<i64>>(
+    py: Python<'_>,
+    object: &Bound<'_, PyAny>,
+    name: &'static str,
+    expected: &str,
+) -> PyResult<Vec<T>> {
+    let narrowed = integers(object, name)?
+        .into_iter()
+        .map(|x| T::try_from(x).map_err(|_| to_py(py, Error::value(name, x, expected))));
+    narrowed.collect()
+}
+
+fn token_ids(object: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    let py = object.py();
+    let tokens: Vec<u32> = narrow(py, object, "token id", "0 to 2147483647")?;
+    match tokens.iter().find(|&&t| t > i32::MAX as u32) {
+        Some(token) => Err(to_py(py, Error::value("token id", token, "0 to 2147483647"))),
+        None => Ok(tokens),
+    }
+}
+
+fn int64_bytes<'py>(py: Python<'py>, numbers: impl Iterator<Item = i64>) -> Bound<'py, PyByteArray> {
+    PyByteArray::new(py, &numbers.flat_map(i64::to_ne_bytes).collect::<Vec<u8>>())
+}
+
+/// Plan, token ids and positions of the rows, rows of each request: int64 as bytes.
+type Opened<'py> =
+    (Bound<'py, PyPlan>, Bound<'py, PyByteArray>, Bound<'py, PyByteArray>, Vec<Bound<'py, PyByteArray>>);
+
+#[derive(IntoPyObject)]
+enum Started<'py> {
+    Grow(usize),
+    Open(Opened<'py>),
+}
+
+#[pymethods]
+impl PyTree {
+    #[new]
+    #[pyo3(signature = (num_planes, slabs_per_chunk, page_tokens, head_dim, dtype, max_chunks=None))]
+    fn new(
+        py: Python<'_>,
+        num_planes: usize,
+        slabs_per_chunk: usize,
+        page_tokens: usize,
+        head_dim: usize,
+        dtype: &str,
+        max_chunks: Option<usize>,
+    ) -> PyResult<Self> {
+        let dtype = match dtype {
+            "float32" => Dtype::F32,
+            "bfloat16" => Dtype::Bf16,
+            "float16" => Dtype::F16,
+            other => return Err(to_py(py, Error::value("dtype", other, "float32, bfloat16 or float16"))),
+        };
+        let layout = PageLayout { num_planes, slabs_per_chunk, page_tokens, head_dim, dtype };
+        let tree = Tree::new(layout, max_chunks.unwrap_or(usize::MAX)).or_raise(py)?;
+        Ok(Self { tree: Mutex::new(tree), dropped: Mutex::default() })
+    }
+
+    /// Opens an empty branch.
+    fn branch(&self) -> u64 {
+        self.lock().branch().into()
+    }
+
+    /// A second branch with the same tokens.
+    fn fork(&self, py: Python<'_>, branch: u64) -> PyResult<u64> {
+        self.lock().fork(branch.into()).map(u64::from).or_raise(py)
+    }
+
+    /// Closes a branch.
+    fn release(&self, py: Python<'_>, branch: u64, keep: bool) -> PyResult<()> {
+        self.lock().release(branch.into(), keep).or_raise(py)
+    }
+
+    /// Closes a branch at the next call of any method; for finalisers, which may run anywhere.
+    fn drop_branch(&self, branch: u64) {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(branch.into());
+    }
+
+    /// Whether a branch is open.
+    fn is_open(&self, branch: u64) -> bool {
+        self.lock().is_open(branch.into())
+    }
+
+    /// Tokens of a branch.
+    fn length(&self, py: Python<'_>, branch: u64) -> PyResult<usize> {
+        self.lock().length(branch.into()).or_raise(py)
+    }
+
+    /// The tokens of a branch: int64 as bytes.
+    fn token_ids<'py>(&self, py: Python<'py>, branch: u64) -> PyResult<Bound<'py, PyByteArray>> {
+        let tokens = self.lock().token_ids(branch.into()).or_raise(py)?;
+        Ok(int64_bytes(py, tokens.into_iter().map(i64::from)))
+    }
+
+    /// The keys that a plane of a branch shows: int32 `[num_keys, 4]` of (1 by head or 0, page or
+    /// slab, slot, position).
+    fn keys<'py>(&self, py: Python<'py>, branch: u64, plane: usize) -> PyResult<Bound<'py, PyAny>> {
+        let keys = {
+            let tree = self.lock();
+            if plane >= tree.layout().num_planes {
+                let planes = tree.layout().num_planes;
+                return Err(to_py(py, Error::value("plane", plane, format!("less than {planes}"))));
+            }
+            tree.keys(branch.into(), plane).or_raise(py)?
+        };
+        let words =
+            keys.into_iter().flat_map(|(h, page, slot, at)| [i32::from(h), page as i32, slot as i32, at]);
+        int32s(py, words, Some(4))
+    }
+
+    /// The nodes of a branch: (id, start, num_tokens, num_keys, digest) from the root.
+    fn path_nodes(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<(u64, usize, usize, usize, u64)>> {
+        let nodes = self.lock().path_nodes(branch.into()).or_raise(py)?;
+        Ok(nodes.into_iter().map(|n| (n.id.into(), n.start, n.num_tokens, n.num_keys, n.digest)).collect())
+    }
+
+    /// Pins the node that a branch stands on; returns it.
+    fn pin(&self, py: Python<'_>, branch: u64) -> PyResult<u64> {
+        self.lock().pin(branch.into()).map(u64::from).or_raise(py)
+    }
+
+    /// Undoes a pin.
+    fn unpin(&self, py: Python<'_>, node: u64) -> PyResult<()> {
+        self.lock().unpin(NodeId::from(node)).or_raise(py)
+    }
+
+    /// A branch at the longest exact prefix held of the first `max_tokens` tokens.
+    #[pyo3(signature = (tokens, max_tokens=None))]
+    fn matching(&self, tokens: &Bound<'_, PyAny>, max_tokens: Option<usize>) -> PyResult<u64> {
+        let tokens = token_ids(tokens)?;
+        let limit = max_tokens.unwrap_or(tokens.len()).min(tokens.len());
+        Ok(self.lock().matching(&tokens[..limit]).into())
+    }
+
+    /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first.
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        requests: Vec<(u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)>,
+    ) -> PyResult<Started<'py>> {
+        type Parsed = (BranchId, Vec<u32>, Option<Vec<i32>>);
+        let parsed: Vec<Parsed> = requests
+            .iter()
+            .map(|(branch, tokens, parents)| {
+                let parents = match parents {
+                    Some(parents) => {
+                        Some(narrow(py, parents, "parents", "-1 or the index of an earlier token")?)
+                    }
+                    None => None,
+                };
+                Ok(((*branch).into(), token_ids(tokens)?, parents))
+            })
+            .collect::<PyResult<_>>()?;
+        let requests: Vec<Request<'_>> = parsed
+            .iter()
+            .map(|(branch, tokens, parents)| Request { branch: *branch, tokens, parents: parents.as_deref() })
+            .collect();
+        let (plan, tokens, rows) = {
+            let mut tree = self.lock();
+            if let Begin::Grow(chunks) = tree.begin(&requests).or_raise(py)? {
+                return Ok(Started::Grow(chunks));
+            }
+            (tree.plan().cloned().unwrap_or_default(), tree.row_tokens().to_vec(), tree.rows())
+        };
+        let positions = int64_bytes(py, plan.row_positions.iter().map(|&p| i64::from(p)));
+        let tokens = int64_bytes(py, tokens.into_iter().map(i64::from));
+        let rows = rows.into_iter().map(|rows| int64_bytes(py, rows.into_iter().map(i64::from))).collect();
+        Ok(Started::Open((Bound::new(py, PyPlan { plan })?, tokens, positions, rows)))
+    }
+
+    /// Ends the open step; `accepted` names the tokens that stay, a path a request.
+    fn commit(&self, py: Python<'_>, accepted: &Bound<'_, PySequence>) -> PyResult<()> {
+        let accepted = accepted
+            .try_iter()?
+            .map(|path| narrow::<u32>(py, &path?, "accepted", "an index within the request"))
+            .collect::<PyResult<Vec<_>>>()?;
+        let paths: Vec<&[u32]> = accepted.iter().map(Vec::as_slice).collect();
+        self.lock().commit(&paths).or_raise(py)
+    }
+
+    /// Ends the open step and keeps nothing of it.
+    fn rollback(&self) {
+        self.lock().rollback();
+    }
+
+    /// The copies to make, in order: (whether they are of single pages, int32 `[M, 4]`).
+    fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(bool, Bound<'py, PyAny>)>> {
+        let moves = self.lock().take_moves();
+        let array = |batch: Moves| match batch {
+            Moves::Rows(moves) => {
+                let words = moves.iter().flat_map(|m| [m.from.slab, m.from.slot, m.to.slab, m.to.slot]);
+                Ok((false, int32s(py, words.map(|w| w as i32), Some(4))?))
+            }
+            Moves::Pages(moves) => {
+                let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
+                Ok((true, int32s(py, words.map(|w| w as i32), Some(4))?))
+            }
+        };
+        moves.into_iter().map(array).collect()
+    }
+
+    /// Gives a branch a version of a node that keeps only some keys: one list of indices, or one a
+    /// plane; or says how many chunks to add first.
+    #[pyo3(signature = (branch, node, keep, digest, by_head))]
+    fn compact(
+        &self,
+        py: Python<'_>,
+        branch: u64,
+        node: u64,
+        keep: Vec<Bound<'_, PyAny>>,
+        digest: u64,
+        by_head: bool,
+    ) -> PyResult<usize> {
+        let lists = keep
+            .iter()
+            .map(|keys| narrow::<u32>(py, keys, "keep", "an index of a key"))
+            .collect::<PyResult<Vec<_>>>()?;
+        let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+        let keep = match (by_head, lists.as_slice()) {
+            (true, lists) => Keep::ByHead(lists),
+            (false, [keys]) => Keep::Uniform(keys),
+            (false, lists) => return Err(to_py(py, Error::shape("keep", lists.len(), "one list"))),
+        };
+        match self.lock().compact(branch.into(), node.into(), keep, digest).or_raise(py)? {
+            Begin::Open => Ok(0),
+            Begin::Grow(chunks) => Ok(chunks),
+        }
+    }
+
+    /// The caller has allocated one more chunk, the last.
+    fn add_chunk(&self, py: Python<'_>) -> PyResult<()> {
+        self.lock().add_chunk().or_raise(py)
+    }
+
+    /// Gives back the empty chunks at the end; returns how many the caller shall drop.
+    fn trim(&self) -> usize {
+        self.lock().trim()
+    }
+
+    /// Releases every node that no branch and no pin needs.
+    fn clear(&self) {
+        self.lock().clear();
+    }
+
+    /// Counts of nodes, branches, tokens and slabs.
+    fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
+        let stats = self.lock().stats();
+        let counts = PyDict::new(py);
+        counts.set_item("nodes", stats.nodes)?;
+        counts.set_item("branches", stats.branches)?;
+        counts.set_item("tokens", stats.tokens)?;
+        counts.set_item("slabs", stats.slabs)?;
+        counts.set_item("free_slabs", stats.free_slabs)?;
+        counts.set_item("provisional_slabs", stats.provisional_slabs)?;
+        counts.set_item("cached_slabs", stats.cached_slabs)?;
+        counts.set_item("broken_slabs", stats.broken_slabs)?;
+        Ok(counts)
+    }
+
+    /// Raises AssertionError with the first invariant that does not hold.
+    fn debug_check(&self) -> PyResult<()> {
+        self.lock().debug_check().map_err(pyo3::exceptions::PyAssertionError::new_err)
+    }
+
+    /// Registers a column of scope `slot`, `page` or `node`.
+    fn add_column(&self, py: Python<'_>, name: &str, scope: &str, element_bytes: usize) -> PyResult<()> {
+        let scope = match scope {
+            "slot" => Scope::Slot,
+            "page" => Scope::Page,
+            "node" => Scope::Node,
+            other => return Err(to_py(py, Error::value("scope", other, "slot, page or node"))),
+        };
+        self.lock().add_column(name, scope, element_bytes).map(drop).or_raise(py)
+    }
+
+    /// A copy of one chunk's part of a column (of the whole column, for nodes).
+    fn column<'py>(&self, py: Python<'py>, name: &str, part: usize) -> PyResult<Bound<'py, PyByteArray>> {
+        let bytes = {
+            let tree = self.lock();
+            let column = tree.columns().find(name).ok_or_else(|| to_py(py, unknown_column(name)))?;
+            tree.columns().part(column, part).to_vec()
+        };
+        Ok(PyByteArray::new(py, &bytes))
+    }
+
+    /// Writes one chunk's part of a column.
+    fn set_column(
+        &self,
+        py: Python<'_>,
+        name: &str,
+        part: usize,
+        bytes: &Bound<'_, PyBytes>,
+    ) -> PyResult<()> {
+        let bytes = bytes.as_bytes();
+        let mut tree = self.lock();
+        let column = tree.columns().find(name).ok_or_else(|| to_py(py, unknown_column(name)))?;
+        let target = tree.columns_mut().part_mut(column, part);
+        if target.len() != bytes.len() {
+            return Err(to_py(py, Error::shape("column bytes", bytes.len(), target.len())));
+        }
+        target.copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn unknown_column(name: &str) -> Error {
+    Error::value("column name", name, "a registered column")
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyTree>()
+}

@@ -1,0 +1,178 @@
+//! Warping, sampling and verification.
+
+use hornbeam_core::format::Dtype;
+use hornbeam_core::ops::logits::{Logits, Row};
+use hornbeam_core::ops::verify::{self, Request, Rule, Verdict};
+use hornbeam_core::ops::warp::Warp as CoreWarp;
+use hornbeam_core::simd::Isa;
+use hornbeam_core::{Error, Result};
+use pyo3::prelude::*;
+
+use crate::error::{OrRaise, detached};
+use crate::parallel::Host;
+use crate::tensor::Tensor;
+
+/// A validated warp.
+#[pyclass(frozen, module = "hornbeam._native")]
+struct Warp(CoreWarp);
+
+#[pymethods]
+impl Warp {
+    #[new]
+    #[pyo3(signature = (temperature, top_k, top_p, min_p, bias, repetition_penalty, frequency_penalty, presence_penalty))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        temperature: f64,
+        top_k: Option<usize>,
+        top_p: Option<f64>,
+        min_p: Option<f64>,
+        bias: Vec<(u32, f32)>,
+        repetition_penalty: Option<f32>,
+        frequency_penalty: Option<f32>,
+        presence_penalty: Option<f32>,
+    ) -> PyResult<Self> {
+        let build = || -> Result<CoreWarp> {
+            CoreWarp::default()
+                .with_temperature(temperature)?
+                .with_top_k(top_k)?
+                .with_top_p(top_p)?
+                .with_min_p(min_p)?
+                .with_bias(bias)?
+                .with_repetition_penalty(repetition_penalty)?
+                .with_frequency_penalty(frequency_penalty)?
+                .with_presence_penalty(presence_penalty)
+        };
+        build().map(Self).or_raise(py)
+    }
+}
+
+fn rule_of(name: &str, epsilon: f64, alpha: f64) -> Result<Rule> {
+    Ok(match name {
+        "chain" => Rule::Chain,
+        "block" => Rule::Block,
+        "with_replacement" => Rule::WithReplacement,
+        "without_replacement" => Rule::WithoutReplacement,
+        "target_only" => Rule::TargetOnly,
+        "coupled" => Rule::Coupled,
+        "typical" => Rule::Typical { epsilon, alpha },
+        other => {
+            let names =
+                "chain, block, with_replacement, without_replacement, target_only, coupled or typical";
+            return Err(Error::value("rule", format!("{other:?}"), names));
+        }
+    })
+}
+
+/// The rows of a `[rows, vocabulary]` tensor whose last stride is 1.
+///
+/// # Safety
+/// As [`Tensor::span`].
+unsafe fn logits<'a>(py: Python<'_>, tensor: &Tensor) -> PyResult<Logits<'a>> {
+    tensor.expect_shape(py, &[None, None])?;
+    let (rows, vocabulary) = (tensor.shape()[0], tensor.shape()[1]);
+    let stride = tensor.strides()[0] as usize;
+    if vocabulary > 1 && tensor.strides()[1] != 1 {
+        let got = format!("strides {:?}", tensor.strides());
+        return Err(tensor.refuse(py, &got, "a last stride of 1"));
+    }
+    // SAFETY: the caller's contract.
+    let data = unsafe {
+        match tensor.float(py)? {
+            Dtype::F32 => Row::F32(tensor.span(py)?),
+            Dtype::Bf16 => Row::Bf16(tensor.span(py)?),
+            Dtype::F16 => Row::F16(tensor.span(py)?),
+        }
+    };
+    Logits::new(data, rows, stride, vocabulary).or_raise(py)
+}
+
+/// Depth of the deepest tree of a batch; checks parents and offsets.
+#[pyfunction]
+fn tree_depth(py: Python<'_>, parents: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let parents = Tensor::new(parents, "draft_parents")?;
+    let offsets = Tensor::new(offsets, "offsets")?;
+    parents.expect_shape(py, &[None])?;
+    offsets.expect_shape(py, &[None])?;
+    // SAFETY: the arguments outlive the call, and the GIL is held.
+    let (parents, offsets) = unsafe { (parents.i32s(py)?, offsets.i32s(py)?) };
+    verify::max_depth(parents, offsets).or_raise(py)
+}
+
+/// Verifies a batch of drafts; see `hornbeam.ops.verify`.
+#[pyfunction]
+#[pyo3(name = "verify")]
+#[allow(clippy::too_many_arguments)]
+fn verify_drafts(
+    py: Python<'_>,
+    draft_tokens: &Bound<'_, PyAny>,
+    draft_parents: &Bound<'_, PyAny>,
+    offsets: &Bound<'_, PyAny>,
+    target_logits: &Bound<'_, PyAny>,
+    draft_logits: Option<&Bound<'_, PyAny>>,
+    rule: &str,
+    epsilon: f64,
+    alpha: f64,
+    warps: Vec<PyRef<'_, Warp>>,
+    draft_warps: Vec<PyRef<'_, Warp>>,
+    seed: u64,
+    sequences: Option<&Bound<'_, PyAny>>,
+    positions: Option<&Bound<'_, PyAny>>,
+    histories: Option<Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>>,
+    accepted: &Bound<'_, PyAny>,
+    num_accepted: &Bound<'_, PyAny>,
+    next_token: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let vector = |object: &Bound<'_, PyAny>, name| {
+        let tensor = Tensor::new(object, name)?;
+        tensor.expect_shape(py, &[None]).map(|()| tensor)
+    };
+    let target = Tensor::new(target_logits, "target_logits")?;
+    let draft = draft_logits.map(|object| Tensor::new(object, "draft_logits")).transpose()?;
+    let accepted = Tensor::new(accepted, "accepted")?;
+    // SAFETY: the arguments outlive the call; the outputs are the caller's to write, and callers do
+    // not write to inputs meanwhile.
+    unsafe {
+        let integers = |object: Option<&Bound<'_, PyAny>>, name| {
+            object.map(|object| vector(object, name)?.i64s(py)).transpose()
+        };
+        let histories: Option<Vec<(&[i64], &[i64])>> = histories
+            .as_ref()
+            .map(|histories| {
+                let pair = |(prompt, output): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+                    let prompt = vector(prompt, "history prompt")?.i64s(py)?;
+                    PyResult::Ok((prompt, vector(output, "history output")?.i64s(py)?))
+                };
+                histories.iter().map(pair).collect::<PyResult<_>>()
+            })
+            .transpose()?;
+        let warps: Vec<&CoreWarp> = warps.iter().map(|warp| &warp.0).collect();
+        let draft_warps: Vec<&CoreWarp> = draft_warps.iter().map(|warp| &warp.0).collect();
+        let request = Request {
+            tokens: vector(draft_tokens, "draft_tokens")?.i64s(py)?,
+            parents: vector(draft_parents, "draft_parents")?.i32s(py)?,
+            offsets: vector(offsets, "offsets")?.i32s(py)?,
+            target: logits(py, &target)?,
+            draft: draft.as_ref().map(|draft| logits(py, draft)).transpose()?,
+            rule: rule_of(rule, epsilon, alpha).or_raise(py)?,
+            warps: &warps,
+            draft_warps: &draft_warps,
+            seed,
+            sequences: integers(sequences, "sequences")?,
+            positions: integers(positions, "positions")?,
+            histories: histories.as_deref(),
+        };
+        let verdict = Verdict {
+            accepted: accepted.i32s_mut(py)?,
+            num_accepted: vector(num_accepted, "num_accepted")?.i32s_mut(py)?,
+            next_token: vector(next_token, "next_token")?.i64s_mut(py)?,
+        };
+        detached(py, || verify::verify(Isa::detected(), &Host, &request, verdict))
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<Warp>()?;
+    m.add_function(wrap_pyfunction!(tree_depth, m)?)?;
+    m.add_function(wrap_pyfunction!(verify_drafts, m)?)
+}

@@ -1,0 +1,80 @@
+"""Installs the wheel of a folder into throwaway environments and imports the extension there.
+
+``python scripts/try_wheel.py dist``
+
+One wheel serves every Python from 3.10 on: it is tried with the oldest and the newest interpreter
+that this machine has, without dependencies, so that the extension is seen to stand without torch.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CHECK = """
+import importlib.util, sys
+found = importlib.util.find_spec("hornbeam")
+[folder] = found.submodule_search_locations
+import glob, os
+[file] = glob.glob(os.path.join(folder, "_native*.so")) + glob.glob(os.path.join(folder, "_native*.pyd"))
+spec = importlib.util.spec_from_file_location("_native", file)
+native = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(native)
+info = native.build_info()
+assert info["profile"] == "dist", info
+assert "torch" not in sys.modules
+assert os.path.isfile(os.path.join(folder, "py.typed"))
+print(f"python {sys.version.split()[0]}: hornbeam {info['version']}, {info['instruction_set']}")
+"""
+
+
+def interpreters() -> list[str]:
+    """Paths of the Python interpreters from 3.10 on, oldest first, one a minor version."""
+    candidates = [shutil.which(f"python3.{minor}") for minor in range(10, 20)]
+    pyenv = Path.home() / ".pyenv" / "versions"
+    candidates += sorted(str(path) for path in pyenv.glob("3.*/bin/python3"))
+    found: dict[tuple[int, int], str] = {}
+    for path in [*candidates, sys.executable]:
+        version = minor_version(path) if path else None
+        if path and version and version >= (3, 10):
+            found[version] = path
+    return [found[version] for version in sorted(found)]
+
+
+def minor_version(python: str) -> tuple[int, int] | None:
+    """Of an interpreter that runs and can make environments; None for one that does not."""
+    code = "import sys, venv, ensurepip; print(*sys.version_info[:2])"
+    done = subprocess.run([python, "-c", code], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        return None
+    major, minor = done.stdout.split()
+    return int(major), int(minor)
+
+
+def try_wheel(wheel: Path, python: str) -> None:
+    """Fails with the output of whatever failed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        subprocess.run([python, "-m", "venv", scratch], check=True)
+        local = str(Path(scratch, "bin", "python"))
+        install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", str(wheel)]
+        subprocess.run([local, *install], check=True)
+        subprocess.run([local, "-I", "-c", CHECK], check=True)
+
+
+def main() -> None:
+    [folder] = sys.argv[1:]
+    [wheel] = Path(folder).glob("hornbeam-*.whl")
+    if not re.search(r"-cp310-abi3-", wheel.name):
+        raise SystemExit(f"wheel is {wheel.name}, expected the tag cp310-abi3")
+    found = interpreters()
+    for python in dict.fromkeys([found[0], found[-1]]):
+        try_wheel(wheel, python)
+    print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

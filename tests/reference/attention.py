@@ -1,0 +1,99 @@
+"""Attention over pages, written from the definition of a plan: gather, mask, softmax, in float64."""
+
+import torch
+from torch import Tensor
+
+from hornbeam._native import Plan
+
+OWN, BY_HEAD = 1, 2
+
+
+def gather(
+    chunks: list[Tensor], plan: Plan, layer: int, num_kv_heads: int, head: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Keys and values `[K, D]` (float64), positions `[K]` and visibility `[N, K]` of one kv head.
+
+    Visibility is what the plan says before any window.
+    """
+    num_planes, slabs_per_chunk, _, _, head_dim = chunks[0].shape
+    plane = layer * num_kv_heads + head
+    row_positions, row_end = plan.row_positions.tolist(), plan.row_end.tolist()
+    row_slots, positions = plan.row_slots.tolist(), plan.positions.tolist()
+    entries, ranges = plan.entries.tolist(), plan.head_ranges.tolist()
+    keys, values, where, seen = [], [], [], []
+
+    def show(page: Tensor, slot: int, position: int, rows: range) -> None:
+        keys.append(page[0, slot])
+        values.append(page[1, slot])
+        where.append(position)
+        seen.append(rows)
+
+    for begin, end, row_begin, stop, _, flags, mask, offset in plan.reads.tolist():
+        assert mask == -1
+        assert offset == 0
+        if flags & OWN:
+            for row in range(row_begin, stop):
+                slab, slot = row_slots[row]
+                page = chunks[slab // slabs_per_chunk][plane, slab % slabs_per_chunk]
+                show(page, slot, row_positions[row], range(row, min(row_end[row], stop)))
+            continue
+        if flags & BY_HEAD:
+            begin, end = ranges[begin + plane]
+        for page_id, run, position, positions_at in entries[begin:end]:
+            first, count = run & 0xFFFF, run >> 16 & 0xFFFF
+            if flags & BY_HEAD:
+                chunk, index = divmod(page_id, num_planes * slabs_per_chunk)
+                page = chunks[chunk].flatten(0, 1)[index]
+            else:
+                page = chunks[page_id // slabs_per_chunk][plane, page_id % slabs_per_chunk]
+            for i in range(count):
+                at = position + i if positions_at < 0 else positions[positions_at + i]
+                show(page, first + i, at, range(row_begin, stop))
+
+    visible = torch.zeros(len(row_positions), len(keys), dtype=torch.bool)
+    for key, rows in enumerate(seen):
+        visible[rows.start : rows.stop, key] = True
+    empty = torch.zeros(0, head_dim)
+    return (
+        torch.stack([*keys]).double() if keys else empty.double(),
+        torch.stack([*values]).double() if values else empty.double(),
+        torch.tensor(where, dtype=torch.int64),
+        visible,
+    )
+
+
+def tree_attention(
+    q: Tensor,
+    chunks: list[Tensor],
+    plan: Plan,
+    *,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Output `[N, H, D]` and log-sum-exp `[N, H]`, both float64."""
+    num_rows, num_heads, head_dim = q.shape
+    group = num_heads // num_kv_heads
+    scale = head_dim**-0.5 if scale is None else scale
+    out = torch.zeros(num_rows, num_heads, head_dim, dtype=torch.float64)
+    lse = torch.full((num_rows, num_heads), -torch.inf, dtype=torch.float64)
+    now = torch.from_numpy(plan.row_positions).long()
+    for kv_head in range(num_kv_heads):
+        keys, values, positions, visible = gather(chunks, plan, layer, num_kv_heads, kv_head)
+        if window is not None:
+            visible = visible & (now[:, None] - positions[None] < window)
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            scores = scale * (q[:, head].double() @ keys.T)
+            if soft_cap is not None:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
+            scores = scores.masked_fill(~visible, -torch.inf)
+            if sinks is not None:
+                scores = torch.cat([scores, sinks[head].double().expand(num_rows, 1)], dim=1)
+            lse[:, head] = torch.logsumexp(scores, dim=1)
+            some = lse[:, head] > -torch.inf
+            weights = torch.exp(scores[some] - lse[some, head, None])
+            out[some, head] = weights[:, : len(keys)] @ values
+    return out, lse
