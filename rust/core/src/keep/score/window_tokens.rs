@@ -33,7 +33,7 @@ impl WindowTokens {
     pub(super) fn from_params(params: &mut Params) -> Result<Self> {
         let pool = [Pool::Mean, Pool::Max][params.word("pool", &["mean", "max"])?];
         let suffix = if pool == Pool::Mean { 16 } else { 32 };
-        Ok(Self { unit: params.count("unit", 8, 1)?, suffix: params.count("suffix", suffix, 1)?, pool })
+        Ok(Self { unit: params.count("window", 8, 1)?, suffix: params.count("suffix", suffix, 1)?, pool })
     }
 
     /// Sum of mass that stands for a window, and how many tokens it came from.
