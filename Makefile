@@ -33,8 +33,8 @@ dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 	  || install -m 755 target/$(PROFILE)/lib_native.so python/hornbeam/_native.abi3.so
 
 .PHONY: demo
-demo: dev ## Edit a file of this repository, with plain transformers beside it
-	$(PY) -m hornbeam generate --file examples/inventory.py --compare
+demo: dev ## Add type hints to a file of this repository, with plain transformers beside it
+	$(PY) -m hornbeam generate --raw --file examples/type_hints.txt --max-new-tokens 295 --compare
 
 .PHONY: test
 test: test-rust test-python ## Run all tests

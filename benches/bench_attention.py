@@ -77,7 +77,7 @@ def entries(first_token: int, num_tokens: int, position: int = 0) -> list[list[i
 
 
 def make_plan(reads: list[tuple[list[list[int]], int, int]], row_end: list[int], first_slot: int) -> Plan:
-    """Prefix reads (entries, row begin, row end), then one own read; row `i` lies at token `first_slot + i`."""
+    """Prefix reads (entries, row begin, row end), then one own read; row `i` is token `first_slot + i`."""
     table: list[list[int]] = []
     rows = []
     for run, begin, end in reads:

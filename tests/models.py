@@ -259,6 +259,22 @@ UNSUPPORTED: dict[str, Callable[..., Any]] = {
 }
 
 
+def byte_tokenizer() -> Any:
+    """One token a byte, ids 0 to 255, with a small chat template."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    # The 256 printable stand-ins for bytes, in an order that any run repeats.
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={sign: i for i, sign in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    template = (
+        "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template)
+
+
 def prompt(length: int, seed: int = 0) -> torch.Tensor:
     """Random token ids, int64 of shape [1, length]."""
     generator = torch.Generator().manual_seed(seed)

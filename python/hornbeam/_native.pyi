@@ -1,11 +1,10 @@
 """Signatures of the native module, a section a binding file; checked with stubtest."""
 
 from collections.abc import Sequence
-from typing import Any, final
-
 from numpy import int32
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from typing import Any, final
 
 # --- spec: draft sources and stop rules
 
@@ -54,6 +53,16 @@ class SuffixDraft:
     def num_tokens(self) -> int: ...
     @property
     def num_bytes(self) -> int: ...
+
+@final
+class NGramDraft:
+    def __new__(
+        cls, tokens: Sequence[int], min_ngram: int, max_ngram: int, stop_ids: Sequence[int]
+    ) -> NGramDraft: ...
+    def extend(self, tokens: Sequence[int]) -> None: ...
+    def propose(self, pending: Sequence[int], max_length: int) -> Proposal: ...
+    @property
+    def num_tokens(self) -> int: ...
 
 @final
 class CostCurve:

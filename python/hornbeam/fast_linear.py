@@ -97,6 +97,7 @@ def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], t
         if (
             type(x) is not torch.Tensor
             or x.numel() > limit * inputs
+            or x.size(-1) != inputs
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled("cpu")
             or torch.compiler.is_compiling()

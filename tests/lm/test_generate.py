@@ -8,6 +8,7 @@ import torch
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, LogitsError, OutOfPages, StateError
 from tests import models
+from tests.drafts import Foresight
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,16 @@ def ids(length, seed=0):
 
 
 def repetitive(length=60, seed=0):
-    """A prompt that drafts well: a short random piece over and over."""
+    """A prompt that the suffix source proposes much for: a short random piece over and over."""
     piece = ids(7, seed)
     return (piece * (length // 7 + 1))[:length]
+
+
+def foresight(lm, prompts, num_tokens=60, wrong=5, **options):
+    """A draft source that knows what plain decoding writes after each prompt, but for some tokens."""
+    outs = lm.generate(prompts, max_new_tokens=num_tokens, draft=None, **options)
+    texts = [prompt + out.token_ids for prompt, out in zip(prompts, outs, strict=True)]
+    return Foresight(texts, wrong)
 
 
 SAMPLING = dict(temperature=0.9, top_k=40, top_p=0.95)
@@ -41,20 +49,31 @@ class TestOneSeedOneText:
         for seed in range(6):
             prompt = repetitive(seed=seed)
             plain = lm.generate(prompt, max_new_tokens=40, draft=None, seed=seed, **options)
-            for length in (hb.spec.Fixed(1), hb.spec.Fixed(7), hb.spec.MeasuredGain()):
-                drafted = lm.generate(prompt, max_new_tokens=40, seed=seed, length=length, **options)
-                assert drafted.token_ids == plain.token_ids
+            known = Foresight([prompt + plain.token_ids])
+            for draft in (hb.spec.Suffix(), known):
+                for length in (hb.spec.Fixed(1), hb.spec.Fixed(7), hb.spec.MeasuredGain()):
+                    drafted = lm.generate(
+                        prompt, max_new_tokens=40, draft=draft, seed=seed, length=length, **options
+                    )
+                    assert drafted.token_ids == plain.token_ids
+            assert drafted.stats.accepted > 0
 
     def test_penalties_follow_the_draft(self, lm):
         warp = hb.Warp(temperature=0.8, repetition_penalty=1.3, frequency_penalty=0.4, presence_penalty=0.2)
         prompt = repetitive()
         plain = lm.generate(prompt, max_new_tokens=40, draft=None, warp=warp)
-        drafted = lm.generate(prompt, max_new_tokens=40, warp=warp, length=hb.spec.Fixed(5))
+        known = Foresight([prompt + plain.token_ids])
+        drafted = lm.generate(prompt, max_new_tokens=40, warp=warp, draft=known, length=hb.spec.Fixed(5))
         assert drafted.token_ids == plain.token_ids
+        assert drafted.stats.accepted > 20
 
     def test_alone_and_in_a_batch(self, lm):
         prompts = [repetitive(20 + 9 * i, seed=i) for i in range(8)]
-        together = lm.generate(prompts, max_new_tokens=30, seed=3, length=hb.spec.Fixed(4), **SAMPLING)
+        known = foresight(lm, prompts, 30, seed=3, **SAMPLING)
+        together = lm.generate(
+            prompts, max_new_tokens=30, draft=known, seed=3, length=hb.spec.Fixed(4), **SAMPLING
+        )
+        assert sum(out.stats.accepted for out in together) > 100
         for prompt, out in zip(prompts, together, strict=True):
             alone = lm.generate(prompt, max_new_tokens=30, seed=3, draft=None, **SAMPLING)
             assert out.token_ids == alone.token_ids
@@ -75,12 +94,15 @@ class TestOneSeedOneText:
 
 
 def test_drafts_are_accepted_and_counted(lm):
-    out = lm.generate(repetitive(120), max_new_tokens=60, length=hb.spec.Fixed(6))
+    prompt = ids(50)
+    draft = foresight(lm, [prompt])
+    out = lm.generate(prompt, max_new_tokens=60, draft=draft, length=hb.spec.Fixed(6))
     stats = out.stats
     assert stats.emitted == 60 == len(out.token_ids)
     assert 0 < stats.accepted <= stats.drafted
     assert stats.rows == stats.drafted + stats.forward_passes
     assert stats.emitted == 1 + stats.forward_passes + stats.accepted
+    assert stats.forward_passes < 30
     assert stats.peak_kv_bytes >= lm.tree.num_bytes > 0
     assert set(stats.seconds) == {"prefill", "draft", "forward", "verify", "commit"}
 
@@ -109,11 +131,12 @@ def test_few_tokens(lm, length):
 
 
 def test_end_of_sequence_ends_inside_an_accepted_draft(lm):
-    prompt = repetitive(120)
-    full = lm.generate(prompt, max_new_tokens=40).token_ids
+    prompt = ids(50)
+    draft = foresight(lm, [prompt], wrong=1000)
+    full = draft.texts[0][50:]
     for index in (0, 3, 11):
         token = full[index]
-        out = lm.generate(prompt, max_new_tokens=40, eos_token_id=token, length=hb.spec.Fixed(8))
+        out = lm.generate(prompt, max_new_tokens=40, eos_token_id=token, draft=draft, length=hb.spec.Fixed(8))
         assert out.token_ids == full[: full.index(token) + 1]
         assert out.finish_reason == "eos"
 
@@ -144,7 +167,10 @@ def test_processors_see_each_path(lm):
 
     prompt = repetitive(80)
     plain = lm.generate(prompt, max_new_tokens=30, draft=None, logits_processor=no_repeat)
-    drafted = lm.generate(prompt, max_new_tokens=30, logits_processor=no_repeat, length=hb.spec.Fixed(5))
+    known = Foresight([prompt + plain.token_ids])
+    drafted = lm.generate(
+        prompt, max_new_tokens=30, draft=known, logits_processor=no_repeat, length=hb.spec.Fixed(5)
+    )
     assert plain.token_ids == drafted.token_ids
     assert all(a != b for a, b in zip(plain.token_ids, plain.token_ids[1:], strict=False))
 
@@ -152,14 +178,16 @@ def test_processors_see_each_path(lm):
 class TestStream:
     def test_tokens_come_in_order_with_their_source(self, lm):
         calls = []
+        prompt = ids(50)
         out = lm.generate(
-            repetitive(120),
+            prompt,
             max_new_tokens=30,
+            draft=foresight(lm, [prompt]),
             length=hb.spec.Fixed(4),
             stream=lambda text, tokens, source: calls.append((tokens, source)),
         )
         assert [token for tokens, _ in calls for token in tokens] == out.token_ids
-        assert sum(len(tokens) for tokens, source in calls if source == "draft") == out.stats.accepted
+        assert sum(len(tokens) for tokens, source in calls if source == "draft") == out.stats.accepted > 0
 
     def test_a_list_of_prompts_is_told_apart(self, lm):
         seen = {0: [], 1: []}
@@ -271,7 +299,7 @@ class TestBadInput:
     def test_text_without_a_tokenizer(self, lm):
         with pytest.raises(ArgumentError, match="no tokenizer"):
             lm.generate("text")
-        with pytest.raises(ArgumentError, match="no tokenizer"):
+        with pytest.raises(ArgumentError, match="need a tokenizer"):
             lm.generate([1], stop="x")
 
     def test_something_else(self, lm):

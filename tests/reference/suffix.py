@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 
 
@@ -27,16 +26,43 @@ def earlier_match(text: Sequence[int], pending: Sequence[int] = ()) -> int:
     return 0
 
 
-def latest_continuation(text: Sequence[int], length: int, max_length: int) -> list[int]:
-    """What followed the latest earlier occurrence of the suffix of ``length`` tokens, continued into
-    itself where the text ends."""
-    whole = list(text)
-    end = [end for end in occurrences(whole, whole[len(whole) - length :]) if end < len(whole) - 1][-1]
-    for index in range(end + 1, end + 1 + max_length):
-        whole.append(whole[index])
-    return whole[len(text) :]
+def chain(
+    text: Sequence[int], pending: Sequence[int], max_length: int, min_match: int = 1, usual: float = 0.6
+) -> tuple[list[int], list[int], list[int], list[float]]:
+    """The proposal after ``text + pending``: tokens, match lengths, counts and confidences.
+
+    Only occurrences with a successor in the text count. After a context that has several, follow
+    the token that most of them went on with if its share is ``usual``, else the latest one; after
+    one that has a single occurrence (or none but the text's end), copy what comes after it."""
+    tokens: list[int] = []
+    lengths: list[int] = []
+    counts: list[int] = []
+    confidences: list[float] = []
+    length = earlier_match(text, pending)
+    whole = [*text, *pending]
+    copied = None
+    while len(tokens) < max_length and length >= max(min_match, 1):
+        ends = followed(text, whole[len(whole) - length :])
+        if copied is not None or len(ends) <= 1:
+            copied = copied + 1 if copied is not None else (ends[0] if ends else len(text) - 1) + 1
+            token, count, share = whole[copied], 1, 0.5
+        else:
+            shares = {
+                token: max(len(followed(text, [*whole[len(whole) - length :], token])), 1) / (len(ends) + 1)
+                for token in {text[end + 1] for end in ends}
+            }
+            likely = max(shares, key=lambda token: shares[token])
+            token = likely if shares[likely] >= usual else text[ends[-1] + 1]
+            count, share = len(ends), shares[token]
+        tokens.append(token)
+        whole.append(token)
+        lengths.append(length)
+        counts.append(count)
+        confidences.append(share)
+        length += 1
+    return tokens, lengths, counts, confidences
 
 
-def successors(text: Sequence[int], context: Sequence[int]) -> Counter[int]:
-    """How often each token followed ``context`` in ``text``."""
-    return Counter(text[end + 1] for end in occurrences(text, context) if end + 1 < len(text))
+def followed(text: Sequence[int], pattern: Sequence[int]) -> list[int]:
+    """Ends of the occurrences of ``pattern`` after which the text goes on."""
+    return [end for end in occurrences(text, pattern) if end + 1 < len(text)]

@@ -119,6 +119,17 @@ def test_a_draft_that_stops_paying_switches_itself_off_and_on_again() -> None:
     assert steps(200, 12)[-1] == 12
 
 
+def test_a_later_run_on_the_same_curve_knows_what_the_last_one_learned() -> None:
+    cost, proposal = curve(STAIRCASES["cpu"]), Drafted([0.5] * 4, [20] * 4)
+    stop = MeasuredGain().start(cost)
+    before = stop.probabilities(proposal)
+    for _ in range(30):
+        stop.observe([proposal], [4], [0])
+    assert MeasuredGain().start(cost).probabilities(proposal) == stop.probabilities(proposal) < before
+    assert MeasuredGain(memory=9.0).start(cost).probabilities(proposal) == before
+    assert MeasuredGain().start(curve(STAIRCASES["cpu"])).probabilities(proposal) == before
+
+
 def test_nothing_is_chosen_without_costs_or_proposals() -> None:
     proposal = Suffix().start([1, 2, 3] * 20).propose((), 16)
     assert MeasuredGain().start(CostCurve()).choose([proposal]) == [0]

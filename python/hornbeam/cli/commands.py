@@ -98,7 +98,8 @@ def generate(
         if not as_json:
             screen.end_text()
             screen.summary(timing, out.stats)
-        if compared:
+        interrupted = out.finish_reason == "interrupted"
+        if compared and not interrupted:
             with screen.waiting("running plain transformers"):
                 comparison = compare(lm.model, prompt_ids, out.token_ids, timing, max_new_tokens)
             screen.comparison(comparison)
@@ -115,6 +116,8 @@ def generate(
             if comparison is not None:
                 report["compare"] = comparison.to_dict()
             print(json.dumps(report, ensure_ascii=False))
+        if interrupted:
+            raise typer.Exit(130)
 
 
 @app.command()
@@ -141,6 +144,8 @@ def _reported(debug: bool) -> Iterator[None]:
     """An error becomes one line on stderr and exit code 2; Ctrl-C exit code 130."""
     try:
         yield
+    except typer.Exit:
+        raise
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
     except BrokenPipeError:
@@ -159,7 +164,8 @@ def _reported(debug: bool) -> Iterator[None]:
 def _prompt_text(prompt: str | None, file: Path | None) -> str:
     parts = [] if prompt is None else [prompt]
     if file is not None and str(file) != "-":
-        parts.append(file.read_text(encoding="utf-8"))
+        # The newline that ends a file is no part of the text: tokenizers join it with what follows.
+        parts.append(file.read_text(encoding="utf-8").removesuffix("\n"))
     elif file is not None or prompt is None:
         parts.append(sys.stdin.read())
     text = "\n\n".join(parts)

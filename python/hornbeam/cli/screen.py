@@ -23,6 +23,9 @@ __all__ = ["Screen"]
 
 DRAFT_STYLE = "green"
 
+# A model may write anything; a terminal would obey its control codes.
+_CONTROL_CODES = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
 
 class Screen:
     """The two streams of a command. ``quiet`` leaves out everything but errors (for ``--json``)."""
@@ -35,10 +38,11 @@ class Screen:
     def token_text(self, text: str, _tokens: list[int], source: str) -> None:
         """Prints a piece of the answer as soon as it is certain."""
         if self.out.is_terminal:
-            self.out.print(Text(text, style=DRAFT_STYLE if source == "draft" else ""), end="")
+            shown = Text(text.translate(_CONTROL_CODES), style=DRAFT_STYLE if source == "draft" else "")
+            self.out.print(shown, end="")
         else:
             sys.stdout.write(text)
-        sys.stdout.flush()
+            sys.stdout.flush()
 
     def end_text(self) -> None:
         """Ends the answer's last line."""

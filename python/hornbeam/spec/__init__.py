@@ -1,10 +1,12 @@
 """Speculation: where drafts come from, and how many of their tokens a step verifies.
 
-A draft source (:class:`Suffix`) is started once a sequence, a stop rule (:class:`MeasuredGain`,
-:class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says what else may stand in their place.
+A draft source (:class:`Suffix`, :class:`NGram`) is started once a sequence, a stop rule
+(:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says what else may
+stand in their place.
 """
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
+from hornbeam.spec.ngram import NGram
 from hornbeam.spec.protocols import Draft, Drafted, Drafter, Stop, StopRule
 from hornbeam.spec.stop import Fixed, MeasuredGain
 from hornbeam.spec.suffix import Suffix
@@ -16,6 +18,7 @@ __all__ = [
     "Drafter",
     "Fixed",
     "MeasuredGain",
+    "NGram",
     "Proposal",
     "Signals",
     "Stop",

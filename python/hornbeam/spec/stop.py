@@ -43,7 +43,8 @@ class MeasuredGain:
     memory: float = 64.0
 
     def start(self, cost: CostCurve) -> Gain:
-        """Begins a run. What is learned is shared by all its sequences."""
+        """Begins a run. What is learned is shared by its sequences, and by all runs of equal settings
+        on this curve, that is on this model: a later run goes on where the last one ended."""
         return Gain(cost, self.exploration, self.tolerance, self.memory)
 
 

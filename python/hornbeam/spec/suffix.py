@@ -19,8 +19,8 @@ class Suffix:
     After SuffixDecoding (Oliaro et al. 2024), with three differences: matches have no greatest
     length, the index is an automaton that costs amortised constant time a token, and how many
     tokens of a proposal are verified is left to the stop rule instead of being proportional to the
-    match. A match of at least 8 tokens copies its latest occurrence; for a shorter one the suffix
-    whose most frequent successor is surest is followed.
+    match. Of the longest match the usual continuation is followed where there is one, and the
+    latest elsewhere.
 
     Args:
         max_length: most tokens in a proposal.

@@ -1,8 +1,10 @@
 //! `write_rows` and `move_rows`: keys and values into pages.
 
+use half::{bf16, f16};
 use hornbeam_core::format::plan::RowSlot;
 use hornbeam_core::format::{Dtype, Element, PageLayout};
-use hornbeam_core::ops::rows::{self, Move, PageMove, Rows};
+use hornbeam_core::ops::rows::{self, Layer, Move, PageMove, Rows};
+use hornbeam_core::parallel::Parallel;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 use smallvec::SmallVec;
@@ -100,17 +102,20 @@ pub(crate) fn write_rows(
     let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
     let call = Call { k, v, slots, chunks, layer, num_kv_heads };
     match (call.k.float(py)?, call.chunks.layout.dtype) {
-        (Dtype::F32, Dtype::F32) => call.run::<f32, f32>(py),
-        (Dtype::F32, Dtype::Bf16) => call.run::<f32, half::bf16>(py),
-        (Dtype::F32, Dtype::F16) => call.run::<f32, half::f16>(py),
-        (Dtype::Bf16, Dtype::F32) => call.run::<half::bf16, f32>(py),
-        (Dtype::Bf16, Dtype::Bf16) => call.run::<half::bf16, half::bf16>(py),
-        (Dtype::Bf16, Dtype::F16) => call.run::<half::bf16, half::f16>(py),
-        (Dtype::F16, Dtype::F32) => call.run::<half::f16, f32>(py),
-        (Dtype::F16, Dtype::Bf16) => call.run::<half::f16, half::bf16>(py),
-        (Dtype::F16, Dtype::F16) => call.run::<half::f16, half::f16>(py),
+        (Dtype::F32, Dtype::F32) => call.run(py, rows::copy_rows::<f32>),
+        (Dtype::F32, Dtype::Bf16) => call.run(py, rows::write_rows::<f32, bf16>),
+        (Dtype::F32, Dtype::F16) => call.run(py, rows::write_rows::<f32, f16>),
+        (Dtype::Bf16, Dtype::F32) => call.run(py, rows::write_rows::<bf16, f32>),
+        (Dtype::Bf16, Dtype::Bf16) => call.run(py, rows::copy_rows::<bf16>),
+        (Dtype::Bf16, Dtype::F16) => call.run(py, rows::write_rows::<bf16, f16>),
+        (Dtype::F16, Dtype::F32) => call.run(py, rows::write_rows::<f16, f32>),
+        (Dtype::F16, Dtype::Bf16) => call.run(py, rows::write_rows::<f16, bf16>),
+        (Dtype::F16, Dtype::F16) => call.run(py, rows::copy_rows::<f16>),
     }
 }
+
+type Write<S, P> =
+    fn(Rows<'_, S>, Rows<'_, S>, &[RowSlot], Layer<'_, '_, P>, &dyn Parallel) -> hornbeam_core::Result<()>;
 
 struct Call<'a> {
     k: Tensor,
@@ -122,16 +127,16 @@ struct Call<'a> {
 }
 
 impl Call<'_> {
-    fn run<S: Element, P: Element>(&self, py: Python<'_>) -> PyResult<()> {
+    fn run<S: Element, P: Element>(&self, py: Python<'_>, write: Write<S, P>) -> PyResult<()> {
         let (keys, values) = (self.rows::<S>(py, &self.k)?, self.rows::<S>(py, &self.v)?);
         let mut slices = self.chunks.slices::<P>(py)?;
         let layout = &self.chunks.layout;
-        let (layer, heads) = (self.layer, self.num_kv_heads);
-        if self.slots.len() * heads * layout.head_dim < DETACH_ELEMENTS {
-            return rows::write_rows(keys, values, self.slots, &mut slices, layout, layer, heads, &Host)
-                .or_raise(py);
+        let target =
+            Layer { chunks: &mut slices, layout, layer: self.layer, num_kv_heads: self.num_kv_heads };
+        if self.slots.len() * self.num_kv_heads * layout.head_dim < DETACH_ELEMENTS {
+            return write(keys, values, self.slots, target, &Host).or_raise(py);
         }
-        detached(py, || rows::write_rows(keys, values, self.slots, &mut slices, layout, layer, heads, &Host))
+        detached(py, || write(keys, values, self.slots, target, &Host))
     }
 
     fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &Tensor) -> PyResult<Rows<'a, S>> {

@@ -181,17 +181,57 @@ impl SuffixDraft {
     }
 }
 
+/// Prompt lookup on one sequence.
+#[pyclass(module = "hornbeam._native", frozen)]
+struct NGramDraft {
+    settings: spec::ngram::NGram,
+    text: Mutex<Vec<u32>>,
+}
+
+#[pymethods]
+impl NGramDraft {
+    #[new]
+    fn new(
+        py: Python<'_>,
+        tokens: Vec<u32>,
+        min_ngram: usize,
+        max_ngram: usize,
+        stop_ids: Vec<u32>,
+    ) -> PyResult<Self> {
+        let settings = spec::ngram::NGram::new(min_ngram, max_ngram, stop_ids).or_raise(py)?;
+        Ok(Self { settings, text: Mutex::new(tokens) })
+    }
+
+    /// Appends committed tokens.
+    fn extend(&self, tokens: Vec<u32>) {
+        lock(&self.text).extend(tokens);
+    }
+
+    /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.
+    fn propose(&self, py: Python<'_>, pending: Vec<u32>, max_length: usize) -> PyResult<Proposal> {
+        let proposal = detached(py, || Ok(self.settings.propose(&lock(&self.text), &pending, max_length)))?;
+        Proposal::from_core(py, proposal)
+    }
+
+    #[getter]
+    fn num_tokens(&self) -> usize {
+        lock(&self.text).len()
+    }
+}
+
 /// Seconds a step as a function of its rows, measured while it runs.
 #[pyclass(module = "hornbeam._native", frozen)]
 struct CostCurve {
     core: Mutex<spec::cost::CostCurve>,
+    /// What stop rules learned on this curve, by their settings: a run goes on where the last ended.
+    learned: Mutex<Vec<(Settings, Arc<Mutex<spec::gain::Gain>>)>>,
 }
 
 #[pymethods]
 impl CostCurve {
     #[new]
     fn new() -> Self {
-        Self { core: Mutex::default() }
+        Self { core: Mutex::default(), learned: Mutex::default() }
     }
 
     /// Records that a step of `rows` rows took `seconds`; what is not positive is dropped.
@@ -213,7 +253,7 @@ impl CostCurve {
 /// Chooses draft lengths by expected tokens per second, and learns from the outcomes.
 #[pyclass(module = "hornbeam._native", frozen)]
 struct Gain {
-    core: Mutex<spec::gain::Gain>,
+    core: Arc<Mutex<spec::gain::Gain>>,
     curve: Py<CostCurve>,
 }
 
@@ -248,7 +288,18 @@ impl Gain {
         memory: f64,
     ) -> PyResult<Self> {
         let settings = Settings { exploration, tolerance, memory };
-        let core = Mutex::new(spec::gain::Gain::new(settings).or_raise(py)?);
+        let fresh = spec::gain::Gain::new(settings).or_raise(py)?;
+        let core = {
+            let mut learned = lock(&curve.get().learned);
+            match learned.iter().find(|(of, _)| *of == settings) {
+                Some((_, core)) => Arc::clone(core),
+                None => {
+                    let core = Arc::new(Mutex::new(fresh));
+                    learned.push((settings, Arc::clone(&core)));
+                    core
+                }
+            }
+        };
         Ok(Self { core, curve })
     }
 
@@ -302,6 +353,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Proposal>()?;
     m.add_class::<SuffixCorpus>()?;
     m.add_class::<SuffixDraft>()?;
+    m.add_class::<NGramDraft>()?;
     m.add_class::<CostCurve>()?;
     m.add_class::<Gain>()
 }

@@ -165,6 +165,7 @@ impl Tensor {
         ))
     }
 
+    /// As torch sees it: without elements, any strides are contiguous.
     pub(crate) fn is_contiguous(&self) -> bool {
         if self.len() == 0 {
             return true;

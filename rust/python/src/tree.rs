@@ -33,6 +33,16 @@ impl PyTree {
         }
         tree
     }
+
+    /// Runs `work` on the locked tree; the error becomes an exception after the lock is gone.
+    fn with<T>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut Tree) -> hornbeam_core::Result<T>,
+    ) -> PyResult<T> {
+        let outcome = work(&mut self.lock());
+        outcome.or_raise(py)
+    }
 }
 
 /// Integers of a list, a tuple, or a one-dimensional int32 or int64 array on the CPU.
@@ -118,12 +128,12 @@ impl PyTree {
 
     /// A second branch with the same tokens.
     fn fork(&self, py: Python<'_>, branch: u64) -> PyResult<u64> {
-        self.lock().fork(branch.into()).map(u64::from).or_raise(py)
+        self.with(py, |tree| tree.fork(branch.into())).map(u64::from)
     }
 
     /// Closes a branch.
     fn release(&self, py: Python<'_>, branch: u64, keep: bool) -> PyResult<()> {
-        self.lock().release(branch.into(), keep).or_raise(py)
+        self.with(py, |tree| tree.release(branch.into(), keep))
     }
 
     /// Closes a branch at the next call of any method; for finalisers, which may run anywhere.
@@ -138,26 +148,25 @@ impl PyTree {
 
     /// Tokens of a branch.
     fn length(&self, py: Python<'_>, branch: u64) -> PyResult<usize> {
-        self.lock().length(branch.into()).or_raise(py)
+        self.with(py, |tree| tree.length(branch.into()))
     }
 
     /// The tokens of a branch: int64 as bytes.
     fn token_ids<'py>(&self, py: Python<'py>, branch: u64) -> PyResult<Bound<'py, PyByteArray>> {
-        let tokens = self.lock().token_ids(branch.into()).or_raise(py)?;
+        let tokens = self.with(py, |tree| tree.token_ids(branch.into()))?;
         Ok(int64_bytes(py, tokens.into_iter().map(i64::from)))
     }
 
     /// The keys that a plane of a branch shows: int32 `[num_keys, 4]` of (1 by head or 0, page or
     /// slab, slot, position).
     fn keys<'py>(&self, py: Python<'py>, branch: u64, plane: usize) -> PyResult<Bound<'py, PyAny>> {
-        let keys = {
-            let tree = self.lock();
-            if plane >= tree.layout().num_planes {
-                let planes = tree.layout().num_planes;
-                return Err(to_py(py, Error::value("plane", plane, format!("less than {planes}"))));
+        let keys = self.with(py, |tree| {
+            let planes = tree.layout().num_planes;
+            if plane >= planes {
+                return Err(Error::value("plane", plane, format!("less than {planes}")));
             }
-            tree.keys(branch.into(), plane).or_raise(py)?
-        };
+            tree.keys(branch.into(), plane)
+        })?;
         let words =
             keys.into_iter().flat_map(|(h, page, slot, at)| [i32::from(h), page as i32, slot as i32, at]);
         int32s(py, words, Some(4))
@@ -165,18 +174,18 @@ impl PyTree {
 
     /// The nodes of a branch: (id, start, num_tokens, num_keys, digest) from the root.
     fn path_nodes(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<(u64, usize, usize, usize, u64)>> {
-        let nodes = self.lock().path_nodes(branch.into()).or_raise(py)?;
+        let nodes = self.with(py, |tree| tree.path_nodes(branch.into()))?;
         Ok(nodes.into_iter().map(|n| (n.id.into(), n.start, n.num_tokens, n.num_keys, n.digest)).collect())
     }
 
     /// Pins the node that a branch stands on; returns it.
     fn pin(&self, py: Python<'_>, branch: u64) -> PyResult<u64> {
-        self.lock().pin(branch.into()).map(u64::from).or_raise(py)
+        self.with(py, |tree| tree.pin(branch.into())).map(u64::from)
     }
 
     /// Undoes a pin.
     fn unpin(&self, py: Python<'_>, node: u64) -> PyResult<()> {
-        self.lock().unpin(NodeId::from(node)).or_raise(py)
+        self.with(py, |tree| tree.unpin(NodeId::from(node)))
     }
 
     /// A branch at the longest exact prefix held of the first `max_tokens` tokens.
@@ -210,12 +219,17 @@ impl PyTree {
             .iter()
             .map(|(branch, tokens, parents)| Request { branch: *branch, tokens, parents: parents.as_deref() })
             .collect();
-        let (plan, tokens, rows) = {
-            let mut tree = self.lock();
-            if let Begin::Grow(chunks) = tree.begin(&requests).or_raise(py)? {
-                return Ok(Started::Grow(chunks));
-            }
-            (tree.plan().cloned().unwrap_or_default(), tree.row_tokens().to_vec(), tree.rows())
+        let opened = self.with(py, |tree| {
+            Ok(match tree.begin(&requests)? {
+                Begin::Grow(chunks) => Err(chunks),
+                Begin::Open => {
+                    Ok((tree.plan().cloned().unwrap_or_default(), tree.row_tokens().to_vec(), tree.rows()))
+                }
+            })
+        })?;
+        let (plan, tokens, rows) = match opened {
+            Ok(opened) => opened,
+            Err(chunks) => return Ok(Started::Grow(chunks)),
         };
         let positions = int64_bytes(py, plan.row_positions.iter().map(|&p| i64::from(p)));
         let tokens = int64_bytes(py, tokens.into_iter().map(i64::from));
@@ -230,7 +244,7 @@ impl PyTree {
             .map(|path| narrow::<u32>(py, &path?, "accepted", "an index within the request"))
             .collect::<PyResult<Vec<_>>>()?;
         let paths: Vec<&[u32]> = accepted.iter().map(Vec::as_slice).collect();
-        self.lock().commit(&paths).or_raise(py)
+        self.with(py, |tree| tree.commit(&paths))
     }
 
     /// Ends the open step and keeps nothing of it.
@@ -276,7 +290,7 @@ impl PyTree {
             (false, [keys]) => Keep::Uniform(keys),
             (false, lists) => return Err(to_py(py, Error::shape("keep", lists.len(), "one list"))),
         };
-        match self.lock().compact(branch.into(), node.into(), keep, digest).or_raise(py)? {
+        match self.with(py, |tree| tree.compact(branch.into(), node.into(), keep, digest))? {
             Begin::Open => Ok(0),
             Begin::Grow(chunks) => Ok(chunks),
         }
@@ -284,7 +298,7 @@ impl PyTree {
 
     /// The caller has allocated one more chunk, the last.
     fn add_chunk(&self, py: Python<'_>) -> PyResult<()> {
-        self.lock().add_chunk().or_raise(py)
+        self.with(py, Tree::add_chunk)
     }
 
     /// Gives back the empty chunks at the end; returns how many the caller shall drop.
@@ -325,16 +339,15 @@ impl PyTree {
             "node" => Scope::Node,
             other => return Err(to_py(py, Error::value("scope", other, "slot, page or node"))),
         };
-        self.lock().add_column(name, scope, element_bytes).map(drop).or_raise(py)
+        self.with(py, |tree| tree.add_column(name, scope, element_bytes).map(drop))
     }
 
     /// A copy of one chunk's part of a column (of the whole column, for nodes).
     fn column<'py>(&self, py: Python<'py>, name: &str, part: usize) -> PyResult<Bound<'py, PyByteArray>> {
-        let bytes = {
-            let tree = self.lock();
-            let column = tree.columns().find(name).ok_or_else(|| to_py(py, unknown_column(name)))?;
-            tree.columns().part(column, part).to_vec()
-        };
+        let bytes = self.with(py, |tree| {
+            let column = tree.columns().find(name).ok_or_else(|| unknown_column(name))?;
+            Ok(tree.columns().part(column, part).to_vec())
+        })?;
         Ok(PyByteArray::new(py, &bytes))
     }
 
@@ -347,14 +360,15 @@ impl PyTree {
         bytes: &Bound<'_, PyBytes>,
     ) -> PyResult<()> {
         let bytes = bytes.as_bytes();
-        let mut tree = self.lock();
-        let column = tree.columns().find(name).ok_or_else(|| to_py(py, unknown_column(name)))?;
-        let target = tree.columns_mut().part_mut(column, part);
-        if target.len() != bytes.len() {
-            return Err(to_py(py, Error::shape("column bytes", bytes.len(), target.len())));
-        }
-        target.copy_from_slice(bytes);
-        Ok(())
+        self.with(py, |tree| {
+            let column = tree.columns().find(name).ok_or_else(|| unknown_column(name))?;
+            let target = tree.columns_mut().part_mut(column, part);
+            if target.len() != bytes.len() {
+                return Err(Error::shape("column bytes", bytes.len(), target.len()));
+            }
+            target.copy_from_slice(bytes);
+            Ok(())
+        })
     }
 }
 

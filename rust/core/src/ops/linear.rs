@@ -13,6 +13,7 @@ use std::ops::Range;
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::parallel::Parallel;
+use crate::simd::Isa;
 use crate::simd::blocks::{ColumnBlock, ColumnBlocks};
 use crate::simd::dot::{Ahead, Partial, Sums, TILE_OUTPUTS, TILE_ROWS, Tiles, as_f32};
 
@@ -79,7 +80,7 @@ pub fn linear<X: Element, W: Element>(
         }
     };
     let width = (CLAIM_BYTES / size_of_val(&weight[..inputs])).next_multiple_of(TILE_OUTPUTS);
-    let work = Work { x, weight, inputs, tiles: Tiles::detected() };
+    let work = Work { x, weight, inputs, tiles: Tiles::new(Isa::detected()) };
     let blocks = ColumnBlocks::new(out, outputs, width.max(TILE_OUTPUTS));
     let threads = match rows * inputs * outputs {
         products if products < SERIAL_PRODUCTS => 1,
@@ -178,5 +179,109 @@ impl Split {
     fn tile(self, index: usize) -> Range<usize> {
         let bound = |i: usize| self.start + i * self.rows / self.tiles;
         bound(index)..bound(index + 1)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::parallel::{Rayon, Serial};
+    use half::{bf16, f16};
+    use proptest::prelude::*;
+
+    /// Numbers that are exact in all element types, with signs and magnitudes that make order matter.
+    fn numbers(count: usize, seed: u64) -> Vec<f32> {
+        let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+        let mut next = || {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            ((state >> 56) as f32 - 127.5) * (0.5f32).powi((state >> 40 & 7) as i32)
+        };
+        (0..count).map(|_| next()).collect()
+    }
+
+    /// The order of summation that `simd::dot` promises, written plainly.
+    fn plain(x: &[f32], weight: &[f32]) -> f32 {
+        let mut p = [0.0f32; 8];
+        for (k, (x, w)) in x.iter().zip(weight).enumerate() {
+            p[k % 8] = x.mul_add(*w, p[k % 8]);
+        }
+        ((p[0] + p[1]) + (p[2] + p[3])) + ((p[4] + p[5]) + (p[6] + p[7]))
+    }
+
+    fn check<X: Element + PartialEq + std::fmt::Debug, W: Element>(
+        shape: LinearShape,
+        parallel: &dyn Parallel,
+        seed: u64,
+    ) {
+        let LinearShape { rows, inputs, outputs } = shape;
+        let narrow = |v: Vec<f32>| v.into_iter().map(X::from_f32).collect::<Vec<X>>();
+        let narrow_weight = |v: Vec<f32>| v.into_iter().map(W::from_f32).collect::<Vec<W>>();
+        let x = narrow(numbers(rows * inputs, seed));
+        let weight = narrow_weight(numbers(outputs * inputs, seed + 1));
+        let bias = narrow_weight(numbers(outputs, seed + 2));
+        let mut out = vec![X::from_f32(f32::NAN); rows * outputs];
+        linear(&x, &weight, Some(&bias), &mut out, shape, &mut Vec::new(), parallel).unwrap();
+        let wide: Vec<f32> = x.iter().map(|x| x.to_f32()).collect();
+        let wide_weight: Vec<f32> = weight.iter().map(|w| w.to_f32()).collect();
+        for m in 0..rows {
+            for n in 0..outputs {
+                let sum =
+                    plain(&wide[m * inputs..(m + 1) * inputs], &wide_weight[n * inputs..(n + 1) * inputs]);
+                let expected = X::from_f32(sum + bias[n].to_f32());
+                assert_eq!(out[m * outputs + n], expected, "row {m}, output {n} of {shape:?}");
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+        #[test]
+        fn bits_follow_the_promised_order(
+            rows in 0usize..60, inputs in 0usize..90, outputs in 0usize..30, seed in 0u64..1000,
+        ) {
+            let shape = LinearShape { rows, inputs, outputs };
+            check::<f32, f32>(shape, &Serial, seed);
+            check::<f32, bf16>(shape, &Serial, seed);
+            check::<bf16, bf16>(shape, &Serial, seed);
+            check::<f16, f16>(shape, &Serial, seed);
+        }
+    }
+
+    #[test]
+    fn long_rows_and_threads_change_no_bit() {
+        for (rows, inputs, outputs) in [(1, 5000, 70), (4, 2049, 65), (50, 1027, 33)] {
+            let shape = LinearShape { rows, inputs, outputs };
+            check::<f32, f32>(shape, &Rayon, 7);
+            check::<bf16, f16>(shape, &Rayon, 7);
+        }
+    }
+
+    #[test]
+    fn lengths_are_checked() {
+        let shape = LinearShape { rows: 2, inputs: 3, outputs: 4 };
+        let run = |x: usize, weight: usize, bias: usize, out: usize| {
+            let (x, weight, bias) = (vec![0.0f32; x], vec![0.0f32; weight], vec![0.0f32; bias]);
+            linear(&x, &weight, Some(&bias), &mut vec![0.0; out], shape, &mut Vec::new(), &Serial)
+        };
+        assert_eq!(run(6, 12, 4, 8), Ok(()));
+        assert_eq!(run(5, 12, 4, 8), Err(Error::shape("x.len()", 5, 6)));
+        assert_eq!(run(6, 13, 4, 8), Err(Error::shape("weight.len()", 13, 12)));
+        assert_eq!(run(6, 12, 3, 8), Err(Error::shape("bias.len()", 3, 4)));
+        assert_eq!(run(6, 12, 4, 9), Err(Error::shape("out.len()", 9, 8)));
+    }
+
+    #[test]
+    fn tiles_cover_all_rows() {
+        for rows in 1..=MAX_ROWS {
+            let split = Split::new(5..5 + rows);
+            let tiles: Vec<_> = (0..split.tiles).map(|tile| split.tile(tile)).collect();
+            assert_eq!(
+                tiles.iter().cloned().flatten().collect::<Vec<_>>(),
+                (5..5 + rows).collect::<Vec<_>>()
+            );
+            assert!(tiles.iter().all(|tile| (1..=TILE_ROWS).contains(&tile.len())));
+        }
     }
 }

@@ -41,29 +41,65 @@ pub struct Move {
     pub to: RowSlot,
 }
 
-/// Writes row `i` of `keys` and `values` to `slots[i]` on the planes of `layer`, converting to the
+/// The pages of one layer: all chunks, and which planes of them.
+#[derive(Debug)]
+pub struct Layer<'c, 'a, P> {
+    /// The memory of each chunk, empty where no slot lies.
+    pub chunks: &'c mut [&'a mut [P]],
+    /// The geometry of a page.
+    pub layout: &'c PageLayout,
+    /// Physical layer.
+    pub layer: usize,
+    /// Planes of a layer.
+    pub num_kv_heads: usize,
+}
+
+/// Writes row `i` of `keys` and `values` to `slots[i]` on the planes of a layer, converting to the
 /// pages' element type (to nearest, ties to even).
 ///
-/// `chunks[c]` is the memory of chunk `c`, empty where no slot lies. Slots of different rows must
-/// differ. Shapes and bounds are checked before anything is written.
+/// Slots of different rows must differ. Bounds are checked before anything is written.
 pub fn write_rows<S: Element, P: Element>(
     keys: Rows<'_, S>,
     values: Rows<'_, S>,
     slots: &[RowSlot],
-    chunks: &mut [&mut [P]],
-    layout: &PageLayout,
-    layer: usize,
-    num_kv_heads: usize,
+    target: Layer<'_, '_, P>,
     pool: &dyn Parallel,
 ) -> Result<()> {
+    write_with(keys, values, slots, target, pool, |from, to| {
+        for (to, from) in to.iter_mut().zip(from) {
+            *to = P::from_f32(from.to_f32());
+        }
+    })
+}
+
+/// As [`write_rows`], for rows of the pages' own element type.
+pub fn copy_rows<P: Element>(
+    keys: Rows<'_, P>,
+    values: Rows<'_, P>,
+    slots: &[RowSlot],
+    target: Layer<'_, '_, P>,
+    pool: &dyn Parallel,
+) -> Result<()> {
+    write_with(keys, values, slots, target, pool, |from, to| to.copy_from_slice(from))
+}
+
+fn write_with<S: Element, P: Element>(
+    keys: Rows<'_, S>,
+    values: Rows<'_, S>,
+    slots: &[RowSlot],
+    target: Layer<'_, '_, P>,
+    pool: &dyn Parallel,
+    convert: impl Fn(&[S], &mut [P]) + Sync,
+) -> Result<()> {
+    let Layer { chunks, layout, layer, num_kv_heads } = target;
     let planes = layer * num_kv_heads..(layer + 1) * num_kv_heads;
     if planes.end > layout.num_planes {
         let layers = layout.num_planes / num_kv_heads.max(1);
         return Err(Error::value("layer", layer, format!("less than {layers}")));
     }
+    let place = |slab: u32| (slab as usize / layout.slabs_per_chunk, slab as usize % layout.slabs_per_chunk);
     for (i, slot) in slots.iter().enumerate() {
-        let chunk = slot.slab as usize / layout.slabs_per_chunk;
-        let held = chunks.get(chunk).is_some_and(|chunk| chunk.len() == layout.chunk_elements());
+        let held = chunks.get(place(slot.slab).0).is_some_and(|c| c.len() == layout.chunk_elements());
         if !held || slot.slot as usize >= layout.page_tokens {
             let got = format!("slab {}, slot {} at row {i}", slot.slab, slot.slot);
             return Err(Error::value("row_slots", got, "a slot of the given chunks"));
@@ -81,44 +117,28 @@ pub fn write_rows<S: Element, P: Element>(
     if elements < SERIAL_ELEMENTS || num_kv_heads < 2 || pool.num_threads() < 2 {
         for (head, plane) in planes.enumerate() {
             for (row, slot) in slots.iter().enumerate() {
-                let (chunk, index) = (
-                    slot.slab as usize / layout.slabs_per_chunk,
-                    slot.slab as usize % layout.slabs_per_chunk,
-                );
+                let (chunk, index) = place(slot.slab);
                 let plane = &mut chunks[chunk][plane * plane_elements..(plane + 1) * plane_elements];
                 write(plane, index, slot.slot as usize, row, head);
             }
         }
         return Ok(());
     }
-    // One task a head, which owns its plane of every chunk.
-    let mut tasks: Vec<Mutex<Vec<&mut [P]>>> = (0..num_kv_heads).map(|_| Mutex::default()).collect();
+    // One task a head, which owns its plane of every chunk: a lock that nobody ever waits for.
+    let mut owned: Vec<Vec<&mut [P]>> = (0..num_kv_heads).map(|_| Vec::new()).collect();
     for chunk in chunks.iter_mut() {
-        if chunk.is_empty() {
-            tasks.iter_mut().for_each(|t| t.get_mut().unwrap_or_else(PoisonError::into_inner).push(&mut []));
-            continue;
-        }
-        let parts = chunk.chunks_exact_mut(plane_elements).skip(planes.start).take(num_kv_heads);
-        for (task, part) in tasks.iter_mut().zip(parts) {
-            task.get_mut().unwrap_or_else(PoisonError::into_inner).push(part);
-        }
+        let mut parts = chunk.chunks_exact_mut(plane_elements).skip(planes.start);
+        owned.iter_mut().for_each(|planes| planes.push(parts.next().unwrap_or_default()));
     }
+    let tasks: Vec<Mutex<Vec<&mut [P]>>> = owned.into_iter().map(Mutex::new).collect();
     pool.run(num_kv_heads, &|head| {
         let mut planes = tasks[head].lock().unwrap_or_else(PoisonError::into_inner);
         for (row, slot) in slots.iter().enumerate() {
-            let (chunk, index) =
-                (slot.slab as usize / layout.slabs_per_chunk, slot.slab as usize % layout.slabs_per_chunk);
+            let (chunk, index) = place(slot.slab);
             write(planes[chunk], index, slot.slot as usize, row, head);
         }
     });
     Ok(())
-}
-
-#[inline(always)]
-fn convert<S: Element, P: Element>(from: &[S], to: &mut [P]) {
-    for (to, from) in to.iter_mut().zip(from) {
-        *to = P::from_f32(from.to_f32());
-    }
 }
 
 /// Copies slots on all planes, in order. `chunks[c]` is the memory of chunk `c` as bytes, empty

@@ -10,6 +10,7 @@
 //! Machines with AVX-512 run the AVX2 kernels: a register of sixteen lanes would hold another
 //! order, and the rows that these kernels are for are bound by memory.
 
+use super::Isa;
 use crate::format::{Dtype, Element};
 
 /// Rows of `x` in the largest tile.
@@ -66,25 +67,20 @@ pub(crate) struct Tiles<W> {
 }
 
 impl<W: Element> Tiles<W> {
-    /// The fastest kernels that this machine runs.
-    pub(crate) fn detected() -> Self {
-        #[cfg(target_arch = "x86_64")]
-        if is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("fma")
-            && is_x86_feature_detected!("f16c")
-        {
-            return Self { kernels: x86::kernels() };
-        }
-        #[cfg(target_arch = "aarch64")]
-        if std::arch::is_aarch64_feature_detected!("neon") {
-            return Self { kernels: arm::kernels() };
-        }
-        Self::portable()
-    }
-
-    /// Kernels that need no instruction set.
-    pub(crate) fn portable() -> Self {
-        Self { kernels: portable::kernels() }
+    /// The kernels of an instruction set that this machine has.
+    ///
+    /// # Panics
+    /// If it has not.
+    pub(crate) fn new(isa: Isa) -> Self {
+        assert!(isa.is_available(), "this machine has no {}", isa.name());
+        let kernels = match isa {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 | Isa::Avx512 => x86::kernels(),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon => arm::kernels(),
+            _ => portable::kernels(),
+        };
+        Self { kernels }
     }
 
     /// Adds to `partial` (from zero if `from` is 0) the products over the inputs `from..to` of the one to three rows of `x`
@@ -102,7 +98,7 @@ impl<W: Element> Tiles<W> {
     ) -> Sums {
         let (rows, outputs) = (x.len() / inputs, weight.len() / inputs);
         assert!((1..=TILE_ROWS).contains(&rows) && (1..=TILE_OUTPUTS).contains(&outputs));
-        assert!(from <= to && to <= inputs);
+        assert!(from <= to && to <= inputs && from.is_multiple_of(8));
         let panel = Panel {
             x: x[from..].as_ptr(),
             weight: weight[from..].as_ptr(),
@@ -395,5 +391,39 @@ mod arm {
         }
         #[inline(always)]
         unsafe fn prefetch(_address: *const u8) {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use half::{bf16, f16};
+
+    fn check<W: Element>() {
+        let isas: Vec<Isa> = Isa::available().collect();
+        for (rows, outputs, inputs) in [(1, 4, 64usize), (2, 4, 61), (3, 4, 200), (3, 1, 7), (2, 3, 8)] {
+            let x: Vec<f32> = (0..rows * inputs).map(|i| (i as f32 * 0.7).sin()).collect();
+            let weight: Vec<W> = (0..outputs * inputs).map(|i| W::from_f32((i as f32 * 1.3).cos())).collect();
+            let mut sums = isas.iter().map(|&isa| {
+                let tiles = Tiles::<W>::new(isa);
+                let mut partial = Partial::ZERO;
+                let ahead = |lines| Ahead { at: weight.as_ptr(), lines };
+                let middle = inputs / 16 * 8;
+                tiles.run(&x, &weight, inputs, (0, middle), ahead(3), &mut partial);
+                let panels = tiles.run(&x, &weight, inputs, (middle, inputs), ahead(0), &mut partial);
+                let whole = tiles.run(&x, &weight, inputs, (0, inputs), ahead(0), &mut partial);
+                assert_eq!(panels, whole);
+                whole.map(|row| row.map(f32::to_bits))
+            });
+            let first = sums.next();
+            assert!(first.is_some() && sums.all(|other| Some(other) == first), "{rows} x {outputs}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits() {
+        check::<f32>();
+        check::<bf16>();
+        check::<f16>();
     }
 }

@@ -15,7 +15,7 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     type Vector: Copy;
     /// Sixteen truth values.
     type Mask: Copy;
-    /// Vectors that a register-blocked kernel can hold beside its operands.
+    /// Vectors that a register-blocked kernel can hold beside its operands; at most 8.
     const ACCUMULATORS: usize;
 
     /// `x` in every lane.

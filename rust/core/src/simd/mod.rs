@@ -11,6 +11,7 @@ pub mod lanes;
 pub mod math;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+pub mod product;
 pub mod row;
 #[cfg(target_arch = "x86_64")]
 mod x86;

@@ -236,7 +236,7 @@ impl Lanes for Avx2 {
 impl Lanes for Avx512 {
     type Vector = __m512;
     type Mask = __mmask16;
-    const ACCUMULATORS: usize = 12;
+    const ACCUMULATORS: usize = 8;
 
     #[inline(always)]
     fn splat(self, x: f32) -> __m512 {

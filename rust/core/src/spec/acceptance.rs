@@ -1,8 +1,9 @@
 //! How likely a proposed token is to be accepted, learned while decoding.
 //!
 //! A Beta estimate per cell of (match length, the source's confidence, first or later token), with
-//! exponential forgetting. A cell that saw little leans on the cells of the same match length, and
-//! those on a prior; so what is learned in one place is believed elsewhere until it is contradicted.
+//! exponential forgetting. A cell that saw little leans on a prior, shifted by how the tokens of
+//! the same match length fared against it; so what is learned in one place is believed elsewhere
+//! until it is contradicted.
 
 use super::Signals;
 
@@ -11,28 +12,45 @@ const LENGTHS: usize = 8;
 /// Upper ends of the classes of confidence, the last one open.
 const CONFIDENCES: [f32; 3] = [0.35, 0.6, 0.8];
 const CLASSES: usize = CONFIDENCES.len() + 1;
-/// Acceptance by match length before anything was seen: rough, and on the low side for short
-/// matches, since a wrong draft costs and an untried one is judged for free by the next token.
-const PRIOR: [f64; LENGTHS] = [0.5, 0.2, 0.35, 0.5, 0.65, 0.8, 0.88, 0.92];
-/// Observations that the prior, and the cells of one length, are worth.
-const PRIOR_WEIGHT: f64 = 2.0;
-const LENGTH_WEIGHT: f64 = 4.0;
+/// Acceptance by match length and class of confidence, before anything was seen. Measured with the
+/// suffix source on 40 files of Python source and of documentation (160,000 tokens), the
+/// file's own next token standing for the target's. Without a match (row 0, unused) the source's
+/// confidence is the prior.
+const PRIOR: [[f64; CLASSES]; LENGTHS] = [
+    [0.5; CLASSES],
+    [0.12, 0.30, 0.47, 0.71],
+    [0.19, 0.44, 0.65, 0.83],
+    [0.21, 0.58, 0.76, 0.90],
+    [0.23, 0.71, 0.84, 0.94],
+    [0.25, 0.84, 0.91, 0.96],
+    [0.28, 0.92, 0.95, 0.99],
+    [0.27, 0.97, 0.98, 0.99],
+];
+/// Observations that the prior is worth to a match length, and to a cell.
+const LENGTH_WEIGHT: f64 = 1.0;
+const CELL_WEIGHT: f64 = 3.0;
 
-/// Accepted and judged tokens, both discounted.
+/// Judged tokens, those accepted, and those that the prior expected to be; all discounted.
 #[derive(Debug, Clone, Copy, Default)]
 struct Tally {
-    accepted: f64,
     judged: f64,
+    accepted: f64,
+    expected: f64,
 }
 
 impl Tally {
-    fn observe(&mut self, accepted: bool, memory: f64) {
-        self.accepted = self.accepted * memory + f64::from(u8::from(accepted));
+    fn observe(&mut self, accepted: bool, expected: f64, memory: f64) {
         self.judged = self.judged * memory + 1.0;
+        self.accepted = self.accepted * memory + f64::from(u8::from(accepted));
+        self.expected = self.expected * memory + expected;
     }
 
-    fn mean(self, prior: f64, weight: f64) -> f64 {
-        (self.accepted + weight * prior) / (self.judged + weight)
+    /// What a prior becomes when its log odds move as far as the tally's moved from expectation.
+    fn shifted(self, prior: f64) -> f64 {
+        let odds = |share: f64| share / (1.0 - share);
+        let smooth = |sum: f64| (sum + 0.5 * LENGTH_WEIGHT) / (self.judged + LENGTH_WEIGHT);
+        let moved = odds(prior) * odds(smooth(self.accepted)) / odds(smooth(self.expected));
+        moved / (1.0 + moved)
     }
 }
 
@@ -74,18 +92,22 @@ impl Acceptance {
         (length.min(LENGTHS - 1), class, position.min(1))
     }
 
+    fn prior(signals: &Signals, position: usize) -> f64 {
+        let (length, class, _) = Self::cell(signals, position);
+        match length {
+            0 => f64::from(signals.confidences[position]).clamp(0.001, 0.999),
+            _ => PRIOR[length][class],
+        }
+    }
+
     /// The probability that token `position` is accepted if those before it are.
     #[must_use]
     pub fn estimate(&self, signals: &Signals, position: usize) -> Estimate {
         let (length, class, later) = Self::cell(signals, position);
-        let prior = match signals.match_lengths[position] {
-            0 => f64::from(signals.confidences[position]),
-            _ => PRIOR[length],
-        };
-        let general = self.lengths[length].mean(prior, PRIOR_WEIGHT);
+        let prior = self.lengths[length].shifted(Self::prior(signals, position));
         let cell = self.cells[length][class][later];
-        let mean = cell.mean(general, LENGTH_WEIGHT).min(0.999);
-        let known = cell.judged + LENGTH_WEIGHT.min(self.lengths[length].judged);
+        let mean = ((cell.accepted + CELL_WEIGHT * prior) / (cell.judged + CELL_WEIGHT)).min(0.999);
+        let known = cell.judged + CELL_WEIGHT.min(self.lengths[length].judged);
         let hopeful = (mean + (mean * (1.0 - mean) / (known + 1.0)).sqrt()).min(1.0);
         Estimate { mean, hopeful }
     }
@@ -93,8 +115,9 @@ impl Acceptance {
     /// Records whether token `position` agreed with the target, given that those before it did.
     pub fn observe(&mut self, signals: &Signals, position: usize, accepted: bool) {
         let (length, class, later) = Self::cell(signals, position);
-        self.lengths[length].observe(accepted, self.memory);
-        self.cells[length][class][later].observe(accepted, self.memory);
+        let expected = Self::prior(signals, position);
+        self.lengths[length].observe(accepted, expected, self.memory);
+        self.cells[length][class][later].observe(accepted, expected, self.memory);
     }
 }
 

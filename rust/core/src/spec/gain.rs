@@ -10,7 +10,8 @@
 //! Two guards bound what being wrong may cost. Trying drafts that look like a loss is limited to a
 //! share of the seconds spent ([`Settings::exploration`]). And realised losses are kept in a
 //! balance: when drafting has lost more than a share of the seconds spent
-//! ([`Settings::tolerance`]) beyond a small allowance, it stops until the balance recovers.
+//! ([`Settings::tolerance`]) beyond a small allowance, it pauses until the balance recovers: with
+//! time, or when the next tokens show what the drafts that were held back would have gained.
 
 use super::Signals;
 use super::acceptance::{Acceptance, Estimate};
@@ -22,6 +23,8 @@ use crate::{Error, Result};
 const ALLOWANCE_STEPS: f64 = 2.0;
 /// Steps that past gains may pay for, so that a text that turns bad is noticed soon.
 const CREDIT_STEPS: f64 = 4.0;
+/// What a gain that was only seen, not made, counts towards the end of a pause.
+const RECOVERY_SHARE: f64 = 0.5;
 
 /// What a [`Gain`] may risk.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -48,6 +51,10 @@ pub struct Gain {
     elapsed: f64,
     explored: f64,
     balance: f64,
+    /// What the last choice would have been, had the balance allowed it.
+    held_back: Vec<usize>,
+    /// What the drafts held back of late would have gained; never negative.
+    recovery: f64,
 }
 
 /// A length for each sequence, with the rate that it was chosen for.
@@ -71,7 +78,15 @@ impl Gain {
             return Err(Error::value("memory", settings.memory, "at least 1"));
         }
         let acceptance = Acceptance::new(settings.memory);
-        Ok(Self { settings, acceptance, elapsed: 0.0, explored: 0.0, balance: 0.0 })
+        Ok(Self {
+            settings,
+            acceptance,
+            elapsed: 0.0,
+            explored: 0.0,
+            balance: 0.0,
+            held_back: Vec::new(),
+            recovery: 0.0,
+        })
     }
 
     /// The acceptance estimates of a proposal's tokens, each given that those before it hold.
@@ -83,7 +98,8 @@ impl Gain {
     /// One length for each proposal of a step. All 0 while the curve is unknown.
     pub fn choose(&mut self, curve: &CostCurve, proposals: &[&Signals]) -> Vec<usize> {
         let none = vec![0; proposals.len()];
-        if proposals.iter().all(|signals| signals.is_empty()) || self.exhausted(curve, proposals.len()) {
+        self.held_back.clear();
+        if proposals.iter().all(|signals| signals.is_empty()) {
             return none;
         }
         let estimates: Vec<_> = proposals.iter().map(|signals| self.estimates(signals)).collect();
@@ -95,6 +111,10 @@ impl Gain {
             (choice, loss)
         };
         let (expected, _) = choose_by(|estimate| estimate.mean);
+        if self.exhausted(curve, proposals.len()) {
+            self.held_back = expected.lengths;
+            return none;
+        }
         if expected.num_tokens > 0 || self.settings.exploration == 0.0 {
             return expected.lengths;
         }
@@ -108,7 +128,7 @@ impl Gain {
 
     fn exhausted(&self, curve: &CostCurve, num_sequences: usize) -> bool {
         curve.seconds(num_sequences).is_none_or(|base| {
-            -self.balance > self.settings.tolerance * self.elapsed + ALLOWANCE_STEPS * base
+            -(self.balance + self.recovery) > self.settings.tolerance * self.elapsed + ALLOWANCE_STEPS * base
         })
     }
 
@@ -158,8 +178,26 @@ impl Gain {
                 self.acceptance.observe(signals, length, agreed);
             }
         }
-        self.account(curve, expected, lengths.iter().sum(), accepted.iter().sum());
+        let (drafted, kept) = (lengths.iter().sum(), accepted.iter().sum());
+        self.account(curve, expected, drafted, kept);
+        if drafted == 0 && self.held_back.len() == expected {
+            self.recover(curve, agreed);
+        }
         Ok(())
+    }
+
+    /// Sums up what the drafts that were held back would have gained at least: their first tokens
+    /// that agreed, less the price of all their rows. The sum starts again wherever it turns
+    /// negative, so only a lasting gain ends a pause.
+    fn recover(&mut self, curve: &CostCurve, agreed: &[Option<bool>]) {
+        let num_sequences = agreed.len();
+        let rows = num_sequences + self.held_back.iter().sum::<usize>();
+        let right = self.held_back.iter().zip(agreed).filter(|&(&k, &agreed)| k > 0 && agreed == Some(true));
+        if let (Some(plain), Some(actual)) = (curve.seconds(num_sequences), curve.seconds(rows)) {
+            let gained = right.count() as f64 * plain / num_sequences as f64 - (actual - plain);
+            let credited = if gained > 0.0 { RECOVERY_SHARE * gained } else { gained };
+            self.recovery = (self.recovery + credited).max(0.0);
+        }
     }
 
     /// A kept token saves one sequence's share of a plain step; the drafted rows cost what the
@@ -175,6 +213,9 @@ impl Gain {
         };
         let saved = accepted as f64 * plain / num_sequences as f64;
         self.elapsed += actual;
+        if drafted > 0 {
+            self.balance += std::mem::take(&mut self.recovery);
+        }
         self.balance = (self.balance + saved - (actual - plain)).min(CREDIT_STEPS * plain);
     }
 }

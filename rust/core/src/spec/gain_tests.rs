@@ -102,8 +102,8 @@ fn simulate(
 #[test]
 fn useless_drafts_cost_at_most_two_percent() {
     for told in [false, true] {
-        for match_length in [1, 3, 6, 12, 40] {
-            for acceptance in [0.0, 0.1, 0.25] {
+        for match_length in [1, 3, 4, 6, 12, 40] {
+            for acceptance in [0.0, 0.1, 0.2, 0.25] {
                 let (overhead, _) = simulate(Settings::default(), acceptance, match_length, told, 400);
                 assert!(overhead <= 1.02, "{overhead} at {acceptance}, match {match_length}, told {told}");
             }
@@ -127,6 +127,26 @@ fn good_drafts_that_look_bad_at_first_are_found_without_being_told() {
         let (_, regret) = simulate(Settings::default(), 0.95, match_length, false, 20_000);
         assert!(regret <= 1.1, "{regret} at match {match_length}");
     }
+}
+
+#[test]
+fn a_pause_ends_soon_once_the_next_tokens_agree() {
+    let curve = staircase();
+    let mut gain = Gain::new(Settings::default()).unwrap();
+    let mut signals = Signals::default();
+    (0..15).for_each(|_| signals.push(40, 1, 0.5));
+    let mut decode = |steps: usize, matching: usize, told: bool| -> usize {
+        (0..steps)
+            .filter(|_| {
+                let length = gain.choose(&curve, &[&signals])[0];
+                let agreed = told.then_some(matching > length);
+                gain.observe(&curve, &[&signals], &[length], &[matching.min(length)], &[agreed]).unwrap();
+                length > 0
+            })
+            .count()
+    };
+    assert!(decode(40, 0, true) < 10);
+    assert!(decode(40, 15, true) > 25);
 }
 
 #[test]

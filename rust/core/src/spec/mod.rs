@@ -9,6 +9,7 @@ pub mod acceptance;
 pub mod automaton;
 pub mod cost;
 pub mod gain;
+pub mod ngram;
 pub mod suffix;
 
 /// What a draft source knows about each token that it proposes; all three have one item a token.

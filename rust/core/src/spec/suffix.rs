@@ -5,9 +5,13 @@
 //! length is known after every token, and nothing is forgotten. Two sources are asked: the
 //! request's own text, and a corpus that many requests share read-only.
 //!
-//! A proposal follows one chain. After a long match it copies the latest occurrence; after a short
-//! one it follows the usual successor, starting from whichever suffix of the match predicts best.
-//! Where the text ends the copy goes on into the proposal itself, so a period repeats.
+//! A proposal follows one chain, from the longest match: at each context the token that usually
+//! follows it, if that is most of the time ([`USUAL`]), and else the one that followed last. Where
+//! the text ends the copy goes on into the proposal itself, so a period repeats.
+//!
+//! SuffixDecoding scores a chain from every shorter suffix too. Replayed on 40 files of source code
+//! and documentation and on five edited files, letting shorter suffixes compete gained nothing, and
+//! this rule raised the speed on the edits by a fifth over always copying the latest occurrence.
 
 use std::sync::Arc;
 
@@ -15,8 +19,9 @@ use super::automaton::{Automaton, MAX_TOKENS, ROOT};
 use super::{Proposal, Signals};
 use crate::{Error, Result};
 
-/// Matches of at least this many tokens copy the latest occurrence without consulting counts.
-pub const LONG_MATCH: u32 = 8;
+/// The share of a context's occurrences ([`Signals::confidences`]) above which its likeliest
+/// successor is preferred to its latest.
+pub const USUAL: f32 = 0.6;
 /// Stands between the documents of a corpus; never proposed, never matched.
 const SEPARATOR: u32 = u32::MAX;
 
@@ -148,97 +153,58 @@ impl SuffixDraft {
         for &token in pending {
             own = own.advance(&self.own, token);
         }
-        let own = Chain::start(&self.own, own, self.min_match);
-        let corpus = self.corpus.as_ref().and_then(|(corpus, matched)| {
-            let matched =
-                pending.iter().fold(*matched, |matched, &token| matched.advance(&corpus.automaton, token));
-            Chain::start(&corpus.automaton, matched, self.min_match)
+        let corpus = self.corpus.as_ref().map(|(corpus, matched)| {
+            let index = &corpus.automaton;
+            (index, pending.iter().fold(*matched, |matched, &token| matched.advance(index, token)))
         });
-        match (own, corpus) {
-            (Some(own), Some(corpus)) if corpus.beats(&own) => corpus.run(None, max_length),
-            (Some(own), _) => own.run(Some(pending), max_length),
-            (None, Some(corpus)) => corpus.run(None, max_length),
-            (None, None) => Proposal::default(),
+        match corpus {
+            Some((index, matched)) if matched.length >= self.min_match && matched.length > own.length => {
+                follow(index, matched, None, max_length)
+            }
+            _ if own.length >= self.min_match => follow(&self.own, own, Some(pending), max_length),
+            _ => Proposal::default(),
         }
     }
 }
 
-/// A place to copy from.
-struct Chain<'a> {
-    automaton: &'a Automaton,
-    at: Match,
-    /// The confidence of its first token.
-    confidence: f32,
-}
-
-impl<'a> Chain<'a> {
-    /// The suffix of `longest` to follow, if one has at least `min_match` tokens.
-    fn start(automaton: &'a Automaton, longest: Match, min_match: u32) -> Option<Self> {
-        if longest.length < min_match {
-            return None;
-        }
-        let confidence = likely_confidence(automaton, longest.state);
-        let mut best = Self { automaton, at: longest, confidence };
-        let mut state = longest.state;
-        // SuffixDecoding scores every match length; here only suffixes of short matches compete,
-        // and by their first token: a long context that was seen is rarely beaten by a short one.
-        while best.at.length < LONG_MATCH
-            && let Some(link) = automaton.link(state)
-            && automaton.length(link) >= min_match
-        {
-            state = link;
-            let confidence = likely_confidence(automaton, state);
-            if confidence > best.confidence {
-                best = Self { automaton, at: Match { state, length: automaton.length(state) }, confidence };
-            }
-        }
-        Some(best)
-    }
-
-    /// Whether this source is to be preferred: a long match by its length, two short ones by how
-    /// sure they are of the first token.
-    fn beats(&self, other: &Self) -> bool {
-        if self.at.length.max(other.at.length) >= LONG_MATCH {
-            self.at.length > other.at.length
-        } else {
-            self.confidence > other.confidence
-        }
-    }
-
-    /// Follows the chain. `pending` is what stands between the text and the proposal, and the
-    /// proposal may be copied from both; `None` for a text that is not the sequence's own.
-    fn run(self, pending: Option<&[u32]>, max_length: usize) -> Proposal {
-        let Self { automaton, mut at, .. } = self;
-        let text = automaton.text();
-        let mut tokens = Vec::with_capacity(max_length.min(64));
-        let mut signals = Signals::with_capacity(max_length.min(64));
-        // Once the context occurred once only, its continuation is a slice: no states are needed.
-        let mut slice: Option<usize> = None;
-        while tokens.len() < max_length {
-            let count = automaton.count(at.state);
-            let source = slice.unwrap_or_else(|| automaton.latest_end(at.state) + 1);
-            if slice.is_some() || count <= 1 {
-                let Some(token) = read(text, pending, &tokens, source) else { break };
-                tokens.push(token);
-                signals.push(at.length, count, confidence_of(1, 1));
-                slice = Some(source + 1);
-                at.length += 1;
-                continue;
-            }
-            let token = match automaton.likely_successor(at.state) {
-                Some((token, _)) if at.length < LONG_MATCH => token,
-                _ => text[source],
-            };
-            if token == SEPARATOR {
-                break;
-            }
-            let Some(next) = automaton.step(at.state, token) else { break };
+/// The chain of up to `max_length` tokens that starts at `at`. `pending` is what stands between the
+/// text and the proposal, and the proposal may be copied from both; `None` for a text that is not
+/// the sequence's own.
+fn follow(automaton: &Automaton, mut at: Match, pending: Option<&[u32]>, max_length: usize) -> Proposal {
+    let text = automaton.text();
+    let mut tokens = Vec::with_capacity(max_length.min(64));
+    let mut signals = Signals::with_capacity(max_length.min(64));
+    // Once the context occurred once only, its continuation is a slice: no states are needed.
+    let mut slice: Option<usize> = None;
+    while tokens.len() < max_length {
+        let count = automaton.count(at.state);
+        let latest = slice.unwrap_or_else(|| automaton.latest_end(at.state) + 1);
+        if slice.is_some() || count <= 1 {
+            let Some(token) = read(text, pending, &tokens, latest) else { break };
             tokens.push(token);
-            signals.push(at.length, count, confidence_of(automaton.count(next), count));
-            at = Match { state: next, length: at.length + 1 };
+            signals.push(at.length, 1, confidence_of(1, 1));
+            slice = Some(latest + 1);
+            at.length += 1;
+            continue;
         }
-        Proposal { tokens, signals }
+        let Some((token, next)) = successor(automaton, at.state, text[latest]) else { break };
+        tokens.push(token);
+        signals.push(at.length, count, confidence_of(automaton.count(next), count));
+        at = Match { state: next, length: at.length + 1 };
     }
+    Proposal { tokens, signals }
+}
+
+/// The token to follow after a context that occurred more than once, and the state after it.
+fn successor(automaton: &Automaton, state: u32, latest: u32) -> Option<(u32, u32)> {
+    let usual = automaton
+        .likely_successor(state)
+        .filter(|&(_, next)| confidence_of(automaton.count(next), automaton.count(state)) >= USUAL);
+    let (token, next) = match usual {
+        Some(usual) => usual,
+        None => (latest, automaton.step(state, latest)?),
+    };
+    (token != SEPARATOR).then_some((token, next))
 }
 
 /// The token at `index` of text, pending tokens and proposal laid end to end.
@@ -249,11 +215,6 @@ fn read(text: &[u32], pending: Option<&[u32]>, tokens: &[u32], index: usize) -> 
     let pending = pending?;
     let beyond = index - text.len();
     pending.get(beyond).or_else(|| tokens.get(beyond - pending.len())).copied()
-}
-
-fn likely_confidence(automaton: &Automaton, state: u32) -> f32 {
-    let next = automaton.likely_successor(state).map_or(1, |(_, next)| automaton.count(next));
-    confidence_of(next, automaton.count(state))
 }
 
 /// The share of occurrences that went on this way, with one imaginary occurrence that did not
@@ -276,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn copies_the_latest_occurrence_of_a_long_match() {
+    fn copies_the_latest_occurrence_of_a_match_that_went_on_in_several_ways() {
         let repeated: Vec<u32> = (10..20).collect();
         let mut text = repeated.clone();
         text.extend([1, 2, 3]);
@@ -290,10 +251,13 @@ mod tests {
     }
 
     #[test]
-    fn follows_the_majority_after_a_short_match() {
-        let proposal = draft(&[7, 1, 9, 7, 1, 8, 7, 1, 3, 7, 2, 4, 7]).propose(1);
-        assert_eq!(proposal.tokens, [1]);
-        assert_eq!(proposal.signals.confidences, [3.0 / 5.0]);
+    fn follows_the_usual_successor_against_the_latest() {
+        let mut text = vec![7, 1, 9, 7, 1, 8, 7, 1, 3, 7, 2, 4, 7];
+        let proposal = draft(&text).propose(1);
+        assert_eq!((proposal.tokens, proposal.signals.confidences), (vec![1], vec![3.0 / 5.0]));
+        text.extend([2, 5, 7]);
+        let proposal = draft(&text).propose(1);
+        assert_eq!((proposal.tokens, proposal.signals.confidences), (vec![2], vec![2.0 / 6.0]));
     }
 
     #[test]

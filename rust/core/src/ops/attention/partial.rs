@@ -12,9 +12,9 @@ use crate::simd::{Isa, Kernel, Lanes, WIDTH};
 /// Maximum, denominator and weighted values of some query rows over the keys seen so far.
 #[derive(Debug, Default)]
 pub(super) struct Partial {
-    /// Greatest score, -inf before the first visible key; `[queries]`.
+    /// Greatest score, -inf before the first visible key; `[queries]`, padded to whole vectors.
     pub(super) max: Vec<f32>,
-    /// Sum of `exp(score - max)`; `[queries]`.
+    /// Sum of `exp(score - max)`; as `max`.
     pub(super) sum: Vec<f32>,
     /// Sum of `exp(score - max) * value`; `[queries, dim / WIDTH]` vectors.
     pub(super) values: Vec<[f32; WIDTH]>,
@@ -23,10 +23,11 @@ pub(super) struct Partial {
 impl Partial {
     /// Nothing seen yet, for `queries` rows of `width` vectors.
     pub(super) fn reset(&mut self, queries: usize, width: usize) {
+        let padded = queries.next_multiple_of(WIDTH);
         self.max.clear();
-        self.max.resize(queries, f32::NEG_INFINITY);
+        self.max.resize(padded, f32::NEG_INFINITY);
         self.sum.clear();
-        self.sum.resize(queries, 0.0);
+        self.sum.resize(padded, 0.0);
         self.values.clear();
         self.values.resize(queries * width, [0.0; WIDTH]);
     }

@@ -3,139 +3,142 @@
 //! A step of one row is bound by memory, so each key is read when its scores are made, each value
 //! when it is weighed, and the next block's are prefetched meanwhile.
 
-use super::partial::Partial;
-use super::task::{KeyBlock, Scratch};
+use super::Problem;
+use super::partial::{Partial, absorb};
+use super::task::{self, KeyBlock, Scratch, TILE_KEYS};
 use crate::format::Element;
+use crate::simd::product::{dots, weigh};
 use crate::simd::{Lanes, WIDTH};
 
-/// Asks for the cache lines of one key or value.
-#[inline(always)]
-fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
-    for line in row.chunks(64 / size_of::<E>()) {
-        l.prefetch(line.as_ptr());
-    }
-}
+/// Vectors of one query's scores.
+const PANELS: usize = TILE_KEYS / WIDTH;
 
-/// Scores of the block's queries against its keys.
+/// Adds a block of keys to the partial result of its queries.
 #[inline(always)]
-pub(super) fn scores<E: Element, L: Lanes>(
+pub(super) fn attend<E: Element, L: Lanes>(
     l: L,
-    dim: usize,
+    problem: &Problem<'_>,
+    first_row: usize,
     block: &KeyBlock<'_, E>,
     next: &KeyBlock<'_, E>,
     scratch: &mut Scratch,
+    partial: &mut Partial,
 ) {
-    for key in &next.keys[..next.count] {
-        prefetch(l, key);
-    }
+    let width = problem.layout.head_dim.div_ceil(WIDTH);
+    let Scratch { queries, scores, .. } = scratch;
+    let mut ahead = next.keys[..next.count].iter();
     let mut query = block.queries.start;
     while query < block.queries.end {
+        let q = &queries[query * width..];
+        let to = &mut scores[query * PANELS..];
         match block.queries.end - query {
-            1 => scores_of::<1, 4, E, L>(l, dim, block, query, scratch),
-            2 => scores_of::<2, 2, E, L>(l, dim, block, query, scratch),
-            3 => scores_of::<3, 1, E, L>(l, dim, block, query, scratch),
-            _ => scores_of::<4, 1, E, L>(l, dim, block, query, scratch),
+            1 => score::<1, 4, E, L>(l, width, q, block, &mut ahead, to),
+            2 => score::<2, 2, E, L>(l, width, q, block, &mut ahead, to),
+            3 => score::<3, 1, E, L>(l, width, q, block, &mut ahead, to),
+            _ => score::<4, 1, E, L>(l, width, q, block, &mut ahead, to),
+        }
+        query += 4;
+    }
+    soften(l, problem, first_row, block, scores, partial, width);
+    let mut ahead = next.values[..next.count].iter();
+    let mut query = block.queries.start;
+    while query < block.queries.end {
+        let weights = &scores[query * PANELS..];
+        let to = &mut partial.values[query * width..];
+        match block.queries.end - query {
+            1 => add::<1, E, L>(l, width, weights, block, &mut ahead, to),
+            2 => add::<2, E, L>(l, width, weights, block, &mut ahead, to),
+            3 => add::<3, E, L>(l, width, weights, block, &mut ahead, to),
+            _ => add::<4, E, L>(l, width, weights, block, &mut ahead, to),
         }
         query += 4;
     }
 }
 
-/// `Q` query rows against `K` keys at a time; `Q * K` is at most 4.
+/// Scores of `Q` queries, `K` keys at a time.
 #[inline(always)]
-fn scores_of<const Q: usize, const K: usize, E: Element, L: Lanes>(
+fn score<'a, const Q: usize, const K: usize, E: Element, L: Lanes>(
     l: L,
-    dim: usize,
+    width: usize,
+    queries: &[[f32; WIDTH]],
     block: &KeyBlock<'_, E>,
-    query: usize,
-    scratch: &mut Scratch,
+    ahead: &mut std::slice::Iter<'_, &'a [E]>,
+    scores: &mut [[f32; WIDTH]],
 ) {
-    let width = dim.div_ceil(WIDTH);
-    let queries: [&[[f32; WIDTH]]; Q] =
-        std::array::from_fn(|q| &scratch.queries[(query + q) * width..][..width]);
-    let scores = &mut scratch.scores[query..query + Q];
+    let queries: [&[[f32; WIDTH]]; Q] = std::array::from_fn(|q| &queries[q * width..][..width]);
+    let scores = &mut scores.as_flattened_mut()[..Q * TILE_KEYS];
     for first in (0..block.count).step_by(K) {
+        for key in ahead.by_ref().take(K) {
+            task::prefetch(l, key);
+        }
         // The last keys again where the count is no multiple.
         let index: [usize; K] = std::array::from_fn(|k| (first + k).min(block.count - 1));
-        let keys = index.map(|i| block.keys[i].as_chunks::<WIDTH>());
-        let mut sums = [[l.splat(0.0); Q]; K];
-        let whole = dim / WIDTH;
-        let blocks: [&[[E; WIDTH]]; K] = keys.map(|(blocks, _)| &blocks[..whole]);
-        for d in 0..whole {
-            for k in 0..K {
-                let key = l.load(&blocks[k][d]);
-                for q in 0..Q {
-                    sums[k][q] = l.fma(l.load(&queries[q][d]), key, sums[k][q]);
-                }
-            }
-        }
-        if whole < width {
-            for k in 0..K {
-                let key = l.load_partial(keys[k].1, 0.0);
-                for q in 0..Q {
-                    sums[k][q] = l.fma(l.load(&queries[q][whole]), key, sums[k][q]);
-                }
-            }
-        }
-        let sums =
-            l.reduce_add4(std::array::from_fn(|i| if i < Q * K { sums[i / Q][i % Q] } else { l.splat(0.0) }));
+        let sums = dots(l, queries, index.map(|i| block.keys[i]));
         for k in 0..K {
             for q in 0..Q {
-                scores[q].as_flattened_mut()[index[k]] = sums[k * Q + q];
+                scores[q * TILE_KEYS + index[k]] = sums[k * Q + q];
             }
         }
     }
 }
 
-/// Adds the weighted values of the block to the partial result.
+/// Caps, masks and exponentiates the scores, row by row.
 #[inline(always)]
-pub(super) fn values<E: Element, L: Lanes>(
+fn soften<E: Element, L: Lanes>(
     l: L,
-    dim: usize,
+    problem: &Problem<'_>,
+    first_row: usize,
     block: &KeyBlock<'_, E>,
-    next: &KeyBlock<'_, E>,
-    scratch: &Scratch,
+    scores: &mut [[f32; WIDTH]],
     partial: &mut Partial,
+    width: usize,
 ) {
-    for value in &next.values[..next.count] {
-        prefetch(l, value);
-    }
-    let mut query = block.queries.start;
-    while query < block.queries.end {
-        match block.queries.end - query {
-            1 => values_of::<1, E, L>(l, dim, block, query, scratch, partial),
-            2 => values_of::<2, E, L>(l, dim, block, query, scratch, partial),
-            3 => values_of::<3, E, L>(l, dim, block, query, scratch, partial),
-            _ => values_of::<4, E, L>(l, dim, block, query, scratch, partial),
+    let group = problem.group();
+    let panels = block.count.div_ceil(WIDTH);
+    let masked = block.own.is_some() || problem.params.window.is_some();
+    let all = task::all(block);
+    let mut bits = all;
+    for query in block.queries.clone() {
+        if masked && (query % group == 0 || query == block.queries.start) {
+            bits = task::visible(problem, block, first_row + query / group);
         }
-        query += 4;
+        let scores = &mut scores[query * PANELS..][..panels];
+        task::cap(l, problem, scores);
+        let flat = scores.as_flattened_mut();
+        // Lanes past the last key, and keys that the row does not see.
+        flat[block.count..].fill(f32::NEG_INFINITY);
+        if bits != all {
+            for (i, s) in flat[..block.count].iter_mut().enumerate() {
+                if bits >> i & 1 == 0 {
+                    *s = f32::NEG_INFINITY;
+                }
+            }
+        }
+        let values = &mut partial.values[query * width..(query + 1) * width];
+        absorb(l, scores, &mut partial.max[query], &mut partial.sum[query], values);
     }
 }
 
+/// Adds the weighted values to `Q` queries, sixteen dimensions at a time.
 #[inline(always)]
-fn values_of<const Q: usize, E: Element, L: Lanes>(
+fn add<'a, const Q: usize, E: Element, L: Lanes>(
     l: L,
-    dim: usize,
+    width: usize,
+    weights: &[[f32; WIDTH]],
     block: &KeyBlock<'_, E>,
-    query: usize,
-    scratch: &Scratch,
-    partial: &mut Partial,
+    ahead: &mut std::slice::Iter<'_, &'a [E]>,
+    to: &mut [[f32; WIDTH]],
 ) {
-    let width = dim.div_ceil(WIDTH);
-    let weights: [&[f32]; Q] =
-        std::array::from_fn(|q| &scratch.scores[query + q].as_flattened()[..block.count]);
+    let weights = weights.as_flattened();
+    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q * TILE_KEYS..][..block.count]);
     let values = &block.values[..block.count];
-    let to = &mut partial.values[query * width..(query + Q) * width];
+    let each = TILE_KEYS.div_ceil(width);
     for d in 0..width {
-        let mut sums: [L::Vector; Q] = std::array::from_fn(|q| l.load(&to[q * width + d]));
-        for (i, value) in values.iter().enumerate() {
-            let value = match value[d * WIDTH..].first_chunk::<WIDTH>() {
-                Some(value) => l.load(value),
-                None => l.load_partial(&value[d * WIDTH..], 0.0),
-            };
-            for q in 0..Q {
-                sums[q] = l.fma(l.splat(weights[q][i]), value, sums[q]);
-            }
+        for value in ahead.by_ref().take(each) {
+            task::prefetch(l, value);
         }
+        let sums = std::array::from_fn(|q| l.load(&to[q * width + d]));
+        let sums: [L::Vector; Q] = weigh(l, weights, values, d * WIDTH, sums);
         for q in 0..Q {
             l.store(sums[q], &mut to[q * width + d]);
         }

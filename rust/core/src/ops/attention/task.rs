@@ -22,7 +22,7 @@ pub(super) struct KeyBlock<'a, E> {
     /// Logical positions; filled where there is a window.
     positions: [i32; TILE_KEYS],
     /// Own reads: the row that writes key 0; key `i` is of row `own + i`.
-    own: Option<u32>,
+    pub(super) own: Option<u32>,
     /// Query rows that see some key, counted from the first of the piece.
     pub(super) queries: std::ops::Range<usize>,
 }
@@ -45,12 +45,15 @@ impl<E> Default for KeyBlock<'_, E> {
 pub(super) struct Scratch {
     /// Scaled queries of the piece, `[queries, width]` vectors.
     pub(super) queries: Vec<[f32; WIDTH]>,
-    /// Keys turned: `[panels of 16 keys, dim]` vectors of one dimension of 16 keys.
+    /// The same, sixteen queries side by side: `[queries / 16, dim]` vectors of one dimension.
+    pub(super) turned: Vec<[f32; WIDTH]>,
+    /// Keys widened: `[TILE_KEYS, width]` vectors.
     pub(super) keys: Vec<[f32; WIDTH]>,
-    /// Values widened: `[width, keys]` vectors of 16 dimensions of one key.
+    /// Values widened: `[width, TILE_KEYS]` vectors of 16 dimensions of one key.
     pub(super) values: Vec<[f32; WIDTH]>,
-    /// Scores, then weights: `[queries, TILE_KEYS]`.
-    pub(super) scores: Vec<[[f32; WIDTH]; TILE_KEYS / WIDTH]>,
+    /// Scores, then weights. Of a stream: `[queries, TILE_KEYS]` numbers; of tiles:
+    /// `[queries / 16, TILE_KEYS]` vectors of sixteen queries.
+    pub(super) scores: Vec<[f32; WIDTH]>,
 }
 
 thread_local! {
@@ -93,7 +96,12 @@ impl<E: Element> Kernel for Task<'_, E> {
         let num_queries = rows.len() * group;
         self.partial.reset(num_queries, width);
         load_queries(problem, head, rows.clone(), self.scratch);
-        self.scratch.scores.resize(num_queries, [[0.0; WIDTH]; TILE_KEYS / WIDTH]);
+        let blocks = num_queries.div_ceil(WIDTH);
+        let panels = if num_queries > STREAM_QUERIES { blocks * WIDTH } else { num_queries };
+        self.scratch.scores.resize(panels * TILE_KEYS / WIDTH, [0.0; WIDTH]);
+        if num_queries > STREAM_QUERIES {
+            tile::turn_queries(l, dim, self.scratch);
+        }
         let (begin, end) = piece.segments;
         let segments = &self.work.segments[begin as usize..end as usize];
         let mut source = Source {
@@ -113,15 +121,10 @@ impl<E: Element> Kernel for Task<'_, E> {
             if !more {
                 next.count = 0;
             }
-            let queries = block.queries.clone();
-            if queries.len() <= STREAM_QUERIES {
-                stream::scores(l, dim, &block, &next, self.scratch);
-                finish_scores(l, problem, rows.start, &block, self.scratch, self.partial, width);
-                stream::values(l, dim, &block, &next, self.scratch, self.partial);
+            if block.queries.len() <= STREAM_QUERIES {
+                stream::attend(l, problem, rows.start, &block, &next, self.scratch, self.partial);
             } else {
-                tile::scores(l, dim, &block, &next, self.scratch);
-                finish_scores(l, problem, rows.start, &block, self.scratch, self.partial, width);
-                tile::values(l, dim, &block, self.scratch, self.partial);
+                tile::attend(l, problem, rows.start, &block, &next, self.scratch, self.partial);
             }
             std::mem::swap(&mut block, &mut next);
         }
@@ -272,10 +275,35 @@ impl<'a, E: Element> Source<'a, E> {
     }
 }
 
+/// Asks for the cache lines of one key or value.
+#[inline(always)]
+pub(super) fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
+    for line in row.chunks(64 / size_of::<E>()) {
+        l.prefetch(line.as_ptr());
+    }
+}
+
+/// Caps the scores in `scores`, where there is a cap.
+#[inline(always)]
+pub(super) fn cap<L: Lanes>(l: L, problem: &Problem<'_>, scores: &mut [[f32; WIDTH]]) {
+    if let Some(cap) = problem.params.soft_cap {
+        let (cap, inverse) = (l.splat(cap), l.splat(1.0 / cap));
+        for s in scores {
+            l.store(l.mul(cap, math::tanh(l, l.mul(l.load(s), inverse))), s);
+        }
+    }
+}
+
+/// All keys of a block.
+#[inline(always)]
+pub(super) fn all<E>(block: &KeyBlock<'_, E>) -> u64 {
+    if block.count == 64 { u64::MAX } else { (1 << block.count) - 1 }
+}
+
 /// Which keys of a block a row sees, bit `i` for key `i`.
 #[inline(always)]
-fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> u64 {
-    let mut bits = if block.count == 64 { u64::MAX } else { (1 << block.count) - 1 };
+pub(super) fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> u64 {
+    let mut bits = all(block);
     if let Some(first) = block.own {
         let ends = &problem.plan.row_end[first as usize..first as usize + block.count];
         let before = (row + 1).saturating_sub(first as usize);
@@ -293,52 +321,4 @@ fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> u64
         }
     }
     bits
-}
-
-/// Caps, masks and exponentiates the scores of a block, row by row.
-#[inline(always)]
-fn finish_scores<E: Element, L: Lanes>(
-    l: L,
-    problem: &Problem<'_>,
-    first_row: usize,
-    block: &KeyBlock<'_, E>,
-    scratch: &mut Scratch,
-    partial: &mut Partial,
-    width: usize,
-) {
-    let group = problem.group();
-    let panels = block.count.div_ceil(WIDTH);
-    let masked = block.own.is_some() || problem.params.window.is_some();
-    let full = if block.count == 64 { u64::MAX } else { (1 << block.count) - 1 };
-    let mut bits = full;
-    for query in block.queries.clone() {
-        if masked && (query % group == 0 || query == block.queries.start) {
-            bits = visible(problem, block, first_row + query / group);
-        }
-        let scores = &mut scratch.scores[query];
-        if let Some(cap) = problem.params.soft_cap {
-            let (cap, inverse) = (l.splat(cap), l.splat(1.0 / cap));
-            for s in &mut scores[..panels] {
-                l.store(l.mul(cap, math::tanh(l, l.mul(l.load(s), inverse))), s);
-            }
-        }
-        let flat = scores.as_flattened_mut();
-        // Lanes past the last key, and keys that the row does not see.
-        flat[block.count..panels * WIDTH].fill(f32::NEG_INFINITY);
-        if bits != full {
-            for (i, s) in flat[..block.count].iter_mut().enumerate() {
-                if bits >> i & 1 == 0 {
-                    *s = f32::NEG_INFINITY;
-                }
-            }
-        }
-        let values = &mut partial.values[query * width..(query + 1) * width];
-        super::partial::absorb(
-            l,
-            &mut scores[..panels],
-            &mut partial.max[query],
-            &mut partial.sum[query],
-            values,
-        );
-    }
 }

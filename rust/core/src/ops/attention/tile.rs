@@ -1,180 +1,170 @@
 //! Many query rows: a block of keys and values is widened once, into tiles that stay in the
 //! second-level cache, and register-blocked products go over them.
 //!
-//! Keys are turned, so that the lanes of a vector are sixteen keys: a score needs no sum over
-//! lanes. Both products then have the form "broadcast a number of each row, multiply-add a vector".
+//! For scores the lanes of a vector are sixteen queries, for values sixteen dimensions. Then both
+//! products have the form "broadcast a number of each row, multiply-add a vector", keys need no
+//! turning, and the softmax has no sums over lanes.
 
+use super::Problem;
 use super::partial::Partial;
-use super::task::{KeyBlock, Scratch, TILE_KEYS};
+use super::task::{self, KeyBlock, Scratch, TILE_KEYS};
 use crate::format::Element;
+use crate::simd::math::exp_nonpositive;
+use crate::simd::product::broadcast;
 use crate::simd::{Lanes, WIDTH};
 
-/// Scores of the block's queries against its keys; fills the tiles of both keys and values.
+/// Puts sixteen queries side by side; zeros behind the last one.
 #[inline(always)]
-pub(super) fn scores<E: Element, L: Lanes>(
-    l: L,
-    dim: usize,
-    block: &KeyBlock<'_, E>,
-    next: &KeyBlock<'_, E>,
-    scratch: &mut Scratch,
-) {
-    turn_keys(l, dim, block, next, scratch);
-    widen_values(l, dim, block, next, scratch);
+pub(super) fn turn_queries<L: Lanes>(l: L, dim: usize, scratch: &mut Scratch) {
     let width = dim.div_ceil(WIDTH);
-    let Scratch { queries, keys, scores, .. } = scratch;
-    for (panel, keys) in keys.chunks_exact(dim).take(block.count.div_ceil(WIDTH)).enumerate() {
-        let mut query = block.queries.start;
-        while query < block.queries.end {
-            let left = block.queries.end - query;
-            let q = &queries[query * width..];
-            let to = &mut scores[query..];
-            query += match left {
-                12.. if L::ACCUMULATORS >= 12 => score_rows::<12, L>(l, dim, q, keys, panel, to),
-                6.. => score_rows::<6, L>(l, dim, q, keys, panel, to),
-                5 => score_rows::<5, L>(l, dim, q, keys, panel, to),
-                4 => score_rows::<4, L>(l, dim, q, keys, panel, to),
-                3 => score_rows::<3, L>(l, dim, q, keys, panel, to),
-                2 => score_rows::<2, L>(l, dim, q, keys, panel, to),
-                _ => score_rows::<1, L>(l, dim, q, keys, panel, to),
-            };
-        }
-    }
-}
-
-/// `Q` rows against sixteen keys.
-#[inline(always)]
-fn score_rows<const Q: usize, L: Lanes>(
-    l: L,
-    dim: usize,
-    queries: &[[f32; WIDTH]],
-    keys: &[[f32; WIDTH]],
-    panel: usize,
-    scores: &mut [[[f32; WIDTH]; TILE_KEYS / WIDTH]],
-) -> usize {
-    let stride = dim.div_ceil(WIDTH) * WIDTH;
-    let queries: [&[f32]; Q] = std::array::from_fn(|q| &queries.as_flattened()[q * stride..][..dim]);
-    let keys = &keys[..dim];
-    let mut sums = [l.splat(0.0); Q];
-    for d in 0..dim {
-        let key = l.load(&keys[d]);
-        for q in 0..Q {
-            sums[q] = l.fma(l.splat(queries[q][d]), key, sums[q]);
-        }
-    }
-    for q in 0..Q {
-        l.store(sums[q], &mut scores[q][panel]);
-    }
-    Q
-}
-
-/// Panels of sixteen keys, dimension by dimension; zeros where keys are missing.
-#[inline(always)]
-fn turn_keys<E: Element, L: Lanes>(
-    l: L,
-    dim: usize,
-    block: &KeyBlock<'_, E>,
-    next: &KeyBlock<'_, E>,
-    scratch: &mut Scratch,
-) {
-    let zeros = [E::default(); WIDTH];
-    scratch.keys.resize(TILE_KEYS * dim / WIDTH, [0.0; WIDTH]);
-    for key in &next.keys[..next.count] {
-        for line in key.chunks(64 / size_of::<E>()) {
-            l.prefetch(line.as_ptr());
-        }
-    }
-    for (panel, to) in scratch.keys.chunks_exact_mut(dim).take(block.count.div_ceil(WIDTH)).enumerate() {
-        let keys = &block.keys[panel * WIDTH..block.count.min((panel + 1) * WIDTH)];
-        let (squares, rest) = to.as_chunks_mut::<WIDTH>();
-        for (d, to) in squares.iter_mut().enumerate() {
+    let count = scratch.queries.len() / width;
+    scratch.turned.resize(count.div_ceil(WIDTH) * width * WIDTH, [0.0; WIDTH]);
+    let zeros = [0.0; WIDTH];
+    for (block, to) in scratch.turned.chunks_exact_mut(width * WIDTH).enumerate() {
+        for (d, to) in to.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
             let rows = std::array::from_fn(|i| {
-                keys.get(i).and_then(|key| key[d * WIDTH..].first_chunk::<WIDTH>()).unwrap_or(&zeros)
+                let query = block * WIDTH + i;
+                if query < count { &scratch.queries[query * width + d] } else { &zeros }
             });
             l.transpose(&rows, to);
         }
-        // Half a square where the head dimension is an odd multiple of eight.
-        for (d, to) in rest.iter_mut().enumerate() {
-            let d = squares.len() * WIDTH + d;
-            *to = std::array::from_fn(|i| keys.get(i).map_or(0.0, |key| key[d].to_f32()));
+    }
+}
+
+/// Adds a block of keys to the partial result of its queries.
+#[inline(always)]
+pub(super) fn attend<E: Element, L: Lanes>(
+    l: L,
+    problem: &Problem<'_>,
+    first_row: usize,
+    block: &KeyBlock<'_, E>,
+    next: &KeyBlock<'_, E>,
+    scratch: &mut Scratch,
+    partial: &mut Partial,
+) {
+    let dim = problem.layout.head_dim;
+    let width = dim.div_ceil(WIDTH);
+    widen(l, width, block, next, scratch);
+    let blocks = block.queries.start / WIDTH..block.queries.end.div_ceil(WIDTH);
+    for lanes in blocks.clone() {
+        let panel = &scratch.turned[lanes * width * WIDTH..][..dim];
+        let keys = scratch.keys.as_flattened();
+        let to = &mut scratch.scores[lanes * TILE_KEYS..][..block.count];
+        broadcast::<1, false, L>(l, block.count, keys, width * WIDTH, panel, to, 1);
+        task::cap(l, problem, to);
+    }
+    mask(problem, first_row, block, &mut scratch.scores);
+    for lanes in blocks {
+        let scores = &mut scratch.scores[lanes * TILE_KEYS..][..block.count];
+        absorb_lanes(l, lanes, width, scores, partial);
+        let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
+        let weights = &scores.as_flattened()[queries.start % WIDTH..];
+        for d in 0..width {
+            let panel = &scratch.values[d * TILE_KEYS..][..block.count];
+            let to = &mut partial.values[queries.start * width + d..];
+            broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, panel, to, width);
         }
     }
 }
 
-/// Panels of sixteen dimensions, key by key.
+/// Copies keys and values into tiles, and asks for those of the next block.
 #[inline(always)]
-fn widen_values<E: Element, L: Lanes>(
+fn widen<E: Element, L: Lanes>(
     l: L,
-    dim: usize,
+    width: usize,
     block: &KeyBlock<'_, E>,
     next: &KeyBlock<'_, E>,
     scratch: &mut Scratch,
 ) {
-    let width = dim.div_ceil(WIDTH);
+    scratch.keys.resize(width * TILE_KEYS, [0.0; WIDTH]);
     scratch.values.resize(width * TILE_KEYS, [0.0; WIDTH]);
-    for value in &next.values[..next.count] {
-        for line in value.chunks(64 / size_of::<E>()) {
-            l.prefetch(line.as_ptr());
+    for i in 0..block.count {
+        if i < next.count {
+            task::prefetch(l, next.keys[i]);
+            task::prefetch(l, next.values[i]);
         }
-    }
-    for (i, value) in block.values[..block.count].iter().enumerate() {
-        let (blocks, rest) = value.as_chunks::<WIDTH>();
-        for (d, block) in blocks.iter().enumerate() {
-            l.store(l.load(block), &mut scratch.values[d * TILE_KEYS + i]);
+        let (keys, rest) = block.keys[i].as_chunks::<WIDTH>();
+        let to = &mut scratch.keys[i * width..(i + 1) * width];
+        for (to, key) in to.iter_mut().zip(keys) {
+            l.store(l.load(key), to);
         }
         if !rest.is_empty() {
-            l.store(l.load_partial(rest, 0.0), &mut scratch.values[blocks.len() * TILE_KEYS + i]);
+            l.store(l.load_partial(rest, 0.0), &mut to[width - 1]);
+        }
+        let (values, rest) = block.values[i].as_chunks::<WIDTH>();
+        let to = scratch.values[i..].iter_mut().step_by(TILE_KEYS);
+        for (to, value) in to.zip(values) {
+            l.store(l.load(value), to);
+        }
+        if !rest.is_empty() {
+            l.store(l.load_partial(rest, 0.0), &mut scratch.values[(width - 1) * TILE_KEYS + i]);
         }
     }
 }
 
-/// Adds the weighted values of the block to the partial result.
+/// Sets the scores to -inf that their rows do not see, and those of queries outside of the block.
 #[inline(always)]
-pub(super) fn values<E: Element, L: Lanes>(
+fn mask<E>(problem: &Problem<'_>, first_row: usize, block: &KeyBlock<'_, E>, scores: &mut [[f32; WIDTH]]) {
+    let group = problem.group();
+    let mut hide = |query: usize, bits: u64| {
+        let scores = &mut scores[query / WIDTH * TILE_KEYS..][..block.count];
+        for (i, score) in scores.iter_mut().enumerate() {
+            if bits >> i & 1 == 0 {
+                score[query % WIDTH] = f32::NEG_INFINITY;
+            }
+        }
+    };
+    let outside = block.queries.start / WIDTH * WIDTH..block.queries.start;
+    let behind = block.queries.end..block.queries.end.next_multiple_of(WIDTH);
+    outside.chain(behind).for_each(|query| hide(query, 0));
+    if block.own.is_none() && problem.params.window.is_none() {
+        return;
+    }
+    let all = task::all(block);
+    for row in block.queries.start / group..block.queries.end / group {
+        let bits = task::visible(problem, block, first_row + row);
+        if bits != all {
+            (row * group..(row + 1) * group).for_each(|query| hide(query, bits));
+        }
+    }
+}
+
+/// Turns the scores of sixteen queries into weights relative to the new maxima, and rescales what
+/// was there; as [`absorb`](super::partial::absorb).
+#[inline(always)]
+fn absorb_lanes<L: Lanes>(
     l: L,
-    dim: usize,
-    block: &KeyBlock<'_, E>,
-    scratch: &Scratch,
+    lanes: usize,
+    width: usize,
+    scores: &mut [[f32; WIDTH]],
     partial: &mut Partial,
 ) {
-    let width = dim.div_ceil(WIDTH);
-    for d in 0..width {
-        let panel = &scratch.values[d * TILE_KEYS..][..block.count];
-        let mut query = block.queries.start;
-        while query < block.queries.end {
-            let weights = &scratch.scores[query..block.queries.end];
-            let to = &mut partial.values[query * width + d..];
-            query += match weights.len() {
-                12.. if L::ACCUMULATORS >= 12 => weigh_rows::<12, L>(l, weights, panel, to, width),
-                6.. => weigh_rows::<6, L>(l, weights, panel, to, width),
-                5 => weigh_rows::<5, L>(l, weights, panel, to, width),
-                4 => weigh_rows::<4, L>(l, weights, panel, to, width),
-                3 => weigh_rows::<3, L>(l, weights, panel, to, width),
-                2 => weigh_rows::<2, L>(l, weights, panel, to, width),
-                _ => weigh_rows::<1, L>(l, weights, panel, to, width),
-            };
+    let Some((max, _)) = partial.max[lanes * WIDTH..].split_first_chunk_mut::<WIDTH>() else { return };
+    let Some((sum, _)) = partial.sum[lanes * WIDTH..].split_first_chunk_mut::<WIDTH>() else { return };
+    let old = l.load(max);
+    let new = scores.iter().fold(old, |new, s| l.max(l.load(s), new));
+    // Where nothing is visible yet any finite shift gives weight 0.
+    let shift = l.select(l.eq(new, l.splat(f32::NEG_INFINITY)), l.splat(0.0), new);
+    let mut total = l.splat(0.0);
+    for s in scores {
+        let weight = exp_nonpositive(l, l.sub(l.load(s), shift));
+        total = l.add(total, weight);
+        l.store(weight, s);
+    }
+    let factor = exp_nonpositive(l, l.sub(old, shift));
+    let first = l.eq(old, l.splat(f32::NEG_INFINITY));
+    let changed = l.mask_bits(l.lt(old, new)) & !l.mask_bits(first);
+    l.store(l.fma(l.load(sum), factor, total), sum);
+    l.store(new, max);
+    if changed != 0 {
+        let mut factors = [0.0; WIDTH];
+        l.store(factor, &mut factors);
+        let values = partial.values[lanes * WIDTH * width..].chunks_exact_mut(width);
+        for (i, values) in values.take(WIDTH).enumerate().filter(|(i, _)| changed >> i & 1 != 0) {
+            let factor = l.splat(factors[i]);
+            for v in values {
+                l.store(l.mul(l.load(v), factor), v);
+            }
         }
     }
-}
-
-/// Sixteen dimensions of `Q` rows.
-#[inline(always)]
-fn weigh_rows<const Q: usize, L: Lanes>(
-    l: L,
-    weights: &[[[f32; WIDTH]; TILE_KEYS / WIDTH]],
-    panel: &[[f32; WIDTH]],
-    to: &mut [[f32; WIDTH]],
-    width: usize,
-) -> usize {
-    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q].as_flattened()[..panel.len()]);
-    let mut sums: [L::Vector; Q] = std::array::from_fn(|q| l.load(&to[q * width]));
-    for (i, value) in panel.iter().enumerate() {
-        let value = l.load(value);
-        for q in 0..Q {
-            sums[q] = l.fma(l.splat(weights[q][i]), value, sums[q]);
-        }
-    }
-    for q in 0..Q {
-        l.store(sums[q], &mut to[q * width]);
-    }
-    Q
 }
