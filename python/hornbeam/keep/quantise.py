@@ -61,8 +61,8 @@ def encode(
     """Encodes `x [N, C]` in blocks of ``tokens`` by ``channels``; None is all of them.
 
     Rounds half to even within `[min, max]` of each block, so that decoding errs by half a step at most.
-    With ``channel_separable`` channels are divided by `sqrt(max |x|)` first (ZipCache, arXiv 2405.14256,
-    section 4.1).
+    With ``channel_separable`` channels are divided by `sqrt(max |x|)` first (ZipCache, arXiv
+    2405.14256).
 
     Raises:
         ArgumentError: bits other than 2, 4 and 8, an empty block, or an element that is not finite.

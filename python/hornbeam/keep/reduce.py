@@ -106,7 +106,7 @@ class ValueMerge(Reduce):
 @dataclass(frozen=True)
 class SimilarityMerge(Reduce):
     """Those of the rest whose greatest cosine with a kept key is at least the mean one are merged, keys and
-    values, weighted by exp(cosine). D2O (arXiv 2406.13035, section 3.3), its prefill rule."""
+    values, weighted by exp(cosine). D2O (arXiv 2406.13035), its prefill rule."""
 
     native: ClassVar[str] = "similarity_merge"
 
@@ -145,7 +145,7 @@ class _Quantise(Reduce):
 class MixedBits(_Quantise):
     """The lowest ``low_share`` of tokens by score in ``low_bits``, the others in ``high_bits``. Keys by
     channel over the tokens of a class, values by token after their channels were brought to one size.
-    ZipCache (arXiv 2405.14256, sections 4.1 and 4.3), whose value rows span all heads of a layer; here a
+    ZipCache (arXiv 2405.14256), whose value rows span all heads of a layer; here a
     row is one head's, since heads are stored apart."""
 
     low_share: float = 0.4
@@ -177,8 +177,8 @@ class MixedBits(_Quantise):
 @dataclass(frozen=True)
 class KeyChannelValueToken(_Quantise):
     """Keys by channel over ``group`` tokens, values by token over ``group`` channels; the last ``residual``
-    tokens, and what does not fill a group before them, stay as they are. KIVI (arXiv 2402.02750, section
-    3.2) with the group and residual of its released code."""
+    tokens, and what does not fill a group before them, stay as they are. KIVI (arXiv 2402.02750)
+    with the group and residual of its released code."""
 
     bits: int = 2
     group: int = 32

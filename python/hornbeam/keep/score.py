@@ -69,7 +69,7 @@ class Score(Factor):
 @dataclass(frozen=True)
 class WindowMass(Score):
     """Mean probability under the last ``window`` rows, average-pooled over ``kernel`` tokens, mean over the
-    query heads of the group; the window is kept. SnapKV (arXiv 2404.14469, section 4); the defaults and
+    query heads of the group; the window is kept. SnapKV (arXiv 2404.14469); the defaults and
     the zero padding are kvpress's."""
 
     native: ClassVar[str] = "window_mass"
@@ -80,7 +80,7 @@ class WindowMass(Score):
 @dataclass(frozen=True)
 class AccumulatedMass(Score):
     """Probability summed over all rows, mean over the query heads of the group: needs the queries of every
-    token. H2O (arXiv 2306.14048, section 4), which gives half of the budget to the newest tokens. With
+    token. H2O (arXiv 2306.14048), which gives half of the budget to the newest tokens. With
     ``across_heads`` the mean runs over the layer, as in PrefixKV (arXiv 2412.03409)."""
 
     native: ClassVar[str] = "accumulated_mass"
@@ -94,7 +94,7 @@ class AccumulatedMass(Score):
 class NormalisedMass(Score):
     """Probability over probe rows divided by the number of probes that could see the key. Probes are the
     last ``recent`` of rows and ``random`` of rows drawn from the others, without replacement. ZipCache
-    (arXiv 2405.14256, section 4.2); its released code divides by the number of tokens after the key and
+    (arXiv 2405.14256); its released code divides by the number of tokens after the key and
     draws with replacement."""
 
     native: ClassVar[str] = "normalised_mass"
@@ -166,7 +166,7 @@ class KeyNorm(Score):
 
 @dataclass(frozen=True)
 class Position(Score):
-    """The first ``sinks`` tokens and the newest. StreamingLLM (arXiv 2309.17453, section 3.2). Logical
+    """The first ``sinks`` tokens and the newest. StreamingLLM (arXiv 2309.17453). Logical
     positions are kept, where the paper renumbers them."""
 
     native: ClassVar[str] = "position"

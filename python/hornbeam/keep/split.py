@@ -50,7 +50,7 @@ class Uniform(Split):
 @dataclass(frozen=True)
 class Pyramid(Split):
     """Budgets fall linearly from the first layer to the last, which gets ``1/beta`` of the mean, beyond what
-    is protected. PyramidKV (arXiv 2406.02069, section 4.1)."""
+    is protected. PyramidKV (arXiv 2406.02069)."""
 
     native: ClassVar[str] = "pyramid"
     beta: int = 20
@@ -59,7 +59,7 @@ class Pyramid(Split):
 @dataclass(frozen=True)
 class GlobalPrefix(Split):
     """Every layer keeps the same share of its score: the greatest that the budget allows. PrefixKV (arXiv
-    2412.03409, section 3.3), whose bisection stops within five tokens and whose code follows a saved
+    2412.03409), whose bisection stops within five tokens and whose code follows a saved
     ``profile``: one weight a layer, made by :meth:`calibrate`."""
 
     native: ClassVar[str] = "global_prefix"
@@ -103,7 +103,7 @@ class GlobalPrefix(Split):
 @dataclass(frozen=True)
 class AcrossHeads(Split):
     """Heads of a layer compete for its equal share by score; ``alpha`` is the safeguard. AdaKV (arXiv
-    2407.11550, section 3.3). "mix" blends the outcome with equal shares, as the authors' code does;
+    2407.11550). "mix" blends the outcome with equal shares, as the authors' code does;
     "reserve" sets the top ``alpha`` of an equal share aside for every head, as kvpress does."""
 
     native: ClassVar[str] = "across_heads"
@@ -114,7 +114,7 @@ class AcrossHeads(Split):
 @dataclass(frozen=True)
 class HeadScores(Split):
     """Budgets follow given scores `[L][Hk]`, beyond what is protected and a ``floor`` of the mean. SparseMM
-    (arXiv 2506.05344, section 3.3)."""
+    (arXiv 2506.05344)."""
 
     native: ClassVar[str] = "head_scores"
     scores: tuple[tuple[float, ...], ...] = ()

@@ -3,7 +3,7 @@
 //! One encoder serves the published schemes, which differ in the shape of a block alone: a row of
 //! a token (int8; KIVI's values, Liu et al. 2024, arXiv 2402.02750), a run of one channel (KIVI's
 //! and ZipCache's keys), a token after its channels were brought to one size (ZipCache's values,
-//! He et al. 2024, arXiv 2405.14256, section 4.1).
+//! He et al. 2024, arXiv 2405.14256).
 
 use crate::error::{Error, Result};
 

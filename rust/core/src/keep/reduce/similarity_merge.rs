@@ -1,4 +1,4 @@
-//! D2O (Wan et al. 2024, arXiv 2406.13035, section 3.3): merge what is similar, drop the rest.
+//! D2O (Wan et al. 2024, arXiv 2406.13035): merge what is similar, drop the rest.
 
 use super::{Before, Merge, NOWHERE, Reduce, nearest};
 use crate::simd::Isa;

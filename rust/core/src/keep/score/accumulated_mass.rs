@@ -1,4 +1,4 @@
-//! H2O (Zhang et al. 2023, arXiv 2306.14048, section 4), and PrefixKV's importance.
+//! H2O (Zhang et al. 2023, arXiv 2306.14048), and PrefixKV's importance.
 
 use super::{Score, mean};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! KeyDiff (Park et al. 2025, arXiv 2504.15364, section 3).
+//! KeyDiff (Park et al. 2025, arXiv 2504.15364).
 
 use super::{Score, norm};
 use crate::error::Result;

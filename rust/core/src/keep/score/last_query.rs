@@ -1,4 +1,4 @@
-//! TOVA (Oren et al. 2024, arXiv 2401.06104, section 3).
+//! TOVA (Oren et al. 2024, arXiv 2401.06104).
 
 use super::Score;
 use super::accumulated_mass::mean_of_heads;

@@ -1,4 +1,4 @@
-//! ZipCache's saliency (He et al. 2024, arXiv 2405.14256, sections 4.2 and 4.3).
+//! ZipCache's saliency (He et al. 2024, arXiv 2405.14256).
 
 use super::{Score, mean};
 use crate::error::Result;

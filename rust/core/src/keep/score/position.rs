@@ -1,4 +1,4 @@
-//! StreamingLLM (Xiao et al. 2024, arXiv 2309.17453, section 3.2).
+//! StreamingLLM (Xiao et al. 2024, arXiv 2309.17453).
 
 use super::Score;
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! SnapKV (Li et al. 2024, arXiv 2404.14469, section 4 and listing 1).
+//! SnapKV (Li et al. 2024, arXiv 2404.14469).
 
 use super::{Score, kernel_from, mean, pooled};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! AdaKV (Feng et al. 2024, arXiv 2407.11550, section 3.3): heads of a layer compete.
+//! AdaKV (Feng et al. 2024, arXiv 2407.11550): heads of a layer compete.
 
 use super::{Scores, Split, apportion};
 use crate::error::Result;

@@ -1,4 +1,4 @@
-//! PrefixKV (Wang et al. 2024, arXiv 2412.03409, section 3.3): one global prefix for all layers.
+//! PrefixKV (Wang et al. 2024, arXiv 2412.03409): one global prefix for all layers.
 
 use super::pyramid::by_layer;
 use super::{Scores, Split, apportion, fixed};

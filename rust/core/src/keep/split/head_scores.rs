@@ -1,4 +1,4 @@
-//! SparseMM (Wang et al. 2025, arXiv 2506.05344, section 3.3): budgets from calibrated head scores.
+//! SparseMM (Wang et al. 2025, arXiv 2506.05344): budgets from calibrated head scores.
 
 use super::{Scores, Split, apportion, fixed};
 use crate::error::{Error, Result};

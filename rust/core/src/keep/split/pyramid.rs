@@ -1,4 +1,4 @@
-//! PyramidKV (Cai et al. 2024, arXiv 2406.02069, section 4.1).
+//! PyramidKV (Cai et al. 2024, arXiv 2406.02069).
 
 use super::{Scores, Split, apportion};
 use crate::error::Result;
