@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-
-import hornbeam as hb
 from tests.reference import verify as reference
 from tests.reference import warp as reference_warp
 from tests.reference.verify import Enumeration, Law
+
+import hornbeam as hb
 
 WARPS = {
     "plain": hb.Warp(),
@@ -127,7 +127,15 @@ SHAPES = {
     "chain": [(3, (1,)), (3, (1, 1)), (3, (1, 1, 1)), (5, (1, 1)), (6, (1,)), (3, ())],
     "block": [(3, (1,)), (3, (1, 1)), (3, (1, 1, 1)), (5, (1, 1))],
     "with_replacement": [(3, (2,)), (3, (2, 1)), (4, (3,)), (3, (1, 2)), (6, (2,))],
-    "without_replacement": [(3, (2,)), (3, (2, 1)), (4, (3,)), (3, (1, 2)), (3, (4,)), (6, (2,)), (3, (1, 1, 1))],
+    "without_replacement": [
+        (3, (2,)),
+        (3, (2, 1)),
+        (4, (3,)),
+        (3, (1, 2)),
+        (3, (4,)),
+        (6, (2,)),
+        (3, (1, 1, 1)),
+    ],
 }
 DRAWN = [(rule, *shape) for rule, shapes in SHAPES.items() for shape in shapes]
 
@@ -158,7 +166,9 @@ TREES = [
 ]
 
 
-@pytest.mark.parametrize("rule", ["chain", "block", "with_replacement", "without_replacement", "target_only", "coupled"])
+@pytest.mark.parametrize(
+    "rule", ["chain", "block", "with_replacement", "without_replacement", "target_only", "coupled"]
+)
 @pytest.mark.parametrize("warp", WARPS)
 @pytest.mark.parametrize("tree", TREES, ids=len)
 def test_chosen_drafts(rule: str, warp: str, tree: Any) -> None:
@@ -173,14 +183,14 @@ def test_chosen_drafts(rule: str, warp: str, tree: Any) -> None:
 
 
 @pytest.mark.parametrize(("vocabulary", "branching"), SHAPES["with_replacement"])
-def test_independent_siblings_may_be_verified_as_distinct(vocabulary: int, branching: tuple[int, ...]) -> None:
+def test_independent_siblings_may_be_verified_as_distinct(
+    vocabulary: int, branching: tuple[int, ...]
+) -> None:
     """A repeated token is passed over, and given that it is new, a sibling follows the draft's law
     without the refused tokens. The converse is biased: see below."""
     target, draft = (Model(vocabulary, seed, hb.Warp()) for seed in (5, 6))
     law = law_of(
-        lambda t, p, path, c: reference.recursive(
-            t, p, lambda row: draft.law(path(row)), c, distinct=True
-        ),
+        lambda t, p, path, c: reference.recursive(t, p, lambda row: draft.law(path(row)), c, distinct=True),
         target,
         len(branching) + 1,
         lambda chance: draw_tree(chance, draft, branching, distinct=False),

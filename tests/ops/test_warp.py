@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.reference import philox
+from tests.reference import warp as reference
 
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, LogitsError
-from tests.reference import philox
-from tests.reference import warp as reference
 
 NEGATIVE_INFINITY = -float("inf")
 
@@ -68,9 +68,11 @@ def cases(draw: Any) -> Any:
 def test_draws_follow_the_definition(case: Any, dtype: torch.dtype, seed: int) -> None:
     row, warp, history = case
     logits = torch.tensor([row]).to(dtype)
-    weights = reference.weights(logits[0].float().numpy(), warp, *history) if np.isfinite(
-        reference.penalised(logits[0].float().numpy(), warp, *history).max()
-    ) else None
+    weights = (
+        reference.weights(logits[0].float().numpy(), warp, *history)
+        if np.isfinite(reference.penalised(logits[0].float().numpy(), warp, *history).max())
+        else None
+    )
     arguments = {"seed": seed, "sequences": torch.tensor([3]), "history": [history]}
     if weights is None:
         with pytest.raises(LogitsError, match=r"sequence 0, row 0 contain -inf only"):

@@ -38,9 +38,7 @@ def exp(x: Any) -> Any:
     return np.where(flushed, F32(0), np.ldexp(p, n.astype(np.int32)).astype(F32))
 
 
-def penalised(
-    logits: Any, warp: Any, prompt: Sequence[int] = (), output: Sequence[int] = ()
-) -> Any:
+def penalised(logits: Any, warp: Any, prompt: Sequence[int] = (), output: Sequence[int] = ()) -> Any:
     """Bias, then repetition, frequency and presence penalties, in float32."""
     row = np.array(logits, F32)
     for token, bias in (warp.bias or {}).items():
