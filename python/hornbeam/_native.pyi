@@ -1,11 +1,10 @@
 """Signatures of the native module, a section a binding file; checked with stubtest."""
 
 from collections.abc import Sequence
-from typing import Any, final
-
 from numpy import int32
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from typing import Any, final
 
 # --- spec: draft sources and stop rules
 
@@ -195,7 +194,6 @@ class Tree:
 
 # --- linear
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor: ...
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None: ...
 
 # --- verify ---
 
@@ -316,3 +314,54 @@ def cuda_follow(
     fault_rows: Tensor,
 ) -> None: ...
 def cuda_status() -> dict[str, Any]: ...
+
+# --- keep ---
+
+def keep_check(kind: str, factor: tuple[str, dict[str, Any]]) -> tuple[int, int, int, int]: ...
+def keep_scores(
+    score: tuple[str, dict[str, Any]],
+    keys: Tensor,
+    values: Tensor,
+    queries: Tensor,
+    scale: float,
+    out: Tensor,
+) -> None: ...
+def keep_select(
+    split: tuple[str, dict[str, Any]],
+    scores: Tensor,
+    total: int,
+    protected: tuple[int, int, int],
+    unit: int,
+    budgets: Tensor,
+    kept: Tensor,
+) -> None: ...
+def keep_reduce(
+    reduce: tuple[str, dict[str, Any]],
+    keys: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    kept: Tensor,
+    out_keys: Tensor,
+    out_values: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    own: Tensor,
+) -> None: ...
+def quantise(
+    x: Tensor,
+    bits: int,
+    tokens: int,
+    channels: int,
+    codes: Tensor,
+    params: Tensor,
+    channel_scale: Tensor | None = None,
+) -> None: ...
+def dequantise(
+    codes: Tensor,
+    params: Tensor,
+    bits: int,
+    tokens: int,
+    channels: int,
+    out: Tensor,
+    channel_scale: Tensor | None = None,
+) -> None: ...
