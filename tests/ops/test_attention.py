@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tests.reference import attention as reference
 from torch import Tensor
 
 import hornbeam.ops as ops
 from hornbeam import _native
 from hornbeam._native import Plan
 from hornbeam.errors import ArgumentError, ShapeError
-from tests.reference import attention as reference
 
 OWN, BY_HEAD = 1, 2
 INSTRUCTION_SETS = _native.instruction_sets()[0]
@@ -294,6 +294,15 @@ def test_nan_stays_with_the_rows_that_see_it() -> None:
     assert torch.equal(out, clean)
 
 
+def test_only_chunks_that_the_plan_reads_are_touched() -> None:
+    """A pool of many chunks; the last one is not even of the pool's shape, and nothing reads it."""
+    case = random_case(17)
+    out, _ = case.run()
+    spare = [torch.zeros_like(case.chunks[0]) for _ in range(8)]
+    case.chunks += [*spare, torch.zeros(3)]
+    assert torch.equal(case.run()[0], out)
+
+
 def test_written_rows_are_seen() -> None:
     """`write_rows` and then attention: what a layer does."""
     case = random_case(13, reads=0, max_rows=6)
@@ -330,7 +339,8 @@ def test_errors_name_the_argument() -> None:
     refused(ShapeError, "lse is float16, expected float32", lse=torch.empty(rows, heads, dtype=torch.float16))
     refused(ShapeError, "sinks is a tensor of shape", sinks=torch.zeros(heads + 1))
     refused(ShapeError, "chunk is shape", chunks=[case.chunks[0], case.chunks[1][:, :-1].contiguous()])
-    refused(ShapeError, r"chunks\[0\]|chunk", chunks=[case.chunks[0].transpose(3, 4)])
+    refused(ShapeError, "strided", chunks=[case.chunks[0].transpose(0, 1).contiguous().transpose(0, 1)])
+    refused(ShapeError, 'chunks is "an empty list"', chunks=[])
     refused(ArgumentError, "entry|row_slots", chunks=case.chunks[:1])
     refused(ArgumentError, "layer is 7, expected less than 2", layer=7)
     refused(ArgumentError, "num_heads is 4", num_kv_heads=3)
