@@ -66,3 +66,21 @@ wheel: $(READY) ## Build the wheel into dist/ and try it in a fresh environment
 	rm -rf dist
 	$(VENV)/bin/maturin build --profile dist --out dist
 	$(PY) scripts/try_wheel.py dist
+
+# Exits with the reason where no kernel can run.
+NEEDS_DEVICE = $(PY) -c "import sys; from hornbeam import cuda; s = cuda.status(); sys.exit(None if s['available'] else 'no CUDA device to run on: ' + s['reason'])"
+
+.PHONY: test-cuda
+test-cuda: dev ## Hold the CUDA kernels to reference and Rust on this machine's device
+	$(NEEDS_DEVICE)
+	HORNBEAM_TEST_DEVICE=cuda $(PY) -m pytest --quiet tests/cuda/test_rows.py tests/cuda/test_attention.py tests/cuda/test_decide.py
+
+.PHONY: bench-cuda
+bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's device
+	$(MAKE) dev PROFILE=dist
+	$(NEEDS_DEVICE)
+	$(PY) benches/bench_cuda.py
+
+.PHONY: cuda-resources
+cuda-resources: $(READY) ## Renew cuda/resources.tsv: registers and spills of every kernel
+	HORNBEAM_CUDA=require HORNBEAM_UPDATE_RESOURCES=1 cargo test --profile fast --quiet --package hornbeam-cuda resources

@@ -1,11 +1,10 @@
 """Signatures of the native module, a section a binding file; checked with stubtest."""
 
 from collections.abc import Sequence
-from typing import Any, final
-
 from numpy import int32
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from typing import Any, final
 
 # --- spec: draft sources and stop rules
 
@@ -194,7 +193,7 @@ class Tree:
     def set_column(self, name: str, part: int, bytes: bytes) -> None: ...
 
 # --- linear
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None: ...
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor: ...
 
 # --- verify ---
 
@@ -231,4 +230,138 @@ def verify(
     accepted: Tensor,
     num_accepted: Tensor,
     next_token: Tensor,
+) -> None: ...
+
+# --- cuda ---
+
+@final
+class CudaPlan:
+    def __new__(
+        cls,
+        plan: Plan,
+        chunks: list[Tensor],
+        num_heads: int,
+        num_kv_heads: int,
+        multiprocessors: int,
+        share: bool = True,
+        blocks: int | None = None,
+        least_tiles: int | None = None,
+    ) -> CudaPlan: ...
+    @property
+    def words(self) -> bytes: ...
+    @property
+    def num_rows(self) -> int: ...
+    @property
+    def num_items(self) -> int: ...
+    @property
+    def num_merged_rows(self) -> int: ...
+    @property
+    def num_partial_rows(self) -> int: ...
+
+@final
+class CudaLane:
+    def __new__(cls, library: str | None = None) -> CudaLane: ...
+    @property
+    def is_emulated(self) -> bool: ...
+    @property
+    def num_devices(self) -> int: ...
+    def device(self, index: int) -> dict[str, Any]: ...
+    def prepare(self, device: int) -> None: ...
+    def write_rows(
+        self, k: Tensor, v: Tensor, words: Tensor, chunk: Tensor, layer: int, num_kv_heads: int
+    ) -> None: ...
+    def move_rows(self, addresses: Tensor, moves: Tensor, chunk: Tensor, by_page: bool) -> None: ...
+    def tree_attention(
+        self,
+        q: Tensor,
+        words: Tensor,
+        chunk: Tensor,
+        out: Tensor,
+        lse: Tensor | None,
+        workspace: Tensor,
+        extent: tuple[int, int],
+        partial_rows: int,
+        layer: int,
+        num_kv_heads: int,
+        scale: float | None,
+        window: int | None,
+        soft_cap: float | None,
+        sinks: Tensor | None,
+    ) -> None: ...
+
+def cuda_sample(
+    lane: CudaLane,
+    logits: Tensor,
+    tree: tuple[Tensor, Tensor] | None,
+    sequences: Tensor | None,
+    positions: Tensor | None,
+    law: tuple[float, int | None, float | None, float | None],
+    laws: Tensor | None,
+    seed: int,
+    tokens: Tensor,
+    faults: Tensor,
+) -> None: ...
+def cuda_follow(
+    lane: CudaLane,
+    draft_tokens: Tensor,
+    parents: Tensor,
+    offsets: Tensor,
+    tokens: Tensor,
+    faults: Tensor,
+    accepted: Tensor,
+    num_accepted: Tensor,
+    next_token: Tensor,
+    fault_rows: Tensor,
+) -> None: ...
+def cuda_status() -> dict[str, Any]: ...
+
+# --- keep ---
+
+def keep_check(kind: str, factor: tuple[str, dict[str, Any]]) -> tuple[int, int, int, int]: ...
+def keep_scores(
+    score: tuple[str, dict[str, Any]],
+    keys: Tensor,
+    values: Tensor,
+    queries: Tensor,
+    scale: float,
+    out: Tensor,
+) -> None: ...
+def keep_select(
+    split: tuple[str, dict[str, Any]],
+    scores: Tensor,
+    total: int,
+    protected: tuple[int, int, int],
+    unit: int,
+    budgets: Tensor,
+    kept: Tensor,
+) -> None: ...
+def keep_reduce(
+    reduce: tuple[str, dict[str, Any]],
+    keys: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    kept: Tensor,
+    out_keys: Tensor,
+    out_values: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    own: Tensor,
+) -> None: ...
+def quantise(
+    x: Tensor,
+    bits: int,
+    tokens: int,
+    channels: int,
+    codes: Tensor,
+    params: Tensor,
+    channel_scale: Tensor | None = None,
+) -> None: ...
+def dequantise(
+    codes: Tensor,
+    params: Tensor,
+    bits: int,
+    tokens: int,
+    channels: int,
+    out: Tensor,
+    channel_scale: Tensor | None = None,
 ) -> None: ...

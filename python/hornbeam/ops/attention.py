@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hornbeam import _native
+from hornbeam import _native, cuda
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
@@ -58,5 +58,20 @@ def tree_attention(
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
+    if q.is_cuda:
+        cuda.tree_attention(
+            q,
+            chunks,
+            plan,
+            out,
+            layer=layer,
+            num_kv_heads=num_kv_heads,
+            scale=scale,
+            window=window,
+            soft_cap=soft_cap,
+            sinks=sinks,
+            lse=lse,
+        )
+        return out
     _native.tree_attention(q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks)
     return out

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from hornbeam import _native
+from hornbeam import _native, cuda
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -32,6 +32,9 @@ def write_rows(
         ShapeError: a tensor's shape, dtype, stride or device differs from the plan's or the pool's.
         ArgumentError: the layer, or a slot of the plan, lies outside of the pool.
     """
+    if k.is_cuda:
+        cuda.write_rows(k, v, chunks, plan, layer=layer, num_kv_heads=num_kv_heads)
+        return
     _native.write_rows(k, v, chunks, plan, layer, num_kv_heads)
 
 
@@ -46,6 +49,9 @@ def move_rows(chunks: list[Tensor], moves: "NDArray") -> None:
         return
     if chunks[0].device.type == "cpu":
         _native.move_rows(chunks, moves)
+        return
+    if chunks[0].is_cuda:
+        cuda.move_rows(chunks, moves, by_page=False)
         return
     size = chunks[0].shape[1]
     for slab, slot, to_slab, to_slot in moves.tolist():
@@ -64,6 +70,9 @@ def move_page_rows(chunks: list[Tensor], moves: "NDArray") -> None:
         return
     if chunks[0].device.type == "cpu":
         _native.move_page_rows(chunks, moves)
+        return
+    if chunks[0].is_cuda:
+        cuda.move_rows(chunks, moves, by_page=True)
         return
     pages = chunks[0].shape[0] * chunks[0].shape[1]
     flat = [chunk.view(pages, *chunk.shape[2:]) for chunk in chunks]

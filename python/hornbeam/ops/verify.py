@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from hornbeam import _native
+from hornbeam import _native, cuda
 from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
@@ -113,6 +113,19 @@ def verify(
         ArgumentError: a value lies outside of its range.
         LogitsError: a row that was read holds NaN, +inf or nothing finite.
     """
+    if target_logits.is_cuda:
+        return _verify_on_device(
+            draft_tokens,
+            draft_parents,
+            offsets,
+            target_logits,
+            draft_logits,
+            rule,
+            warp=warp,
+            seed=_seed(seed),
+            sequences=sequences,
+            positions=positions,
+        )
     depth = _native.tree_depth(draft_parents, offsets)
     batch = offsets.shape[0] - 1
     out = Verified(
@@ -138,6 +151,32 @@ def verify(
         *out,
     )
     return out
+
+
+_COUPLED_WITHOUT_LOGITS = ("chain", "block", "with_replacement", "without_replacement")
+
+
+def _verify_on_device(
+    draft_tokens: Tensor,
+    draft_parents: Tensor,
+    offsets: Tensor,
+    target_logits: Tensor,
+    draft_logits: Tensor | None,
+    rule: str,
+    *,
+    warp: Warp | Sequence[Warp],
+    **draws: Any,
+) -> Verified:
+    """The rules that the CUDA lane has: the coupled one, and those that are the same for the arguments."""
+    warps = [warp] if isinstance(warp, Warp) else warp
+    is_greedy = all(w.temperature == 0 for w in warps)
+    is_chosen = draft_logits is None and rule in _COUPLED_WITHOUT_LOGITS
+    if not (rule == "coupled" or is_greedy or is_chosen):
+        raise ArgumentError(
+            f"rule is {rule!r}, expected 'coupled', temperature 0 or a draft without logits: "
+            "the CUDA lane has no ratio test"
+        )
+    return Verified(*cuda.verify(draft_tokens, draft_parents, offsets, target_logits, warp=warp, **draws))
 
 
 def sample(

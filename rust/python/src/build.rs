@@ -41,6 +41,7 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
     facts.set_item("target", env!("HORNBEAM_TARGET"))?;
     facts.set_item("instruction_set", Isa::detected().name())?;
     facts.set_item("cpu_features", cpu_features())?;
+    facts.set_item("cuda", hornbeam_cuda::build_info())?;
     Ok(facts)
 }
 

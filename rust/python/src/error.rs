@@ -27,6 +27,14 @@ pub(crate) fn to_py(py: Python<'_>, error: Error) -> PyErr {
     }
 }
 
+/// The `CudaError` that says why no kernel ran.
+pub(crate) fn cuda_to_py(py: Python<'_>, error: &hornbeam_cuda::Error) -> PyErr {
+    match class(py, "CudaError") {
+        Ok(class) => PyErr::from_type(class.into_bound(py), error.to_string()),
+        Err(failure) => failure,
+    }
+}
+
 /// `?` from a core result inside a `#[pyfunction]`.
 pub(crate) trait OrRaise<T> {
     /// Converts the error.

@@ -2,7 +2,10 @@
 
 mod attention;
 mod build;
+mod cuda;
+mod cuda_decide;
 mod error;
+mod keep;
 mod linear;
 mod parallel;
 mod plan;
@@ -19,7 +22,10 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     build::register(m)?;
+    cuda::register(m)?;
+    cuda_decide::register(m)?;
     error::register(m)?;
+    keep::register(m)?;
     linear::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;

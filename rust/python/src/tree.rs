@@ -94,6 +94,9 @@ fn int64_bytes<'py>(py: Python<'py>, numbers: impl Iterator<Item = i64>) -> Boun
 type Opened<'py> =
     (Bound<'py, PyPlan>, Bound<'py, PyByteArray>, Bound<'py, PyByteArray>, Vec<Bound<'py, PyByteArray>>);
 
+/// Branch, tokens, parents.
+type Asked<'py> = (u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
+
 #[derive(IntoPyObject)]
 enum Started<'py> {
     Grow(usize),
@@ -200,11 +203,7 @@ impl PyTree {
     }
 
     /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first.
-    fn begin<'py>(
-        &self,
-        py: Python<'py>,
-        requests: Vec<(u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)>,
-    ) -> PyResult<Started<'py>> {
+    fn begin<'py>(&self, py: Python<'py>, requests: Vec<Asked<'py>>) -> PyResult<Started<'py>> {
         type Parsed = (BranchId, Vec<u32>, Option<Vec<i32>>);
         let parsed: Vec<Parsed> = requests
             .iter()

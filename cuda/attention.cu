@@ -1,0 +1,12 @@
+// Entry points: tree attention in plain arithmetic, and the merge.
+#include "attention_plain.cuh"
+
+using hornbeam::ATTENTION_THREADS;
+using hornbeam::TreeAttention;
+
+HORNBEAM_KERNEL(hornbeam_attention_plain, TreeAttention, ATTENTION_THREADS, 2) {
+    HORNBEAM_SHARED(memory);
+    hornbeam::attention_plain(p, memory);
+}
+
+HORNBEAM_KERNEL(hornbeam_attention_merge, TreeAttention, ATTENTION_THREADS, 8) { hornbeam::merge(p); }

@@ -1,0 +1,81 @@
+// The arithmetic that decides: the same bits as rust/core (simd/math.rs, rng.rs) on every device.
+// Nothing here may be contracted: kernels are compiled with --fmad=false, and what is fused says so.
+#pragma once
+
+#include "hornbeam.cuh"
+
+namespace hornbeam {
+
+// exp(x) for x <= 0 or -inf; 0 where the result would be denormal. simd::math::exp_nonpositive.
+__device__ inline float exp_nonpositive(float x) {
+    constexpr float ROUND = 12582912.0f, LN_2_HIGH = 0.6933594f, LN_2_LOW = -2.1219444e-4f;
+    if (x < -87.33654f) return 0.0f;
+    const float shifted = fmaf(x, 1.4426950408889634f, ROUND);
+    const float n = shifted - ROUND;
+    const float r = fmaf(n, -LN_2_LOW, fmaf(n, -LN_2_HIGH, x));
+    float q = 0.001381454f;
+    q = fmaf(q, r, 0.008368745f);
+    q = fmaf(q, r, 0.04166839f);
+    q = fmaf(q, r, 0.16666521f);
+    q = fmaf(q, r, 0.49999994f);
+    const float p = fmaf(q, r * r, r) + 1.0f;
+    return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
+}
+
+struct Words {
+    uint32_t x[4];
+};
+
+// Philox4x32-10 (Salmon et al. 2011). rng::philox.
+__device__ inline Words philox(uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, uint32_t k0, uint32_t k1) {
+    for (int round = 0; round < 10; ++round) {
+        const uint64_t a = uint64_t(0xD2511F53u) * c0, b = uint64_t(0xCD9E8D57u) * c2;
+        c0 = uint32_t(b >> 32) ^ c1 ^ k0;
+        c2 = uint32_t(a >> 32) ^ c3 ^ k1;
+        c1 = uint32_t(b);
+        c3 = uint32_t(a);
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+    return {{c0, c1, c2, c3}};
+}
+
+__device__ inline uint64_t bits_of(double x) {
+#ifdef HORNBEAM_SIMT
+    return simt::bits<uint64_t>(x);
+#else
+    return uint64_t(__double_as_longlong(x));
+#endif
+}
+__device__ inline double double_of(uint64_t bits) {
+#ifdef HORNBEAM_SIMT
+    return simt::bits<double>(bits);
+#else
+    return __longlong_as_double(int64_t(bits));
+#endif
+}
+
+// -ln((word + 1/2) / 2^32), within 1e-15. rng::exponential, operation by operation.
+__device__ inline double exponential(uint32_t word) {
+    constexpr uint64_t SQRT_HALF_BITS = 0x3FE6A09E667F3BCDull;
+    const uint64_t bits = bits_of((double(word) + 0.5) * (1.0 / 4294967296.0));
+    const int64_t shifted = int64_t(bits - SQRT_HALF_BITS) >> 52;
+    const double m = double_of(bits - (uint64_t(shifted) << 52));
+    const double s = (m - 1.0) / (m + 1.0);
+    const double t = s * s;
+    double series = 1.0 / 23.0;
+    series = series * t + 1.0 / 21.0;
+    series = series * t + 1.0 / 19.0;
+    series = series * t + 1.0 / 17.0;
+    series = series * t + 1.0 / 15.0;
+    series = series * t + 1.0 / 13.0;
+    series = series * t + 1.0 / 11.0;
+    series = series * t + 1.0 / 9.0;
+    series = series * t + 1.0 / 7.0;
+    series = series * t + 1.0 / 5.0;
+    series = series * t + 1.0 / 3.0;
+    const double ln_m = 2.0 * (s + s * (t * series));
+    return -(double(shifted) * 0.693147180559945309417232121458 + ln_m);
+}
+
+}  // namespace hornbeam

@@ -1,0 +1,83 @@
+// Rows into pages, and rows from page to page.
+#pragma once
+
+#include "hornbeam.cuh"
+
+namespace hornbeam {
+
+struct WriteRows {
+    const void* k;  // [num_rows, num_kv_heads, head_dim], unit last stride
+    const void* v;
+    const int32_t* plan;
+    int64_t k_row_stride, k_head_stride, v_row_stride, v_head_stride;  // in elements
+    Pages pages;
+    int32_t dtype;  // of k and v
+    int32_t num_rows;
+};
+static_assert(sizeof(WriteRows) == 96, "mirrored in params.rs");
+
+// One warp a (row, kv head). Grid: warps over blocks, any size (the loop strides).
+__device__ inline void write_rows(const WriteRows& p) {
+    const PlanHeader& header = header_of(p.plan);
+    const uint64_t* chunks = part<uint64_t>(p.plan, header.chunks);
+    const RowSlot* slots = part<RowSlot>(p.plan, header.row_slots);
+    const int rows = minimum(p.num_rows, header.num_rows);
+    const int warps = int(blockDim.x) / WARP;
+    const int lane = int(threadIdx.x) % WARP;
+    const int64_t total = int64_t(rows) * p.pages.num_kv_heads;
+    for (int64_t i = int64_t(blockIdx.x) * warps + int(threadIdx.x) / WARP; i < total;
+         i += int64_t(gridDim.x) * warps) {
+        const int row = int(i / p.pages.num_kv_heads), head = int(i % p.pages.num_kv_heads);
+        const RowSlot slot = slots[row];
+        if (slot.slab == RowSlot::NOWHERE) continue;
+        unsigned char* page = slab_page(chunks, p.pages, slot.slab, p.pages.plane_begin + head);
+        const int64_t to_k = int64_t(slot.slot) * p.pages.head_dim;
+        const int64_t to_v = to_k + int64_t(p.pages.page_tokens) * p.pages.head_dim;
+        const int64_t from_k = row * p.k_row_stride + head * p.k_head_stride;
+        const int64_t from_v = row * p.v_row_stride + head * p.v_head_stride;
+        for (int d = lane; d < p.pages.head_dim; d += WARP) {
+            store_element(page, p.pages.dtype, to_k + d, load_element(p.k, p.dtype, from_k + d));
+            store_element(page, p.pages.dtype, to_v + d, load_element(p.v, p.dtype, from_v + d));
+        }
+    }
+}
+
+// One move: slot to slot, in every plane.
+struct Move {
+    uint32_t from_slab, from_slot, to_slab, to_slot;
+};
+static_assert(sizeof(Move) == 16, "mirrored in params.rs");
+
+struct MoveRows {
+    const uint64_t* chunks;
+    const Move* moves;
+    Pages pages;
+    int32_t num_moves, reserved;
+};
+static_assert(sizeof(MoveRows) == 56, "mirrored in params.rs");
+
+// A thread moves words one after the other, so that a move may overwrite what an earlier one read.
+__device__ inline void move_word(const MoveRows& p, int64_t within, int words, int plane, bool by_page) {
+    for (int m = 0; m < p.num_moves; ++m) {
+        const Move move = p.moves[m];
+        const unsigned char* from = by_page ? page_of_id(p.chunks, p.pages, move.from_slab)
+                                            : slab_page(p.chunks, p.pages, move.from_slab, plane);
+        unsigned char* to = by_page ? page_of_id(p.chunks, p.pages, move.to_slab)
+                                    : slab_page(p.chunks, p.pages, move.to_slab, plane);
+        reinterpret_cast<uint32_t*>(to)[within + int64_t(move.to_slot) * words] =
+            reinterpret_cast<const uint32_t*>(from)[within + int64_t(move.from_slot) * words];
+    }
+}
+
+// A thread owns one 32-bit column of one plane, or of all pages. Grid: columns over blocks, any size.
+__device__ inline void move_rows(const MoveRows& p, bool by_page) {
+    const int words = p.pages.head_dim * size_of(p.pages.dtype) / 4;  // of one key, and of one value
+    const int64_t columns = int64_t(by_page ? 1 : p.pages.num_planes) * 2 * words;
+    for (int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; c < columns;
+         c += int64_t(gridDim.x) * blockDim.x) {
+        const int word = int(c % words), side = int(c / words % 2), plane = int(c / (2 * words));
+        move_word(p, int64_t(side) * p.pages.page_tokens * words + word, words, plane, by_page);
+    }
+}
+
+}  // namespace hornbeam

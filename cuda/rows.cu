@@ -1,0 +1,6 @@
+// Entry points: row writes and row moves.
+#include "rows.cuh"
+
+HORNBEAM_KERNEL(hornbeam_write_rows, hornbeam::WriteRows, 256, 4) { hornbeam::write_rows(p); }
+HORNBEAM_KERNEL(hornbeam_move_rows, hornbeam::MoveRows, 256, 4) { hornbeam::move_rows(p, false); }
+HORNBEAM_KERNEL(hornbeam_move_page_rows, hornbeam::MoveRows, 256, 4) { hornbeam::move_rows(p, true); }

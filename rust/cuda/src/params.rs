@@ -1,0 +1,221 @@
+//! Parameter structs, as the kernels declare them (cuda/include/*.cuh asserts the same sizes).
+
+use hornbeam_core::format::{Dtype, PageLayout};
+
+/// The number of an element type in a parameter struct.
+pub fn dtype_code(dtype: Dtype) -> i32 {
+    match dtype {
+        Dtype::F32 => 0,
+        Dtype::Bf16 => 1,
+        Dtype::F16 => 2,
+    }
+}
+
+/// Where pages lie.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pages {
+    /// Physical layers times kv heads.
+    pub num_planes: i32,
+    /// Slabs in one chunk.
+    pub slabs_per_chunk: i32,
+    /// Slots of one page.
+    pub page_tokens: i32,
+    /// Elements of one key.
+    pub head_dim: i32,
+    /// Element type.
+    pub dtype: i32,
+    /// First plane of the layer.
+    pub plane_begin: i32,
+    /// Planes of the layer.
+    pub num_kv_heads: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+impl Pages {
+    /// The pages of one layer.
+    pub fn new(layout: &PageLayout, layer: usize, num_kv_heads: usize) -> Self {
+        Self {
+            num_planes: layout.num_planes as i32,
+            slabs_per_chunk: layout.slabs_per_chunk as i32,
+            page_tokens: layout.page_tokens as i32,
+            head_dim: layout.head_dim as i32,
+            dtype: dtype_code(layout.dtype),
+            plane_begin: (layer * num_kv_heads) as i32,
+            num_kv_heads: num_kv_heads as i32,
+            reserved: 0,
+        }
+    }
+}
+
+/// `hornbeam_write_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct WriteRows {
+    /// Keys `[num_rows, num_kv_heads, head_dim]`, unit last stride.
+    pub k: u64,
+    /// Values, likewise.
+    pub v: u64,
+    /// The packed plan.
+    pub plan: u64,
+    /// Strides of `k`, rows then heads, then of `v`; in elements.
+    pub strides: [i64; 4],
+    /// Where to.
+    pub pages: Pages,
+    /// Element type of `k` and `v`.
+    pub dtype: i32,
+    /// Rows of `k` and `v`; the plan may have fewer.
+    pub num_rows: i32,
+}
+
+/// `hornbeam_move_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct MoveRows {
+    /// Addresses of the chunks, on the device.
+    pub chunks: u64,
+    /// `[num_moves, 4]` 32-bit: from slab, from slot, to slab, to slot.
+    pub moves: u64,
+    /// All planes.
+    pub pages: Pages,
+    /// Moves.
+    pub num_moves: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_attention_*`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct TreeAttention {
+    /// Queries `[num_rows, num_heads, head_dim]`, unit last stride.
+    pub q: u64,
+    /// Output, as `q`.
+    pub out: u64,
+    /// Log-sum-exp `[num_rows, num_heads]`, or 0.
+    pub lse: u64,
+    /// The packed plan.
+    pub plan: u64,
+    /// A logit a head that takes part in the softmax and has no value, or 0.
+    pub sinks: u64,
+    /// Partial sums `[partial rows, num_heads, head_dim]`.
+    pub partials: u64,
+    /// Maximum and sum of weights of each partial `[partial rows, num_heads, 2]`.
+    pub partial_stats: u64,
+    /// Strides of `q`, rows then heads, in elements.
+    pub q_strides: [i64; 2],
+    /// Strides of `out`.
+    pub out_strides: [i64; 2],
+    /// What is read.
+    pub pages: Pages,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// `cap * tanh(score / cap)`, or 0.
+    pub soft_cap: f32,
+    /// A key is seen iff it lies fewer positions back than this; `i32::MAX` for all.
+    pub window: i32,
+    /// Rows of `q`; the plan may have fewer.
+    pub num_rows: i32,
+    /// Query heads.
+    pub num_heads: i32,
+    /// Element type of `q`.
+    pub dtype: i32,
+    /// Element type of `out`.
+    pub out_dtype: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// How logits become a law; 0 switches top-k, top-p and min-p off.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Law {
+    /// 1 / temperature.
+    pub scale: f32,
+    /// 1 for argmax.
+    pub greedy: i32,
+    /// Tokens kept.
+    pub top_k: i32,
+    /// Zero.
+    pub reserved: i32,
+    /// Mass kept.
+    pub top_p: f64,
+    /// Least probability kept, relative to the likeliest.
+    pub min_p: f64,
+}
+
+/// `hornbeam_sample`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Sample {
+    /// Raw logits `[num_rows, vocabulary]`.
+    pub logits: u64,
+    /// Parents of draft tokens, or 0.
+    pub parents: u64,
+    /// Where each sequence's tree begins, or 0.
+    pub offsets: u64,
+    /// Random sequence of each sequence, int64, or 0.
+    pub sequences: u64,
+    /// Position of the token sampled at each root, int64, or 0.
+    pub positions: u64,
+    /// One [`Law`] a sequence, or 0.
+    pub laws: u64,
+    /// Takes the token of each row.
+    pub tokens: u64,
+    /// Takes 0, or why a row has no law.
+    pub faults: u64,
+    /// Elements between rows.
+    pub row_stride: i64,
+    /// The law of all, without `laws`.
+    pub law: Law,
+    /// Low word, high word.
+    pub seed: [u32; 2],
+    /// Rows.
+    pub num_rows: i32,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns.
+    pub vocabulary: i32,
+    /// Element type of the logits.
+    pub dtype: i32,
+}
+
+/// `hornbeam_follow`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Follow {
+    /// Draft tokens, int64.
+    pub draft_tokens: u64,
+    /// Their parents.
+    pub parents: u64,
+    /// Where each sequence's tree begins.
+    pub offsets: u64,
+    /// Tokens of all rows.
+    pub tokens: u64,
+    /// Faults of all rows.
+    pub faults: u64,
+    /// Takes `[num_sequences, max_depth]` rows.
+    pub accepted: u64,
+    /// Takes their number.
+    pub num_accepted: u64,
+    /// Takes the token after them, int64.
+    pub next_token: u64,
+    /// Takes 0, or 4 * row + fault.
+    pub fault_rows: u64,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns of `accepted`.
+    pub max_depth: i32,
+}
+
+/// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
+pub type MovePageRows = MoveRows;
+
+const _: () = assert!(size_of::<Pages>() == 32);
+const _: () = assert!(size_of::<WriteRows>() == 96);
+const _: () = assert!(size_of::<MoveRows>() == 56);
+const _: () = assert!(size_of::<TreeAttention>() == 152);
+const _: () = assert!(size_of::<Law>() == 32);
+const _: () = assert!(size_of::<Sample>() == 128);
+const _: () = assert!(size_of::<Follow>() == 80);

@@ -1,0 +1,67 @@
+//! Launches of row writes and row moves.
+
+use crate::error::Result;
+use crate::lane::{Kernel, Lane, Launch};
+use crate::params::{MoveRows, WriteRows};
+
+const WRITE: Kernel = Kernel { image: 0, name: "hornbeam_write_rows", number: 0 };
+const MOVE: Kernel = Kernel { image: 0, name: "hornbeam_move_rows", number: 1 };
+const MOVE_PAGES: Kernel = Kernel { image: 0, name: "hornbeam_move_page_rows", number: 10 };
+/// Warps of a block of row writes: small, so that a few rows still spread over multiprocessors.
+const WRITE_WARPS: u32 = 4;
+const MOVE_THREADS: u32 = 128;
+/// Blocks beyond this add nothing; the kernels stride.
+const MOST_BLOCKS: u32 = 4096;
+
+/// Writes keys and values of a step's rows into the pages that its plan names.
+///
+/// # Safety
+/// As [`Lane::launch`]: every address in `parameters` is valid on the device.
+///
+/// # Errors
+/// As [`Lane::launch`].
+pub unsafe fn write_rows(lane: &Lane, device: i32, stream: u64, parameters: &WriteRows) -> Result<()> {
+    let warps = parameters.num_rows as u32 * parameters.pages.num_kv_heads as u32;
+    if warps == 0 {
+        return Ok(());
+    }
+    let blocks = warps.div_ceil(WRITE_WARPS).min(MOST_BLOCKS);
+    let launch = Launch { grid: [blocks, 1, 1], threads: WRITE_WARPS * 32, shared: 0 };
+    // SAFETY: the caller's contract.
+    unsafe { lane.launch(device, stream, WRITE, launch, parameters) }
+}
+
+/// Moves rows from slot to slot, one move after the other: in every plane, or of single pages (then
+/// the slabs of a move are page ids).
+///
+/// # Safety
+/// As [`Lane::launch`]: every address in `parameters` is valid on the device.
+///
+/// # Errors
+/// As [`Lane::launch`].
+pub unsafe fn move_rows(
+    lane: &Lane,
+    device: i32,
+    stream: u64,
+    parameters: &MoveRows,
+    by_page: bool,
+) -> Result<()> {
+    let pages = &parameters.pages;
+    let words = pages.head_dim as u32 * if pages.dtype == 0 { 4 } else { 2 } / 4;
+    let columns = if by_page { 1 } else { pages.num_planes as u32 } * 2 * words;
+    if columns == 0 || parameters.num_moves == 0 {
+        return Ok(());
+    }
+    let blocks = columns.div_ceil(MOVE_THREADS).min(MOST_BLOCKS);
+    let launch = Launch { grid: [blocks, 1, 1], threads: MOVE_THREADS, shared: 0 };
+    // SAFETY: the caller's contract.
+    unsafe { lane.launch(device, stream, if by_page { MOVE_PAGES } else { MOVE }, launch, parameters) }
+}
+
+/// Loads the kernels of this file.
+///
+/// # Errors
+/// As [`Lane::prepare`].
+pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
+    [WRITE, MOVE, MOVE_PAGES].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+}
