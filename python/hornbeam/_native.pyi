@@ -1,10 +1,11 @@
 """Signatures of the native module, a section a binding file; checked with stubtest."""
 
 from collections.abc import Sequence
+from typing import Any, final
+
 from numpy import int32
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
-from typing import Any, final
 
 # --- spec: draft sources and stop rules
 

@@ -5,11 +5,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.reference import rows as reference
 
 from hornbeam import ops
 from hornbeam._native import Plan
 from hornbeam.errors import ArgumentError, ShapeError
+from tests.reference import rows as reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
