@@ -15,6 +15,9 @@ use crate::error::{OrRaise, to_py};
 use crate::plan::{PyPlan, int32s};
 use crate::tensor::{Kind, Tensor};
 
+/// A node of a branch: (id, start, num_tokens, num_keys, digest).
+type PathNode = (u64, usize, usize, usize, u64);
+
 /// A prefix tree over pages that the caller allocates; branches and nodes are 64-bit ids.
 #[pyclass(name = "Tree", module = "hornbeam._native", frozen)]
 pub(crate) struct PyTree {
@@ -176,7 +179,7 @@ impl PyTree {
     }
 
     /// The nodes of a branch: (id, start, num_tokens, num_keys, digest) from the root.
-    fn path_nodes(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<(u64, usize, usize, usize, u64)>> {
+    fn path_nodes(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<PathNode>> {
         let nodes = self.with(py, |tree| tree.path_nodes(branch.into()))?;
         Ok(nodes.into_iter().map(|n| (n.id.into(), n.start, n.num_tokens, n.num_keys, n.digest)).collect())
     }
