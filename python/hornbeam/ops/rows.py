@@ -47,11 +47,11 @@ def move_rows(chunks: list[Tensor], moves: "NDArray") -> None:
     """
     if len(moves) == 0:
         return
-    if chunks[0].device.type == "cpu":
-        _native.move_rows(chunks, moves)
-        return
     if chunks[0].is_cuda:
         cuda.move_rows(chunks, moves, by_page=False)
+        return
+    if chunks[0].device.type == "cpu":
+        _native.move_rows(chunks, moves)
         return
     size = chunks[0].shape[1]
     for slab, slot, to_slab, to_slot in moves.tolist():
@@ -68,11 +68,11 @@ def move_page_rows(chunks: list[Tensor], moves: "NDArray") -> None:
     """
     if len(moves) == 0:
         return
-    if chunks[0].device.type == "cpu":
-        _native.move_page_rows(chunks, moves)
-        return
     if chunks[0].is_cuda:
         cuda.move_rows(chunks, moves, by_page=True)
+        return
+    if chunks[0].device.type == "cpu":
+        _native.move_page_rows(chunks, moves)
         return
     pages = chunks[0].shape[0] * chunks[0].shape[1]
     flat = [chunk.view(pages, *chunk.shape[2:]) for chunk in chunks]
