@@ -108,7 +108,9 @@ def chain_arguments(tokens: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return tokens.reshape(-1), parents, torch.arange(0, batch * length + 1, length, dtype=torch.int32)
 
 
-def verify_chain(tokens: Tensor, target: Tensor, draft: Tensor, warp: hb.Warp, position: int) -> hb.ops.Verified:
+def verify_chain(
+    tokens: Tensor, target: Tensor, draft: Tensor, warp: hb.Warp, position: int
+) -> hb.ops.Verified:
     """``target`` is [B, K + 1, V], ``draft`` [B, K + 1, V] (its last row is not read)."""
     return hb.ops.verify(
         *chain_arguments(tokens),
