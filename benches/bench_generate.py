@@ -88,12 +88,12 @@ class Bench:
     def chats(self) -> dict[str, Any]:
         """Free chat, one prompt at a time: the geometric mean over the prompts."""
         prompts = [self.chat(text) for text in (CHATS[:2] if self.quick else CHATS)]
-        return self.alone(prompts, 32 if self.quick else 128)
+        return self.alone(prompts, 24 if self.quick else 40)
 
     def batch(self) -> dict[str, Any]:
         """The same prompts in one call. transformers has no prompt lookup for batches."""
         prompts = [self.chat(text) for text in CHATS]
-        budget = 16 if self.quick else 128
+        budget = 16 if self.quick else 64
         pairs = zip(self.ours(prompts, budget), self.theirs(prompts, budget), strict=True)
         identical = sum(ours == theirs for ours, theirs in pairs)
         seconds = self.race(partial(self.ours, prompts, budget), partial(self.theirs, prompts, budget))
