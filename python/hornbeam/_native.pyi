@@ -194,7 +194,7 @@ class Tree:
     def set_column(self, name: str, part: int, bytes: bytes) -> None: ...
 
 # --- linear
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None: ...
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor: ...
 
 # --- verify ---
 
@@ -315,3 +315,54 @@ def cuda_follow(
     fault_rows: Tensor,
 ) -> None: ...
 def cuda_status() -> dict[str, Any]: ...
+
+# --- keep ---
+
+def keep_check(kind: str, factor: tuple[str, dict[str, Any]]) -> tuple[int, int, int, int]: ...
+def keep_scores(
+    score: tuple[str, dict[str, Any]],
+    keys: Tensor,
+    values: Tensor,
+    queries: Tensor,
+    scale: float,
+    out: Tensor,
+) -> None: ...
+def keep_select(
+    split: tuple[str, dict[str, Any]],
+    scores: Tensor,
+    total: int,
+    protected: tuple[int, int, int],
+    unit: int,
+    budgets: Tensor,
+    kept: Tensor,
+) -> None: ...
+def keep_reduce(
+    reduce: tuple[str, dict[str, Any]],
+    keys: Tensor,
+    values: Tensor,
+    scores: Tensor,
+    kept: Tensor,
+    out_keys: Tensor,
+    out_values: Tensor,
+    targets: Tensor,
+    weights: Tensor,
+    own: Tensor,
+) -> None: ...
+def quantise(
+    x: Tensor,
+    bits: int,
+    tokens: int,
+    channels: int,
+    codes: Tensor,
+    params: Tensor,
+    channel_scale: Tensor | None = None,
+) -> None: ...
+def dequantise(
+    codes: Tensor,
+    params: Tensor,
+    bits: int,
+    tokens: int,
+    channels: int,
+    out: Tensor,
+    channel_scale: Tensor | None = None,
+) -> None: ...

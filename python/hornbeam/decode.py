@@ -8,7 +8,7 @@ releases the call's branches, so the tree afterwards holds what was committed an
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -23,7 +23,7 @@ from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
-    from hornbeam.tree import Branch, Step
+    from hornbeam.tree import Branch, PrefixTree, Step
 
 __all__ = ["Decoding", "Generation", "Options", "Stats"]
 
@@ -103,9 +103,9 @@ class _Sequence:
         self.number = number  # the `sequence` of the random numbers
         self.prompt = prompt
         self.output: list[int] = []
-        self.branch: Branch | None = None
+        self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
-        self.drafter = None if options.draft is None else options.draft.start(prompt)
+        self.drafter: Any = None if options.draft is None else options.draft.start(prompt)
         self.finish: Finish | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
         self.text = None
@@ -120,10 +120,22 @@ class _Sequence:
         """Logical position of the token to be sampled next."""
         return len(self.prompt) + len(self.output)
 
+    @property
+    def branch(self) -> Branch:
+        """The committed tokens; there from the first prefill step to the end of the sequence."""
+        assert self._branch is not None, "the sequence has no branch yet, or no more"
+        return self._branch
+
+    def open(self, tree: PrefixTree) -> None:
+        """Takes up what the tree holds of the prompt, all but its last token at most."""
+        if self._branch is None:
+            self._branch = tree.match(self.prompt, max_tokens=len(self.prompt) - 1)
+            self.stats.reused_tokens = self._branch.length
+
     def close(self) -> None:
-        if self.branch is not None and not self.branch.is_closed:
-            self.branch.release()
-        self.branch = None
+        if self._branch is not None:
+            self._branch.release()
+        self._branch = None
 
 
 class Decoding:
@@ -132,7 +144,7 @@ class Decoding:
     def __init__(self, lm: LM, prompts: Sequence[list[int]], options: Options) -> None:
         self.lm = lm
         self.options = options
-        self.seconds: Counter[str] = Counter()
+        self.seconds: defaultdict[str, float] = defaultdict(float)
         # Equal prompts of one call get different random numbers; a prompt alone and the same prompt
         # in a batch get the same.
         seen: Counter[tuple[int, ...]] = Counter()
@@ -188,9 +200,7 @@ class Decoding:
         taken: list[_Sequence] = []
         room = SHARED_PREFILL_ROWS
         for sequence in waiting:
-            if sequence.branch is None:
-                sequence.branch = self.lm.tree.match(sequence.prompt, max_tokens=len(sequence.prompt) - 1)
-                sequence.stats.reused_tokens = sequence.branch.length
+            sequence.open(self.lm.tree)
             rest = sequence.prompt[sequence.branch.length :]
             # A long prompt takes a step of its own: torch's dense attention serves it best.
             alone = len(rest) >= self.lm.dense_rows
@@ -245,7 +255,10 @@ class Decoding:
                 sequence.stats.forward_passes += 1
                 sequence.stats.rows += 1 + len(tokens)
                 sequence.stats.drafted += len(tokens)
-                fresh = [*((token, "draft") for token in tokens[:accepted]), (last, "plain")]
+                fresh: list[tuple[int, Source]] = [
+                    *((token, "draft") for token in tokens[:accepted]),
+                    (last, "plain"),
+                ]
                 emitted = self._cut(sequence, fresh)
                 sequence.stats.accepted += sum(piece.source == "draft" for piece in emitted)
                 kept.append(emitted)
@@ -287,7 +300,8 @@ class Decoding:
                     for s, tokens, part in zip(active, drafts, parts, strict=True)
                 ]
             )
-        offsets, parents = [0], []
+        offsets: list[int] = [0]
+        parents: list[int] = []
         for tokens in drafts:
             offsets.append(offsets[-1] + len(tokens))
             parents.extend(range(-1, len(tokens) - 1))
@@ -376,7 +390,6 @@ class Decoding:
 
 
 def _remaining(sequence: _Sequence) -> int:
-    assert sequence.branch is not None
     return len(sequence.prompt) - sequence.branch.length
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch.nn import Linear, Module, Parameter
@@ -63,7 +63,7 @@ class FastLinear:
                 attributes.pop("forward", None)
 
 
-def _is_plain(module: Module) -> bool:
+def _is_plain(module: Module) -> TypeGuard[Linear]:
     if type(module) is not Linear or "forward" in module.__dict__:
         return False
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
@@ -89,7 +89,9 @@ def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], t
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         nonlocal known, limit
-        weight, bias = parameters["weight"], parameters["bias"]
+        # Checked by `_is_usable` whenever it changes; torch reports what is unusable.
+        weight: Any = parameters["weight"]
+        bias = parameters["bias"]
         if weight is not known:
             known, limit = weight, 0
             if weight is not None and _is_usable(weight) and weight.shape == (outputs, inputs):
@@ -107,8 +109,6 @@ def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], t
             return torch_linear(x, weight, bias)
         if not x.is_contiguous():
             x = x.contiguous()
-        out = x.new_empty((*x.shape[:-1], outputs))
-        _native.linear(x, weight, bias, out)
-        return out
+        return _native.linear(x, weight, bias)
 
     return forward

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any
 
 import torch
 
 from hornbeam import spec
-from hornbeam.decode import Decoding, Generation, Options
+from hornbeam.decode import Decoding, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.runner import DENSE_ROWS, Runner
 from hornbeam.tree import PrefixTree
@@ -100,10 +100,6 @@ class LM:
         model, tokenizer = models.load(path, dtype=dtype, device=device)
         return cls(model, tokenizer, **options)
 
-    @overload
-    def generate(self, prompt: str | list[int] | list[dict[str, str]], **options: Any) -> Generation: ...
-    @overload
-    def generate(self, prompt: list[str] | list[list[int]], **options: Any) -> list[Generation]: ...
     def generate(
         self,
         prompt: Any,
@@ -123,7 +119,7 @@ class LM:
         logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
-    ) -> Generation | list[Generation]:
+    ) -> Any:
         """Continues a prompt, or a ragged batch of prompts together.
 
         Args:
@@ -315,9 +311,9 @@ def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Sc
             with lm.tree.step(requests) as step:
                 logits = lm.runner.forward(lm.tree, step).logits
             for i in range(taken):
-                rows = torch.as_tensor(step.rows[i])
+                own_rows = torch.as_tensor(step.rows[i])
                 targets = torch.tensor(continuations[longer[i]][1:], device=logits.device)
-                picked = logits[rows].float()
+                picked = logits[own_rows].float()
                 gathered = picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1)
                 logprobs[longer[i]].extend(gathered.tolist())
             for branch in branches[:taken]:

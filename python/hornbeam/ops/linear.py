@@ -27,10 +27,7 @@ def linear(
     :param out: ``[..., N]``, contiguous, of the type of ``x``; allocated if not given.
     :raises ShapeError: if a shape, type, layout or device differs from these.
     """
-    if out is None:
-        out = x.new_empty((*x.shape[:-1], weight.shape[0]))
-    _native.linear(x, weight, bias, out)
-    return out
+    return _native.linear(x, weight, bias, out)
 
 
 def max_native_rows(outputs: int, inputs: int, dtype: torch.dtype) -> int:

@@ -6,11 +6,12 @@
 //! 3. [`tree`]: nodes, versions, branches, steps, prefix match
 //! 4. [`mod@plan`]: from open branches to the reads of a step
 //! 5. [`ops`]: attention, verification, warping: stateless, on flat arrays; they know layer 1 alone
-//! 6. [`spec`]: drafting policies; they know layers 1 and 5
+//! 6. [`spec`], [`keep`]: policies of drafting and of eviction; they know layers 1 and 5
 #![deny(unsafe_code)]
 
 pub mod error;
 pub mod format;
+pub mod keep;
 pub mod ops;
 pub mod parallel;
 pub mod plan;

@@ -1,5 +1,6 @@
 //! `tree_attention`: the binding.
 
+use hornbeam_core::Error;
 use hornbeam_core::format::PageLayout;
 use hornbeam_core::format::plan::Plan;
 use hornbeam_core::format::{Dtype, Element};
@@ -15,25 +16,54 @@ use crate::plan::PyPlan;
 use crate::rows::layout_of;
 use crate::tensor::{Item, Tensor};
 
-/// The chunks that a plan reads, described; `None` where it reads nothing.
+/// Chunks up to which all are described; above, only those that the plan reads.
+const FEW_CHUNKS: usize = 8;
+
+/// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
 fn describe(
     py: Python<'_>,
     chunks: &Bound<'_, PyList>,
     plan: &Plan,
 ) -> PyResult<(SmallVec<[Option<Tensor>; 8]>, PageLayout)> {
+    if chunks.is_empty() {
+        return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
+    }
     let first = Tensor::new(&chunks.get_item(0)?, "chunks[0]")?;
     let layout = layout_of(&first, py)?;
     let mut tensors: SmallVec<[Option<Tensor>; 8]> = SmallVec::from_elem(None, chunks.len());
     tensors[0] = Some(first);
-    for (i, slot) in tensors.iter_mut().enumerate().skip(1) {
-        let tensor = Tensor::new(&chunks.get_item(i)?, "chunk")?;
-        if layout_of(&tensor, py)? != layout {
-            let want = format!("that of chunks[0], {layout:?}");
-            return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
+    let mut look = |chunk: usize| -> PyResult<()> {
+        // Ids beyond the list are left to the operation's own check.
+        if let Some(slot @ None) = tensors.get_mut(chunk) {
+            let tensor = Tensor::new(&chunks.get_item(chunk)?, "chunk")?;
+            if layout_of(&tensor, py)? != layout {
+                let want = format!("that of chunks[0], {layout:?}");
+                return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
+            }
+            *slot = Some(tensor);
         }
-        *slot = Some(tensor);
+        Ok(())
+    };
+    if chunks.len() <= FEW_CHUNKS {
+        (1..chunks.len()).try_for_each(look)?;
+        return Ok((tensors, layout));
     }
-    let _ = plan;
+    for read in &plan.reads {
+        let range = read.entry_begin as usize..read.entry_end as usize;
+        if read.is_own() {
+            let rows = read.row_begin as usize..read.row_end as usize;
+            let slots = plan.row_slots.get(rows).unwrap_or_default();
+            slots.iter().try_for_each(|slot| look(slot.slab as usize / layout.slabs_per_chunk))?;
+        } else if read.is_by_head() {
+            for [begin, end] in plan.head_ranges.get(range).unwrap_or_default() {
+                let run = plan.entries.get(*begin as usize..*end as usize).unwrap_or_default();
+                run.iter().try_for_each(|entry| look(layout.page(entry.page).0))?;
+            }
+        } else {
+            let run = plan.entries.get(range).unwrap_or_default();
+            run.iter().try_for_each(|entry| look(entry.page as usize / layout.slabs_per_chunk))?;
+        }
+    }
     Ok((tensors, layout))
 }
 

@@ -5,6 +5,7 @@ mod build;
 mod cuda;
 mod cuda_decide;
 mod error;
+mod keep;
 mod linear;
 mod parallel;
 mod plan;
@@ -24,6 +25,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     cuda::register(m)?;
     cuda_decide::register(m)?;
     error::register(m)?;
+    keep::register(m)?;
     linear::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;

@@ -5,24 +5,28 @@ use std::cell::RefCell;
 use half::{bf16, f16};
 use hornbeam_core::format::{Dtype, Element};
 use hornbeam_core::ops::linear::{LinearShape, linear as run};
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+use smallvec::SmallVec;
 
 use crate::error::detached;
 use crate::parallel::Host;
 use crate::tensor::Tensor;
 
-/// `out = x W^T + bias`; `x` [..., K], `weight` [N, K], `bias` [N] or None, `out` [..., N].
+/// `x W^T + bias`, in `out` if given; `x` [..., K], `weight` [N, K], `bias` [N] or None, `out` [..., N].
 #[pyfunction]
-pub(crate) fn linear(
-    x: &Bound<'_, PyAny>,
-    weight: &Bound<'_, PyAny>,
-    bias: Option<&Bound<'_, PyAny>>,
-    out: &Bound<'_, PyAny>,
-) -> PyResult<()> {
+#[pyo3(signature = (x, weight, bias=None, out=None))]
+pub(crate) fn linear<'py>(
+    x: &Bound<'py, PyAny>,
+    weight: &Bound<'py, PyAny>,
+    bias: Option<&Bound<'py, PyAny>>,
+    out: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = x.py();
+    let object = x;
     let (x, weight) = (Tensor::new(x, "x")?, Tensor::new(weight, "weight")?);
     let bias = bias.map(|bias| Tensor::new(bias, "bias")).transpose()?;
-    let out = Tensor::new(out, "out")?;
     weight.expect_shape(py, &[None, None])?;
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     let Some((&last, leading)) = x.shape().split_last() else {
@@ -35,6 +39,15 @@ pub(crate) fn linear(
             &format!("shape [..., {inputs}]"),
         ));
     }
+    let result = match out {
+        Some(out) => out,
+        None => {
+            let shape: SmallVec<[usize; 6]> = leading.iter().copied().chain([outputs]).collect();
+            let shape = PyTuple::new(py, shape)?;
+            object.call_method1(intern!(py, "new_empty"), (shape,))?
+        }
+    };
+    let out = Tensor::new(&result, "out")?;
     if out.shape().split_last() != Some((&outputs, leading)) {
         let expected: Vec<usize> = leading.iter().copied().chain([outputs]).collect();
         return Err(out.refuse(
@@ -52,7 +65,8 @@ pub(crate) fn linear(
         Dtype::F32 => arguments.by_weight::<f32>(py),
         Dtype::Bf16 => arguments.by_weight::<bf16>(py),
         Dtype::F16 => arguments.by_weight::<f16>(py),
-    }
+    }?;
+    Ok(result)
 }
 
 struct Arguments<'a> {

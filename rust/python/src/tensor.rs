@@ -133,6 +133,7 @@ impl Tensor {
     }
 
     /// The address of the first element, for launches on a device.
+    #[allow(dead_code)]
     pub(crate) fn address(&self) -> u64 {
         self.data as u64
     }

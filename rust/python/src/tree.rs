@@ -15,6 +15,9 @@ use crate::error::{OrRaise, to_py};
 use crate::plan::{PyPlan, int32s};
 use crate::tensor::{Kind, Tensor};
 
+/// A node of a branch: (id, start, num_tokens, num_keys, digest).
+type PathNode = (u64, usize, usize, usize, u64);
+
 /// A prefix tree over pages that the caller allocates; branches and nodes are 64-bit ids.
 #[pyclass(name = "Tree", module = "hornbeam._native", frozen)]
 pub(crate) struct PyTree {
@@ -90,6 +93,9 @@ fn int64_bytes<'py>(py: Python<'py>, numbers: impl Iterator<Item = i64>) -> Boun
 /// Plan, token ids and positions of the rows, rows of each request: int64 as bytes.
 type Opened<'py> =
     (Bound<'py, PyPlan>, Bound<'py, PyByteArray>, Bound<'py, PyByteArray>, Vec<Bound<'py, PyByteArray>>);
+
+/// Branch, tokens, parents.
+type Asked<'py> = (u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
 #[derive(IntoPyObject)]
 enum Started<'py> {
@@ -173,7 +179,7 @@ impl PyTree {
     }
 
     /// The nodes of a branch: (id, start, num_tokens, num_keys, digest) from the root.
-    fn path_nodes(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<(u64, usize, usize, usize, u64)>> {
+    fn path_nodes(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<PathNode>> {
         let nodes = self.with(py, |tree| tree.path_nodes(branch.into()))?;
         Ok(nodes.into_iter().map(|n| (n.id.into(), n.start, n.num_tokens, n.num_keys, n.digest)).collect())
     }
@@ -197,11 +203,7 @@ impl PyTree {
     }
 
     /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first.
-    fn begin<'py>(
-        &self,
-        py: Python<'py>,
-        requests: Vec<(u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>)>,
-    ) -> PyResult<Started<'py>> {
+    fn begin<'py>(&self, py: Python<'py>, requests: Vec<Asked<'py>>) -> PyResult<Started<'py>> {
         type Parsed = (BranchId, Vec<u32>, Option<Vec<i32>>);
         let parsed: Vec<Parsed> = requests
             .iter()

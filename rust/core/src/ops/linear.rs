@@ -19,6 +19,9 @@ use crate::simd::dot::{Ahead, Partial, Sums, TILE_OUTPUTS, TILE_ROWS, Tiles, as_
 
 /// Inputs of a panel: four rows of f32 weights take half of a 32 KiB first-level cache.
 const PANEL: usize = 1024;
+/// Weights with longer rows are left to the processor's own prefetching when a single pass reads
+/// them: it follows four long streams well, but loses short ones at every row's end.
+const LONG_ROW_BYTES: usize = 4096;
 /// Rows of `x` between two visits to the same panel of the weight.
 const MAX_ROWS: usize = 48;
 /// Bytes of weight that a thread claims at once.
@@ -146,7 +149,7 @@ impl<W: Element> Work<'_, W> {
         let mut next = weight.as_ptr().wrapping_add(ahead_rows * inputs);
         for from in (0..inputs).step_by(panel) {
             let to = inputs.min(from + panel);
-            let mut left = if split.tiles == 1 && row_bytes > 4096 { 0 } else { TILE_OUTPUTS };
+            let mut left = if split.tiles == 1 && row_bytes > LONG_ROW_BYTES { 0 } else { TILE_OUTPUTS };
             for (tile, partial) in partials[..split.tiles].iter_mut().enumerate() {
                 let rows = split.tile(tile);
                 let lines = left.div_ceil(split.tiles - tile);

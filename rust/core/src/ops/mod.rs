@@ -1,8 +1,10 @@
 //! Stateless operations on flat arrays.
 
 pub mod attention;
+pub mod key_mass;
 pub mod linear;
 pub mod logits;
+pub mod quantise;
 pub mod rows;
 pub mod sample;
 pub mod verify;

@@ -181,10 +181,10 @@ unsafe fn tile<V: Eight, W: Element, const ROWS: usize, const AHEAD: bool>(
             }
         }
         // The last inputs, fewer than eight: rare, so not in registers, which are all taken.
-        for i in 0..count - whole {
+        for (i, k) in (whole..count).enumerate() {
             for r in 0..ROWS {
                 for o in 0..TILE_OUTPUTS {
-                    let (x, w) = (*rows[r].add(whole + i), (*weights[o].add(whole + i)).to_f32());
+                    let (x, w) = (*rows[r].add(k), (*weights[o].add(k)).to_f32());
                     partial[r][o][i] = x.mul_add(w, partial[r][o][i]);
                 }
             }

@@ -5,18 +5,19 @@
 use super::{Lanes, WIDTH};
 use crate::format::Element;
 
-/// `to[r * to_stride] (+)= sum over i of a[r * row_stride + i * STEP] * panel[i]` for `rows` rows:
-/// a number of each row is broadcast against a vector. Rows go through registers in groups of
+/// `to[r * to_stride] (+)= sum over i < n of a[r * row_stride + i * STEP] * panel[i]` for `rows` rows: a number of each row is broadcast against a vector. Rows go through registers in groups of
 /// nearly equal size, at most [`Lanes::ACCUMULATORS`] at once.
 ///
 /// # Panics
-/// If `a` or `to` is too short.
+/// If `a`, `panel` or `to` is too short.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub fn broadcast<const STEP: usize, const ADD: bool, L: Lanes>(
     l: L,
     rows: usize,
     a: &[f32],
     row_stride: usize,
+    n: usize,
     panel: &[[f32; WIDTH]],
     to: &mut [[f32; WIDTH]],
     to_stride: usize,
@@ -27,37 +28,41 @@ pub fn broadcast<const STEP: usize, const ADD: bool, L: Lanes>(
         let size = (rows - row) / (groups - group);
         let (a, to) = (&a[row * row_stride..], &mut to[row * to_stride..]);
         match size {
-            1 => group_of::<1, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            2 => group_of::<2, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            3 => group_of::<3, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            4 => group_of::<4, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            5 => group_of::<5, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            6 => group_of::<6, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            7 => group_of::<7, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
-            _ => group_of::<8, STEP, ADD, L>(l, a, row_stride, panel, to, to_stride),
+            1 => group_of::<1, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            2 => group_of::<2, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            3 => group_of::<3, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            4 => group_of::<4, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            5 => group_of::<5, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            6 => group_of::<6, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            7 => group_of::<7, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
+            _ => group_of::<8, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
         }
         row += size;
     }
 }
 
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn group_of<const Q: usize, const STEP: usize, const ADD: bool, L: Lanes>(
     l: L,
     a: &[f32],
     row_stride: usize,
+    n: usize,
     panel: &[[f32; WIDTH]],
     to: &mut [[f32; WIDTH]],
     to_stride: usize,
 ) {
-    assert!(panel.is_empty() || a.len() > (Q - 1) * row_stride + (panel.len() - 1) * STEP);
+    assert!(n > 0 && a.len() > (Q - 1) * row_stride + (n - 1) * STEP);
+    assert!(panel.len() >= n);
     assert!(to.len() > (Q - 1) * to_stride);
     let mut sums: [L::Vector; Q] =
         std::array::from_fn(|q| if ADD { l.load(&to[q * to_stride]) } else { l.splat(0.0) });
     let rows: [*const f32; Q] = std::array::from_fn(|q| a[q * row_stride..].as_ptr());
-    for (i, vector) in panel.iter().enumerate() {
-        let vector = l.load(vector);
+    for i in 0..n {
+        // SAFETY: `i < n`, so the second assertion above covers the index.
+        let vector = l.load(unsafe { panel.get_unchecked(i) });
         for q in 0..Q {
-            // SAFETY: `i < panel.len()`, so the first assertion above covers the index.
+            // SAFETY: `i < n`, so the first assertion above covers the index.
             let x = unsafe { *rows[q].add(i * STEP) };
             sums[q] = l.fma(l.splat(x), vector, sums[q]);
         }
@@ -151,8 +156,8 @@ mod tests {
             let dot = |r: usize, j: usize| (0..n).map(|i| a[r * n + i] * panel[i][j]).sum::<f32>();
             for add in [true, false] {
                 match add {
-                    true => broadcast::<1, true, L>(l, rows, &a, n, &panel, &mut to, 2),
-                    false => broadcast::<1, false, L>(l, rows, &a, n, &panel, &mut to, 2),
+                    true => broadcast::<1, true, L>(l, rows, &a, n, n, &panel, &mut to, 2),
+                    false => broadcast::<1, false, L>(l, rows, &a, n, n, &panel, &mut to, 2),
                 }
                 for (r, j) in (0..rows).flat_map(|r| (0..WIDTH).map(move |j| (r, j))) {
                     assert_eq!(to[2 * r][j], dot(r, j) + if add { 1.0 } else { 0.0 });
@@ -162,7 +167,7 @@ mod tests {
             // The same numbers with rows innermost.
             let turned: Vec<f32> =
                 (0..16 * n).map(|i| if i % 16 < rows { a[i % 16 * n + i / 16] } else { 0.0 }).collect();
-            broadcast::<16, false, L>(l, rows.min(16), &turned, 1, &panel, &mut to, 2);
+            broadcast::<16, false, L>(l, rows.min(16), &turned, 1, n, &panel, &mut to, 2);
             assert_eq!(to[0][7], dot(0, 7));
             assert_eq!(to[2 * (rows.min(16) - 1)][3], dot(rows.min(16) - 1, 3));
             let b: Vec<bf16> = (0..4 * 40).map(|i| bf16::from_f32(number(i))).collect();

@@ -23,21 +23,17 @@ impl Tree {
         if id.index == ROOT || !wanted || !node.is_plain() || !child.is_plain() {
             return;
         }
+        let tail = self.tail(id.index);
         let Some(mut node) = self.nodes.remove(id.index) else { return };
         let child_entries = std::mem::take(&mut self.nodes[child_index].table.entries);
         let num_keys: usize = child_entries.iter().map(|e| usize::from(e.count)).sum();
-        let tail = node.table.entries.last().copied().unwrap_or_default();
-        let end = usize::from(tail.first) + usize::from(tail.count);
-        let fits = end + num_keys <= self.layout().page_tokens;
-        if fits && tail.count > 0 && self.slabs.references(tail.page) == 1 {
+        let page_tokens = self.layout().page_tokens;
+        if let Some((slab, end)) = tail.filter(|&(_, end)| end as usize + num_keys <= page_tokens) {
             // The child's rows fit behind the parent's: move them and free its slabs.
-            let mut to = end as u32;
+            let mut to = end;
             for entry in &child_entries {
                 for from in u32::from(entry.first)..u32::from(entry.first) + u32::from(entry.count) {
-                    self.push_move(
-                        RowSlot { slab: entry.page, slot: from },
-                        RowSlot { slab: tail.page, slot: to },
-                    );
+                    self.push_move(RowSlot { slab: entry.page, slot: from }, RowSlot { slab, slot: to });
                     to += 1;
                 }
             }

@@ -5,7 +5,7 @@
 //! every node's end, on slabs that the step holds, until [`Tree::commit`] makes some of it nodes.
 //!
 //! Slots behind the end of a node's last slab may be written by whoever finds the slab referenced
-//! exactly once: the node shows the rest of it, and nobody else can see those slots.
+//! only by the node and by those above it, which show lower slots: nobody can see what lies behind.
 
 mod arena;
 mod branch;
@@ -258,6 +258,32 @@ impl Tree {
         while index != ROOT && self.nodes[index].is_idle_leaf() && !self.nodes[index].kept {
             index = self.delete_leaf(index);
         }
+    }
+
+    /// Slab and first slot behind a plain node's end, where they may be written.
+    fn tail(&self, index: u32) -> Option<(u32, u32)> {
+        let node = &self.nodes[index];
+        let last = node.table.entries.last().filter(|_| node.is_plain())?;
+        let end = u32::from(last.first) + u32::from(last.count);
+        (end < self.layout().page_tokens as u32 && self.is_last_of(last.page, index))
+            .then_some((last.page, end))
+    }
+
+    /// Whether `slab` is referenced by node `index` and those above it only.
+    fn is_last_of(&self, slab: u32, mut index: u32) -> bool {
+        let mut own = 0;
+        // A branch's runs on one slab are neighbours, so the count ends with the first other slab.
+        // Pages of a table by head have ids of their own.
+        while index != ROOT && !self.nodes[index].table.is_by_head() {
+            let entries = &self.nodes[index].table.entries;
+            let run = entries.iter().rev().take_while(|e| e.page == slab).count();
+            own += run as u32;
+            if run < entries.len() {
+                break;
+            }
+            index = self.nodes[index].parent;
+        }
+        self.slabs.references(slab) == own
     }
 
     fn push_move(&mut self, from: RowSlot, to: RowSlot) {

@@ -150,15 +150,6 @@ impl Tree {
             .collect()
     }
 
-    /// Slab and first slot behind a node's end, where they may be written.
-    fn tail(&self, node: u32) -> Option<(u32, u32)> {
-        let node = &self.nodes[node];
-        let last = node.table.entries.last().filter(|_| node.is_plain())?;
-        let end = u32::from(last.first) + u32::from(last.count);
-        let free = (end as usize) < self.layout().page_tokens && self.slabs.references(last.page) == 1;
-        free.then_some((last.page, end))
-    }
-
     fn slabs_needed(&self, requests: &[Request<'_>]) -> usize {
         let page_tokens = self.layout().page_tokens;
         let mut claimed = std::collections::HashSet::new();

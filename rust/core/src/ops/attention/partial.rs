@@ -39,7 +39,7 @@ impl Partial {
 }
 
 /// Turns the scores of one query row into weights relative to the new maximum, and rescales what
-/// was there. Scores that are -inf get weight 0; a row of them changes nothing.
+/// was there. Scores that are -inf get weight 0; a NaN makes the sum NaN for good.
 #[inline(always)]
 pub(super) fn absorb<L: Lanes>(
     l: L,
@@ -53,10 +53,6 @@ pub(super) fn absorb<L: Lanes>(
         greatest = l.max(l.load(s), greatest);
     }
     let new = l.reduce_max(greatest).max(*max);
-    if new == f32::NEG_INFINITY {
-        scores.fill([0.0; WIDTH]);
-        return;
-    }
     if new > *max {
         if *max > f32::NEG_INFINITY {
             let factor = exp_nonpositive(l, l.sub(l.splat(*max), l.splat(new)));
@@ -69,7 +65,8 @@ pub(super) fn absorb<L: Lanes>(
         }
         *max = new;
     }
-    let shift = l.splat(new);
+    // Where nothing is visible yet any finite shift gives weight 0, and NaN stays NaN.
+    let shift = l.splat(if new == f32::NEG_INFINITY { 0.0 } else { new });
     let mut total = l.splat(0.0);
     for s in scores.iter_mut() {
         let weight = exp_nonpositive(l, l.sub(l.load(s), shift));
@@ -169,7 +166,7 @@ impl<T: Element> Kernel for MergeBlock<'_, T> {
                         let query = (row - piece.row_begin as usize) * group + g;
                         let theirs = &partial.values[query * width..][..width];
                         let new = max.max(partial.max[query]);
-                        // `NaN > -inf` is false too: a NaN score has made the sum NaN already.
+                        // Nothing visible; a NaN score would show in the sum.
                         if partial.max[query] == f32::NEG_INFINITY && partial.sum[query] == 0.0 {
                             continue;
                         }

@@ -57,12 +57,12 @@ pub(super) fn attend<E: Element, L: Lanes>(
 
 /// Scores of `Q` queries, `K` keys at a time.
 #[inline(always)]
-fn score<'a, const Q: usize, const K: usize, E: Element, L: Lanes>(
+fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
     l: L,
     width: usize,
     queries: &[[f32; WIDTH]],
     block: &KeyBlock<'_, E>,
-    ahead: &mut std::slice::Iter<'_, &'a [E]>,
+    ahead: &mut std::slice::Iter<'_, &[E]>,
     scores: &mut [[f32; WIDTH]],
 ) {
     let queries: [&[[f32; WIDTH]]; Q] = std::array::from_fn(|q| &queries[q * width..][..width]);
@@ -121,12 +121,12 @@ fn soften<E: Element, L: Lanes>(
 
 /// Adds the weighted values to `Q` queries, sixteen dimensions at a time.
 #[inline(always)]
-fn add<'a, const Q: usize, E: Element, L: Lanes>(
+fn add<const Q: usize, E: Element, L: Lanes>(
     l: L,
     width: usize,
     weights: &[[f32; WIDTH]],
     block: &KeyBlock<'_, E>,
-    ahead: &mut std::slice::Iter<'_, &'a [E]>,
+    ahead: &mut std::slice::Iter<'_, &[E]>,
     to: &mut [[f32; WIDTH]],
 ) {
     let weights = weights.as_flattened();

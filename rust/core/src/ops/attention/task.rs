@@ -47,9 +47,9 @@ pub(super) struct Scratch {
     pub(super) queries: Vec<[f32; WIDTH]>,
     /// The same, sixteen queries side by side: `[queries / 16, dim]` vectors of one dimension.
     pub(super) turned: Vec<[f32; WIDTH]>,
-    /// Keys widened: `[TILE_KEYS, width]` vectors.
+    /// Some keys widened: `[keys, width]` vectors.
     pub(super) keys: Vec<[f32; WIDTH]>,
-    /// Values widened: `[width, TILE_KEYS]` vectors of 16 dimensions of one key.
+    /// Sixteen dimensions of the values widened: `[TILE_KEYS]` vectors.
     pub(super) values: Vec<[f32; WIDTH]>,
     /// Scores, then weights. Of a stream: `[queries, TILE_KEYS]` numbers; of tiles:
     /// `[queries / 16, TILE_KEYS]` vectors of sixteen queries.

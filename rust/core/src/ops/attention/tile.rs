@@ -1,5 +1,5 @@
-//! Many query rows: a block of keys and values is widened once, into tiles that stay in the
-//! second-level cache, and register-blocked products go over them.
+//! Many query rows: keys and values are widened once, in pieces that stay in the first-level cache,
+//! and register-blocked products go over them.
 //!
 //! For scores the lanes of a vector are sixteen queries, for values sixteen dimensions. Then both
 //! products have the form "broadcast a number of each row, multiply-add a vector", keys need no
@@ -12,6 +12,9 @@ use crate::format::Element;
 use crate::simd::math::exp_nonpositive;
 use crate::simd::product::broadcast;
 use crate::simd::{Lanes, WIDTH};
+
+/// Keys that are widened together: with their tile, sixteen queries fit the first-level cache.
+const CHUNK: usize = 16;
 
 /// Puts sixteen queries side by side; zeros behind the last one.
 #[inline(always)]
@@ -44,67 +47,75 @@ pub(super) fn attend<E: Element, L: Lanes>(
 ) {
     let dim = problem.layout.head_dim;
     let width = dim.div_ceil(WIDTH);
-    widen(l, width, block, next, scratch);
     let blocks = block.queries.start / WIDTH..block.queries.end.div_ceil(WIDTH);
-    for lanes in blocks.clone() {
-        let panel = &scratch.turned[lanes * width * WIDTH..][..dim];
+    scratch.keys.resize(width * CHUNK, [0.0; WIDTH]);
+    for first in (0..block.count).step_by(CHUNK) {
+        let count = CHUNK.min(block.count - first);
+        for (i, to) in scratch.keys.chunks_exact_mut(width).take(count).enumerate() {
+            if first + i < next.count {
+                task::prefetch(l, next.keys[first + i]);
+            }
+            widen_row(l, block.keys[first + i], to);
+        }
         let keys = scratch.keys.as_flattened();
-        let to = &mut scratch.scores[lanes * TILE_KEYS..][..block.count];
-        broadcast::<1, false, L>(l, block.count, keys, width * WIDTH, panel, to, 1);
-        task::cap(l, problem, to);
+        for lanes in blocks.clone() {
+            let panel = &scratch.turned[lanes * width * WIDTH..][..dim];
+            let to = &mut scratch.scores[lanes * TILE_KEYS + first..][..count];
+            broadcast::<1, false, L>(l, count, keys, width * WIDTH, dim, panel, to, 1);
+        }
     }
-    mask(problem, first_row, block, &mut scratch.scores);
-    for lanes in blocks {
-        let scores = &mut scratch.scores[lanes * TILE_KEYS..][..block.count];
-        absorb_lanes(l, lanes, width, scores, partial);
-        let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
-        let weights = &scores.as_flattened()[queries.start % WIDTH..];
-        for d in 0..width {
-            let panel = &scratch.values[d * TILE_KEYS..][..block.count];
+    mask(l, problem, first_row, block, &mut scratch.scores);
+    for lanes in blocks.clone() {
+        absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.count], partial);
+    }
+    scratch.values.resize(TILE_KEYS, [0.0; WIDTH]);
+    let mut ahead = next.values[..next.count].iter();
+    for d in 0..width {
+        for value in ahead.by_ref().take(TILE_KEYS.div_ceil(width)) {
+            task::prefetch(l, value);
+        }
+        for (to, value) in scratch.values.iter_mut().zip(&block.values[..block.count]) {
+            let value = match value[d * WIDTH..].first_chunk::<WIDTH>() {
+                Some(value) => l.load(value),
+                None => l.load_partial(&value[d * WIDTH..], 0.0),
+            };
+            l.store(value, to);
+        }
+        let panel = &scratch.values[..block.count];
+        for lanes in blocks.clone() {
+            let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
+            let weights = &scratch.scores[lanes * TILE_KEYS..].as_flattened()[queries.start % WIDTH..];
             let to = &mut partial.values[queries.start * width + d..];
-            broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, panel, to, width);
+            broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, block.count, panel, to, width);
         }
     }
 }
 
-/// Copies keys and values into tiles, and asks for those of the next block.
 #[inline(always)]
-fn widen<E: Element, L: Lanes>(
+fn widen_row<E: Element, L: Lanes>(l: L, from: &[E], to: &mut [[f32; WIDTH]]) {
+    let (blocks, rest) = from.as_chunks::<WIDTH>();
+    for (to, block) in to.iter_mut().zip(blocks) {
+        l.store(l.load(block), to);
+    }
+    if !rest.is_empty() {
+        l.store(l.load_partial(rest, 0.0), &mut to[blocks.len()]);
+    }
+}
+
+/// Caps scores, and sets those to -inf that their rows do not see, and those of queries outside of the block.
+#[inline(always)]
+fn mask<E: Element, L: Lanes>(
     l: L,
-    width: usize,
+    problem: &Problem<'_>,
+    first_row: usize,
     block: &KeyBlock<'_, E>,
-    next: &KeyBlock<'_, E>,
-    scratch: &mut Scratch,
+    scores: &mut [[f32; WIDTH]],
 ) {
-    scratch.keys.resize(width * TILE_KEYS, [0.0; WIDTH]);
-    scratch.values.resize(width * TILE_KEYS, [0.0; WIDTH]);
-    for i in 0..block.count {
-        if i < next.count {
-            task::prefetch(l, next.keys[i]);
-            task::prefetch(l, next.values[i]);
-        }
-        let (keys, rest) = block.keys[i].as_chunks::<WIDTH>();
-        let to = &mut scratch.keys[i * width..(i + 1) * width];
-        for (to, key) in to.iter_mut().zip(keys) {
-            l.store(l.load(key), to);
-        }
-        if !rest.is_empty() {
-            l.store(l.load_partial(rest, 0.0), &mut to[width - 1]);
-        }
-        let (values, rest) = block.values[i].as_chunks::<WIDTH>();
-        let to = scratch.values[i..].iter_mut().step_by(TILE_KEYS);
-        for (to, value) in to.zip(values) {
-            l.store(l.load(value), to);
-        }
-        if !rest.is_empty() {
-            l.store(l.load_partial(rest, 0.0), &mut scratch.values[(width - 1) * TILE_KEYS + i]);
-        }
+    for scores in
+        scores.chunks_mut(TILE_KEYS).take(block.queries.end.div_ceil(WIDTH)).skip(block.queries.start / WIDTH)
+    {
+        task::cap(l, problem, &mut scores[..block.count]);
     }
-}
-
-/// Sets the scores to -inf that their rows do not see, and those of queries outside of the block.
-#[inline(always)]
-fn mask<E>(problem: &Problem<'_>, first_row: usize, block: &KeyBlock<'_, E>, scores: &mut [[f32; WIDTH]]) {
     let group = problem.group();
     let mut hide = |query: usize, bits: u64| {
         let scores = &mut scores[query / WIDTH * TILE_KEYS..][..block.count];

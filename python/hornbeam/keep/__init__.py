@@ -1,0 +1,79 @@
+"""Eviction, merging and quantisation of the KV cache: when x score x split x reduce.
+
+:mod:`hornbeam.recipes` has the published methods. :func:`plan` and :func:`reduce` run one on arrays.
+"""
+
+from hornbeam.keep import quantise
+from hornbeam.keep.budget import Budget, resolve
+from hornbeam.keep.recipe import Recipe, plan, reduce
+from hornbeam.keep.reduce import (
+    Drop,
+    EvictThenMerge,
+    KeyChannelValueToken,
+    Merge,
+    MixedBits,
+    Reduce,
+    Reduced,
+    SimilarityMerge,
+    TokenBits,
+    ValueMerge,
+)
+from hornbeam.keep.score import (
+    AccumulatedMass,
+    ExpectedAttention,
+    GlobalLocal,
+    KeyDifference,
+    KeyNorm,
+    LastQuery,
+    NormalisedMass,
+    Position,
+    Score,
+    ValueWeighted,
+    WindowMass,
+    WindowTokens,
+)
+from hornbeam.keep.split import AcrossHeads, GlobalPrefix, HeadScores, LayerGroups, Pyramid, Split, Uniform
+from hornbeam.keep.when import AfterPrefill, EveryTokens, Moment, OnPressure, When
+
+__all__ = [
+    "AccumulatedMass",
+    "AcrossHeads",
+    "AfterPrefill",
+    "Budget",
+    "Drop",
+    "EveryTokens",
+    "EvictThenMerge",
+    "ExpectedAttention",
+    "GlobalLocal",
+    "GlobalPrefix",
+    "HeadScores",
+    "KeyChannelValueToken",
+    "KeyDifference",
+    "KeyNorm",
+    "LastQuery",
+    "LayerGroups",
+    "Merge",
+    "MixedBits",
+    "Moment",
+    "NormalisedMass",
+    "OnPressure",
+    "Position",
+    "Pyramid",
+    "Recipe",
+    "Reduce",
+    "Reduced",
+    "Score",
+    "SimilarityMerge",
+    "Split",
+    "TokenBits",
+    "Uniform",
+    "ValueMerge",
+    "ValueWeighted",
+    "When",
+    "WindowMass",
+    "WindowTokens",
+    "plan",
+    "quantise",
+    "reduce",
+    "resolve",
+]

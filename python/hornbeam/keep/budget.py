@@ -1,0 +1,61 @@
+"""One absolute budget from tokens a head, a ratio, or bytes."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from hornbeam.errors import ArgumentError
+
+__all__ = ["Budget", "resolve"]
+
+#: Tokens a kv head as an int, a ratio as "30%", or bytes a sequence as "64MB" or "64MiB".
+Budget = int | str
+
+_UNITS = {"B": 1}
+for _power, _letter in enumerate("KMGT", 1):
+    _UNITS[f"{_letter}B"] = 1000**_power
+    _UNITS[f"{_letter}iB"] = 1024**_power
+_TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B)\s*")
+
+
+def resolve(budget: Budget, *, num_tokens: int, num_planes: int, token_bytes: int) -> int:
+    """Tokens over all planes of one sequence; rounded down, exactly.
+
+    Args:
+        budget: see :data:`Budget`.
+        num_tokens: tokens of the sequence.
+        num_planes: layers times kv heads.
+        token_bytes: of one key and one value of one head.
+
+    Returns:
+        At most ``num_tokens * num_planes``.
+
+    Raises:
+        ArgumentError: a budget that is negative, above 100 % or none of the three.
+    """
+    everything = num_tokens * num_planes
+    kind, amount = parse(budget)
+    if kind == "tokens":
+        return min(int(amount) * num_planes, everything)
+    if kind == "ratio":
+        return int(amount * everything)
+    return min(int(amount / token_bytes), everything) if token_bytes else everything
+
+
+def parse(budget: Budget) -> tuple[str, Fraction]:
+    """("tokens" | "ratio" | "bytes", amount)."""
+    expected = 'expected tokens a head as an int, a ratio as "30%", or bytes as "64MB"'
+    if isinstance(budget, int) and not isinstance(budget, bool):
+        if budget < 0:
+            raise ArgumentError(f"budget is {budget}, expected at least 0")
+        return "tokens", Fraction(budget)
+    match = _TEXT.fullmatch(budget) if isinstance(budget, str) else None
+    if match is None or (match[2] != "%" and match[2] not in _UNITS):
+        raise ArgumentError(f"budget is {budget!r}, {expected}")
+    amount = Fraction(match[1])
+    if match[2] == "%":
+        if amount > 100:
+            raise ArgumentError(f"budget is {budget!r}, expected at most 100%")
+        return "ratio", amount / 100
+    return "bytes", amount * _UNITS[match[2]]

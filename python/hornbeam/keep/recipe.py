@@ -1,0 +1,99 @@
+"""A point in the product of the factors, and what it does to arrays, without a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from hornbeam.errors import ShapeError
+from hornbeam.keep.budget import Budget, parse, resolve
+from hornbeam.keep.reduce import Drop, Reduce, Reduced
+from hornbeam.keep.score import Score
+from hornbeam.keep.split import Split, Uniform
+from hornbeam.keep.when import AfterPrefill, When
+
+__all__ = ["Recipe", "plan", "reduce"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """When x score x split x reduce, and the budget that they have.
+
+    Raises:
+        ArgumentError: a budget that is none.
+    """
+
+    score: Score
+    budget: Budget
+    split: Split = field(default_factory=Uniform)
+    reduce: Reduce = field(default_factory=Drop)
+    when: When = field(default_factory=AfterPrefill)
+    name: str = "custom"
+
+    def __post_init__(self) -> None:
+        parse(self.budget)
+
+
+def plan(
+    recipe: Recipe, keys: Tensor, values: Tensor, queries: Tensor, *, scale: float | None = None
+) -> list[list[list[Tensor]]]:
+    """The indices that a recipe keeps, by layer, sequence and kv head.
+
+    Every sequence has its own budget. Scores are found on the CPU in float32; ties go to the lowest
+    index; the outcome does not depend on the number of threads.
+
+    Args:
+        recipe: what to do; :attr:`Recipe.when` plays no part.
+        keys: `[L, B, Hk, N, D]`, rotated as they lie in the cache; any float dtype, any device.
+        values: the same shape.
+        queries: `[L, B, H, W, D]`, rotated, of the last W of the N tokens; `H` is a multiple of `Hk`.
+            Scores over windows need W of at least the window (or all N), scores over all rows W = N.
+        scale: what attention multiplies scores by; `D ** -0.5` where not given.
+
+    Returns:
+        `kept[layer][sequence][head]`: int64, ascending.
+
+    Raises:
+        ShapeError: shapes disagree, or queries of too few rows; the message says how many are needed.
+    """
+    _, kept = _scores_and_kept(recipe, keys, values, queries, scale)
+    layers, batch, heads = keys.shape[:3]
+    return [
+        [[kept[b, layer, h].nonzero().flatten() for h in range(heads)] for b in range(batch)]
+        for layer in range(layers)
+    ]
+
+
+def reduce(
+    recipe: Recipe, keys: Tensor, values: Tensor, queries: Tensor, *, scale: float | None = None
+) -> list[list[list[Reduced]]]:
+    """As :func:`plan`, and what becomes of keys and values: merged, or decoded from their codes."""
+    scores, kept = _scores_and_kept(recipe, keys, values, queries, scale)
+    layers, batch, heads = keys.shape[:3]
+
+    def plane(layer: int, b: int, h: int) -> Reduced:
+        indices = kept[b, layer, h].nonzero().flatten()
+        return recipe.reduce.reduce(keys[layer, b, h], values[layer, b, h], scores[b, layer, h], indices)
+
+    return [[[plane(layer, b, h) for h in range(heads)] for b in range(batch)] for layer in range(layers)]
+
+
+def _scores_and_kept(
+    recipe: Recipe, keys: Tensor, values: Tensor, queries: Tensor, scale: float | None
+) -> tuple[Tensor, Tensor]:
+    """Scores and a mask of what stays, both `[B, L, Hk, N]`."""
+    for name, tensor in (("keys", keys), ("values", values), ("queries", queries)):
+        if tensor.dim() != 5:
+            raise ShapeError(
+                f"{name}.shape is {list(tensor.shape)}, expected five sizes, [L, B, heads, N, D]"
+            )
+    layers, batch, heads, tokens, dim = keys.shape
+    token_bytes = 2 * dim * keys.element_size()
+    k, v, q = (x.detach().to("cpu", torch.float32).contiguous() for x in (keys, values, queries))
+    scores = recipe.score.scores(k, v, q, scale if scale is not None else max(dim, 1) ** -0.5)
+    total = resolve(recipe.budget, num_tokens=tokens, num_planes=layers * heads, token_bytes=token_bytes)
+    protected, unit = recipe.score.protected, recipe.score.unit
+    kept = [recipe.split.select(scores[b], total, protected, unit)[1] for b in range(batch)]
+    return scores, torch.stack(kept) if kept else torch.empty(scores.shape, dtype=torch.bool)

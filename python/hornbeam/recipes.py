@@ -1,0 +1,161 @@
+"""Published methods, one function each, with the paper's defaults.
+
+``budget`` is tokens a kv head (``1024``), a ratio (``"30%"``) or bytes a sequence (``"64MB"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from torch import Tensor
+
+from hornbeam.keep import (
+    AccumulatedMass,
+    AcrossHeads,
+    Budget,
+    EveryTokens,
+    EvictThenMerge,
+    ExpectedAttention,
+    GlobalLocal,
+    GlobalPrefix,
+    HeadScores,
+    KeyChannelValueToken,
+    KeyDifference,
+    KeyNorm,
+    LastQuery,
+    LayerGroups,
+    MixedBits,
+    NormalisedMass,
+    Position,
+    Pyramid,
+    Recipe,
+    WindowMass,
+    WindowTokens,
+)
+
+__all__ = [
+    "ada_kv",
+    "ems",
+    "expected_attention",
+    "h2o",
+    "key_diff",
+    "kivi",
+    "knorm",
+    "prefix_kv",
+    "pyramid_kv",
+    "snap_kv",
+    "sparse_mm",
+    "streaming_llm",
+    "tova",
+    "window_kv",
+    "zip_cache",
+]
+
+
+def streaming_llm(budget: Budget, *, sinks: int = 4) -> Recipe:
+    """Sinks and the newest tokens (Xiao et al. 2024, arXiv 2309.17453). Positions are not renumbered."""
+    return Recipe(Position(sinks), budget, when=EveryTokens(1), name="streaming_llm")
+
+
+def h2o(budget: Budget) -> Recipe:
+    """Half of the budget for the newest tokens, half for those of most accumulated probability (Zhang et
+    al. 2023, arXiv 2306.14048). Needs the queries of all tokens."""
+    return Recipe(AccumulatedMass(), budget, when=EveryTokens(1), name="h2o")
+
+
+def tova(budget: Budget) -> Recipe:
+    """The tokens that the last one attends to (Oren et al. 2024, arXiv 2401.06104)."""
+    return Recipe(LastQuery(), budget, when=EveryTokens(1), name="tova")
+
+
+def snap_kv(budget: Budget, *, window: int = 64, kernel: int = 5) -> Recipe:
+    """The tokens that the last ``window`` attend to (Li et al. 2024, arXiv 2404.14469)."""
+    return Recipe(WindowMass(window, kernel), budget, name="snap_kv")
+
+
+def pyramid_kv(budget: Budget, *, window: int = 64, kernel: int = 5, beta: int = 20) -> Recipe:
+    """SnapKV with budgets that fall from layer to layer (Cai et al. 2024, arXiv 2406.02069)."""
+    return Recipe(WindowMass(window, kernel), budget, Pyramid(beta), name="pyramid_kv")
+
+
+def ada_kv(
+    budget: Budget,
+    *,
+    alpha: float = 0.2,
+    blend: Literal["mix", "reserve"] = "mix",
+    window: int = 64,
+    kernel: int = 5,
+) -> Recipe:
+    """SnapKV with heads that compete for a layer's budget (Feng et al. 2024, arXiv 2407.11550)."""
+    return Recipe(WindowMass(window, kernel), budget, AcrossHeads(alpha, blend), name="ada_kv")
+
+
+def expected_attention(
+    budget: Budget,
+    *,
+    future: int = 512,
+    sinks: int = 4,
+    inverse_frequencies: Sequence[float] | None = None,
+) -> Recipe:
+    """The tokens that queries yet to come are expected to attend to (Devoto et al. 2025, arXiv 2510.00636).
+    Give ``inverse_frequencies`` for a model with rotary embeddings."""
+    frequencies = None if inverse_frequencies is None else tuple(inverse_frequencies)
+    score = ExpectedAttention(future, sinks, 0.0, frequencies)
+    return Recipe(score, budget, name="expected_attention")
+
+
+def key_diff(budget: Budget) -> Recipe:
+    """Keys unlike the others (Park et al. 2025, arXiv 2504.15364). Needs no queries."""
+    return Recipe(KeyDifference(), budget, name="key_diff")
+
+
+def knorm(budget: Budget) -> Recipe:
+    """Short keys (Devoto et al. 2024, arXiv 2406.11430). Needs no queries."""
+    return Recipe(KeyNorm(), budget, name="knorm")
+
+
+def prefix_kv(budget: Budget, *, profile: Sequence[float] | None = None, sinks: int = 4) -> Recipe:
+    """The same share of every layer's accumulated probability, one ranking a layer (Wang et al. 2024, arXiv
+    2412.03409). The paper's ratio is the part dropped; ``budget`` is the part kept. Needs the queries of
+    all tokens."""
+    score = AccumulatedMass(across_heads=True, sinks=sinks, recent=1, recent_percent=0)
+    split = GlobalPrefix(None if profile is None else tuple(profile))
+    return Recipe(score, budget, split, name="prefix_kv")
+
+
+def ems(budget: Budget, *, window: int = 32, kernel: int = 5) -> Recipe:
+    """Global and local importance, then evict, then merge: our reading of the abstract of Li et al. 2024
+    (arXiv 2412.08521), without a claim of parity. Needs the queries of all tokens."""
+    return Recipe(GlobalLocal(window, kernel), budget, reduce=EvictThenMerge(), name="ems")
+
+
+def zip_cache(
+    budget: Budget = "100%", *, low_share: float = 0.4, low_bits: int = 2, high_bits: int = 4, seed: int = 0
+) -> Recipe:
+    """Every token in 4 bits, or in 2 where its normalised probability is low (He et al. 2024, arXiv
+    2405.14256). Drops nothing unless ``budget`` says so."""
+    reduce = MixedBits(low_share, low_bits, high_bits)
+    return Recipe(NormalisedMass(seed=seed), budget, reduce=reduce, when=EveryTokens(100), name="zip_cache")
+
+
+def kivi(budget: Budget = "100%", *, bits: int = 2, group: int = 32, residual: int = 32) -> Recipe:
+    """Keys by channel and values by token in 2 bits (Liu et al. 2024, arXiv 2402.02750). Drops nothing
+    unless ``budget`` says so, and then the oldest tokens."""
+    reduce = KeyChannelValueToken(bits, group, residual)
+    return Recipe(Position(), budget, reduce=reduce, when=EveryTokens(group), name="kivi")
+
+
+def window_kv(budget: Budget, *, pool: Literal["mean", "max"] = "mean", beta: int = 14) -> Recipe:
+    """Windows of eight tokens, groups of eight layers (Zuo et al. 2025, arXiv 2503.17922). ``pool`` is
+    "max" for tasks that look one thing up and "mean" for those that gather."""
+    return Recipe(WindowTokens(pool=pool), budget, LayerGroups(8, beta), name="window_kv")
+
+
+def sparse_mm(
+    budget: Budget, *, head_scores: Tensor | Sequence[Sequence[float]], window: int = 32, kernel: int = 5
+) -> Recipe:
+    """SnapKV with budgets by calibrated ``head_scores [L][Hk]`` (Wang et al. 2025, arXiv 2506.05344)."""
+    rows = head_scores.tolist() if isinstance(head_scores, Tensor) else head_scores
+    split = HeadScores(tuple(tuple(row) for row in rows))
+    return Recipe(WindowMass(window, kernel), budget, split, name="sparse_mm")

@@ -1,0 +1,107 @@
+//! Which keys and values a cache keeps: **score** (what is a key worth) × **split** (who gets how
+//! much of the budget) × **reduce** (what happens to the rest).
+//!
+//! Everything here is a function of flat arrays. It knows neither the tree nor pages: a caller
+//! gathers the planes of one sequence, asks for scores, budgets and kept indices, and compacts.
+//! Selections break ties by lowest index; sums that decide are integers, or run in one order.
+
+pub mod params;
+pub mod reduce;
+pub mod rows;
+pub mod score;
+pub mod select;
+pub mod split;
+
+pub use params::{Param, Params};
+pub use rows::{Mass, Rows};
+pub use select::{Protect, select};
+
+use crate::error::{Error, Result};
+
+/// One kv head of one layer of one sequence.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Plane<'a> {
+    /// `[num_tokens][head_dim]`, rotated as they lie in the cache.
+    pub keys: &'a [f32],
+    /// `[num_tokens][head_dim]`.
+    pub values: &'a [f32],
+    /// `[group][num_rows][head_dim]`: the last rows of the query heads that read this kv head.
+    pub queries: &'a [f32],
+}
+
+/// All kv heads of one layer of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer<'a> {
+    /// One a kv head.
+    pub planes: &'a [Plane<'a>],
+    /// Query heads to a kv head.
+    pub group: usize,
+    /// Keys.
+    pub num_tokens: usize,
+    /// Query rows that are there: those of the last `num_rows` tokens.
+    pub num_rows: usize,
+    /// Elements of a key, of a value and of a query.
+    pub head_dim: usize,
+    /// What attention multiplies scores by before the softmax.
+    pub scale: f32,
+}
+
+impl Layer<'_> {
+    /// Checks lengths.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] naming the array that does not fit.
+    pub fn check(&self) -> Result<()> {
+        let (tokens, rows) = (self.num_tokens * self.head_dim, self.group * self.num_rows * self.head_dim);
+        for plane in self.planes {
+            let lengths = [
+                ("keys", plane.keys, tokens),
+                ("values", plane.values, tokens),
+                ("queries", plane.queries, rows),
+            ];
+            for (what, got, want) in lengths {
+                if got.len() != want {
+                    return Err(Error::shape(what, got.len(), format!("{want} elements a plane")));
+                }
+            }
+        }
+        if self.num_rows > self.num_tokens {
+            return Err(Error::shape(
+                "query rows",
+                self.num_rows,
+                format!("at most {} tokens", self.num_tokens),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Random layers that own their memory.
+
+    use super::{Layer, Plane};
+
+    /// Numbers that are alike on every machine.
+    pub(crate) fn noise(seed: u32, len: usize) -> Vec<f32> {
+        (0..len as u32)
+            .map(|i| crate::rng::philox([i, 0, 0, 0], [seed, 0])[0] as f32 / (1u32 << 30) as f32 - 2.0)
+            .collect()
+    }
+
+    /// Calls `test` with a random layer.
+    pub(crate) fn with_layer<T>(
+        [heads, group, num_tokens, num_rows, head_dim]: [usize; 5],
+        test: impl FnOnce(&Layer<'_>) -> T,
+    ) -> T {
+        let arrays: Vec<[Vec<f32>; 3]> = (0..heads as u32)
+            .map(|head| {
+                [num_tokens, num_tokens, group * num_rows]
+                    .map(|rows| noise(head * 3 + rows as u32, rows * head_dim))
+            })
+            .collect();
+        let planes: Vec<Plane<'_>> =
+            arrays.iter().map(|[keys, values, queries]| Plane { keys, values, queries }).collect();
+        test(&Layer { planes: &planes, group, num_tokens, num_rows, head_dim, scale: 0.5 })
+    }
+}

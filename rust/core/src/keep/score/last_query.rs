@@ -1,0 +1,25 @@
+//! TOVA (Oren et al. 2024, arXiv 2401.06104).
+
+use super::Score;
+use super::accumulated_mass::mean_of_heads;
+use crate::error::Result;
+use crate::keep::{Layer, Mass, Protect, Rows};
+
+/// Probability that the last row gives to a key, mean over all heads of the layer: they share one
+/// ranking. The last token itself is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct LastQuery;
+
+impl Score for LastQuery {
+    fn rows(&self) -> Vec<Rows> {
+        vec![Rows::Last(1)]
+    }
+
+    fn protect(&self) -> Protect {
+        Protect { recent: 1, ..Protect::default() }
+    }
+
+    fn score(&self, layer: &Layer<'_>, mass: &[Mass], out: &mut [f32]) -> Result<()> {
+        mean_of_heads(layer, &mass[0], out)
+    }
+}

@@ -1,0 +1,129 @@
+//! AdaKV (Feng et al. 2024, arXiv 2407.11550): heads of a layer compete.
+
+use super::{Scores, Split, apportion};
+use crate::error::Result;
+use crate::keep::Params;
+use crate::keep::select::order;
+
+/// How the safeguard enters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Blend {
+    /// `(1 - alpha)` of the free competition's budget plus `alpha` of an equal share, as in the
+    /// authors' code.
+    Mix,
+    /// The top `alpha` of an equal share is reserved for every head, and the competition is over
+    /// the rest, as in kvpress.
+    Reserve,
+}
+
+/// Layers get the same; within a layer the top scores over all heads say how much each head gets.
+/// What is protected is counted first, for every head.
+#[derive(Debug, Clone, Copy)]
+pub struct AcrossHeads {
+    /// The safeguard, 0 for free competition and 1 for equal shares.
+    pub alpha: f64,
+    /// How it enters.
+    pub blend: Blend,
+}
+
+impl AcrossHeads {
+    pub(super) fn from_params(params: &mut Params) -> Result<Self> {
+        Ok(Self {
+            alpha: params.number("alpha", 0.2, 0.0, 1.0)?,
+            blend: [Blend::Mix, Blend::Reserve][params.word("blend", &["mix", "reserve"])?],
+        })
+    }
+
+    fn layer(&self, scores: &Scores<'_>, layer: usize, total: u64) -> Vec<u64> {
+        let (heads, n) = (scores.num_heads, scores.num_tokens);
+        let caps = vec![n as u64; heads];
+        let equal = total / heads as u64;
+        let protected = scores.protect.floor(n) as u64;
+        if equal <= protected {
+            return apportion(total, &vec![1; heads], &vec![0; heads], &caps);
+        }
+        let reserved = match self.blend {
+            Blend::Mix => protected,
+            Blend::Reserve => protected.max((equal as f64 * self.alpha) as u64),
+        };
+        let free = compete(scores, layer, reserved as usize, total - reserved * heads as u64);
+        if self.blend == Blend::Reserve {
+            return free;
+        }
+        let one = (1u64 << 20) as f64;
+        let alpha = (self.alpha * one) as u64;
+        let weights: Vec<u64> =
+            free.iter().map(|f| ((1 << 20) - alpha) * f * heads as u64 + alpha * total).collect();
+        // No part lies below what is protected: neither the free budget nor the equal share does.
+        apportion(total, &weights, &vec![0; heads], &caps)
+    }
+}
+
+impl Split for AcrossHeads {
+    fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
+        let (layers, heads) = (scores.num_layers, scores.num_heads);
+        let caps = vec![(heads * scores.num_tokens) as u64; layers];
+        let totals = apportion(total, &vec![1; layers], &vec![0; layers], &caps);
+        for ((layer, total), out) in totals.into_iter().enumerate().zip(out.chunks_exact_mut(heads)) {
+            let shares = self.layer(scores, layer, total);
+            out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
+        }
+        Ok(())
+    }
+}
+
+/// Every head holds its top `reserved`, protected tokens first; `room` more tokens go to the
+/// greatest scores of the rest, ties to the lowest (head, index). Counts a head.
+fn compete(scores: &Scores<'_>, layer: usize, reserved: usize, room: u64) -> Vec<u64> {
+    let n = scores.num_tokens;
+    let protect = scores.protect;
+    let (sinks, recent) = protect.resolve(n, protect.floor(n));
+    let beyond = reserved - (sinks + recent);
+    let mut rest: Vec<u64> = Vec::with_capacity(scores.num_heads * n);
+    for (head, row) in scores.layer(layer).chunks_exact(n).enumerate() {
+        let begin = rest.len();
+        let middle = &row[sinks..n - recent];
+        let key = |(i, s): (usize, &f32)| u64::from(!order(*s)) << 32 | (head * n + sinks + i) as u64;
+        rest.extend(middle.iter().enumerate().map(key));
+        if beyond > 0 {
+            rest[begin..].select_nth_unstable(beyond - 1);
+            rest.drain(begin..begin + beyond);
+        }
+    }
+    let room = (room as usize).min(rest.len());
+    if room > 0 && room < rest.len() {
+        rest.select_nth_unstable(room - 1);
+    }
+    let mut counts = vec![reserved as u64; scores.num_heads];
+    rest[..room].iter().for_each(|key| counts[*key as u32 as usize / n] += 1);
+    counts
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::keep::Protect;
+
+    #[test]
+    fn the_safeguard_is_mixed_in_or_reserved() {
+        let values: Vec<f32> = (0..20).map(|i| if i < 10 { 10.0 + i as f32 } else { 0.0 }).collect();
+        let scores =
+            |protect| Scores { values: &values, num_layers: 1, num_heads: 2, num_tokens: 10, protect };
+        let budgets = |alpha, blend, protect| {
+            let mut out = [0; 2];
+            AcrossHeads { alpha, blend }.budgets(&scores(protect), 10, &mut out).unwrap();
+            out
+        };
+        let bare = Protect::default();
+        assert_eq!(budgets(0.0, Blend::Mix, bare), [10, 0]);
+        assert_eq!(budgets(0.2, Blend::Mix, bare), [9, 1]);
+        assert_eq!(budgets(0.4, Blend::Mix, bare), [8, 2]);
+        assert_eq!(budgets(1.0, Blend::Mix, bare), [5, 5]);
+        assert_eq!(budgets(0.0, Blend::Reserve, bare), [10, 0]);
+        assert_eq!(budgets(0.4, Blend::Reserve, bare), [8, 2]);
+        let window = Protect { recent: 3, ..bare };
+        assert_eq!(budgets(0.0, Blend::Mix, window), [7, 3]);
+        assert_eq!(budgets(0.0, Blend::Reserve, window), [7, 3]);
+    }
+}

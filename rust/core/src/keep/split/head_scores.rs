@@ -1,0 +1,61 @@
+//! SparseMM (Wang et al. 2025, arXiv 2506.05344): budgets from calibrated head scores.
+
+use super::{Scores, Split, apportion, fixed};
+use crate::error::{Error, Result};
+use crate::keep::Params;
+
+/// Every head gets what is protected plus a share `floor` of the rest of the mean budget; what
+/// remains goes by given scores, one a (layer, kv head). Scores that are all zero count as equal.
+#[derive(Debug, Clone)]
+pub struct HeadScores {
+    /// `[num_layers * num_heads]`, not negative.
+    pub scores: Vec<f64>,
+    /// The paper's rho.
+    pub floor: f64,
+}
+
+impl HeadScores {
+    pub(super) fn from_params(params: &mut Params) -> Result<Self> {
+        let scores = params.weights("scores")?;
+        let scores =
+            scores.ok_or_else(|| Error::value("scores", "None", "one number a layer and kv head"))?;
+        Ok(Self { scores, floor: params.number("floor", 0.1, 0.0, 1.0)? })
+    }
+}
+
+impl Split for HeadScores {
+    fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
+        let planes = scores.num_planes();
+        if self.scores.len() != planes {
+            let want = format!("{} layers of {} kv heads", scores.num_layers, scores.num_heads);
+            return Err(Error::shape("head scores", self.scores.len(), want));
+        }
+        let tokens = scores.num_tokens as u64;
+        let protected = scores.protect.floor(scores.num_tokens) as u64;
+        let beyond = (total / planes as u64).min(tokens).saturating_sub(protected);
+        let floor = protected + (beyond as f64 * self.floor) as u64;
+        let shares = apportion(total, &fixed(&self.scores), &vec![floor; planes], &vec![tokens; planes]);
+        out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::keep::Protect;
+
+    #[test]
+    fn heads_get_a_floor_and_then_by_score() {
+        let values = vec![0.0; 3 * 1000];
+        let protect = Protect { recent: 32, ..Protect::default() };
+        let scores = Scores { values: &values, num_layers: 1, num_heads: 3, num_tokens: 1000, protect };
+        let rule = HeadScores { scores: vec![0.5, 0.0, 0.25], floor: 0.1 };
+        let mut out = [0; 3];
+        rule.budgets(&scores, 3 * 132, &mut out).unwrap();
+        assert_eq!(out, [42 + 180, 42, 42 + 90]);
+        let other = HeadScores { scores: vec![1.0], floor: 0.1 };
+        assert!(other.budgets(&scores, 9, &mut out).is_err());
+    }
+}

@@ -1,0 +1,166 @@
+//! Who gets how much: one absolute budget of tokens over all planes becomes one integer a plane,
+//! and the integers sum to it exactly. One file an implementation.
+
+mod across_heads;
+mod apportion;
+mod global_prefix;
+mod head_scores;
+mod layer_groups;
+mod pyramid;
+mod uniform;
+
+use std::fmt::Debug;
+
+pub use across_heads::{AcrossHeads, Blend};
+pub use apportion::apportion;
+pub use global_prefix::GlobalPrefix;
+pub use head_scores::HeadScores;
+pub use layer_groups::LayerGroups;
+pub use pyramid::Pyramid;
+pub use uniform::Uniform;
+
+use super::{Params, Protect};
+use crate::error::{Error, Result};
+
+/// The scores of all planes of one sequence.
+#[derive(Debug, Clone, Copy)]
+pub struct Scores<'a> {
+    /// `[num_layers][num_heads][num_tokens]`.
+    pub values: &'a [f32],
+    /// Layers.
+    pub num_layers: usize,
+    /// Kv heads of a layer.
+    pub num_heads: usize,
+    /// Tokens of the sequence.
+    pub num_tokens: usize,
+    /// What is kept whatever its score.
+    pub protect: Protect,
+}
+
+impl<'a> Scores<'a> {
+    /// Layers times heads.
+    pub fn num_planes(&self) -> usize {
+        self.num_layers * self.num_heads
+    }
+
+    /// The budget that can be spent: `total`, or all tokens of all planes where that is less.
+    pub fn spendable(&self, total: u64) -> u64 {
+        total.min(self.num_planes() as u64 * self.num_tokens as u64)
+    }
+
+    /// The scores of one layer, `[num_heads][num_tokens]`.
+    pub fn layer(&self, layer: usize) -> &'a [f32] {
+        let len = self.num_heads * self.num_tokens;
+        &self.values[layer * len..][..len]
+    }
+}
+
+/// A rule that shares a budget out.
+pub trait Split: Debug + Send + Sync {
+    /// Writes one budget a plane, `[num_layers][num_heads]`, none above `num_tokens`; their sum is
+    /// [`Scores::spendable`] of `total`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] if the split was made for another number of layers or heads.
+    fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()>;
+
+    /// The layer whose scores decide what `layer` keeps.
+    fn leader(&self, layer: usize) -> usize {
+        layer
+    }
+}
+
+/// Shares `total` out after checking lengths.
+///
+/// # Errors
+/// [`Error::Shape`] if lengths disagree, and as [`Split::budgets`].
+pub fn split(rule: &dyn Split, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
+    let planes = scores.num_planes();
+    if scores.values.len() != planes * scores.num_tokens {
+        let want = format!("{planes} planes of {} tokens", scores.num_tokens);
+        return Err(Error::shape("scores", scores.values.len(), want));
+    }
+    if out.len() != planes {
+        return Err(Error::shape("budgets", out.len(), format!("{planes} planes")));
+    }
+    if scores.values.is_empty() {
+        out.fill(0);
+        return Ok(());
+    }
+    rule.budgets(scores, total, out)
+}
+
+/// The split of a name, with its parameters.
+///
+/// # Errors
+/// [`Error::Value`] if the name or a parameter is unknown, or a parameter lies outside of its range.
+pub fn build(name: &str, mut params: Params) -> Result<Box<dyn Split>> {
+    let p = &mut params;
+    let split: Box<dyn Split> = match name {
+        "uniform" => Box::new(Uniform),
+        "pyramid" => Box::new(Pyramid::from_params(p)?),
+        "global_prefix" => Box::new(GlobalPrefix::from_params(p)?),
+        "across_heads" => Box::new(AcrossHeads::from_params(p)?),
+        "head_scores" => Box::new(HeadScores::from_params(p)?),
+        "layer_groups" => Box::new(LayerGroups::from_params(p)?),
+        _ => return Err(Error::value("split", name, "the name of a split")),
+    };
+    params.finish()?;
+    Ok(split)
+}
+
+/// Real weights as integers, relative to the greatest.
+fn fixed(weights: &[f64]) -> Vec<u64> {
+    let greatest = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
+    weights.iter().map(|w| (w / greatest * (1u64 << 32) as f64 + 0.5) as u64).collect()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::keep::Param;
+    use crate::keep::testing::noise;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn budgets_sum_exactly(
+            layers in 1usize..6, heads in 1usize..4, tokens in 0usize..20, total in 0u64..400,
+            sinks in 0u32..4, recent in 0u32..4, flat in any::<bool>(), seed in any::<u32>(),
+        ) {
+            let planes = layers * heads;
+            let values = match flat {
+                true => vec![0.25; planes * tokens],
+                false => noise(seed, planes * tokens).into_iter().map(f32::abs).collect(),
+            };
+            let protect = Protect { sinks, recent, recent_percent: 0 };
+            let scores = Scores { values: &values, num_layers: layers, num_heads: heads, num_tokens: tokens, protect };
+            let weights = |len| Param::Numbers(noise(seed, len).into_iter().map(|x| f64::from(x.abs())).collect());
+            let rules = [
+                ("uniform", vec![]),
+                ("pyramid", vec![]),
+                ("global_prefix", vec![]),
+                ("global_prefix", vec![("profile", weights(layers))]),
+                ("across_heads", vec![]),
+                ("across_heads", vec![("blend", Param::Text("reserve".into()))]),
+                ("head_scores", vec![("scores", weights(planes))]),
+                ("layer_groups", vec![("size", Param::Number(2.0))]),
+            ];
+            for (name, params) in rules {
+                let params = params.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+                let rule = build(name, params).unwrap();
+                let mut out = vec![u32::MAX; planes];
+                split(&*rule, &scores, total, &mut out).unwrap();
+                prop_assert!(out.iter().all(|b| *b as usize <= tokens), "{:?} {:?}", rule, out);
+                let sum: u64 = out.iter().map(|b| u64::from(*b)).sum();
+                prop_assert_eq!(sum, scores.spendable(total), "{:?} {:?}", rule, out);
+                // Where the budget holds what is protected everywhere, every plane keeps it.
+                let floor = protect.floor(tokens);
+                if total as usize >= planes * floor {
+                    prop_assert!(out.iter().all(|b| *b as usize >= floor), "{:?} {:?}", rule, out);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,376 @@
+//! Scores, splits and reductions of caches, and quantisation: on flat CPU arrays.
+#![allow(clippy::too_many_arguments)] // Caller-owned outputs are arguments.
+
+use std::sync::Mutex;
+
+use hornbeam_core::Error;
+use hornbeam_core::keep::reduce::{self, Before};
+use hornbeam_core::keep::score::{self, Score};
+use hornbeam_core::keep::split::{self, Scores};
+use hornbeam_core::keep::{Layer, Param, Params, Plane, Protect, select};
+use hornbeam_core::ops::quantise::{Blocks, Quantised};
+use hornbeam_core::parallel::Parallel;
+use hornbeam_core::simd::Isa;
+use pyo3::prelude::*;
+use pyo3::types::PyDict;
+
+use crate::error::{OrRaise, detached};
+use crate::parallel::Host;
+use crate::tensor::Tensor;
+
+/// A factor as Python names it: its name in the core, and its parameters.
+type Factor<'py> = (String, Bound<'py, PyDict>);
+
+/// (sinks, recent, recent_percent) of [`Protect`].
+type Protected = (u32, u32, u32);
+
+fn params(dict: &Bound<'_, PyDict>) -> PyResult<Params> {
+    let mut list = Vec::with_capacity(dict.len());
+    for (key, value) in dict {
+        let param = if value.is_none() {
+            continue;
+        } else if let Ok(text) = value.extract::<String>() {
+            Param::Text(text)
+        } else if let Ok(number) = value.extract::<f64>() {
+            Param::Number(number)
+        } else if let Ok((name, inner)) = value.extract::<Factor<'_>>() {
+            Param::Factor(name, params(&inner)?)
+        } else {
+            Param::Numbers(value.extract()?)
+        };
+        list.push((key.extract()?, param));
+    }
+    Ok(list.into_iter().collect())
+}
+
+fn protect((sinks, recent, recent_percent): Protected) -> Protect {
+    Protect { sinks, recent, recent_percent }
+}
+
+/// Checks a factor's name and parameters. `kind` is `score`, `split` or `reduce`. For a score
+/// returns (sinks, recent, recent_percent, unit), for others zeros.
+#[pyfunction]
+fn keep_check(py: Python<'_>, kind: &str, factor: Factor<'_>) -> PyResult<(u32, u32, u32, usize)> {
+    let (name, params) = (factor.0, params(&factor.1)?);
+    match kind {
+        "score" => {
+            let score = score::build(&name, params).or_raise(py)?;
+            let protect = score.protect();
+            return Ok((protect.sinks, protect.recent, protect.recent_percent, score.unit()));
+        }
+        "split" => drop(split::build(&name, params).or_raise(py)?),
+        "reduce" => drop(reduce::build(&name, params).or_raise(py)?),
+        _ => return Err(Error::value("kind", kind, "score, split or reduce")).or_raise(py),
+    }
+    Ok((0, 0, 0, 0))
+}
+
+/// Writes the scores `[B, L, Hk, N]` of keys and values `[L, B, Hk, N, D]` and of the queries
+/// `[L, B, H, W, D]` of the last W rows. All float32, contiguous, on the CPU.
+#[pyfunction]
+fn keep_scores(
+    py: Python<'_>,
+    score: Factor<'_>,
+    keys: &Bound<'_, PyAny>,
+    values: &Bound<'_, PyAny>,
+    queries: &Bound<'_, PyAny>,
+    scale: f32,
+    out: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let score = score::build(&score.0, params(&score.1)?).or_raise(py)?;
+    let (k, v) = (Tensor::new(keys, "keys")?, Tensor::new(values, "values")?);
+    let (q, o) = (Tensor::new(queries, "queries")?, Tensor::new(out, "out")?);
+    k.expect_shape(py, &[None; 5])?;
+    let &[layers, batch, heads, tokens, dim] = k.shape() else { unreachable!("five sizes") };
+    v.expect_shape(py, &[Some(layers), Some(batch), Some(heads), Some(tokens), Some(dim)])?;
+    q.expect_shape(py, &[Some(layers), Some(batch), None, None, Some(dim)])?;
+    o.expect_shape(py, &[Some(batch), Some(layers), Some(heads), Some(tokens)])?;
+    let (query_heads, rows) = (q.shape()[2], q.shape()[3]);
+    if heads == 0 || query_heads % heads != 0 {
+        return Err(q.refuse(
+            py,
+            &format!("{query_heads} heads"),
+            &format!("a multiple of {heads} kv heads"),
+        ));
+    }
+    // SAFETY: the four objects are held by the caller; the caller lends `out` for the call.
+    let (k, v, q, o) =
+        unsafe { (k.slice::<f32>(py)?, v.slice::<f32>(py)?, q.slice::<f32>(py)?, o.slice_mut::<f32>(py)?) };
+    let group = query_heads / heads;
+    let sizes = Sizes { layers, batch, heads, group, tokens, rows, dim };
+    detached(py, || scores(&*score, &sizes, [k, v, q], scale, o))
+}
+
+struct Sizes {
+    layers: usize,
+    batch: usize,
+    heads: usize,
+    group: usize,
+    tokens: usize,
+    rows: usize,
+    dim: usize,
+}
+
+/// One task a (sequence, layer).
+fn scores(
+    score: &dyn Score,
+    sizes: &Sizes,
+    [keys, values, queries]: [&[f32]; 3],
+    scale: f32,
+    out: &mut [f32],
+) -> hornbeam_core::Result<()> {
+    if out.is_empty() {
+        return Ok(());
+    }
+    let plane_tokens = sizes.tokens * sizes.dim;
+    let plane_rows = sizes.group * sizes.rows * sizes.dim;
+    let isa = Isa::detected();
+    let tasks: Vec<_> =
+        out.chunks_exact_mut(sizes.heads * sizes.tokens).map(|out| Mutex::new((out, Ok(())))).collect();
+    Host.run(tasks.len(), &|task| {
+        let (sequence, layer) = (task / sizes.layers, task % sizes.layers);
+        let planes: Vec<Plane<'_>> = (0..sizes.heads)
+            .map(|head| (layer * sizes.batch + sequence) * sizes.heads + head)
+            .map(|at| Plane {
+                keys: &keys[at * plane_tokens..][..plane_tokens],
+                values: &values[at * plane_tokens..][..plane_tokens],
+                queries: &queries[at * plane_rows..][..plane_rows],
+            })
+            .collect();
+        let layer = Layer {
+            planes: &planes,
+            group: sizes.group,
+            num_tokens: sizes.tokens,
+            num_rows: sizes.rows,
+            head_dim: sizes.dim,
+            scale,
+        };
+        let mut slot = tasks[task].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let (out, result) = &mut *slot;
+        *result = score::score_layer(isa, score, &layer, out);
+    });
+    tasks
+        .into_iter()
+        .try_for_each(|task| task.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).1)
+}
+
+/// Shares `total` tokens out over the planes of one sequence: writes int32 `budgets [L, Hk]` from
+/// float32 `scores [L, Hk, N]`. Then writes which tokens stay, bool `kept [L, Hk, N]`.
+#[pyfunction]
+#[pyo3(signature = (split, scores, total, protected, unit, budgets, kept))]
+fn keep_select(
+    py: Python<'_>,
+    split: Factor<'_>,
+    scores: &Bound<'_, PyAny>,
+    total: u64,
+    protected: Protected,
+    unit: usize,
+    budgets: &Bound<'_, PyAny>,
+    kept: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let rule = split::build(&split.0, params(&split.1)?).or_raise(py)?;
+    let s = Tensor::new(scores, "scores")?;
+    let (b, k) = (Tensor::new(budgets, "budgets")?, Tensor::new(kept, "kept")?);
+    s.expect_shape(py, &[None; 3])?;
+    let &[layers, heads, tokens] = s.shape() else { unreachable!("three sizes") };
+    b.expect_shape(py, &[Some(layers), Some(heads)])?;
+    k.expect_shape(py, &[Some(layers), Some(heads), Some(tokens)])?;
+    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
+    let (s, b, k) = unsafe { (s.slice::<f32>(py)?, b.i32s_mut(py)?, k.bools_mut(py)?) };
+    let protect = protect(protected);
+    detached(py, || {
+        let scores = Scores { values: s, num_layers: layers, num_heads: heads, num_tokens: tokens, protect };
+        let mut shares = vec![0; b.len()];
+        split::split(&*rule, &scores, total, &mut shares)?;
+        k.fill(false);
+        for (plane, (budget, &share)) in b.iter_mut().zip(&shares).enumerate() {
+            *budget = share as i32;
+            let leader = rule.leader(plane / heads);
+            let row = &scores.layer(leader)[plane % heads * tokens..][..tokens];
+            for index in select(row, share as usize, unit, protect) {
+                k[plane * tokens + index as usize] = true;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Compacts one plane. Reads float32 `keys [N, D]`, `values [N, D]`, `scores [N]` and ascending int32
+/// `kept [K]`; writes float32 `out_keys [K, D]` and `out_values [K, D]`, and the weights of the merge:
+/// for the N - K evicted, ascending, int32 `targets` (slot among the kept, or -1) and float32
+/// `weights`; float32 `own [K]`.
+#[pyfunction]
+fn keep_reduce(
+    py: Python<'_>,
+    reduce: Factor<'_>,
+    keys: &Bound<'_, PyAny>,
+    values: &Bound<'_, PyAny>,
+    scores: &Bound<'_, PyAny>,
+    kept: &Bound<'_, PyAny>,
+    out_keys: &Bound<'_, PyAny>,
+    out_values: &Bound<'_, PyAny>,
+    targets: &Bound<'_, PyAny>,
+    weights: &Bound<'_, PyAny>,
+    own: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let rule = reduce::build(&reduce.0, params(&reduce.1)?).or_raise(py)?;
+    let k = Tensor::new(keys, "keys")?;
+    k.expect_shape(py, &[None, None])?;
+    let (n, d) = (k.shape()[0], k.shape()[1]);
+    let v = Tensor::new(values, "values")?;
+    v.expect_shape(py, &[Some(n), Some(d)])?;
+    let s = Tensor::new(scores, "scores")?;
+    s.expect_shape(py, &[Some(n)])?;
+    let i = Tensor::new(kept, "kept")?;
+    i.expect_shape(py, &[None])?;
+    let count = i.len();
+    let (ok, ov) = (Tensor::new(out_keys, "out_keys")?, Tensor::new(out_values, "out_values")?);
+    ok.expect_shape(py, &[Some(count), Some(d)])?;
+    ov.expect_shape(py, &[Some(count), Some(d)])?;
+    let (t, w) = (Tensor::new(targets, "targets")?, Tensor::new(weights, "weights")?);
+    t.expect_shape(py, &[Some(n.saturating_sub(count))])?;
+    w.expect_shape(py, &[Some(n.saturating_sub(count))])?;
+    let o = Tensor::new(own, "own")?;
+    o.expect_shape(py, &[Some(count)])?;
+    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
+    let (k, v, s, i) =
+        unsafe { (k.slice::<f32>(py)?, v.slice::<f32>(py)?, s.slice::<f32>(py)?, i.i32s(py)?) };
+    // SAFETY: as above.
+    let (ok, ov) = unsafe { (ok.slice_mut::<f32>(py)?, ov.slice_mut::<f32>(py)?) };
+    // SAFETY: as above.
+    let (t, w, o) = unsafe { (t.i32s_mut(py)?, w.slice_mut::<f32>(py)?, o.slice_mut::<f32>(py)?) };
+    detached(py, || {
+        // A negative index becomes a great one, which the core refuses.
+        let kept: Vec<u32> = i.iter().map(|&i| i as u32).collect();
+        let before = Before { keys: k, values: v, scores: s, head_dim: d, kept: &kept };
+        let merge = reduce::reduce(Isa::detected(), &*rule, &before, ok, ov)?;
+        t.iter_mut().zip(&merge.targets).for_each(|(to, target)| *to = *target as i32);
+        w.copy_from_slice(&merge.weights);
+        o.copy_from_slice(&merge.own);
+        Ok(())
+    })
+}
+
+/// Encodes float32 `x [N, C]` in blocks of `tokens` by `channels`: writes uint8 `codes [N, ceil(C * bits
+/// / 8)]` and float32 `params [token blocks, channel blocks, 2]` of (least, step). With
+/// `channel_scale [C]` channels are divided by sqrt(max |x|) first, and the factors are written.
+#[pyfunction]
+#[pyo3(signature = (x, bits, tokens, channels, codes, params, channel_scale=None))]
+fn quantise(
+    py: Python<'_>,
+    x: &Bound<'_, PyAny>,
+    bits: u32,
+    tokens: usize,
+    channels: usize,
+    codes: &Bound<'_, PyAny>,
+    params: &Bound<'_, PyAny>,
+    channel_scale: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let arrays = Arrays::new(py, x, "x", codes, params, channel_scale)?;
+    let blocks = arrays.blocks(py, bits, tokens, channels)?;
+    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
+    let (x, codes, params) = unsafe {
+        (arrays.x.slice::<f32>(py)?, arrays.codes.u8s_mut(py)?, arrays.params.slice_mut::<f32>(py)?)
+    };
+    let scale = match &arrays.scale {
+        // SAFETY: as above.
+        Some(scale) => Some(unsafe { scale.slice_mut::<f32>(py)? }),
+        None => None,
+    };
+    let width = arrays.x.shape()[1];
+    detached(py, || {
+        let encoded = match scale {
+            Some(_) => blocks.encode_channel_separable(x, width)?,
+            None => blocks.encode(x, width)?,
+        };
+        codes.copy_from_slice(&encoded.codes);
+        params.copy_from_slice(encoded.params.as_flattened());
+        if let Some(scale) = scale {
+            scale.copy_from_slice(&encoded.channel_scale);
+        }
+        Ok(())
+    })
+}
+
+/// Decodes what `quantise` wrote into float32 `out [N, C]`.
+#[pyfunction]
+#[pyo3(signature = (codes, params, bits, tokens, channels, out, channel_scale=None))]
+fn dequantise(
+    py: Python<'_>,
+    codes: &Bound<'_, PyAny>,
+    params: &Bound<'_, PyAny>,
+    bits: u32,
+    tokens: usize,
+    channels: usize,
+    out: &Bound<'_, PyAny>,
+    channel_scale: Option<&Bound<'_, PyAny>>,
+) -> PyResult<()> {
+    let arrays = Arrays::new(py, out, "out", codes, params, channel_scale)?;
+    let blocks = arrays.blocks(py, bits, tokens, channels)?;
+    // SAFETY: the objects are held by the caller; the caller lends the output for the call.
+    let (out, codes, params) =
+        unsafe { (arrays.x.slice_mut::<f32>(py)?, arrays.codes.u8s(py)?, arrays.params.slice::<f32>(py)?) };
+    let scale: &[f32] = match &arrays.scale {
+        // SAFETY: as above.
+        Some(scale) => unsafe { scale.slice::<f32>(py)? },
+        None => &[],
+    };
+    let (num_tokens, num_channels) = (arrays.x.shape()[0], arrays.x.shape()[1]);
+    detached(py, || {
+        let encoded = Quantised {
+            blocks,
+            num_tokens,
+            num_channels,
+            codes: codes.to_vec(),
+            params: params.as_chunks::<2>().0.to_vec(),
+            channel_scale: scale.to_vec(),
+        };
+        encoded.decode(out)
+    })
+}
+
+/// The arrays of one encoded matrix.
+struct Arrays {
+    x: Tensor,
+    codes: Tensor,
+    params: Tensor,
+    scale: Option<Tensor>,
+}
+
+impl Arrays {
+    fn new(
+        py: Python<'_>,
+        x: &Bound<'_, PyAny>,
+        name: &'static str,
+        codes: &Bound<'_, PyAny>,
+        params: &Bound<'_, PyAny>,
+        scale: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let scale = scale.map(|scale| Tensor::new(scale, "channel_scale")).transpose()?;
+        let x = Tensor::new(x, name)?;
+        x.expect_shape(py, &[None, None])?;
+        if let Some(scale) = &scale {
+            scale.expect_shape(py, &[Some(x.shape()[1])])?;
+        }
+        Ok(Self { x, codes: Tensor::new(codes, "codes")?, params: Tensor::new(params, "params")?, scale })
+    }
+
+    fn blocks(&self, py: Python<'_>, bits: u32, tokens: usize, channels: usize) -> PyResult<Blocks> {
+        let blocks = Blocks { bits, tokens, channels };
+        blocks.check().or_raise(py)?;
+        let (n, width) = (self.x.shape()[0], self.x.shape()[1]);
+        let (down, across) = blocks.grid(n, width);
+        self.codes.expect_shape(py, &[Some(n), Some(blocks.row_bytes(width))])?;
+        self.params.expect_shape(py, &[Some(down), Some(across), Some(2)])?;
+        Ok(blocks)
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(keep_check, m)?)?;
+    m.add_function(wrap_pyfunction!(keep_scores, m)?)?;
+    m.add_function(wrap_pyfunction!(keep_select, m)?)?;
+    m.add_function(wrap_pyfunction!(keep_reduce, m)?)?;
+    m.add_function(wrap_pyfunction!(quantise, m)?)?;
+    m.add_function(wrap_pyfunction!(dequantise, m)?)
+}
