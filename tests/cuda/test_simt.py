@@ -94,7 +94,8 @@ def test_the_sanitizer_sees_an_overrun_of_global_memory() -> None:
         "simt = t.Emulation(t.build([t.HERE / 'planted.cu'], True))\n"
         "at = ctypes.cast(out.ctypes.data, ctypes.POINTER(ctypes.c_float))\n"
         "for sound in (1, 0):\n"
-        "    print('sound', simt.launch('planted_global_overrun', 1, t.THREADS, t.Planted(at, sound)), flush=True)\n"
+        "    report = simt.launch('planted_global_overrun', 1, t.THREADS, t.Planted(at, sound))\n"
+        "    print('sound', report, flush=True)\n"
     )
     assert done.stdout.count("sound") == 1, done.stderr[-2000:]  # it went on after the sound form only
     assert done.returncode != 0
