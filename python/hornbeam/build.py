@@ -26,10 +26,10 @@ def environment() -> dict[str, Any]:
     """Facts of the machine and of the packages around hornbeam; needs nothing beyond torch."""
     import torch
 
-    from hornbeam import models
+    from hornbeam import cuda, models
 
     pool, threads = _native.thread_pool()
-    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    lane = cuda.status()
     prepared = models.cache_folder() / "models"
     return {
         "python": platform.python_version(),
@@ -40,7 +40,8 @@ def environment() -> dict[str, Any]:
         "transformers": _version("transformers"),
         "threads": threads,
         "thread_pool": pool,
-        "cuda_devices": devices,
+        "cuda_kernels": "ready" if lane["available"] else lane["reason"],
+        "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "prepared_models": sorted(str(path) for path in prepared.glob("[!.]*")),
     }
 

@@ -8,13 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from tests.reference import attention as reference
 from torch import Tensor
 
 import hornbeam.ops as ops
 from hornbeam import _native
 from hornbeam._native import Plan
 from hornbeam.errors import ArgumentError, ShapeError
+from tests.reference import attention as reference
 
 OWN, BY_HEAD = 1, 2
 INSTRUCTION_SETS = _native.instruction_sets()[0]

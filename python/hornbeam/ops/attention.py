@@ -58,7 +58,7 @@ def tree_attention(
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if q.is_cuda:
+    if isinstance(q, Tensor) and q.is_cuda:
         cuda.tree_attention(
             q,
             chunks,

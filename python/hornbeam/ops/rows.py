@@ -32,7 +32,7 @@ def write_rows(
         ShapeError: a tensor's shape, dtype, stride or device differs from the plan's or the pool's.
         ArgumentError: the layer, or a slot of the plan, lies outside of the pool.
     """
-    if k.is_cuda:
+    if isinstance(k, Tensor) and k.is_cuda:
         cuda.write_rows(k, v, chunks, plan, layer=layer, num_kv_heads=num_kv_heads)
         return
     _native.write_rows(k, v, chunks, plan, layer, num_kv_heads)
@@ -47,7 +47,7 @@ def move_rows(chunks: list[Tensor], moves: "NDArray") -> None:
     """
     if len(moves) == 0:
         return
-    if chunks[0].is_cuda:
+    if chunks and chunks[0].is_cuda:
         cuda.move_rows(chunks, moves, by_page=False)
         return
     if chunks[0].device.type == "cpu":
@@ -68,7 +68,7 @@ def move_page_rows(chunks: list[Tensor], moves: "NDArray") -> None:
     """
     if len(moves) == 0:
         return
-    if chunks[0].is_cuda:
+    if chunks and chunks[0].is_cuda:
         cuda.move_rows(chunks, moves, by_page=True)
         return
     if chunks[0].device.type == "cpu":
