@@ -203,12 +203,13 @@ fn resources(log: &str) -> String {
             kernel = quoted.next().zip(quoted.next()).map(|(k, a)| format!("{k}\t{a}"));
         } else if line.contains("bytes spill stores") {
             spills = (number(line, " bytes spill stores"), number(line, " bytes spill loads"));
-        } else if line.contains("Used") && line.contains("registers") {
-            if let Some(kernel) = kernel.take() {
-                let shared = if line.contains(" bytes smem") { number(line, " bytes smem") } else { 0 };
-                let registers = number(line, " registers");
-                rows.push(format!("{kernel}\t{registers}\t{shared}\t{}\t{}\n", spills.0, spills.1));
-            }
+        } else if line.contains("Used")
+            && line.contains("registers")
+            && let Some(kernel) = kernel.take()
+        {
+            let shared = if line.contains(" bytes smem") { number(line, " bytes smem") } else { 0 };
+            let registers = number(line, " registers");
+            rows.push(format!("{kernel}\t{registers}\t{shared}\t{}\t{}\n", spills.0, spills.1));
         }
     }
     rows.sort();
