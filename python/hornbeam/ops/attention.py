@@ -58,7 +58,7 @@ def tree_attention(
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if isinstance(q, Tensor) and q.is_cuda:
+    if getattr(q, "is_cuda", False):
         cuda.tree_attention(
             q,
             chunks,

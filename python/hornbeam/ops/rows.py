@@ -32,7 +32,7 @@ def write_rows(
         ShapeError: a tensor's shape, dtype, stride or device differs from the plan's or the pool's.
         ArgumentError: the layer, or a slot of the plan, lies outside of the pool.
     """
-    if isinstance(k, Tensor) and k.is_cuda:
+    if getattr(k, "is_cuda", False):
         cuda.write_rows(k, v, chunks, plan, layer=layer, num_kv_heads=num_kv_heads)
         return
     _native.write_rows(k, v, chunks, plan, layer, num_kv_heads)

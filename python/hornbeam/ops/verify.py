@@ -113,7 +113,7 @@ def verify(
         ArgumentError: a value lies outside of its range.
         LogitsError: a row that was read holds NaN, +inf or nothing finite.
     """
-    if isinstance(target_logits, Tensor) and target_logits.is_cuda:
+    if getattr(target_logits, "is_cuda", False):
         return _verify_on_device(
             draft_tokens,
             draft_parents,
