@@ -81,7 +81,7 @@ def test_a_device_of_no_use_says_why(mocks: Path, fault: str, message: str) -> N
 
 @pytest.mark.skipif(has_kernels, reason="built with CUDA kernels")
 def test_a_build_without_kernels_says_so(mocks: Path) -> None:
-    with pytest.raises(CudaError, match="built without CUDA kernels: (no nvcc|HORNBEAM_CUDA=off)"):
+    with pytest.raises(CudaError, match=r"built without CUDA kernels: (no nvcc|HORNBEAM_CUDA=off)"):
         open_lane(mock(mocks, "NONE"))
 
 
