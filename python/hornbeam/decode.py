@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import torch
 
 from hornbeam import ops
-from hornbeam.text import TextStream
+from hornbeam.text import TextStream, decode
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
@@ -381,9 +381,7 @@ class Decoding:
         if sequence.text is not None and sequence.finish != "interrupted":
             text = sequence.text.text
         elif self.lm.tokenizer is not None:
-            text = self.lm.tokenizer.decode(
-                sequence.output, skip_special_tokens=True, clean_up_tokenization_spaces=False
-            )
+            text = decode(self.lm.tokenizer, sequence.output)
         sequence.stats.seconds = dict(self.seconds)
         sequence.stats.peak_kv_bytes = self.lm.tree.peak_bytes
         return Generation(text, sequence.output, sequence.finish or "length", sequence.stats)

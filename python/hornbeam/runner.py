@@ -182,9 +182,10 @@ class _PagedAttention:
                 query, key, value, is_causal=True, scale=options.get("scaling"), enable_gqa=True
             )
             return out.transpose(1, 2).contiguous()
-        out = torch.empty_like(query[0].transpose(0, 1), memory_format=torch.contiguous_format)
+        rows = query[0].transpose(0, 1)
+        out = torch.empty_like(rows, memory_format=torch.contiguous_format)
         ops.tree_attention(
-            query[0].transpose(0, 1),
+            rows,
             self.chunks,
             self.plan,
             layer=layer,

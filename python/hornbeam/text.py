@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-__all__ = ["TextStream"]
+__all__ = ["TextStream", "decode"]
 
 _UNFINISHED = "\ufffd"
+
+
+def decode(tokenizer: Any, tokens: list[int]) -> str:
+    """The text of tokens as the tokenizer has it: special tokens left out, spaces as they are."""
+    text: str = tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    return text
 
 
 class TextStream:
@@ -78,6 +84,4 @@ class TextStream:
         return 0
 
     def _decode(self, tokens: list[int]) -> str:
-        if not tokens:
-            return ""
-        return self._tokenizer.decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return decode(self._tokenizer, tokens) if tokens else ""

@@ -89,7 +89,6 @@ const DETACH_WORK: usize = 1 << 18;
 /// Attention over pages. See `hornbeam.ops.tree_attention`.
 #[pyfunction]
 #[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None))]
-#[allow(clippy::too_many_arguments)]
 fn tree_attention(
     py: Python<'_>,
     q: &Bound<'_, PyAny>,

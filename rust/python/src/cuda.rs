@@ -34,7 +34,6 @@ pub(crate) struct PyCudaPlan {
 impl PyCudaPlan {
     #[new]
     #[pyo3(signature = (plan, chunks, num_heads, num_kv_heads, multiprocessors, share=true, blocks=None, least_tiles=None))]
-    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         plan: &Bound<'_, PyPlan>,
@@ -249,7 +248,6 @@ impl PyCudaLane {
     }
 
     /// `hornbeam.ops.write_rows` on the device; `words` of the plan, `chunk` any of the pool's.
-    #[allow(clippy::too_many_arguments)]
     fn write_rows(
         &self,
         py: Python<'_>,
@@ -329,7 +327,6 @@ impl PyCudaLane {
     /// the plan's own, or the most that a captured graph will see. `workspace` is float32 with room
     /// for the plan's partial rows: `partial rows * num_heads * (head_dim + 2)`.
     #[pyo3(signature = (q, words, chunk, out, lse, workspace, extent, partial_rows, layer, num_kv_heads, scale, window, soft_cap, sinks))]
-    #[allow(clippy::too_many_arguments)]
     fn tree_attention(
         &self,
         py: Python<'_>,

@@ -22,7 +22,6 @@ fn vector(py: Python<'_>, tensor: &Tensor, kind: Kind, len: Option<usize>) -> Py
 /// each. `tree` is (parents, offsets) of draft trees; without it a row is a sequence.
 #[pyfunction]
 #[pyo3(name = "cuda_sample", signature = (lane, logits, tree, sequences, positions, law, laws, seed, tokens, faults))]
-#[allow(clippy::too_many_arguments)]
 fn sample(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
@@ -96,7 +95,6 @@ fn sample(
 /// `fault_rows` takes 0, or 4 * row + fault of the row at which a walk broke off.
 #[pyfunction]
 #[pyo3(name = "cuda_follow")]
-#[allow(clippy::too_many_arguments)]
 fn follow(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,

@@ -1,5 +1,4 @@
 //! Scores, splits and reductions of caches, and quantisation: on flat CPU arrays.
-#![allow(clippy::too_many_arguments)] // Caller-owned outputs are arguments.
 
 use std::sync::Mutex;
 

@@ -36,7 +36,6 @@ fn words(object: &Bound<'_, PyAny>, name: &'static str, width: Option<usize>) ->
 #[pymethods]
 impl PyPlan {
     // One argument an array: the signature is the format.
-    #[allow(clippy::too_many_arguments)]
     #[new]
     #[pyo3(signature = (entries, positions, head_ranges, reads, row_positions, row_end, row_slots))]
     fn new(

@@ -133,7 +133,6 @@ impl Tensor {
     }
 
     /// The address of the first element, for launches on a device.
-    #[allow(dead_code)]
     pub(crate) fn address(&self) -> u64 {
         self.data as u64
     }
@@ -500,7 +499,6 @@ mod exchange {
     }
 
     /// torch's current stream on a device, as an address; `None` where the table has no such entry.
-    #[allow(dead_code)]
     pub(crate) fn current_stream(
         class: &Bound<'_, PyType>,
         device_type: i32,
@@ -517,5 +515,4 @@ mod exchange {
     }
 }
 
-#[allow(unused_imports)]
 pub(crate) use exchange::current_stream;

@@ -20,7 +20,6 @@ struct Warp(CoreWarp);
 impl Warp {
     #[new]
     #[pyo3(signature = (temperature, top_k, top_p, min_p, bias, repetition_penalty, frequency_penalty, presence_penalty))]
-    #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
         temperature: f64,
@@ -102,7 +101,6 @@ fn tree_depth(py: Python<'_>, parents: &Bound<'_, PyAny>, offsets: &Bound<'_, Py
 /// Verifies a batch of drafts; see `hornbeam.ops.verify`.
 #[pyfunction]
 #[pyo3(name = "verify")]
-#[allow(clippy::too_many_arguments)]
 fn verify_drafts(
     py: Python<'_>,
     draft_tokens: &Bound<'_, PyAny>,

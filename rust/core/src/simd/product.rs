@@ -11,7 +11,6 @@ use crate::format::Element;
 /// # Panics
 /// If `a`, `panel` or `to` is too short.
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 pub fn broadcast<const STEP: usize, const ADD: bool, L: Lanes>(
     l: L,
     rows: usize,
@@ -42,7 +41,6 @@ pub fn broadcast<const STEP: usize, const ADD: bool, L: Lanes>(
 }
 
 #[inline(always)]
-#[allow(clippy::too_many_arguments)]
 fn group_of<const Q: usize, const STEP: usize, const ADD: bool, L: Lanes>(
     l: L,
     a: &[f32],

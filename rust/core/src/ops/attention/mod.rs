@@ -174,7 +174,6 @@ impl Problem<'_> {
 /// Shapes that do not fit the plan or the layout, a head dimension that is no multiple of 8
 /// between 32 and 256, entries outside of the pool, and row masks or rotary offsets, which this
 /// version does not take. Nothing is written then.
-#[allow(clippy::too_many_arguments)]
 pub fn tree_attention(
     isa: Isa,
     pool: &dyn Parallel,

@@ -100,7 +100,6 @@ pub(super) fn merge(
     }
 }
 
-#[allow(clippy::too_many_arguments)]
 fn merge_rows<T: Element>(
     isa: Isa,
     pool: &dyn Parallel,
