@@ -7,11 +7,24 @@ stand in their place.
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
 from hornbeam.spec.ngram import NGram
-from hornbeam.spec.protocols import Draft, Drafted, Drafter, Stop, StopRule
+from hornbeam.spec.protocols import (
+    Ask,
+    BatchDraft,
+    Draft,
+    Drafted,
+    Drafter,
+    Outcome,
+    Proposer,
+    Run,
+    Stop,
+    StopRule,
+)
 from hornbeam.spec.stop import Fixed, MeasuredGain
 from hornbeam.spec.suffix import Suffix
 
 __all__ = [
+    "Ask",
+    "BatchDraft",
     "CostCurve",
     "Draft",
     "Drafted",
@@ -19,7 +32,10 @@ __all__ = [
     "Fixed",
     "MeasuredGain",
     "NGram",
+    "Outcome",
     "Proposal",
+    "Proposer",
+    "Run",
     "Signals",
     "Stop",
     "StopRule",

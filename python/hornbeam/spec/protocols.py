@@ -3,11 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+from torch import Tensor
 
 from hornbeam._native import CostCurve, Signals
+from hornbeam.warp import Warp
 
-__all__ = ["Draft", "Drafted", "Drafter", "Stop", "StopRule", "as_ids"]
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
+
+__all__ = [
+    "Ask",
+    "BatchDraft",
+    "Draft",
+    "Drafted",
+    "Drafter",
+    "Outcome",
+    "Proposer",
+    "Run",
+    "Stop",
+    "StopRule",
+    "as_ids",
+]
 
 
 def as_ids(token_ids: int | Sequence[int]) -> Sequence[int]:
@@ -19,7 +38,13 @@ def as_ids(token_ids: int | Sequence[int]) -> Sequence[int]:
 
 
 class Drafted(Protocol):
-    """A chain of guessed tokens."""
+    """Guessed tokens: a chain, or a tree where there is an attribute ``parents``.
+
+    Two attributes may be left out. ``parents: list[int] | None``: for each token the index of its parent,
+    before it, or -1 for a child of the pending token; siblings in the order in which they were drawn.
+    ``logits: Tensor | None``, `[1 + len(tokens), V]`: the raw logits that the tokens were drawn from, the
+    row of the pending token first; without them the draft is deterministic.
+    """
 
     @property
     def tokens(self) -> list[int]:
@@ -49,6 +74,82 @@ class Draft(Protocol):
 
     def start(self, prompt_ids: Sequence[int]) -> Drafter:
         """Begins a sequence with its prompt as committed text."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a source may know of the run that it drafts for."""
+
+    lm: LM
+    warp: Warp
+    seed: int
+    rule: str
+    """Of the verification."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One sequence's wish for a draft."""
+
+    index: int
+    """The sequence's place in the run."""
+    number: int
+    """The ``sequence`` of its random numbers."""
+    pending: int
+    """The token sampled last; it is not committed yet."""
+    position: int
+    """Logical position of the first token to guess."""
+    max_tokens: int
+    """Tokens that the draft may have, and levels."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a forward pass did for one sequence: its rows, and which of them stay."""
+
+    index: int
+    token_ids: list[int]
+    """Tokens of the rows: some of the prompt, or the pending token and its draft."""
+    kept: list[int]
+    """Indices of the rows that were committed, along one path."""
+    is_prompt: bool
+    logits: Tensor | None = None
+    """`[rows, V]`, raw, one a row; None for a prompt."""
+    hidden: Tensor | None = None
+    """`[rows, layers wanted, hidden]`, where the source wants them."""
+
+    @property
+    def committed(self) -> list[int]:
+        """The tokens that were committed."""
+        return [self.token_ids[row] for row in self.kept]
+
+
+class Proposer(Protocol):
+    """A draft source at work on all sequences of one run."""
+
+    hidden_layers: tuple[int, ...]
+    """Whose hidden states the outcomes bring: 0 is the embedding, ``i`` what layer ``i`` put out."""
+
+    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+        """Begins a sequence. Returns how many of the prompt's first tokens may come from the cache,
+        without an outcome that shows them; ``len(prompt_ids)`` if it makes no difference."""
+
+    def propose(self, asks: Sequence[Ask]) -> list[Drafted]:
+        """One draft for each ask."""
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Records a forward pass. Every committed token comes exactly once, in order."""
+
+    def finish(self, index: int) -> None:
+        """Ends a sequence; nothing is asked about it any more. Also called if it never started."""
+
+
+class BatchDraft(Protocol):
+    """A draft source as a value, for sources that draft for all sequences at once or read the target's
+    own outputs. Sources without ``open`` are driven by :class:`Draft`."""
+
+    def open(self, run: Run) -> Proposer:
+        """Begins a run."""
 
 
 class Stop(Protocol):

@@ -1,0 +1,177 @@
+"""One prompt on its way: its branch, what it emitted, why it ended, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import torch
+
+from hornbeam.text import TextStream, decode
+from hornbeam.warp import Warp
+
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
+    from hornbeam.tree import Branch, PrefixTree
+
+__all__ = ["Generation", "Options", "Piece", "Sequence", "Source", "Stats"]
+
+Finish = Literal["eos", "length", "stop", "context", "criterion", "interrupted"]
+Source = Literal["draft", "plain"]
+
+
+class Piece(NamedTuple):
+    """One emitted token, where it came from, and the text that became certain with it."""
+
+    token: int
+    source: Source
+    text: str
+
+
+@dataclass
+class Stats:
+    """What a generation cost. ``forward_passes``, ``rows``, ``drafted``, ``accepted`` and ``emitted``
+    count this sequence's share of the decoding; ``seconds`` by phase and ``peak_kv_bytes`` belong to the
+    whole call."""
+
+    prompt_tokens: int = 0
+    reused_tokens: int = 0
+    forward_passes: int = 0
+    rows: int = 0
+    drafted: int = 0
+    accepted: int = 0
+    emitted: int = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    peak_kv_bytes: int = 0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Emitted tokens of this sequence over the seconds of the decoding, prefill left out."""
+        decoding = sum(spent for phase, spent in self.seconds.items() if phase != "prefill")
+        return self.emitted / decoding if decoding else 0.0
+
+
+@dataclass
+class Generation:
+    """The answer to one prompt. ``token_ids`` includes the end-of-sequence token where one was emitted;
+    ``text`` leaves special tokens out and ends before a stop string; it is empty without a tokenizer."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: Finish
+    stats: Stats
+
+
+@dataclass(frozen=True)
+class Options:
+    """The arguments of one call, checked."""
+
+    max_new_tokens: int
+    warp: Warp
+    seed: int
+    rule: str
+    draft: Any
+    length: Any
+    stop: tuple[str, ...]
+    stream: Callable[..., Any] | None
+    processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    criterion: Callable[[list[int], list[int]], bool] | None = None
+    eos_token_ids: frozenset[int] = frozenset()
+    stream_index: bool = False
+
+
+class Sequence:
+    """One prompt on its way."""
+
+    def __init__(self, lm: LM, index: int, number: int, prompt: list[int], options: Options) -> None:
+        self.lm = lm
+        self.options = options
+        self.index = index
+        self.number = number  # the `sequence` of the random numbers
+        self.prompt = prompt
+        self.output: list[int] = []
+        self._branch: Branch | None = None
+        self.pending = -1  # emitted, but not yet a row
+        self.finish: Finish | None = None
+        self.stats = Stats(prompt_tokens=len(prompt))
+        self.text = None
+        if lm.tokenizer is not None and (options.stop or options.stream):
+            self.text = TextStream(lm.tokenizer, options.stop)
+        # The last token emitted needs no row, hence one more than there are positions left.
+        self.room = min(options.max_new_tokens, lm.max_positions - len(prompt) + 1)
+        self.limit: Finish = "length" if self.room == options.max_new_tokens else "context"
+
+    @property
+    def position(self) -> int:
+        """Logical position of the token to be sampled next."""
+        return len(self.prompt) + len(self.output)
+
+    @property
+    def branch(self) -> Branch:
+        """The committed tokens; there from the first prefill step to the end of the sequence."""
+        assert self._branch is not None, "the sequence has no branch yet, or no more"
+        return self._branch
+
+    def open(self, tree: PrefixTree, reusable: int) -> None:
+        """Takes up what the tree holds of the prompt, ``reusable`` tokens or all but the last at most."""
+        if self._branch is None:
+            self._branch = tree.match(self.prompt, max_tokens=min(reusable, len(self.prompt) - 1))
+            self.stats.reused_tokens = self._branch.length
+
+    def close(self) -> None:
+        if self._branch is not None:
+            self._branch.release()
+        self._branch = None
+
+    def cut(self, fresh: list[tuple[int, Source]]) -> list[Piece]:
+        """The tokens up to the first that ends the sequence, with the text that each makes certain;
+        sets ``finish`` there."""
+        pieces = []
+        stream = self.text
+        for count, (token, source) in enumerate(fresh, 1):
+            if token in self.options.eos_token_ids:
+                self.finish = "eos"
+            elif len(self.output) + count >= self.room:
+                self.finish = self.limit
+            if stream is not None and stream.push(token):
+                self.finish = "stop"
+            if self.options.criterion is not None and self.finish is None:
+                output = self.output + [seen for seen, _ in fresh[:count]]
+                if self.options.criterion(self.prompt, output):
+                    self.finish = "criterion"
+            text = ""
+            if stream is not None:
+                if self.finish is not None:
+                    stream.finish()
+                text = stream.take(everything=self.finish is not None)
+            pieces.append(Piece(token, source, text))
+            if self.finish is not None:
+                break
+        return pieces
+
+    def emit(self, pieces: list[Piece]) -> None:
+        """Records tokens that are certain and shows them, one call a run of the same source."""
+        self.output.extend(piece.token for piece in pieces)
+        self.stats.emitted = len(self.output)
+        if self.finish is not None:
+            self.close()
+        if self.options.stream is None:
+            return
+        extra = {"index": self.index} if self.options.stream_index else {}
+        for source, run in groupby(pieces, key=lambda piece: piece.source):
+            shown = list(run)
+            text = "".join(piece.text for piece in shown)
+            self.options.stream(text, [piece.token for piece in shown], source, **extra)
+
+    def generation(self, seconds: dict[str, float]) -> Generation:
+        """The answer, once the sequence is finished or given up."""
+        text = ""
+        if self.text is not None and self.finish != "interrupted":
+            text = self.text.text
+        elif self.lm.tokenizer is not None:
+            text = decode(self.lm.tokenizer, self.output)
+        self.stats.seconds = dict(seconds)
+        self.stats.peak_kv_bytes = self.lm.tree.peak_bytes
+        return Generation(text, self.output, self.finish or "length", self.stats)
