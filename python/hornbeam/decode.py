@@ -30,6 +30,8 @@ __all__ = ["Decoding", "Generation", "Options", "Stats"]
 
 # Rows of one prefill step that several short prompts share.
 SHARED_PREFILL_ROWS = 1024
+# A prompt waits for one that goes first if that saves it so many rows.
+SHARED_PREFIX = 16
 
 Phase = Literal["prefill", "draft", "forward", "verify", "commit"]
 
@@ -101,12 +103,18 @@ class Decoding:
         taken: list[Sequence] = []
         room = SHARED_PREFILL_ROWS
         for sequence in waiting:
-            sequence.open(self.lm.tree, self._reusable[sequence.index])
+            reusable = self._reusable[sequence.index]
+            sequence.open(self.lm.tree, reusable)
+            fresh = sequence.branch.length == sequence.stats.reused_tokens
+            shared = max((_shared(sequence.prompt, other.prompt) for other in taken), default=0)
+            if fresh and min(shared, reusable) - sequence.branch.length >= SHARED_PREFIX:
+                sequence.close()  # matched again in the next step, when the tree holds what it shares
+                continue
             rest = sequence.prompt[sequence.branch.length :]
             # A long prompt takes a step of its own: torch's dense attention serves it best.
             alone = len(rest) >= self.lm.dense_rows
             if requests and (alone or len(rest) > room):
-                if sequence.branch.length == sequence.stats.reused_tokens:
+                if fresh:
                     sequence.close()  # matched again when its turn comes, against a fuller tree
                 break
             requests.append((sequence.branch, rest[: self.lm.prefill_rows if alone else room], None))
@@ -208,6 +216,11 @@ class Decoding:
 
 def _remaining(sequence: Sequence) -> int:
     return len(sequence.prompt) - sequence.branch.length
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """Length of the common prefix."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def _integers(values: Any) -> torch.Tensor:

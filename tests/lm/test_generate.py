@@ -116,6 +116,17 @@ def test_a_second_prompt_recomputes_nothing_of_a_shared_prefix(lm):
     assert lm.generate(system + ids(6, 2), max_new_tokens=4).token_ids == out.token_ids
 
 
+def test_prompts_of_one_batch_compute_a_shared_prefix_once(lm):
+    lm.clear_cache()
+    prompts = [ids(50, seed=7) + ids(10, seed=8 + i) for i in range(4)] + [ids(60, seed=20)]
+    batch = lm.generate(prompts, max_new_tokens=8)
+    assert [out.stats.reused_tokens for out in batch] == [0, 50, 50, 50, 0]
+    lm.clear_cache()
+    assert [out.token_ids for out in batch] == [
+        lm.generate(prompt, max_new_tokens=8).token_ids for prompt in prompts
+    ]
+
+
 def test_nothing_is_held_after_a_call_but_the_cache(lm):
     lm.generate([ids(9, i) for i in range(5)], max_new_tokens=9)
     lm.tree.debug_check()
