@@ -1,11 +1,15 @@
-"""Adapters to other stacks. Each is imported when it is first used, and imports its stack then."""
+"""Adapters to other stacks, each imported when it is first used.
+
+:mod:`~hornbeam.integrations.transformers` imports its stack inside its functions. The others have the
+exact signatures of their stack and import nothing of it: they take tensors and give tensors.
+"""
 
 from __future__ import annotations
 
 import importlib
 from typing import Any
 
-__all__ = ["transformers"]
+__all__ = ["flashinfer", "sglang", "transformers", "vllm"]
 
 
 def __getattr__(name: str) -> Any:

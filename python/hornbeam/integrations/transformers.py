@@ -18,10 +18,11 @@ import torch
 
 from hornbeam import spec
 from hornbeam.errors import ArgumentError
+from hornbeam.integrations.assisted import CandidateGenerator, speculative_sampling
 from hornbeam.lm import LM
 from hornbeam.warp import Warp
 
-__all__ = ["generate"]
+__all__ = ["CandidateGenerator", "generate", "speculative_sampling"]
 
 _DEFAULT_DRAFTER = spec.Suffix()
 
