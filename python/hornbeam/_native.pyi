@@ -109,6 +109,26 @@ def tree_attention(
 ) -> None: ...
 def instruction_sets() -> tuple[list[str], str]: ...
 
+MASS_ONE: int
+
+def mass_columns(plan: Plan, rows: Any) -> list[tuple[int, int, int]]: ...
+def attention_mass(
+    q: Tensor,
+    chunks: list[Tensor],
+    plan: Plan,
+    rows: Any,
+    mass: Tensor,
+    seen: Tensor | None,
+    lse: Tensor | None,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+    isa: str | None = None,
+) -> None: ...
+
 # --- parallel ---
 
 def thread_pool() -> tuple[str, int]: ...

@@ -97,3 +97,64 @@ def tree_attention(
             weights = torch.exp(scores[some] - lse[some, head, None])
             out[some, head] = weights[:, : len(keys)] @ values
     return out, lse
+
+
+def attention_mass(
+    q: Tensor,
+    chunks: list[Tensor],
+    plan: Plan,
+    rows: list[int],
+    *,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
+) -> tuple[list[dict[tuple[int, int], float]], list[dict[tuple[int, int], int]], Tensor]:
+    """The definition: softmax of each row and head, summed over the rows and the heads of a kv head.
+
+    By kv head: mass and the number of rows that see the key, both by (read, index in the read); and
+    log-sum-exp `[len(rows), H]`, float64. ``q`` holds the queries of ``rows``.
+    """
+    num_heads, head_dim = q.shape[1:]
+    group = num_heads // num_kv_heads
+    scale = head_dim**-0.5 if scale is None else scale
+    now = torch.from_numpy(plan.row_positions).long()[rows]
+    masses, counts = [], []
+    lse = torch.full((len(rows), num_heads), -torch.inf, dtype=torch.float64)
+    for kv_head in range(num_kv_heads):
+        keys, _, positions, visible = gather(chunks, plan, layer, num_kv_heads, kv_head)
+        visible = visible[rows]
+        if window is not None:
+            visible = visible & (now[:, None] - positions[None] < window)
+        total = torch.zeros(len(keys), dtype=torch.float64)
+        for head in range(kv_head * group, (kv_head + 1) * group):
+            scores = scale * (q[:, head].double() @ keys.T)
+            if soft_cap is not None:
+                scores = soft_cap * torch.tanh(scores / soft_cap)
+            scores = scores.masked_fill(~visible, -torch.inf)
+            if sinks is not None:
+                scores = torch.cat([scores, sinks[head].double().expand(len(rows), 1)], dim=1)
+            probabilities = torch.softmax(scores, dim=1)[:, : len(keys)]
+            total += torch.nan_to_num(probabilities).sum(0)
+            lse[:, head] = torch.logsumexp(scores, dim=1)
+        names = _key_names(plan, layer * num_kv_heads + kv_head)
+        masses.append(dict(zip(names, total.tolist(), strict=True)))
+        counts.append(dict(zip(names, visible.sum(0).tolist(), strict=True)))
+    return masses, counts, lse
+
+
+def _key_names(plan: Plan, plane: int) -> list[tuple[int, int]]:
+    """(read, index in the read) of every key that :func:`gather` lists for a plane, in its order."""
+    names = []
+    entries, ranges = plan.entries.tolist(), plan.head_ranges.tolist()
+    for read, (begin, end, row_begin, stop, _, flags, _, _) in enumerate(plan.reads.tolist()):
+        if flags & OWN:
+            count = stop - row_begin
+        else:
+            if flags & BY_HEAD:
+                begin, end = ranges[begin + plane]
+            count = sum(entry[1] >> 16 & 0xFFFF for entry in entries[begin:end])
+        names += [(read, i) for i in range(count)]
+    return names

@@ -20,7 +20,7 @@ use crate::tensor::{Item, Tensor};
 const FEW_CHUNKS: usize = 8;
 
 /// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
-fn describe(
+pub(crate) fn describe(
     py: Python<'_>,
     chunks: &Bound<'_, PyList>,
     plan: &Plan,
@@ -67,14 +67,17 @@ fn describe(
     Ok((tensors, layout))
 }
 
-fn slices<'a, P: Item>(py: Python<'_>, tensors: &[Option<Tensor>]) -> PyResult<SmallVec<[&'a [P]; 8]>> {
+pub(crate) fn slices<'a, P: Item>(
+    py: Python<'_>,
+    tensors: &[Option<Tensor>],
+) -> PyResult<SmallVec<[&'a [P]; 8]>> {
     // SAFETY: the list that the caller holds keeps the tensors; the tree that owns them writes to
     // them in steps, one at a time.
     tensors.iter().map(|t| t.as_ref().map_or(Ok(&[] as &[P]), |t| unsafe { t.slice::<P>(py) })).collect()
 }
 
 /// Strides of rows and heads of a `[rows, heads, dim]` tensor, or an error.
-fn strides(py: Python<'_>, tensor: &Tensor, shape: [usize; 3]) -> PyResult<(usize, usize)> {
+pub(crate) fn strides(py: Python<'_>, tensor: &Tensor, shape: [usize; 3]) -> PyResult<(usize, usize)> {
     tensor.expect_shape(py, &shape.map(Some))?;
     let strides = tensor.strides();
     if strides[2] != 1 {

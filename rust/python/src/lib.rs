@@ -1,6 +1,7 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
 mod attention;
+mod attention_mass;
 mod build;
 mod cuda;
 mod cuda_decide;
@@ -21,6 +22,7 @@ use pyo3::prelude::*;
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
+    attention_mass::register(m)?;
     build::register(m)?;
     cuda::register(m)?;
     cuda_decide::register(m)?;

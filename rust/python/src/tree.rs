@@ -65,7 +65,7 @@ fn integers(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Vec<i64>>
     }
 }
 
-fn narrow<T: TryFrom<i64>>(
+pub(crate) fn narrow<T: TryFrom<i64>>(
     py: Python<'_>,
     object: &Bound<'_, PyAny>,
     name: &'static str,

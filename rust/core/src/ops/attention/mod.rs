@@ -9,6 +9,7 @@
 //! Inside a piece all query heads of a kv head go over its keys together. Few query rows read the
 //! pages directly ([`stream`]); more rows share tiles that were widened and turned once ([`tile`]).
 
+mod mass;
 mod partial;
 mod stream;
 mod task;
@@ -30,6 +31,7 @@ use crate::format::plan::Plan;
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, Serial};
 use crate::simd::Isa;
+pub use mass::{Columns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
 use work::Work;
 
@@ -184,6 +186,7 @@ pub fn tree_attention(
     params: &Params<'_>,
     out: Output<'_>,
 ) -> Result<()> {
+    check_problem(layout, plan, params)?;
     check(&queries, layout, plan, params, &out)?;
     let problem = Problem { plan, layout, params, queries };
     // Taken out, so that a pool that runs another call on this thread meanwhile finds a fresh one.
@@ -249,19 +252,7 @@ fn check(
     params: &Params<'_>,
     out: &Output<'_>,
 ) -> Result<()> {
-    let (heads, kv_heads, dim, rows) =
-        (params.num_heads, params.num_kv_heads, layout.head_dim, plan.num_rows());
-    if !(32..=256).contains(&dim) || !dim.is_multiple_of(8) {
-        return Err(Error::value("head_dim", dim, "a multiple of 8 from 32 to 256"));
-    }
-    if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
-        return Err(Error::value("num_heads", heads, format!("a multiple of num_kv_heads, {kv_heads}")));
-    }
-    let planes = (params.layer + 1) * kv_heads;
-    if planes > layout.num_planes {
-        let layers = layout.num_planes / kv_heads;
-        return Err(Error::value("layer", params.layer, format!("less than {layers}")));
-    }
+    let (heads, dim, rows) = (params.num_heads, layout.head_dim, plan.num_rows());
     let span = |row_stride: usize, head_stride: usize| match rows {
         0 => 0,
         _ => (rows - 1) * row_stride + (heads - 1) * head_stride + dim,
@@ -283,6 +274,23 @@ fn check(
         && lse.len() != rows * heads
     {
         return Err(Error::shape("lse.len", lse.len(), rows * heads));
+    }
+    Ok(())
+}
+
+/// What does not depend on the queries and the results.
+fn check_problem(layout: &PageLayout, plan: &Plan, params: &Params<'_>) -> Result<()> {
+    let (heads, kv_heads, dim) = (params.num_heads, params.num_kv_heads, layout.head_dim);
+    if !(32..=256).contains(&dim) || !dim.is_multiple_of(8) {
+        return Err(Error::value("head_dim", dim, "a multiple of 8 from 32 to 256"));
+    }
+    if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
+        return Err(Error::value("num_heads", heads, format!("a multiple of num_kv_heads, {kv_heads}")));
+    }
+    let planes = (params.layer + 1) * kv_heads;
+    if planes > layout.num_planes {
+        let layers = layout.num_planes / kv_heads;
+        return Err(Error::value("layer", params.layer, format!("less than {layers}")));
     }
     if let Some(sinks) = params.sinks
         && sinks.len() != heads

@@ -222,7 +222,7 @@ impl Cut<'_> {
 }
 
 /// The entries of a read on the plane of a kv head; `None` for an own read.
-fn entries(problem: &Problem<'_>, read: &Read, head: usize) -> Option<(usize, usize)> {
+pub(super) fn entries(problem: &Problem<'_>, read: &Read, head: usize) -> Option<(usize, usize)> {
     if read.is_own() {
         return None;
     }
@@ -236,7 +236,7 @@ fn entries(problem: &Problem<'_>, read: &Read, head: usize) -> Option<(usize, us
 }
 
 /// Refuses a plan that names what is not there.
-fn check<E: Element>(problem: &Problem<'_>, chunks: &[&[E]]) -> Result<()> {
+pub(super) fn check<E: Element>(problem: &Problem<'_>, chunks: &[&[E]]) -> Result<()> {
     let (plan, layout, params) = (problem.plan, problem.layout, problem.params);
     let rows = plan.num_rows();
     if plan.row_end.len() != rows || plan.row_slots.len() != rows {

@@ -1,0 +1,122 @@
+//! `attention_mass`: the binding.
+
+use hornbeam_core::format::{Dtype, Element};
+use hornbeam_core::ops::attention::{self, Floats, MassOutput, Pages, Params, Queries};
+use hornbeam_core::simd::Isa;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::attention::{describe, slices, strides};
+use crate::error::{OrRaise, detached};
+use crate::parallel::Host;
+use crate::plan::PyPlan;
+use crate::tensor::Tensor;
+use crate::tree::narrow;
+
+fn rows_of(py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    narrow(py, rows, "rows", "a row of the plan")
+}
+
+/// The columns of `attention_mass`: (read, first column, columns) of every read that a row sees.
+#[pyfunction]
+fn mass_columns(
+    py: Python<'_>,
+    plan: &Bound<'_, PyPlan>,
+    rows: &Bound<'_, PyAny>,
+) -> PyResult<Vec<(u32, u32, u32)>> {
+    let columns = attention::mass_columns(&plan.get().plan, &rows_of(py, rows)?).or_raise(py)?;
+    Ok(columns.into_iter().map(|c| (c.read, c.begin, c.count)).collect())
+}
+
+/// Probability mass by kv head and key. See `hornbeam.ops.attention_mass`.
+#[pyfunction]
+#[pyo3(signature = (q, chunks, plan, rows, mass, seen, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None))]
+fn attention_mass(
+    py: Python<'_>,
+    q: &Bound<'_, PyAny>,
+    chunks: &Bound<'_, PyList>,
+    plan: &Bound<'_, PyPlan>,
+    rows: &Bound<'_, PyAny>,
+    mass: &Bound<'_, PyAny>,
+    seen: Option<&Bound<'_, PyAny>>,
+    lse: Option<&Bound<'_, PyAny>>,
+    layer: usize,
+    num_kv_heads: usize,
+    scale: Option<f32>,
+    window: Option<u32>,
+    soft_cap: Option<f32>,
+    sinks: Option<&Bound<'_, PyAny>>,
+    isa: Option<&str>,
+) -> PyResult<()> {
+    let plan = &*plan.get().plan;
+    let rows = rows_of(py, rows)?;
+    let columns = attention::mass_columns(plan, &rows).or_raise(py)?;
+    let width = columns.last().map_or(0, |last| (last.begin + last.count) as usize);
+    let (tensors, layout) = describe(py, chunks, plan)?;
+    let q = Tensor::new(q, "q")?;
+    q.expect_shape(py, &[Some(rows.len()), None, Some(layout.head_dim)])?;
+    let num_heads = q.shape()[1];
+    let q_strides = strides(py, &q, [rows.len(), num_heads, layout.head_dim])?;
+    let isa = match isa {
+        Some(name) => Isa::from_name(name).or_raise(py)?,
+        None => Isa::detected(),
+    };
+    let mass = Tensor::new(mass, "mass")?;
+    mass.expect_shape(py, &[Some(num_kv_heads), Some(width)])?;
+    let seen = seen.map(|t| Tensor::new(t, "seen")).transpose()?;
+    let lse = lse.map(|t| Tensor::new(t, "lse")).transpose()?;
+    let sinks = sinks.map(|t| Tensor::new(t, "sinks")).transpose()?;
+    if let Some(seen) = &seen {
+        seen.expect_shape(py, &[Some(num_kv_heads), Some(width)])?;
+    }
+    if let Some(lse) = &lse {
+        lse.expect_shape(py, &[Some(rows.len()), Some(num_heads)])?;
+    }
+    if let Some(sinks) = &sinks {
+        sinks.expect_shape(py, &[Some(num_heads)])?;
+    }
+    // SAFETY: the arguments are held by the caller for the whole call, which lends the outputs.
+    let (mass, seen, lse, sinks) = unsafe {
+        (
+            mass.i64s_mut(py)?,
+            seen.as_ref().map(|t| t.i32s_mut(py)).transpose()?,
+            lse.as_ref().map(|t| t.slice_mut::<f32>(py)).transpose()?,
+            sinks.as_ref().map(|t| t.slice::<f32>(py)).transpose()?,
+        )
+    };
+    // SAFETY: as above.
+    let data = unsafe {
+        match q.float(py)? {
+            Dtype::F32 => Floats::F32(q.span(py)?),
+            Dtype::Bf16 => Floats::Bf16(q.span(py)?),
+            Dtype::F16 => Floats::F16(q.span(py)?),
+        }
+    };
+    let queries = Queries { data, row_stride: q_strides.0, head_stride: q_strides.1 };
+    let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
+    let params = Params { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
+    let out = MassOutput { mass, seen, lse };
+    let run = |pages: Pages<'_>| {
+        attention::attention_mass(isa, &Host, queries, pages, &layout, plan, &params, &rows, out)
+    };
+    fn with<'c, E: Element, T: Send>(
+        py: Python<'_>,
+        chunks: &'c [&'c [E]],
+        pages: impl FnOnce(&'c [&'c [E]]) -> Pages<'c>,
+        run: impl FnOnce(Pages<'c>) -> hornbeam_core::Result<T> + Send,
+    ) -> PyResult<T> {
+        let pages = pages(chunks);
+        detached(py, || run(pages))
+    }
+    match layout.dtype {
+        Dtype::F32 => with(py, &slices::<f32>(py, &tensors)?, Pages::F32, run),
+        Dtype::Bf16 => with(py, &slices::<half::bf16>(py, &tensors)?, Pages::Bf16, run),
+        Dtype::F16 => with(py, &slices::<half::f16>(py, &tensors)?, Pages::F16, run),
+    }
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("MASS_ONE", hornbeam_core::ops::key_mass::MASS_ONE)?;
+    m.add_function(wrap_pyfunction!(mass_columns, m)?)?;
+    m.add_function(wrap_pyfunction!(attention_mass, m)?)
+}
