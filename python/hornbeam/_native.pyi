@@ -75,12 +75,12 @@ class CostCurve:
 @final
 class Gain:
     def __new__(cls, curve: CostCurve, exploration: float, tolerance: float, memory: float) -> Gain: ...
-    def choose(self, proposals: Sequence[Any]) -> list[int]: ...
+    def choose(self, proposals: Sequence[Any]) -> list[int | list[int]]: ...
     def observe(
         self,
         proposals: Sequence[Any],
-        lengths: Sequence[int],
-        accepted: Sequence[int],
+        chosen: Sequence[int | Sequence[int]],
+        accepted: Sequence[int | Sequence[int]],
         next_tokens: Sequence[int] | None = None,
     ) -> None: ...
     def probabilities(self, proposal: Any) -> list[float]: ...
@@ -252,6 +252,17 @@ def verify(
     num_accepted: Tensor,
     next_token: Tensor,
 ) -> None: ...
+def draw(
+    logits_rows: Tensor,
+    noise: str,
+    warps: list[Warp],
+    seed: int,
+    sequences: Sequence[int],
+    positions: Sequence[int],
+    nodes: Sequence[int],
+    counts: Sequence[int],
+    histories: Sequence[tuple[Sequence[int], Sequence[int]]] | None,
+) -> list[list[tuple[int, float, float]]]: ...
 
 # --- cuda ---
 

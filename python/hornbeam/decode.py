@@ -186,8 +186,8 @@ class Decoding:
         parts = torch.split(output.logits, [len(tokens) for _, tokens, _ in requests])
         self.drafting.observe(
             [
-                Outcome(s.index, tokens, path, False, logits, hidden)
-                for s, (_, tokens, _), path, logits, hidden in zip(
+                Outcome(s.index, tokens, path, False, logits, hidden, parents or range(-1, len(tokens) - 1))
+                for s, (_, tokens, parents), path, logits, hidden in zip(
                     active, requests, paths, parts, self._hidden(step, output), strict=True
                 )
             ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hornbeam import ops
-from hornbeam.spec.protocols import Ask, Drafter, Outcome, Proposer, Run
+from hornbeam.errors import ArgumentError
+from hornbeam.spec import laws
+from hornbeam.spec.protocols import Ask, Drafted, Drafter, Nodes, Outcome, Proposer, Run
 from hornbeam.spec.protocols import Draft as DraftSource
 
 if TYPE_CHECKING:
@@ -25,16 +27,38 @@ class Draft:
     """One sequence's draft in one step: a tree of tokens below the pending one.
 
     ``parents[i]`` is the index of token ``i``'s parent, before it, or -1 for a child of the pending token.
+    ``logits`` are those that the tokens were drawn from, ``[1 + len(tokens), V]``, where a ratio test
+    wants them. ``nodes[i]`` is the token's index in the proposal that it comes from.
     """
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] = field(default_factory=list)
+    logits: torch.Tensor | None = None
+    nodes: list[int] = field(default_factory=list)
 
     @classmethod
     def chain(cls, tokens: Iterable[int]) -> Draft:
         """Every token the child of the one before."""
         tokens = list(tokens)
-        return cls(tokens, list(range(-1, len(tokens) - 1)))
+        return cls(tokens, list(range(-1, len(tokens) - 1)), None, list(range(len(tokens))))
+
+    @classmethod
+    def of(cls, proposal: Drafted, chosen: Nodes) -> Draft:
+        """The chosen tokens of a proposal."""
+        nodes = list(range(chosen)) if isinstance(chosen, int) else list(chosen)
+        tokens = proposal.tokens
+        parents = _parents(proposal)
+        index = {node: i for i, node in enumerate(nodes)} | {-1: -1}
+        for node in nodes:
+            if not 0 <= node < len(tokens) or parents[node] not in index:
+                raise ArgumentError(
+                    f"the stop rule chose tokens {nodes} of a draft with parents {parents}, "
+                    "expected tokens whose parents are chosen"
+                )
+        logits = getattr(proposal, "logits", None)
+        if logits is not None and len(nodes) < len(tokens):
+            logits = logits[[0, *(node + 1 for node in nodes)]]
+        return cls([tokens[node] for node in nodes], [index[parents[node]] for node in nodes], logits, nodes)
 
     @property
     def is_chain(self) -> bool:
@@ -53,6 +77,13 @@ class Draft:
             found.append(self.tokens[index])
             index = self.parents[index]
         return found[::-1]
+
+    def child(self, index: int, token: int) -> int | None:
+        """The first child of token ``index``, or of the pending one for -1, that holds ``token``."""
+        for at, parent in enumerate(self.parents):
+            if parent == index and self.tokens[at] == token:
+                return at
+        return None
 
 
 @dataclass(frozen=True)
@@ -97,11 +128,21 @@ class Drafting:
         self.options = options
         source = options.draft
         self.source: Proposer | None = None
+        self.is_ratio_test = False
         if source is not None:
-            run = Run(lm, options.warp, options.seed, options.rule)
+            run = Run(lm, options.warp, options.seed, options.rule, options.processor)
             self.source = source.open(run) if hasattr(source, "open") else Separate(source)
+            law = laws.law_of(self.source)
+            laws.check_law(law, options.rule)
+            self.is_ratio_test = laws.is_ratio_test(options.rule, law, options.warp.is_greedy)
+            self.is_predictable = bool(getattr(options.length, "is_predictable", False))
+            if self.is_ratio_test:
+                laws.check_stop(options.length, self.source, options.rule)
             self.stop = options.length.start(lm.cost_curve)
-        self._proposals: list[Any] = []
+        # What the stop rule judged, what it said, and where that lies in the proposals.
+        self._judged: Seq[Drafted] = []
+        self._chosen: Seq[Nodes] = []
+        self._places: list[list[int]] = []
 
     @property
     def hidden_layers(self) -> tuple[int, ...]:
@@ -130,20 +171,88 @@ class Drafting:
                 s.pending,
                 s.position,
                 min(s.room - len(s.output) - 1, self.lm.max_positions - s.position),
+                s.prompt,
+                s.output,
+                s.branch,
             )
             for s in active
         ]
-        self._proposals = self.source.propose(asks)
-        lengths = self.stop.choose(self._proposals)
-        return [Draft.chain(p.tokens[:n]) for p, n in zip(self._proposals, lengths, strict=True)]
+        if self.is_ratio_test and not self.is_predictable:
+            drafts = self._propose_outlines(asks)
+        else:
+            proposals = self.source.propose(asks)
+            self._judged = proposals
+            self._chosen = self.stop.choose(proposals)
+            drafts = [Draft.of(p, chosen) for p, chosen in zip(proposals, self._chosen, strict=True)]
+            self._places = [draft.nodes for draft in drafts]
+        if not self.is_ratio_test:
+            return [replace(draft, logits=None) for draft in drafts]
+        for draft in drafts:
+            if draft.tokens and draft.logits is None:
+                raise ArgumentError(
+                    f"the draft declares the law {laws.law_of(self.source)!r} but gives no logits, "
+                    f"expected those that its tokens were drawn from, since verify is {self.options.rule!r}"
+                )
+        return drafts
+
+    def _propose_outlines(self, asks: list[Ask]) -> list[Draft]:
+        """Drafts whose extent is settled before a token is drawn."""
+        source: Any = self.source
+        outlines = [source.outline(ask) for ask in asks]
+        if any(outline is None for outline in outlines):
+            raise ArgumentError(
+                f"length is {type(self.options.length).__name__}, and verify is {self.options.rule!r}, but "
+                "the draft cannot say before its draws which tree it will draw; expected length=Fixed(...), "
+                "or verify='coupled' or 'target_only'"
+            )
+        self._judged, self._chosen = outlines, self.stop.choose(outlines)
+        wanted = [Draft.of(outline, chosen) for outline, chosen in zip(outlines, self._chosen, strict=True)]
+        limited = [
+            replace(ask, max_tokens=min(ask.max_tokens, _depth(draft)))
+            for ask, draft in zip(asks, wanted, strict=True)
+        ]
+        drafts, self._places = [], []
+        for proposal, draft in zip(source.propose(limited), wanted, strict=True):
+            found = _same_places(draft, _parents(proposal))
+            drafts.append(Draft.of(proposal, [node for _, node in found]))
+            self._places.append([draft.nodes[index] for index, _ in found])
+        return drafts
 
     def verify(self, active: Seq[Sequence], drafts: Seq[Draft], logits: torch.Tensor) -> list[Verdict]:
         """Decides from the logits of the rows ``[pending, *tokens]`` of every draft, in their order."""
+        # What was chosen, not drawn, is accepted where a draw from the target says the same.
+        rule = self.options.rule
+        if rule in laws.RATIO_TESTS and not self.is_ratio_test:
+            rule = "coupled"
+        parts = list(torch.split(logits, [1 + len(draft.tokens) for draft in drafts]))
         if self.options.processor is not None:
-            parts = torch.split(logits, [1 + len(draft.tokens) for draft in drafts])
-            logits = torch.cat(
-                [process(s, draft, part) for s, draft, part in zip(active, drafts, parts, strict=True)]
-            )
+            if rule == "coupled":
+                return self._follow(active, drafts, parts)
+            parts = [process(s, d, part) for s, d, part in zip(active, drafts, parts, strict=True)]
+            logits = torch.cat(parts)
+        if not self.is_ratio_test:
+            return self._verify(active, drafts, logits, None, rule)
+        # A sequence without a draft reads no row of one; it is sampled as any other.
+        verdicts: dict[int, Verdict] = {}
+        for has_draft in (True, False):
+            own = [i for i, draft in enumerate(drafts) if bool(draft.tokens) is has_draft]
+            if not own:
+                continue
+            group = [drafts[i] for i in own]
+            rows = logits if len(own) == len(drafts) else torch.cat([parts[i] for i in own])
+            drawn_from = torch.cat([d.logits for d in group if d.logits is not None]) if has_draft else None
+            found = self._verify([active[i] for i in own], group, rows, drawn_from, rule)
+            verdicts.update(zip(own, found, strict=True))
+        return [verdicts[i] for i in range(len(drafts))]
+
+    def _verify(
+        self,
+        active: Seq[Sequence],
+        drafts: Seq[Draft],
+        logits: torch.Tensor,
+        draft_logits: torch.Tensor | None,
+        rule: str,
+    ) -> list[Verdict]:
         offsets = [0]
         for draft in drafts:
             offsets.append(offsets[-1] + len(draft.tokens))
@@ -152,8 +261,10 @@ class Drafting:
             torch.tensor([parent for draft in drafts for parent in draft.parents], dtype=torch.int32),
             torch.tensor(offsets, dtype=torch.int32),
             logits,
-            rule=self.options.rule,
+            draft_logits,
+            rule=rule,
             warp=self.options.warp,
+            draft_warp=self.options.warp,
             seed=self.options.seed,
             sequences=torch.tensor([s.number for s in active], dtype=torch.int64),
             positions=torch.tensor([s.position for s in active], dtype=torch.int64),
@@ -166,6 +277,36 @@ class Drafting:
             for p, n, token in zip(paths, counts, tokens, strict=True)
         ]
 
+    def _follow(self, active: Seq[Sequence], drafts: Seq[Draft], parts: Seq[torch.Tensor]) -> list[Verdict]:
+        """The coupled rule level by level, so that the processor sees no row but those on the walk."""
+        paths: list[list[int]] = [[] for _ in active]
+        verdicts: dict[int, Verdict] = {}
+        walking = list(range(len(active)))
+        while walking:
+            rows = []
+            for i in walking:
+                at = _last(paths[i])
+                rows.append(process_row(active[i], drafts[i].path(at), parts[i][at + 1]))
+            sequences = [active[i] for i in walking]
+            tokens = ops.sample(
+                torch.cat(rows),
+                self.options.warp,
+                seed=self.options.seed,
+                sequences=torch.tensor([s.number for s in sequences], dtype=torch.int64),
+                positions=torch.tensor([active[i].position + len(paths[i]) for i in walking]),
+                history=history(sequences, self.options, [drafts[i].path(_last(paths[i])) for i in walking]),
+            ).tolist()
+            still = []
+            for i, token in zip(walking, tokens, strict=True):
+                child = drafts[i].child(_last(paths[i]), token)
+                if child is None:
+                    verdicts[i] = Verdict(paths[i], token)
+                else:
+                    paths[i].append(child)
+                    still.append(i)
+            walking = still
+        return [verdicts[i] for i in range(len(active))]
+
     def observe(self, outcomes: Seq[Outcome]) -> None:
         """Tells the source what a forward pass did."""
         if self.source is not None:
@@ -173,29 +314,78 @@ class Drafting:
 
     def judge(self, drafts: Seq[Draft], verdicts: Seq[Verdict]) -> None:
         """Tells the stop rule how the verification went."""
-        if self.source is not None:
-            self.stop.observe(
-                self._proposals,
-                [len(draft.tokens) for draft in drafts],
-                [len(verdict.accepted) for verdict in verdicts],
-                [verdict.next_token for verdict in verdicts],
-            )
+        if self.source is None:
+            return
+        accepted: list[Nodes] = []
+        for judged, places, verdict in zip(self._judged, self._places, verdicts, strict=True):
+            is_tree = getattr(judged, "parents", None) is not None
+            accepted.append([places[i] for i in verdict.accepted] if is_tree else len(verdict.accepted))
+        # The tokens of an outline are none that could be compared with the target's.
+        is_outline = self.is_ratio_test and not self.is_predictable
+        next_tokens = None if is_outline else [verdict.next_token for verdict in verdicts]
+        self.stop.observe(self._judged, self._chosen, accepted, next_tokens)
+
+
+def _last(path: list[int]) -> int:
+    return path[-1] if path else -1
+
+
+def _parents(proposal: Drafted) -> Seq[int]:
+    parents: Seq[int] | None = getattr(proposal, "parents", None)
+    return range(-1, len(proposal.tokens) - 1) if parents is None else parents
+
+
+def _depth(draft: Draft) -> int:
+    depths: list[int] = []
+    for parent in draft.parents:
+        depths.append(1 if parent < 0 else depths[parent] + 1)
+    return max(depths, default=0)
+
+
+def _same_places(outline: Draft, parents: Seq[int]) -> list[tuple[int, int]]:
+    """(token of the outline, token of the tree) that lie at the same place: the same child of the same
+    token. A law with few tokens left draws fewer than the outline has."""
+    children: dict[int, list[int]] = {}
+    for node, parent in enumerate(parents):
+        children.setdefault(parent, []).append(node)
+    places, taken = {-1: -1}, dict.fromkeys(range(-1, len(parents)), 0)
+    for index, parent in enumerate(outline.parents):
+        above = places.get(parent)
+        if above is not None and taken[above] < len(children.get(above, ())):
+            places[index] = children[above][taken[above]]
+            taken[above] += 1
+    del places[-1]
+    return sorted(places.items(), key=lambda place: place[1])
+
+
+def process_row(sequence: Sequence, path: list[int], row: torch.Tensor) -> torch.Tensor:
+    """Applies the caller's processor to the logits ``[V]`` after the tokens of ``path``: ``[1, V]``."""
+    processor = sequence.options.processor
+    assert processor is not None
+    seen = torch.tensor([[*sequence.prompt, *sequence.output, *path]], dtype=torch.int64, device=row.device)
+    return processor(seen, row[None].float())
 
 
 def process(sequence: Sequence, draft: Draft, logits: torch.Tensor) -> torch.Tensor:
-    """Applies the caller's processor to the rows ``[pending, *tokens]``, each with the tokens on its path."""
-    processor = sequence.options.processor
-    assert processor is not None
-    before = [*sequence.prompt, *sequence.output]
-    rows = []
-    for index, row in enumerate(logits, -1):
-        seen = torch.tensor([before + draft.path(index)], dtype=torch.int64, device=logits.device)
-        rows.append(processor(seen, row[None].float()))
+    """Applies the caller's processor to the rows ``[pending, *tokens]`` that a walk can visit, each with
+    the tokens on its path. A row below a token that the processor rules out stays as it is."""
+    rows = [process_row(sequence, [], logits[0])]
+    is_reachable = [True]
+    for index, (token, parent) in enumerate(zip(draft.tokens, draft.parents, strict=True)):
+        above = rows[parent + 1]
+        inside = token < above.shape[1]
+        is_reachable.append(is_reachable[parent + 1] and inside and float(above[0, token]) > -float("inf"))
+        row = logits[index + 1]
+        rows.append(process_row(sequence, draft.path(index), row) if is_reachable[-1] else row[None].float())
     return torch.cat(rows)
 
 
-def history(active: Seq[Sequence], options: Options) -> list[tuple[list[int], list[int]]] | None:
-    """Prompts and outputs, where the warp has penalties that read them."""
+def history(
+    active: Seq[Sequence], options: Options, paths: Seq[list[int]] | None = None
+) -> list[tuple[list[int], list[int]]] | None:
+    """Prompts and outputs, those of ``paths`` included, where the warp has penalties that read them."""
     if not options.warp.has_penalties:
         return None
-    return [(s.prompt, s.output) for s in active]
+    if paths is None:
+        return [(s.prompt, s.output) for s in active]
+    return [(s.prompt, s.output + path) for s, path in zip(active, paths, strict=True)]

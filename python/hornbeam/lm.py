@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 
 from hornbeam import spec
-from hornbeam.decode import Decoding, Options
+from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.runner import DENSE_ROWS, Runner
 from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["LM", "Score"]
 
@@ -23,6 +26,30 @@ CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
 _DEFAULT_DRAFT = spec.Suffix()
 _DEFAULT_LENGTH = spec.MeasuredGain()
+
+
+Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
+"""Raw text, token ids, or chat messages."""
+
+
+class _Options(TypedDict, total=False):
+    """The keywords of :meth:`LM.generate`."""
+
+    max_new_tokens: int
+    draft: Any
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int
+    stop: str | Sequence[str] | None
+    stream: Callable[..., Any] | None
+    verify: str
+    length: Any
+    warp: Warp | None
+    logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
+    stopping_criterion: Callable[[list[int], list[int]], bool] | None
+    eos_token_id: int | Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -100,9 +127,21 @@ class LM:
         model, tokenizer = models.load(path, dtype=dtype, device=device)
         return cls(model, tokenizer, **options)
 
+    # To a type checker a text is a sequence of texts too; the first signature wins, and is right.
+    @overload
+    def generate(  # type: ignore[overload-overlap]
+        self, prompt: Prompt, **options: Unpack[_Options]
+    ) -> Generation: ...
+    @overload
+    def generate(self, prompt: Sequence[Prompt], **options: Unpack[_Options]) -> list[Generation]: ...
+    @overload
+    def generate(
+        self, prompt: torch.Tensor, **options: Unpack[_Options]
+    ) -> Generation | list[Generation]: ...
+
     def generate(
         self,
-        prompt: Any,
+        prompt: Prompt | Sequence[Prompt] | torch.Tensor,
         *,
         max_new_tokens: int = 256,
         draft: Any = _DEFAULT_DRAFT,
@@ -119,7 +158,7 @@ class LM:
         logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
-    ) -> Any:
+    ) -> Generation | list[Generation]:
         """Continues a prompt, or a ragged batch of prompts together.
 
         Args:

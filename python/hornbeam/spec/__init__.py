@@ -1,11 +1,12 @@
 """Speculation: where drafts come from, and how many of their tokens a step verifies.
 
-A draft source (:class:`Suffix`, :class:`NGram`) is started once a sequence, a stop rule
-(:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says what else may
-stand in their place.
+A draft source (:class:`Suffix`, :class:`NGram`, :class:`SmallModel`) is started once a sequence or once
+a run, a stop rule (:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says
+what else may stand in their place. Sources that are models draft trees of any :mod:`~hornbeam.spec.shape`.
 """
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
+from hornbeam.spec import shape
 from hornbeam.spec.ngram import NGram
 from hornbeam.spec.protocols import (
     Ask,
@@ -19,6 +20,7 @@ from hornbeam.spec.protocols import (
     Stop,
     StopRule,
 )
+from hornbeam.spec.small_model import SmallModel
 from hornbeam.spec.stop import Fixed, MeasuredGain
 from hornbeam.spec.suffix import Suffix
 
@@ -37,8 +39,10 @@ __all__ = [
     "Proposer",
     "Run",
     "Signals",
+    "SmallModel",
     "Stop",
     "StopRule",
     "Suffix",
     "SuffixCorpus",
+    "shape",
 ]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
+    from hornbeam.tree import Branch
 
 __all__ = [
     "Ask",
@@ -20,6 +21,8 @@ __all__ = [
     "Draft",
     "Drafted",
     "Drafter",
+    "Law",
+    "Nodes",
     "Outcome",
     "Proposer",
     "Run",
@@ -27,6 +30,15 @@ __all__ = [
     "StopRule",
     "as_ids",
 ]
+
+
+Law = Literal["deterministic", "chain", "with_replacement", "without_replacement", "mixed"]
+"""How the tokens of a draft came about, given its logits: chosen without chance, or by chance that has
+nothing to do with the draft's logits; one draw a node; siblings drawn independently of each other;
+siblings drawn without replacement; or some of each, of which no ratio test knows what to make."""
+
+Nodes = int | Sequence[int]
+"""Some tokens of a proposal: how many of its first, or which, ascending."""
 
 
 def as_ids(token_ids: int | Sequence[int]) -> Sequence[int]:
@@ -42,8 +54,9 @@ class Drafted(Protocol):
 
     Two attributes may be left out. ``parents: list[int] | None``: for each token the index of its parent,
     before it, or -1 for a child of the pending token; siblings in the order in which they were drawn.
-    ``logits: Tensor | None``, `[1 + len(tokens), V]`: the raw logits that the tokens were drawn from, the
-    row of the pending token first; without them the draft is deterministic.
+    ``logits: Tensor | None``, `[1 + len(tokens), V]`: the raw logits that the tokens were drawn from, under
+    the run's own warp, the row of the pending token first; rows of tokens without children are not read.
+    Without them the draft is taken as chosen, not drawn.
     """
 
     @property
@@ -70,7 +83,7 @@ class Drafter(Protocol):
 
 
 class Draft(Protocol):
-    """A draft source as a value: its settings."""
+    """A draft source as a value: its settings. Its drafts are deterministic."""
 
     def start(self, prompt_ids: Sequence[int]) -> Drafter:
         """Begins a sequence with its prompt as committed text."""
@@ -85,6 +98,9 @@ class Run:
     seed: int
     rule: str
     """Of the verification."""
+    processor: Callable[[Tensor, Tensor], Tensor] | None = None
+    """The caller's logits processor, for a draft that wants to be masked as the target is:
+    (token ids `[1, n]`, logits `[1, V]`) -> logits."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +116,13 @@ class Ask:
     position: int
     """Logical position of the first token to guess."""
     max_tokens: int
-    """Tokens that the draft may have, and levels."""
+    """Tokens that a path of the draft may have; less than 1 if none are wanted."""
+    prompt: Sequence[int] = ()
+    """The prompt's tokens. Not to be changed."""
+    output: Sequence[int] = ()
+    """The tokens emitted so far, the pending one included. Not to be changed."""
+    branch: Branch | None = None
+    """The target's committed tokens: all but the pending one."""
 
 
 @dataclass(frozen=True)
@@ -117,6 +139,8 @@ class Outcome:
     """`[rows, V]`, raw, one a row; None for a prompt."""
     hidden: Tensor | None = None
     """`[rows, layers wanted, hidden]`, where the source wants them."""
+    parents: Sequence[int] | None = None
+    """For each row the row before it on its path, -1 for the first; None for a prompt."""
 
     @property
     def committed(self) -> list[int]:
@@ -146,7 +170,14 @@ class Proposer(Protocol):
 
 class BatchDraft(Protocol):
     """A draft source as a value, for sources that draft for all sequences at once or read the target's
-    own outputs. Sources without ``open`` are driven by :class:`Draft`."""
+    own outputs. Sources without ``open`` are driven by :class:`Draft`.
+
+    The proposer of a source that draws at random says so by an attribute ``law: Law``; without it drafts
+    are deterministic. Where the run's rule is a ratio test, such a proposer may offer
+    ``outline(ask) -> Drafted | None``: the tree that it would draw for the ask if it is sure of it, with
+    signals that no draw of this step has shaped and any tokens. A stop rule that may not look at drawn
+    tokens then decides on the outline.
+    """
 
     def open(self, run: Run) -> Proposer:
         """Begins a run."""
@@ -155,26 +186,34 @@ class BatchDraft(Protocol):
 class Stop(Protocol):
     """A stop rule at work in one run."""
 
-    def choose(self, proposals: Sequence[Drafted]) -> list[int]:
-        """How many tokens of each proposal the next step verifies; 0 is a plain step."""
+    def choose(self, proposals: Sequence[Drafted]) -> Sequence[Nodes]:
+        """Which tokens of each proposal the next step verifies: how many of the first ones, or the indices
+        of some, closed under parents. None at all is a plain step."""
 
     def observe(
         self,
         proposals: Sequence[Drafted],
-        lengths: Sequence[int],
-        accepted: Sequence[int],
+        chosen: Sequence[Nodes],
+        accepted: Sequence[Nodes],
         next_tokens: Sequence[int] | None = None,
     ) -> None:
         """Records the outcome of a step; everything has one item a sequence.
 
-        ``accepted`` counts kept draft tokens, and ``next_tokens`` are the tokens that the target
-        gave after them. With the latter a rule can judge the first token that it did *not* verify,
-        so that trying drafts costs nothing; leave them out only where they are unknown.
+        ``chosen`` is what :meth:`choose` said. ``accepted`` counts kept draft tokens, or of a tree gives
+        their indices; ``next_tokens`` are the tokens that the target gave after them. With the latter a
+        rule can judge a token that it did *not* verify, so that trying drafts costs nothing; leave them
+        out only where they are unknown.
         """
 
 
 class StopRule(Protocol):
-    """A stop rule as a value: its settings."""
+    """A stop rule as a value: its settings.
+
+    A ratio test is exact only if it is settled whether a token is verified before the token is drawn. A
+    rule that keeps to this, so that no token's own draw nor a later one decides on it, says so by
+    ``is_predictable = True``; one that can decide on the outlines of proposals says ``takes_outlines =
+    True``. Without either the rule is refused where a draft is drawn and the verification a ratio test.
+    """
 
     needs_costs: ClassVar[bool]
     """Whether the rule reads the cost curve, so that it is worth calibrating first."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from hornbeam._native import CostCurve, Gain
 from hornbeam.errors import ArgumentError
-from hornbeam.spec.protocols import Drafted
+from hornbeam.spec.protocols import Drafted, Nodes
 
 __all__ = ["Fixed", "MeasuredGain"]
 
@@ -22,9 +22,11 @@ class MeasuredGain:
     expected tokens over seconds exactly, whatever the curve's shape. Where no draft pays the
     lengths are 0, so drafting switches itself off, and on again.
 
-    The rule decides from what the source said before verification, never from how verification
-    goes, so it biases no verifier; but it reads the clock, so only *coupled* verification gives the
-    same text on every run.
+    Of a tree it takes the tokens whose paths are likeliest to be accepted, closed under parents.
+
+    The rule never decides from how verification goes, and under a ratio test not from what was drawn
+    either, but from the outline of the draft (:class:`hornbeam.spec.BatchDraft`); so it biases no
+    verifier. But it reads the clock, so only *coupled* verification gives the same text on every run.
 
     Args:
         exploration: share of elapsed seconds for drafts that look slightly losing.
@@ -37,6 +39,8 @@ class MeasuredGain:
     """
 
     needs_costs: ClassVar[bool] = True
+    is_predictable: ClassVar[bool] = False
+    takes_outlines: ClassVar[bool] = True
 
     exploration: float = 0.005
     tolerance: float = 0.01
@@ -50,13 +54,15 @@ class MeasuredGain:
 
 @dataclass(frozen=True)
 class Fixed:
-    """Verifies the first ``length`` tokens of every proposal, whatever they cost.
+    """Verifies the first ``length`` tokens of every proposal, whatever they cost. Of a
+    tree these are the first levels, where it comes level by level.
 
     Raises:
         ArgumentError: if ``length`` is negative.
     """
 
     needs_costs: ClassVar[bool] = False
+    is_predictable: ClassVar[bool] = True
 
     length: int
 
@@ -82,8 +88,8 @@ class FixedStop:
     def observe(
         self,
         proposals: Sequence[Drafted],
-        lengths: Sequence[int],
-        accepted: Sequence[int],
+        chosen: Sequence[Nodes],
+        accepted: Sequence[Nodes],
         next_tokens: Sequence[int] | None = None,
     ) -> None:
         """Learns nothing."""

@@ -257,24 +257,62 @@ struct Gain {
     curve: Py<CostCurve>,
 }
 
-/// The native signals of proposals of any class that has a `signals` attribute.
-fn signals_of(proposals: &[Bound<'_, PyAny>]) -> PyResult<Vec<Py<Signals>>> {
-    proposals
-        .iter()
-        .map(|proposal| match proposal.cast::<Proposal>() {
-            Ok(native) => Ok(native.get().signals.clone_ref(proposal.py())),
-            Err(_) => Ok(proposal.getattr("signals")?.cast_into::<Signals>()?.unbind()),
-        })
-        .collect()
+/// Of a proposal of any class: its native signals, and its parents where it is a tree.
+struct Proposed {
+    signals: Py<Signals>,
+    parents: Option<Vec<i32>>,
 }
 
-/// The first token of `proposal` that was not verified, if there is one.
-fn token_at(proposal: &Bound<'_, PyAny>, position: usize) -> PyResult<Option<u32>> {
-    if let Ok(native) = proposal.cast::<Proposal>() {
-        return Ok(native.get().tokens.get(position).copied());
+impl Proposed {
+    fn of(proposal: &Bound<'_, PyAny>) -> PyResult<Self> {
+        if let Ok(native) = proposal.cast::<Proposal>() {
+            return Ok(Self { signals: native.get().signals.clone_ref(proposal.py()), parents: None });
+        }
+        let signals = proposal.getattr("signals")?.cast_into::<Signals>()?.unbind();
+        let parents = proposal.getattr_opt("parents")?.map(|parents| parents.extract()).transpose()?;
+        Ok(Self { signals, parents: parents.flatten() })
+    }
+
+    fn draft(&self) -> hornbeam_core::Result<spec::Draft<'_>> {
+        spec::Draft::new(&self.signals.get().core, self.parents.as_deref())
+    }
+}
+
+/// Chosen or accepted tokens of a proposal: how many of the first, or which.
+#[derive(FromPyObject, IntoPyObject)]
+enum Nodes {
+    Count(usize),
+    Indices(Vec<usize>),
+}
+
+impl Nodes {
+    /// The indices of at most `limit` tokens.
+    fn indices(self, what: &'static str, limit: usize) -> hornbeam_core::Result<Vec<usize>> {
+        match self {
+            Self::Indices(indices) => Ok(indices),
+            Self::Count(count) if count <= limit => Ok((0..count).collect()),
+            Self::Count(count) => Err(hornbeam_core::Error::value(what, count, format!("at most {limit}"))),
+        }
+    }
+}
+
+/// Which token of `proposal`, if any, the target gave after the path.
+fn next_of(
+    proposal: &Bound<'_, PyAny>,
+    draft: spec::Draft<'_>,
+    chosen: &[usize],
+    path: &[usize],
+    given: u32,
+) -> PyResult<spec::Next> {
+    let children: Vec<usize> = (0..draft.len())
+        .filter(|&token| draft.parent(token) == path.last().copied() && !chosen.contains(&token))
+        .collect();
+    if children.is_empty() {
+        return Ok(spec::Next::Other);
     }
     let tokens: Vec<u32> = proposal.getattr("tokens")?.extract()?;
-    Ok(tokens.get(position).copied())
+    let found = children.into_iter().find(|&child| tokens.get(child) == Some(&given));
+    Ok(found.map_or(spec::Next::Other, spec::Next::Token))
 }
 
 #[pymethods]
@@ -303,47 +341,64 @@ impl Gain {
         Ok(Self { core, curve })
     }
 
-    /// One length a proposal.
-    fn choose(&self, proposals: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<usize>> {
-        let signals = signals_of(&proposals)?;
-        let signals: Vec<&spec::Signals> = signals.iter().map(|signals| &signals.get().core).collect();
-        Ok(lock(&self.core).choose(&lock(&self.curve.get().core), &signals))
+    /// For each proposal how many of its first tokens, or for a tree which of them.
+    fn choose(&self, py: Python<'_>, proposals: Vec<Bound<'_, PyAny>>) -> PyResult<Vec<Nodes>> {
+        let proposed = proposals.iter().map(Proposed::of).collect::<PyResult<Vec<_>>>()?;
+        let drafts: Vec<_> =
+            proposed.iter().map(Proposed::draft).collect::<hornbeam_core::Result<_>>().or_raise(py)?;
+        let chosen = lock(&self.core).choose(&lock(&self.curve.get().core), &drafts);
+        let as_given = |(nodes, draft): (Vec<usize>, &spec::Draft<'_>)| match draft.parents {
+            None => Nodes::Count(nodes.len()),
+            Some(_) => Nodes::Indices(nodes),
+        };
+        Ok(chosen.into_iter().zip(&drafts).map(as_given).collect())
     }
 
-    /// Records what became of the chosen lengths.
-    #[pyo3(signature = (proposals, lengths, accepted, next_tokens=None))]
+    /// Records what became of the chosen tokens.
+    #[pyo3(signature = (proposals, chosen, accepted, next_tokens=None))]
     fn observe(
         &self,
         py: Python<'_>,
         proposals: Vec<Bound<'_, PyAny>>,
-        lengths: Vec<usize>,
-        accepted: Vec<usize>,
+        chosen: Vec<Nodes>,
+        accepted: Vec<Nodes>,
         next_tokens: Option<Vec<u32>>,
     ) -> PyResult<()> {
-        let mut agreed = vec![None; proposals.len()];
-        if let Some(next_tokens) = next_tokens {
-            if next_tokens.len() != proposals.len() {
-                let expected = format!("[{}]", proposals.len());
-                let error = hornbeam_core::Error::shape("next_tokens", [next_tokens.len()], expected);
+        let expected = proposals.len();
+        let lengths = [
+            ("chosen", Some(chosen.len())),
+            ("accepted", Some(accepted.len())),
+            ("next_tokens", next_tokens.as_ref().map(Vec::len)),
+        ];
+        for (what, len) in lengths {
+            if let Some(len) = len.filter(|len| *len != expected) {
+                let error = hornbeam_core::Error::shape(what, [len], format!("[{expected}]"));
                 return Err(error).or_raise(py);
             }
-            for (((agreed, proposal), length), next) in
-                agreed.iter_mut().zip(&proposals).zip(&lengths).zip(next_tokens)
-            {
-                *agreed = token_at(proposal, *length)?.map(|token| token == next);
+        }
+        let proposed = proposals.iter().map(Proposed::of).collect::<PyResult<Vec<_>>>()?;
+        let drafts: Vec<_> =
+            proposed.iter().map(Proposed::draft).collect::<hornbeam_core::Result<_>>().or_raise(py)?;
+        let mut nodes = Vec::with_capacity(expected);
+        let mut paths = Vec::with_capacity(expected);
+        for ((draft, chosen), accepted) in drafts.iter().zip(chosen).zip(accepted) {
+            let chosen = chosen.indices("length", draft.len()).or_raise(py)?;
+            paths.push(accepted.indices("accepted", chosen.len()).or_raise(py)?);
+            nodes.push(chosen);
+        }
+        let mut next = vec![spec::Next::Unknown; expected];
+        if let Some(next_tokens) = next_tokens {
+            for (index, given) in next_tokens.into_iter().enumerate() {
+                next[index] = next_of(&proposals[index], drafts[index], &nodes[index], &paths[index], given)?;
             }
         }
-        let signals = signals_of(&proposals)?;
-        let signals: Vec<&spec::Signals> = signals.iter().map(|signals| &signals.get().core).collect();
-        lock(&self.core)
-            .observe(&lock(&self.curve.get().core), &signals, &lengths, &accepted, &agreed)
-            .or_raise(py)
+        lock(&self.core).observe(&lock(&self.curve.get().core), &drafts, &nodes, &paths, &next).or_raise(py)
     }
 
     /// The learned probability of each token of a proposal, given that those before it hold.
-    fn probabilities(&self, proposal: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
-        let signals = signals_of(std::slice::from_ref(proposal))?;
-        let estimates = lock(&self.core).estimates(&signals[0].get().core);
+    fn probabilities(&self, py: Python<'_>, proposal: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
+        let proposed = Proposed::of(proposal)?;
+        let estimates = lock(&self.core).estimates(proposed.draft().or_raise(py)?);
         Ok(estimates.into_iter().map(|estimate| estimate.mean).collect())
     }
 }

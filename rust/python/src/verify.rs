@@ -1,6 +1,7 @@
 //! Warping, sampling and verification.
 
 use hornbeam_core::format::Dtype;
+use hornbeam_core::ops::draw::{self, Noise};
 use hornbeam_core::ops::logits::{Logits, Row};
 use hornbeam_core::ops::verify::{self, Request, Rule, Verdict};
 use hornbeam_core::ops::warp::Warp as CoreWarp;
@@ -169,8 +170,56 @@ fn verify_drafts(
     }
 }
 
+/// Draws children of the nodes of draft trees, (token, probability, score) each; see
+/// `hornbeam.spec.growth`.
+#[pyfunction]
+#[pyo3(name = "draw")]
+fn draw_children(
+    py: Python<'_>,
+    logits_rows: &Bound<'_, PyAny>,
+    noise: &str,
+    warps: Vec<PyRef<'_, Warp>>,
+    seed: u64,
+    sequences: Vec<u32>,
+    positions: Vec<u32>,
+    nodes: Vec<u32>,
+    counts: Vec<usize>,
+    histories: Option<Vec<(Vec<i64>, Vec<i64>)>>,
+) -> PyResult<Vec<Vec<(u32, f64, f64)>>> {
+    let noise = match noise {
+        "nothing" => Noise::Nothing,
+        "shared" => Noise::Shared,
+        "own" => Noise::Own,
+        "independent" => Noise::Independent,
+        other => {
+            let error = Error::value("noise", format!("{other:?}"), "nothing, shared, own or independent");
+            return Err(error).or_raise(py);
+        }
+    };
+    let rows = Tensor::new(logits_rows, "logits")?;
+    let warps: Vec<&CoreWarp> = warps.iter().map(|warp| &warp.0).collect();
+    let histories: Option<Vec<(&[i64], &[i64])>> = histories
+        .as_ref()
+        .map(|histories| histories.iter().map(|(prompt, output)| (&prompt[..], &output[..])).collect());
+    let request = draw::Request {
+        // SAFETY: the tensor outlives the call, and callers do not write to it meanwhile.
+        logits: unsafe { logits(py, &rows)? },
+        warps: &warps,
+        noise,
+        seed,
+        sequences: &sequences,
+        positions: &positions,
+        nodes: &nodes,
+        histories: histories.as_deref(),
+    };
+    let drawn = detached(py, || draw::draw(Isa::detected(), &Host, &request, &counts))?;
+    let triple = |child: draw::Child| (child.token, child.probability, child.score);
+    Ok(drawn.into_iter().map(|children| children.into_iter().map(triple).collect()).collect())
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Warp>()?;
     m.add_function(wrap_pyfunction!(tree_depth, m)?)?;
+    m.add_function(wrap_pyfunction!(draw_children, m)?)?;
     m.add_function(wrap_pyfunction!(verify_drafts, m)?)
 }

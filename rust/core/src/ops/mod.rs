@@ -1,6 +1,7 @@
 //! Stateless operations on flat arrays.
 
 pub mod attention;
+pub mod draw;
 pub mod key_mass;
 pub mod linear;
 pub mod logits;

@@ -10,7 +10,7 @@ use crate::rng::{Domain, Stream, exponential};
 use crate::simd::{Isa, Kernel, Lanes};
 
 /// Words of noise made at a time: sixteen counters.
-const COUNTERS: usize = 16;
+pub(super) const COUNTERS: usize = 16;
 
 /// The best token so far.
 struct Race {
@@ -20,17 +20,17 @@ struct Race {
     bound: f32,
 }
 
-impl Race {
-    /// `exponential(word) >= 1 - uniform(word)`, of which this is a lower bound: a token whose bound
-    /// exceeds `ratio * weight` has lost already.
-    #[inline(always)]
-    fn head_start(word: u32) -> f32 {
-        ((!word >> 8) as i32) as f32 * (1.0 / 16_777_216.0)
-    }
+/// `exponential(word) >= 1 - uniform(word)`, of which this is a lower bound: a token whose bound
+/// exceeds `ratio * weight` has lost already.
+#[inline(always)]
+pub(super) fn head_start(word: u32) -> f32 {
+    ((!word >> 8) as i32) as f32 * (1.0 / 16_777_216.0)
+}
 
+impl Race {
     #[inline(always)]
     fn can_win(&self, word: u32, weight: f32) -> bool {
-        Self::head_start(word) <= self.bound * weight
+        head_start(word) <= self.bound * weight
     }
 
     #[inline]
@@ -49,10 +49,16 @@ impl Race {
 
 /// The words of sixteen counters, by lane: `words[lane][counter]`.
 #[inline(always)]
-fn philox16(blocks: [u32; COUNTERS], stream: &Stream, position: u32) -> [[u32; COUNTERS]; 4] {
+pub(super) fn philox16(
+    blocks: [u32; COUNTERS],
+    stream: &Stream,
+    position: u32,
+    domain: Domain,
+    node: u32,
+) -> [[u32; COUNTERS]; 4] {
     let mut words = [[0; COUNTERS]; 4];
     for i in 0..COUNTERS {
-        let four = stream.words(blocks[i], position, Domain::Sample, 0);
+        let four = stream.words(blocks[i], position, domain, node);
         for lane in 0..4 {
             words[lane][i] = four[lane];
         }
@@ -83,7 +89,7 @@ impl Kernel for Dense<'_> {
                 continue;
             }
             let blocks = std::array::from_fn(|i| (begin / 4 + i) as u32);
-            let words = philox16(blocks, &stream, position);
+            let words = philox16(blocks, &stream, position, Domain::Sample, 0);
             for lane in 0..4 {
                 let mut any = 0u32;
                 for i in 0..COUNTERS {
@@ -110,7 +116,7 @@ impl Kernel for Listed<'_> {
         let mut race = Race { ratio: f64::INFINITY, token: u32::MAX, bound: f32::INFINITY };
         for (ids, weights) in law.ids().chunks(COUNTERS).zip(law.weights().chunks(COUNTERS)) {
             let blocks = std::array::from_fn(|i| ids.get(i).map_or(0, |id| id / 4));
-            let words = philox16(blocks, &stream, position);
+            let words = philox16(blocks, &stream, position, Domain::Sample, 0);
             for (i, (&id, &weight)) in ids.iter().zip(weights).enumerate() {
                 let word = words[(id % 4) as usize][i];
                 if race.can_win(word, weight) {

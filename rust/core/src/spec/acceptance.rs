@@ -82,39 +82,43 @@ impl Acceptance {
         }
     }
 
-    fn cell(signals: &Signals, position: usize) -> (usize, usize, usize) {
+    fn cell(signals: &Signals, position: usize, depth: usize) -> (usize, usize, usize) {
         let length = match signals.match_lengths[position] {
             length @ 0..=2 => length as usize,
             length => (33 - (length - 1).leading_zeros()) as usize,
         };
         let confidence = signals.confidences[position];
         let class = CONFIDENCES.iter().filter(|&&end| confidence >= end).count();
-        (length.min(LENGTHS - 1), class, position.min(1))
+        (length.min(LENGTHS - 1), class, depth.min(1))
     }
 
     fn prior(signals: &Signals, position: usize) -> f64 {
-        let (length, class, _) = Self::cell(signals, position);
+        let (length, class, _) = Self::cell(signals, position, 0);
         match length {
             0 => f64::from(signals.confidences[position]).clamp(0.001, 0.999),
             _ => PRIOR[length][class],
         }
     }
 
-    /// The probability that token `position` is accepted if those before it are.
+    /// The probability that token `position`, `depth` tokens below the pending one, is accepted if
+    /// those before it are. Where the prior is a confidence, a cell moves its odds and does not
+    /// replace it: siblings of one cell keep their order.
     #[must_use]
-    pub fn estimate(&self, signals: &Signals, position: usize) -> Estimate {
-        let (length, class, later) = Self::cell(signals, position);
-        let prior = self.lengths[length].shifted(Self::prior(signals, position));
+    pub fn estimate(&self, signals: &Signals, position: usize, depth: usize) -> Estimate {
+        let (length, class, later) = Self::cell(signals, position, depth);
+        let first = Self::prior(signals, position);
+        let prior = self.lengths[length].shifted(first);
         let cell = self.cells[length][class][later];
-        let mean = ((cell.accepted + CELL_WEIGHT * prior) / (cell.judged + CELL_WEIGHT)).min(0.999);
+        let seen = if length == 0 { cell.judged * cell.shifted(first) } else { cell.accepted };
+        let mean = ((seen + CELL_WEIGHT * prior) / (cell.judged + CELL_WEIGHT)).min(0.999);
         let known = cell.judged + CELL_WEIGHT.min(self.lengths[length].judged);
         let hopeful = (mean + (mean * (1.0 - mean) / (known + 1.0)).sqrt()).min(1.0);
         Estimate { mean, hopeful }
     }
 
     /// Records whether token `position` agreed with the target, given that those before it did.
-    pub fn observe(&mut self, signals: &Signals, position: usize, accepted: bool) {
-        let (length, class, later) = Self::cell(signals, position);
+    pub fn observe(&mut self, signals: &Signals, position: usize, depth: usize, accepted: bool) {
+        let (length, class, later) = Self::cell(signals, position, depth);
         let expected = Self::prior(signals, position);
         self.lengths[length].observe(accepted, expected, self.memory);
         self.cells[length][class][later].observe(accepted, expected, self.memory);
@@ -133,7 +137,7 @@ mod tests {
 
     #[test]
     fn match_lengths_fall_into_octaves() {
-        let octave = |length| Acceptance::cell(&one(length, 0.5), 0).0;
+        let octave = |length| Acceptance::cell(&one(length, 0.5), 0, 0).0;
         assert_eq!(
             [0, 1, 2, 3, 4, 5, 8, 9, 16, 17, 32, 33, 9999].map(octave),
             [0, 1, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7]
@@ -144,32 +148,43 @@ mod tests {
     fn learns_each_cell_and_lends_to_its_neighbours() {
         let mut model = Acceptance::new(50.0);
         let (sure, unsure) = (one(6, 0.9), one(6, 0.1));
-        let before = model.estimate(&unsure, 0).mean;
+        let before = model.estimate(&unsure, 0, 0).mean;
         for _ in 0..200 {
-            model.observe(&sure, 0, true);
+            model.observe(&sure, 0, 0, true);
         }
-        assert!(model.estimate(&sure, 0).mean > 0.97);
-        assert!(model.estimate(&unsure, 0).mean > before);
+        assert!(model.estimate(&sure, 0, 0).mean > 0.97);
+        assert!(model.estimate(&unsure, 0, 0).mean > before);
         for _ in 0..200 {
-            model.observe(&unsure, 0, false);
+            model.observe(&unsure, 0, 0, false);
         }
-        assert!(model.estimate(&unsure, 0).mean < 0.05);
-        assert!(model.estimate(&sure, 0).mean > 0.85);
+        assert!(model.estimate(&unsure, 0, 0).mean < 0.05);
+        assert!(model.estimate(&sure, 0, 0).mean > 0.85);
     }
 
     #[test]
     fn a_source_that_does_not_match_text_is_believed_until_it_is_judged() {
         let mut model = Acceptance::new(50.0);
-        assert!((model.estimate(&one(0, 0.7), 0).mean - 0.7).abs() < 1e-6);
-        (0..20).for_each(|_| model.observe(&one(0, 0.7), 0, false));
-        assert!(model.estimate(&one(0, 0.7), 0).mean < 0.15);
+        assert!((model.estimate(&one(0, 0.7), 0, 0).mean - 0.7).abs() < 1e-6);
+        (0..20).for_each(|_| model.observe(&one(0, 0.7), 0, 0, false));
+        assert!(model.estimate(&one(0, 0.7), 0, 0).mean < 0.15);
+    }
+
+    #[test]
+    fn siblings_of_one_cell_keep_their_order() {
+        let mut model = Acceptance::new(50.0);
+        for index in 0..200 {
+            model.observe(&one(0, 0.3), 0, 0, index % 2 == 0);
+            model.observe(&one(0, 0.02), 0, 0, index % 20 == 0);
+        }
+        let (high, low) = (model.estimate(&one(0, 0.3), 0, 0).mean, model.estimate(&one(0, 0.02), 0, 0).mean);
+        assert!(high > 0.4 && low < 0.15, "{high} and {low}");
     }
 
     #[test]
     fn follows_a_change_of_regime() {
         let mut model = Acceptance::new(50.0);
-        (0..500).for_each(|_| model.observe(&one(3, 0.5), 0, true));
-        (0..150).for_each(|_| model.observe(&one(3, 0.5), 0, false));
-        assert!(model.estimate(&one(3, 0.5), 0).mean < 0.15);
+        (0..500).for_each(|_| model.observe(&one(3, 0.5), 0, 0, true));
+        (0..150).for_each(|_| model.observe(&one(3, 0.5), 0, 0, false));
+        assert!(model.estimate(&one(3, 0.5), 0, 0).mean < 0.15);
     }
 }

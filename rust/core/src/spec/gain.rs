@@ -7,15 +7,19 @@
 //! of rows the best tokens are those of highest S, and S never rises along a sequence. So: sort all
 //! tokens of the batch by S, and take the best prefix. That is the exact maximum.
 //!
+//! In a tree S is the probability that the whole path to a token is accepted; it never rises from a
+//! parent to its child, so the same sort takes tokens that are closed under parents. Siblings
+//! exclude each other, so their probabilities are scaled to a sum of at most 1.
+//!
 //! Two guards bound what being wrong may cost. Trying drafts that look like a loss is limited to a
 //! share of the seconds spent ([`Settings::exploration`]). And realised losses are kept in a
 //! balance: when drafting has lost more than a share of the seconds spent
 //! ([`Settings::tolerance`]) beyond a small allowance, it pauses until the balance recovers: with
 //! time, or when the next tokens show what the drafts that were held back would have gained.
 
-use super::Signals;
 use super::acceptance::{Acceptance, Estimate};
 use super::cost::CostCurve;
+use super::{Draft, Next};
 use crate::{Error, Result};
 
 /// Steps of one row a sequence that may be lost before any time was spent: without it no draft
@@ -43,6 +47,9 @@ impl Default for Settings {
     }
 }
 
+/// Tokens of each proposal: indices, ascending, closed under parents.
+pub type Nodes = Vec<Vec<usize>>;
+
 /// The stop rule of one run: what it learned, and its accounts in seconds.
 #[derive(Debug, Clone)]
 pub struct Gain {
@@ -52,15 +59,9 @@ pub struct Gain {
     explored: f64,
     balance: f64,
     /// What the last choice would have been, had the balance allowed it.
-    held_back: Vec<usize>,
+    held_back: Nodes,
     /// What the drafts held back of late would have gained; never negative.
     recovery: f64,
-}
-
-/// A length for each sequence, with the rate that it was chosen for.
-struct Choice {
-    lengths: Vec<usize>,
-    num_tokens: usize,
 }
 
 impl Gain {
@@ -89,41 +90,47 @@ impl Gain {
         })
     }
 
-    /// The acceptance estimates of a proposal's tokens, each given that those before it hold.
+    /// The acceptance estimates of a proposal's tokens, each given that those before it on its path hold.
     #[must_use]
-    pub fn estimates(&self, signals: &Signals) -> Vec<Estimate> {
-        (0..signals.len()).map(|position| self.acceptance.estimate(signals, position)).collect()
+    pub fn estimates(&self, draft: Draft<'_>) -> Vec<Estimate> {
+        let depths = draft.depths();
+        let mut estimates: Vec<_> = (0..draft.len())
+            .map(|token| self.acceptance.estimate(draft.signals, token, depths[token]))
+            .collect();
+        if draft.parents.is_some() {
+            share_among_siblings(draft, &mut estimates);
+        }
+        estimates
     }
 
-    /// One length for each proposal of a step. All 0 while the curve is unknown.
-    pub fn choose(&mut self, curve: &CostCurve, proposals: &[&Signals]) -> Vec<usize> {
-        let none = vec![0; proposals.len()];
+    /// The tokens of each proposal that are worth a row. None while the curve is unknown.
+    pub fn choose(&mut self, curve: &CostCurve, drafts: &[Draft<'_>]) -> Nodes {
+        let none = vec![Vec::new(); drafts.len()];
         self.held_back.clear();
-        if proposals.iter().all(|signals| signals.is_empty()) {
+        if drafts.iter().all(|draft| draft.is_empty()) {
             return none;
         }
-        let estimates: Vec<_> = proposals.iter().map(|signals| self.estimates(signals)).collect();
-        let choose_by = |of: fn(&Estimate) -> f64| {
-            let chains: Vec<Vec<f64>> =
-                estimates.iter().map(|chain| chain.iter().map(of).collect()).collect();
-            let choice = best_lengths(curve, &chains);
-            let loss = expected_loss(curve, &estimates, &choice.lengths);
-            (choice, loss)
+        let estimates: Vec<_> = drafts.iter().map(|draft| self.estimates(*draft)).collect();
+        let survivals = |of: fn(&Estimate) -> f64| -> Vec<Vec<f64>> {
+            drafts.iter().zip(&estimates).map(|(draft, own)| draft.survivals(own.iter().map(of))).collect()
         };
-        let (expected, _) = choose_by(|estimate| estimate.mean);
-        if self.exhausted(curve, proposals.len()) {
-            self.held_back = expected.lengths;
+        let means = survivals(|estimate| estimate.mean);
+        let expected = best_nodes(curve, &means);
+        if self.exhausted(curve, drafts.len()) {
+            self.held_back = expected;
             return none;
         }
-        if expected.num_tokens > 0 || self.settings.exploration == 0.0 {
-            return expected.lengths;
+        if expected.iter().any(|nodes| !nodes.is_empty()) || self.settings.exploration == 0.0 {
+            return expected;
         }
-        let (hopeful, loss) = choose_by(|estimate| estimate.hopeful);
-        if hopeful.num_tokens == 0 || self.explored + loss > self.settings.exploration * self.elapsed {
+        let hopeful = best_nodes(curve, &survivals(|estimate| estimate.hopeful));
+        let loss = expected_loss(curve, &means, &hopeful);
+        let is_empty = hopeful.iter().all(Vec::is_empty);
+        if is_empty || self.explored + loss > self.settings.exploration * self.elapsed {
             return none;
         }
         self.explored += loss.max(0.0);
-        hopeful.lengths
+        hopeful
     }
 
     fn exhausted(&self, curve: &CostCurve, num_sequences: usize) -> bool {
@@ -132,67 +139,69 @@ impl Gain {
         })
     }
 
-    /// Records a step. `lengths` are the verified tokens of each proposal and `accepted` how many
-    /// of them were kept; `agreed`, where it is known, says whether the first token that was *not*
-    /// verified equals the one that the target gave in its place: a judgement of an untried token
-    /// that costs nothing.
+    /// Records a step. `chosen` are the verified tokens of each proposal and `paths` those that were
+    /// kept. `next`, where it is known, says which child of the last kept token the target gave: a
+    /// judgement of tokens that were *not* verified, which costs nothing.
     ///
     /// # Errors
-    /// [`Error::Shape`] when the four differ in length, [`Error::Value`] when a length exceeds its
-    /// proposal or an accepted count its length.
+    /// [`Error::Shape`] when the four differ in length, [`Error::Value`] when the chosen tokens are
+    /// not ascending and closed under parents, or a path is none of them.
     pub fn observe(
         &mut self,
         curve: &CostCurve,
-        proposals: &[&Signals],
-        lengths: &[usize],
-        accepted: &[usize],
-        agreed: &[Option<bool>],
+        drafts: &[Draft<'_>],
+        chosen: &[Vec<usize>],
+        paths: &[Vec<usize>],
+        next: &[Next],
     ) -> Result<()> {
-        let expected = proposals.len();
-        for (what, len) in
-            [("lengths", lengths.len()), ("accepted", accepted.len()), ("agreed", agreed.len())]
-        {
+        let expected = drafts.len();
+        for (what, len) in [("chosen", chosen.len()), ("paths", paths.len()), ("next", next.len())] {
             if len != expected {
                 return Err(Error::shape(what, [len], format!("[{expected}]")));
             }
         }
-        for ((signals, &length), &accepted) in proposals.iter().zip(lengths).zip(accepted) {
-            if length > signals.len() {
-                return Err(Error::value("length", length, format!("at most {}", signals.len())));
-            }
-            if accepted > length {
-                return Err(Error::value("accepted", accepted, format!("at most {length}")));
-            }
+        for ((draft, chosen), path) in drafts.iter().zip(chosen).zip(paths) {
+            check_outcome(*draft, chosen, path)?;
         }
-        for (((signals, &length), &accepted), agreed) in
-            proposals.iter().zip(lengths).zip(accepted).zip(agreed)
-        {
-            for position in 0..accepted {
-                self.acceptance.observe(signals, position, true);
-            }
-            if accepted < length {
-                self.acceptance.observe(signals, accepted, false);
-            } else if let Some(agreed) = *agreed
-                && length < signals.len()
-            {
-                self.acceptance.observe(signals, length, agreed);
-            }
+        for (((draft, chosen), path), next) in drafts.iter().zip(chosen).zip(paths).zip(next) {
+            self.judge(*draft, chosen, path, *next);
         }
-        let (drafted, kept) = (lengths.iter().sum(), accepted.iter().sum());
+        let drafted = chosen.iter().map(Vec::len).sum();
+        let kept = paths.iter().map(Vec::len).sum();
         self.account(curve, expected, drafted, kept);
         if drafted == 0 && self.held_back.len() == expected {
-            self.recover(curve, agreed);
+            self.recover(curve, next);
         }
         Ok(())
+    }
+
+    /// Tells the estimates about every child of the pending token and of the kept ones.
+    fn judge(&mut self, draft: Draft<'_>, chosen: &[usize], path: &[usize], next: Next) {
+        let depths = draft.depths();
+        for depth in 0..=path.len() {
+            let parent = depth.checked_sub(1).map(|above| path[above]);
+            let kept = path.get(depth).copied();
+            for token in (0..draft.len()).filter(|&token| draft.parent(token) == parent) {
+                let is_right = match (kept, next) {
+                    (Some(kept), _) => kept == token,
+                    (None, _) if chosen.binary_search(&token).is_ok() => false,
+                    (None, Next::Token(given)) => given == token,
+                    (None, Next::Other) => false,
+                    (None, Next::Unknown) => continue,
+                };
+                self.acceptance.observe(draft.signals, token, depths[token], is_right);
+            }
+        }
     }
 
     /// Sums up what the drafts that were held back would have gained at least: their first tokens
     /// that agreed, less the price of all their rows. The sum starts again wherever it turns
     /// negative, so only a lasting gain ends a pause.
-    fn recover(&mut self, curve: &CostCurve, agreed: &[Option<bool>]) {
-        let num_sequences = agreed.len();
-        let rows = num_sequences + self.held_back.iter().sum::<usize>();
-        let right = self.held_back.iter().zip(agreed).filter(|&(&k, &agreed)| k > 0 && agreed == Some(true));
+    fn recover(&mut self, curve: &CostCurve, next: &[Next]) {
+        let num_sequences = next.len();
+        let rows = num_sequences + self.held_back.iter().map(Vec::len).sum::<usize>();
+        let agrees = |held: &[usize], next: Next| matches!(next, Next::Token(token) if held.contains(&token));
+        let right = self.held_back.iter().zip(next).filter(|&(held, &next)| agrees(held, next));
         if let (Some(plain), Some(actual)) = (curve.seconds(num_sequences), curve.seconds(rows)) {
             let gained = right.count() as f64 * plain / num_sequences as f64 - (actual - plain);
             let credited = if gained > 0.0 { RECOVERY_SHARE * gained } else { gained };
@@ -220,20 +229,52 @@ impl Gain {
     }
 }
 
-/// The lengths of highest tokens per second, given each chain's conditional acceptance; ties go to
-/// fewer rows. An empty draft of everything wins when nothing pays, or when the curve is unknown.
-fn best_lengths(curve: &CostCurve, chains: &[Vec<f64>]) -> Choice {
-    let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
-    for (sequence, chain) in chains.iter().enumerate() {
-        let mut survival = 1.0;
-        for (position, acceptance) in chain.iter().enumerate() {
-            survival *= acceptance;
-            candidates.push((survival, position, sequence));
+fn check_outcome(draft: Draft<'_>, chosen: &[usize], path: &[usize]) -> Result<()> {
+    for (index, &token) in chosen.iter().enumerate() {
+        if token >= draft.len() || (index > 0 && chosen[index - 1] >= token) {
+            let expected = format!("ascending and below {}", draft.len());
+            return Err(Error::value("a chosen token", token, expected));
+        }
+        if draft.parent(token).is_some_and(|parent| chosen.binary_search(&parent).is_err()) {
+            return Err(Error::value("a chosen token", token, "one whose parent is chosen"));
         }
     }
+    for (depth, &token) in path.iter().enumerate() {
+        let above = depth.checked_sub(1).map(|above| path[above]);
+        if chosen.binary_search(&token).is_err() || draft.parent(token) != above {
+            return Err(Error::value("an accepted token", token, "a chosen one, a child of the one before"));
+        }
+    }
+    Ok(())
+}
+
+/// Scales the estimates of siblings, at most one of which can be accepted, to a sum of at most 1.
+fn share_among_siblings(draft: Draft<'_>, estimates: &mut [Estimate]) {
+    const LIMIT: f64 = 0.999;
+    let mut sums = vec![(0.0, 0.0); draft.len() + 1];
+    let slot = |token| draft.parent(token).map_or(0, |parent| parent + 1);
+    for (token, estimate) in estimates.iter().enumerate() {
+        let sum = &mut sums[slot(token)];
+        *sum = (sum.0 + estimate.mean, sum.1 + estimate.hopeful);
+    }
+    for (token, estimate) in estimates.iter_mut().enumerate() {
+        let (mean, hopeful) = sums[slot(token)];
+        estimate.mean *= (LIMIT / mean).min(1.0);
+        estimate.hopeful *= (1.0 / hopeful).min(1.0);
+    }
+}
+
+/// The tokens of highest tokens per second, given each one's survival; ties go to fewer rows. None
+/// at all wins when nothing pays, or when the curve is unknown.
+fn best_nodes(curve: &CostCurve, survivals: &[Vec<f64>]) -> Nodes {
+    let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
+    for (sequence, own) in survivals.iter().enumerate() {
+        candidates.extend(own.iter().enumerate().map(|(token, &survival)| (survival, token, sequence)));
+    }
+    // A parent comes before its child, so where they tie it is taken first.
     candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
 
-    let num_sequences = chains.len();
+    let num_sequences = survivals.len();
     let mut tokens = num_sequences as f64;
     let rate = |tokens: f64, rows| curve.seconds(rows).map_or(0.0, |seconds| tokens / seconds);
     let (mut best, mut best_rate) = (0, rate(tokens, num_sequences));
@@ -244,25 +285,20 @@ fn best_lengths(curve: &CostCurve, chains: &[Vec<f64>]) -> Choice {
             (best, best_rate) = (index + 1, rate);
         }
     }
-    let mut lengths = vec![0; num_sequences];
-    for &(_, position, sequence) in &candidates[..best] {
-        lengths[sequence] = lengths[sequence].max(position + 1);
+    let mut nodes = vec![Vec::new(); num_sequences];
+    for &(_, token, sequence) in &candidates[..best] {
+        nodes[sequence].push(token);
     }
-    Choice { lengths, num_tokens: best }
+    nodes.iter_mut().for_each(|own| own.sort_unstable());
+    nodes
 }
 
-/// Seconds that verifying these lengths is expected to lose against plain steps.
-fn expected_loss(curve: &CostCurve, estimates: &[Vec<Estimate>], lengths: &[usize]) -> f64 {
-    let num_sequences = lengths.len();
-    let mut gained = 0.0;
-    for (chain, &length) in estimates.iter().zip(lengths) {
-        let mut survival = 1.0;
-        for estimate in &chain[..length] {
-            survival *= estimate.mean;
-            gained += survival;
-        }
-    }
-    let rows = num_sequences + lengths.iter().sum::<usize>();
+/// Seconds that verifying these tokens is expected to lose against plain steps.
+fn expected_loss(curve: &CostCurve, survivals: &[Vec<f64>], nodes: &[Vec<usize>]) -> f64 {
+    let num_sequences = nodes.len();
+    let gained: f64 =
+        survivals.iter().zip(nodes).flat_map(|(own, nodes)| nodes.iter().map(|&node| own[node])).sum();
+    let rows = num_sequences + nodes.iter().map(Vec::len).sum::<usize>();
     match (curve.seconds(num_sequences), curve.seconds(rows)) {
         (Some(plain), Some(actual)) => actual - plain - gained * plain / num_sequences as f64,
         _ => 0.0,

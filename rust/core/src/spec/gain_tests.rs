@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::spec::Signals;
 
 fn staircase() -> CostCurve {
     let mut curve = CostCurve::default();
@@ -34,7 +35,57 @@ fn brute_force(curve: &CostCurve, chains: &[Vec<f64>]) -> f64 {
     }
 }
 
+fn best_lengths(curve: &CostCurve, chains: &[Vec<f64>]) -> Vec<usize> {
+    let survivals: Vec<Vec<f64>> =
+        chains.iter().map(|chain| (1..=chain.len()).map(|k| chain[..k].iter().product()).collect()).collect();
+    best_nodes(curve, &survivals)
+        .into_iter()
+        .map(|nodes| {
+            assert!(nodes.iter().enumerate().all(|(index, &node)| index == node));
+            nodes.len()
+        })
+        .collect()
+}
+
+/// The best rate over all sets of tokens that are closed under parents.
+fn best_subtree(curve: &CostCurve, draft: Draft<'_>, survivals: &[f64]) -> f64 {
+    (0u32..1 << draft.len())
+        .filter(|set| {
+            (0..draft.len()).all(|token| {
+                set >> token & 1 == 0 || draft.parent(token).is_none_or(|parent| set >> parent & 1 == 1)
+            })
+        })
+        .map(|set| {
+            let gained: f64 =
+                (0..draft.len()).map(|token| f64::from(set >> token & 1) * survivals[token]).sum();
+            (1.0 + gained) / curve.seconds(1 + set.count_ones() as usize).unwrap()
+        })
+        .fold(0.0, f64::max)
+}
+
 proptest! {
+    #[test]
+    fn finds_the_best_subtree(
+        tokens in prop::collection::vec((0.0f64..0.999, 0usize..9), 0..9),
+        steps in prop::collection::vec((1usize..12, 0.01f64..0.3), 1..8),
+    ) {
+        let mut curve = CostCurve::default();
+        steps.iter().for_each(|&(rows, seconds)| curve.observe(rows, seconds));
+        let mut signals = Signals::default();
+        tokens.iter().for_each(|&(confidence, _)| signals.push(0, 0, confidence as f32));
+        let parents: Vec<i32> =
+            tokens.iter().enumerate().map(|(index, &(_, parent))| (parent % (index + 1)) as i32 - 1).collect();
+        let draft = Draft::new(&signals, Some(&parents)).unwrap();
+        let mut gain = Gain::new(Settings { exploration: 0.0, ..Settings::default() }).unwrap();
+        let survivals = draft.survivals(gain.estimates(draft).iter().map(|estimate| estimate.mean));
+        let nodes = gain.choose(&curve, &[draft]).remove(0);
+        check_outcome(draft, &nodes, &[]).unwrap();
+        let gained: f64 = nodes.iter().map(|&node| survivals[node]).sum();
+        let got = (1.0 + gained) / curve.seconds(1 + nodes.len()).unwrap();
+        let best = best_subtree(&curve, draft, &survivals);
+        prop_assert!(got >= best * (1.0 - 1e-6), "{got} < {best} with {nodes:?}");
+    }
+
     #[test]
     fn finds_the_global_maximum(
         chains in prop::collection::vec(prop::collection::vec(0.0f64..0.999, 0..6), 1..4),
@@ -42,24 +93,23 @@ proptest! {
     ) {
         let mut curve = CostCurve::default();
         steps.iter().for_each(|&(rows, seconds)| curve.observe(rows, seconds));
-        let choice = best_lengths(&curve, &chains);
-        let (got, best) = (rate(&curve, &chains, &choice.lengths), brute_force(&curve, &chains));
-        prop_assert!(got >= best * (1.0 - 1e-6), "{} < {} with {:?}", got, best, choice.lengths);
-        prop_assert_eq!(choice.lengths.iter().sum::<usize>(), choice.num_tokens);
+        let lengths = best_lengths(&curve, &chains);
+        let (got, best) = (rate(&curve, &chains, &lengths), brute_force(&curve, &chains));
+        prop_assert!(got >= best * (1.0 - 1e-6), "{} < {} with {:?}", got, best, lengths);
     }
 }
 
 #[test]
 fn jumps_a_step_of_the_staircase_only_as_a_whole() {
     let curve = staircase();
-    assert_eq!(best_lengths(&curve, &[vec![0.6]]).lengths, [0]);
-    assert_eq!(best_lengths(&curve, &[vec![0.6; 15]]).lengths, [15]);
-    assert_eq!(best_lengths(&curve, &[vec![0.3; 15]]).lengths, [0]);
+    assert_eq!(best_lengths(&curve, &[vec![0.6]]), [0]);
+    assert_eq!(best_lengths(&curve, &[vec![0.6; 15]]), [15]);
+    assert_eq!(best_lengths(&curve, &[vec![0.3; 15]]), [0]);
 }
 
 #[test]
 fn rows_go_to_the_sequences_that_are_likely_to_use_them() {
-    let lengths = best_lengths(&staircase(), &[vec![0.95; 30], vec![0.1; 30], vec![]]).lengths;
+    let lengths = best_lengths(&staircase(), &[vec![0.95; 30], vec![0.1; 30], vec![]]);
     assert!(lengths[0] >= 12 && lengths[1] <= 1 && lengths[2] == 0, "{lengths:?}");
 }
 
@@ -67,6 +117,27 @@ fn rows_go_to_the_sequences_that_are_likely_to_use_them() {
 fn noise(state: &mut u64) -> f64 {
     *state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
     (*state >> 11) as f64 / (1u64 << 53) as f64
+}
+
+/// One step with a chain whose first `matching` tokens are right; returns verified and kept tokens.
+fn step(
+    gain: &mut Gain,
+    curve: &CostCurve,
+    signals: &Signals,
+    matching: usize,
+    told: bool,
+) -> (usize, usize) {
+    let draft = Draft::chain(signals);
+    let chosen = gain.choose(curve, &[draft]);
+    let length = chosen[0].len();
+    let accepted = matching.min(length);
+    let next = match told {
+        false => Next::Unknown,
+        true if matching > length && length < signals.len() => Next::Token(length),
+        true => Next::Other,
+    };
+    gain.observe(curve, &[draft], &chosen, &[(0..accepted).collect()], &[next]).unwrap();
+    (length, accepted)
 }
 
 /// Decodes at least `num_tokens` tokens with drafts whose tokens are accepted with probability
@@ -86,13 +157,10 @@ fn simulate(
     let mut random = 7;
     let (mut tokens, mut seconds) = (0, 0.0);
     while tokens < num_tokens {
-        let lengths = gain.choose(&curve, &[&signals]);
         let matching = (0..15).take_while(|_| noise(&mut random) < acceptance).count();
-        let accepted = matching.min(lengths[0]);
-        let agreed = told.then_some(matching > lengths[0]);
-        gain.observe(&curve, &[&signals], &lengths, &[accepted], &[agreed]).unwrap();
+        let (length, accepted) = step(&mut gain, &curve, &signals, matching, told);
         tokens += accepted + 1;
-        seconds += curve.seconds(1 + lengths[0]).unwrap();
+        seconds += curve.seconds(1 + length).unwrap();
     }
     let plain = curve.seconds(1).unwrap();
     let best = 1.0 / brute_force(&curve, &[vec![acceptance; 15]]);
@@ -136,14 +204,7 @@ fn a_pause_ends_soon_once_the_next_tokens_agree() {
     let mut signals = Signals::default();
     (0..15).for_each(|_| signals.push(40, 1, 0.5));
     let mut decode = |steps: usize, matching: usize, told: bool| -> usize {
-        (0..steps)
-            .filter(|_| {
-                let length = gain.choose(&curve, &[&signals])[0];
-                let agreed = told.then_some(matching > length);
-                gain.observe(&curve, &[&signals], &[length], &[matching.min(length)], &[agreed]).unwrap();
-                length > 0
-            })
-            .count()
+        (0..steps).filter(|_| step(&mut gain, &curve, &signals, matching, told).0 > 0).count()
     };
     assert!(decode(40, 0, true) < 10);
     assert!(decode(40, 15, true) > 25);
@@ -152,22 +213,49 @@ fn a_pause_ends_soon_once_the_next_tokens_agree() {
 #[test]
 fn nothing_is_spent_without_a_curve_or_a_proposal() {
     let mut gain = Gain::new(Settings::default()).unwrap();
-    let mut signals = Signals::default();
+    let (mut signals, empty) = (Signals::default(), Signals::default());
     signals.push(90, 1, 0.9);
-    assert_eq!(gain.choose(&CostCurve::default(), &[&signals]), [0]);
-    assert_eq!(gain.choose(&staircase(), &[&Signals::default(), &Signals::default()]), [0, 0]);
+    assert_eq!(gain.choose(&CostCurve::default(), &[Draft::chain(&signals)]), [[0; 0]]);
+    assert_eq!(gain.choose(&staircase(), &[Draft::chain(&empty); 2]), [[0; 0]; 2]);
     assert!(gain.choose(&staircase(), &[]).is_empty());
+}
+
+#[test]
+fn siblings_are_judged_by_the_one_that_was_kept() {
+    let mut gain = Gain::new(Settings::default()).unwrap();
+    let mut signals = Signals::default();
+    [0.5, 0.4, 0.5].iter().for_each(|&confidence| signals.push(0, 0, confidence));
+    let draft = Draft::new(&signals, Some(&[-1, -1, 1])).unwrap();
+    let sum = |gain: &Gain| {
+        let estimates = gain.estimates(draft);
+        [estimates[0].mean, estimates[1].mean]
+    };
+    for _ in 0..60 {
+        let next = [Next::Token(2)];
+        gain.observe(&staircase(), &[draft], &[vec![0, 1]], &[vec![1]], &next).unwrap();
+    }
+    let [first, second] = sum(&gain);
+    assert!(first < 0.55 && second > 0.4 && first + second <= 1.0, "{first} {second}");
+    assert!(gain.estimates(draft)[2].mean > 0.9);
 }
 
 #[test]
 fn refuses_outcomes_that_cannot_be() {
     let mut gain = Gain::new(Settings::default()).unwrap();
     let mut signals = Signals::default();
-    signals.push(3, 1, 0.9);
+    (0..3).for_each(|_| signals.push(3, 1, 0.9));
     let curve = staircase();
-    assert!(gain.observe(&curve, &[&signals], &[2], &[0], &[None]).is_err());
-    assert!(gain.observe(&curve, &[&signals], &[1], &[2], &[None]).is_err());
-    assert!(gain.observe(&curve, &[&signals], &[1], &[], &[None]).is_err());
+    let draft = Draft::new(&signals, Some(&[-1, 0, -1])).unwrap();
+    let next = [Next::Unknown];
+    let mut observe = |chosen: &[usize], path: &[usize]| {
+        gain.observe(&curve, &[draft], &[chosen.to_vec()], &[path.to_vec()], &next).is_ok()
+    };
+    assert!(observe(&[0, 1, 2], &[0, 1]) && observe(&[2], &[2]) && observe(&[], &[]));
+    assert!(!observe(&[3], &[]) && !observe(&[1], &[]) && !observe(&[2, 0], &[]));
+    assert!(!observe(&[0, 1], &[1]) && !observe(&[0], &[2]) && !observe(&[0, 2], &[0, 2]));
+    assert!(gain.observe(&curve, &[draft], &[vec![]], &[], &next).is_err());
+    assert!(Draft::new(&signals, Some(&[-1])).is_err());
+    assert!(Draft::new(&signals, Some(&[-1, 1, 0])).is_err());
     assert!(Gain::new(Settings { exploration: 1.0, ..Settings::default() }).is_err());
     assert!(Gain::new(Settings { memory: 0.0, ..Settings::default() }).is_err());
 }

@@ -63,3 +63,95 @@ pub struct Proposal {
     /// One item a token.
     pub signals: Signals,
 }
+
+/// A proposal as a stop rule sees it: what the source knows of each token, and a tree's shape.
+#[derive(Debug, Clone, Copy)]
+pub struct Draft<'a> {
+    /// One item a token.
+    pub signals: &'a Signals,
+    /// For each token the index of its parent, before it, or -1 for the pending token; `None` is a
+    /// chain. See [`Draft::new`].
+    pub parents: Option<&'a [i32]>,
+}
+
+impl<'a> Draft<'a> {
+    /// A chain.
+    #[must_use]
+    pub fn chain(signals: &'a Signals) -> Self {
+        Self { signals, parents: None }
+    }
+
+    /// A tree, or a chain.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) unless there is one parent a token,
+    /// [`Error::Value`](crate::Error::Value) unless parents come first.
+    pub fn new(signals: &'a Signals, parents: Option<&'a [i32]>) -> crate::Result<Self> {
+        if let Some(parents) = parents {
+            if parents.len() != signals.len() {
+                return Err(crate::Error::shape("parents", [parents.len()], format!("[{}]", signals.len())));
+            }
+            for (index, &parent) in parents.iter().enumerate() {
+                if parent < -1 || parent >= index as i32 {
+                    let expected = format!("-1 to {}: parents come first", index as i32 - 1);
+                    return Err(crate::Error::value("a draft token's parent", parent, expected));
+                }
+            }
+        }
+        Ok(Self { signals, parents })
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.signals.len()
+    }
+
+    /// Whether nothing was proposed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The token before this one on its path; `None` for a child of the pending token.
+    #[must_use]
+    pub fn parent(&self, token: usize) -> Option<usize> {
+        match self.parents {
+            None => token.checked_sub(1),
+            Some(parents) => usize::try_from(parents[token]).ok(),
+        }
+    }
+
+    /// How many tokens each has before it on its path.
+    #[must_use]
+    pub fn depths(&self) -> Vec<usize> {
+        let mut depths: Vec<usize> = Vec::with_capacity(self.len());
+        for token in 0..self.len() {
+            let depth = self.parent(token).map_or(0, |parent| depths[parent] + 1);
+            depths.push(depth);
+        }
+        depths
+    }
+
+    /// The probability of each token's whole path, from those of tokens given their parents.
+    #[must_use]
+    pub fn survivals(&self, given_parent: impl Iterator<Item = f64>) -> Vec<f64> {
+        let mut survivals: Vec<f64> = Vec::with_capacity(self.len());
+        for (token, probability) in given_parent.enumerate() {
+            let above = self.parent(token).map_or(1.0, |parent| survivals[parent]);
+            survivals.push(above * probability);
+        }
+        survivals
+    }
+}
+
+/// What the target gave after the kept tokens of a draft.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Nobody said.
+    Unknown,
+    /// A token that is no child of the last kept one in the proposal.
+    Other,
+    /// This child, which was not verified.
+    Token(usize),
+}

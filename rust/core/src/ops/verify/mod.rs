@@ -25,7 +25,8 @@ use crate::ops::warp::Warp;
 use crate::parallel::{Parallel, Serial};
 use crate::rng::{MAX_NODES, Stream};
 use crate::simd::Isa;
-use walk::{Accepted, Walk, Workspace};
+pub(super) use walk::Workspace;
+use walk::{Accepted, Walk};
 
 /// How a draft is verified. All but [`Rule::Typical`] keep the target's law exactly.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -26,6 +26,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
+    /// What draws of a draft need: a law to fill, and what fills it.
+    pub(crate) fn for_draws(&mut self) -> (&mut Law, &mut Warper, &mut Counts) {
+        (&mut self.q, &mut self.warper, &mut self.counts)
+    }
+
     /// Lends the calling thread's workspace.
     pub(crate) fn with<T>(work: impl FnOnce(&mut Self) -> T) -> T {
         thread_local! {

@@ -1,0 +1,93 @@
+"""The proposer of a source that draws its tokens from logits, whatever the shape."""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from hornbeam._native import Signals
+from hornbeam.spec.growth import Grown, Growth, Node, Shape, Tree
+from hornbeam.spec.protocols import Ask, Law, Outcome, Run
+from hornbeam.spec.record import Record
+
+__all__ = ["Shaped"]
+
+
+class Shaped(ABC):
+    """Drives a shape over all sequences of a run. A source derives from it and implements
+    :meth:`begin`, :meth:`expand`, and what it needs of ``start``, ``observe`` and ``finish``, calling
+    these of this class.
+
+    ``trees`` holds the last draft of each sequence, by its index in the run: tokens that were added and
+    not dropped by the shape.
+    """
+
+    hidden_layers: tuple[int, ...] = ()
+
+    def __init__(self, run: Run, shape: Shape) -> None:
+        self.run = run
+        self.shape = shape
+        self.record = Record(run.lm.cost_curve)
+        self.asks: list[Ask] = []
+        #: The trees of the draft that grows, in the order of the asks.
+        self.growing: list[Tree] = []
+        self.trees: dict[int, Tree] = {}
+
+    @property
+    def law(self) -> Law:
+        """That of the shape."""
+        return self.shape.law
+
+    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+        """Nothing of the prompt needs to be seen."""
+        return len(prompt_ids)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Grown]:
+        """One draft for each ask."""
+        self.asks = list(asks)
+        self.record.num_sequences = max(len(self.asks), 1)
+        growth = Growth(self.run, self.asks, self._timed_expand, self.shape.law, self.record)
+        self.begin(growth)
+        self.growing = growth.trees
+        self.shape.grow(growth)
+        self.trees = {ask.index: tree for ask, tree in zip(self.asks, growth.trees, strict=True)}
+        return growth.finish()
+
+    def outline(self, ask: Ask) -> Grown | None:
+        """The tree that would be drawn, with acceptances by rank as confidences."""
+        parents = self.shape.outline(self.record, ask.max_tokens)
+        if parents is None:
+            return None
+        ranks: list[int] = []
+        seen: dict[int, int] = {}
+        for parent in parents:
+            ranks.append(seen.get(parent, 0))
+            seen[parent] = ranks[-1] + 1
+        acceptance = self.record.acceptance(max(ranks, default=-1) + 1)
+        return Grown([0] * len(parents), Signals([acceptance[rank] for rank in ranks]), parents)
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Records a forward pass."""
+        for outcome in outcomes:
+            self.record.observe(outcome)
+
+    def finish(self, index: int) -> None:
+        """Ends a sequence."""
+        self.trees.pop(index, None)
+
+    def begin(self, growth: Growth) -> None:
+        """Called before a draft grows. ``growth.trees[i]`` belongs to ``self.asks[i]``."""
+        return
+
+    @abstractmethod
+    def expand(self, nodes: Sequence[Node]) -> Tensor:
+        """The draft's raw logits after each node; see :class:`hornbeam.spec.growth.Expand`."""
+
+    def _timed_expand(self, nodes: Sequence[Node]) -> Tensor:
+        begin = time.perf_counter()
+        logits = self.expand(nodes)
+        self.record.observe_level(time.perf_counter() - begin)
+        return logits

@@ -1,0 +1,138 @@
+"""Drafts by a second, smaller language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from hornbeam.errors import ArgumentError
+from hornbeam.spec.branches import Key, NodeBranches
+from hornbeam.spec.growth import Growth, Node, Shape, Tree
+from hornbeam.spec.protocols import Ask, Law, Run
+from hornbeam.spec.shape import Chain
+from hornbeam.spec.shaped import Shaped
+
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
+    from hornbeam.tree import Branch, Step
+
+__all__ = ["SmallModel"]
+
+# A draft that has more tokens to catch up with takes a step of its own for them.
+CATCH_UP_ROWS = 64
+
+
+@dataclass(frozen=True)
+class SmallModel:
+    """Any second :class:`hornbeam.LM` with the target's vocabulary, drafting on its own prefix tree.
+
+    The drafts of all sequences grow together, a level of all of them in one ragged forward pass. What
+    was accepted is not computed again, what was rejected is released.
+
+    Args:
+        lm: the draft model.
+        shape: which tree it drafts, see :mod:`hornbeam.spec.shape`.
+
+    Raises:
+        ArgumentError: from ``generate``, if the vocabularies differ in size.
+    """
+
+    lm: LM
+    shape: Shape = field(default_factory=Chain)
+
+    @property
+    def law(self) -> Law:
+        """That of the shape."""
+        return self.shape.law
+
+    def open(self, run: Run) -> SmallModelProposer:
+        """Begins a run."""
+        ours, theirs = self.lm.runner.shape.vocab_size, run.lm.runner.shape.vocab_size
+        if ours != theirs:
+            raise ArgumentError(f"the draft model has a vocabulary of {ours}, expected the target's {theirs}")
+        return SmallModelProposer(run, self)
+
+
+class SmallModelProposer(Shaped):
+    """:class:`SmallModel` at work."""
+
+    def __init__(self, run: Run, settings: SmallModel) -> None:
+        super().__init__(run, settings.shape)
+        self.lm = settings.lm
+        self._nodes = NodeBranches(self.lm.tree, self._forward)
+        # Of each sequence a branch of certain tokens, and none besides.
+        self._branches: dict[int, Branch] = {}
+
+    def begin(self, growth: Growth) -> None:
+        """Moves every sequence's branch to what is certain by now, and computes what is far behind."""
+        for ask in self.asks:
+            if ask.index in self.trees:
+                self._follow(ask, self.trees[ask.index])
+        self._nodes.clear(self._branches.values())
+        for tree in growth.trees:
+            ask = tree.ask
+            # The draft's own positions may end before the target's.
+            tree.ask = replace(ask, max_tokens=min(ask.max_tokens, self.lm.max_positions - ask.position))
+            if tree.ask.max_tokens > 0:
+                self._catch_up(ask)
+
+    def _follow(self, ask: Ask, drafted: Tree) -> None:
+        """Takes up the branch of the last drafted token that became certain, if it was expanded."""
+        token = -1
+        # Not the pending token itself, even if it was expanded: its row gives the root's logits.
+        for certain in ask.output[drafted.ask.position - len(ask.prompt) : -1]:
+            children = [i for i, parent in enumerate(drafted.parents) if parent == token]
+            found = [i for i in children if drafted.tokens[i] == certain and self._nodes.get((ask.index, i))]
+            branch = self._nodes.get((ask.index, found[0])) if found else None
+            if branch is None:
+                return
+            token = found[0]
+            self._branches[ask.index] = branch
+
+    def _catch_up(self, ask: Ask) -> None:
+        """Computes all certain tokens but the last few, in steps of their own."""
+        branch = self._branches.get(ask.index)
+        if branch is None:
+            branch = self.lm.tree.match(ask.prompt, max_tokens=len(ask.prompt))
+            self._branches[ask.index] = branch
+        while len(rest := _rest(ask, branch)) > CATCH_UP_ROWS:
+            rows = rest[: min(len(rest) - 1, self.lm.prefill_rows)]
+            with self.lm.tree.step([(branch, rows, None)]) as step:
+                self._forward(step, [len(rows) - 1])
+                step.commit([range(len(rows))])
+
+    def expand(self, nodes: Sequence[Node]) -> Tensor:
+        """One ragged forward pass: of a root the tokens to catch up with, of another node its own."""
+        keys = [(self.growing[node.tree].ask.index, node.token) for node in nodes]
+        requests: list[tuple[Key | Branch, list[int]]] = []
+        for node, (index, token) in zip(nodes, keys, strict=True):
+            tree = self.growing[node.tree]
+            if token < 0:
+                branch = self._branches[index]
+                requests.append((branch, _rest(tree.ask, branch)))
+            else:
+                requests.append(((index, tree.parents[token]), [tree.tokens[token]]))
+        return self._nodes.expand(keys, requests)
+
+    def _forward(self, step: Step, rows: Sequence[int]) -> Tensor:
+        return self.lm.runner.forward(self.lm.tree, step, logits_rows=rows).logits
+
+    def finish(self, index: int) -> None:
+        """Releases the sequence's branch; its tokens stay cached."""
+        super().finish(index)
+        branch = self._branches.pop(index, None)
+        if branch is not None:
+            branch.release()
+        if not self._branches:
+            self._nodes.clear()
+
+
+def _rest(ask: Ask, branch: Branch) -> list[int]:
+    """The certain tokens that a branch does not hold yet."""
+    begin = branch.length
+    if begin >= len(ask.prompt):
+        return list(ask.output[begin - len(ask.prompt) :])
+    return [*ask.prompt[begin:], *ask.output]
