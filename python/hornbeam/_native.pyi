@@ -275,6 +275,7 @@ class CudaPlan:
         num_heads: int,
         num_kv_heads: int,
         multiprocessors: int,
+        num_rows: int | None = None,
         share: bool = True,
         blocks: int | None = None,
         least_tiles: int | None = None,
@@ -299,28 +300,30 @@ class CudaLane:
     def num_devices(self) -> int: ...
     def device(self, index: int) -> dict[str, Any]: ...
     def prepare(self, device: int) -> None: ...
-    def write_rows(
-        self, k: Tensor, v: Tensor, words: Tensor, chunk: Tensor, layer: int, num_kv_heads: int
-    ) -> None: ...
-    def move_rows(self, addresses: Tensor, moves: Tensor, chunk: Tensor, by_page: bool) -> None: ...
-    def tree_attention(
-        self,
-        q: Tensor,
-        words: Tensor,
-        chunk: Tensor,
-        out: Tensor,
-        lse: Tensor | None,
-        workspace: Tensor,
-        extent: tuple[int, int],
-        partial_rows: int,
-        layer: int,
-        num_kv_heads: int,
-        scale: float | None,
-        window: int | None,
-        soft_cap: float | None,
-        sinks: Tensor | None,
-    ) -> None: ...
 
+def cuda_write_rows(
+    lane: CudaLane, k: Tensor, v: Tensor, words: Tensor, chunk: Tensor, layer: int, num_kv_heads: int
+) -> None: ...
+def cuda_move_rows(
+    lane: CudaLane, addresses: Tensor, moves: Tensor, chunk: Tensor, by_page: bool
+) -> None: ...
+def cuda_tree_attention(
+    lane: CudaLane,
+    q: Tensor,
+    words: Tensor,
+    chunk: Tensor,
+    out: Tensor,
+    lse: Tensor | None,
+    workspace: Tensor,
+    extent: tuple[int, int],
+    partial_rows: int,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+) -> None: ...
 def cuda_sample(
     lane: CudaLane,
     logits: Tensor,

@@ -14,6 +14,7 @@ from collections.abc import Sequence as Seq
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from hornbeam import ops
@@ -23,6 +24,8 @@ from hornbeam.sequence import Generation, Options, Piece, Sequence, Source, Stat
 from hornbeam.spec.protocols import Outcome
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from hornbeam.lm import LM
     from hornbeam.tree import Branch, Step
 
@@ -157,12 +160,15 @@ class Decoding:
             drafts = self.drafting.propose(active)
         requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
         with self.lm.tree.step(requests) as step:
+            begin = time.perf_counter()
             with self._phase("forward"):
-                begin = time.perf_counter()
                 output = self._forward(step)
-                self.lm.cost_curve.observe(step.num_rows, time.perf_counter() - begin)
+                seconds = time.perf_counter() - begin
             with self._phase("verify"):
                 verdicts = self.drafting.verify(active, drafts, output.logits)
+            if self.lm.runner.is_asynchronous:  # the pass has ended when the verdicts are read
+                seconds = time.perf_counter() - begin
+            self.lm.cost_curve.observe(step.num_rows, seconds)
             kept: list[list[Piece]] = []
             for sequence, draft, verdict in zip(active, drafts, verdicts, strict=True):
                 stats = sequence.stats
@@ -211,7 +217,15 @@ class Decoding:
         if output.hidden is None:
             return [None for _ in step.rows]
         layers = [output.hidden[layer] for layer in self.drafting.hidden_layers]
-        return [torch.stack([layer[own] for layer in layers], dim=1) for own in step.rows]
+        return [torch.stack([layer[_run(own)] for layer in layers], dim=1) for own in step.rows]
+
+
+def _run(rows: NDArray[np.int64]) -> slice | torch.Tensor:
+    """Rows as an index; a slice where they are neighbours, so that none is sent to a device."""
+    first = int(rows[0])
+    if bool((np.diff(rows) == 1).all()):
+        return slice(first, first + len(rows))
+    return torch.from_numpy(rows)
 
 
 def _remaining(sequence: Sequence) -> int:

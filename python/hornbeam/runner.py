@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from hornbeam import ops
+from hornbeam import cuda, ops
 from hornbeam.errors import ArgumentError, MissingExtra, StateError, UnsupportedModel
 from hornbeam.fast_linear import FastLinear
 
 if TYPE_CHECKING:
+    from hornbeam._native import Plan
     from hornbeam.tree import PrefixTree, Step
 
 __all__ = ["ModelShape", "Output", "Runner"]
@@ -146,9 +147,13 @@ class _PagedAttention:
         self.tree = tree
         self.chunks = tree.chunks
         self.layer_map = tree.layer_map
-        self.plan = step.plan
+        self.plan: Plan | cuda.DevicePlan = step.plan
+        if cuda.is_on_device(self.chunks[0]):
+            self.plan = cuda.DevicePlan(
+                step.plan, self.chunks, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads
+            )
         self.num_kv_heads = shape.num_kv_heads
-        self.num_rows = step.token_ids.shape[0]
+        self.num_rows = step.num_rows
         self.dense = step.is_dense and self.num_rows >= DENSE_ROWS
         self.rounds = tree.dtype != shape.dtype
 
@@ -216,6 +221,16 @@ class Runner:
         self._linear = FastLinear(model)
         self.shape = self._probe()
 
+    @property
+    def is_asynchronous(self) -> bool:
+        """Whether :meth:`forward` returns before the device is done."""
+        return self.shape.device.type != "cpu"
+
+    def wait(self) -> None:
+        """Waits until the device has done everything that was asked of it."""
+        if self.is_asynchronous:
+            torch.cuda.synchronize(self.shape.device)
+
     def forward(
         self,
         tree: PrefixTree,
@@ -226,20 +241,16 @@ class Runner:
     ) -> Output:
         """Runs the rows of an open step; their keys and values are in the pages afterwards.
 
-        ``logits_rows`` names the rows whose logits are wanted, in the order wanted; ``None`` means all.
+        On a device, returns before that: what reads the outputs waits. ``logits_rows`` names the rows
+        whose logits are wanted, in the order wanted; ``None`` means all.
         The caller commits or rolls back.
         """
-        rows: int | torch.Tensor = 0
+        inputs = [step.host_token_ids, step.host_positions]
         if logits_rows is not None:
-            rows = torch.as_tensor(logits_rows, dtype=torch.int64, device=self.shape.device)
+            inputs.append(torch.as_tensor(logits_rows, dtype=torch.int64))
+        token_ids, positions, *rows = cuda.upload(inputs, self.shape.device)
         attention = _PagedAttention(tree, step, self.shape)
-        result = self._call(
-            step.token_ids.to(self.shape.device),
-            step.positions.to(self.shape.device),
-            attention,
-            rows,
-            hidden,
-        )
+        result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
         states = None
         if hidden:
             states = tuple(state[0] for state in result.hidden_states)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native
+from hornbeam.cuda import upload
 from hornbeam.errors import ArgumentError, OutOfPages, StateError
 from hornbeam.ops.rows import move_page_rows, move_rows
 
@@ -148,12 +149,22 @@ class Step:
     @property
     def token_ids(self) -> Tensor:
         """int64 `[num_rows]` in row order, on the tree's device."""
-        return _int64(self._token_ids).to(self._tree.device)
+        return upload([self.host_token_ids], self._tree.device)[0]
 
     @property
     def positions(self) -> Tensor:
         """Logical positions, int64 `[num_rows]` in row order, on the tree's device."""
-        return _int64(self._positions).to(self._tree.device)
+        return upload([self.host_positions], self._tree.device)[0]
+
+    @property
+    def host_token_ids(self) -> Tensor:
+        """As :attr:`token_ids`, on the CPU."""
+        return _int64(self._token_ids)
+
+    @property
+    def host_positions(self) -> Tensor:
+        """As :attr:`positions`, on the CPU."""
+        return _int64(self._positions)
 
     @property
     def rows(self) -> list[NDArray[np.int64]]:

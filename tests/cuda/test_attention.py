@@ -38,7 +38,8 @@ def on_device(
     if isinstance(sinks := options.get("sinks"), torch.Tensor):
         options = {**options, "sinks": sinks.to(DEVICE)}
     arguments = {"scale": None, "window": None, "soft_cap": None, "sinks": None, **options}
-    simt.lane.tree_attention(
+    _native.cuda_tree_attention(
+        simt.lane,
         q,
         words,
         chunks[0],
@@ -178,9 +179,54 @@ def test_a_buffer_with_room_serves_a_larger_plan() -> None:
         q = torch.randn(16, 4, case.head_dim, device=DEVICE)
         out = torch.full_like(q, torch.nan)
         workspace = torch.empty(64 * 4 * (case.head_dim + 2), device=DEVICE)
-        simt.lane.tree_attention(
-            q, buffer, chunks[0], out, None, workspace, (64, 16), 64, 0, 2, None, None, None, None
+        _native.cuda_tree_attention(
+            simt.lane, q, buffer, chunks[0], out, None, workspace, (64, 16), 64, 0, 2, None, None, None, None
         )
         want, _ = reference.tree_attention(q[:rows].cpu(), case.chunks, case.plan, layer=0, num_kv_heads=2)
         torch.testing.assert_close(out[:rows].cpu().double(), want, atol=2e-5, rtol=2e-5)
         assert out[rows:].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_padded_rows_give_zeros_and_are_written_nowhere(simt: Emulation | Device, dtype: torch.dtype) -> None:
+    """As a captured step has them: more rows than the plan, which nothing refers to."""
+    random = np.random.default_rng(8)
+    for group, padding in [(1, 1), (4, 5), (8, 40)]:
+        case = forest(random, dtype=dtype, prefix_keys=70)
+        rows = case.plan.num_rows
+        packed, words, chunks = upload(case, case.num_kv_heads * group, num_rows=rows + padding)
+        assert packed.num_rows == rows + padding
+        q = torch.full((rows + padding, case.num_kv_heads * group, case.head_dim), torch.nan).to(dtype)
+        q[:rows] = queries(case, group, dtype)
+        k = torch.full((2, rows + padding, case.num_kv_heads, case.head_dim), torch.nan).to(dtype)
+        k[:, :rows] = torch.randn(k[:, :rows].shape)
+        plain = [chunk.clone() for chunk in case.chunks]
+        ops.write_rows(*k[:, :rows], plain, case.plan, layer=0, num_kv_heads=case.num_kv_heads)
+        _native.cuda_write_rows(simt.lane, *k.to(DEVICE), words, chunks[0], 0, case.num_kv_heads)
+        for one, other in zip(chunks, plain, strict=True):
+            assert torch.equal(one.cpu(), other)
+        out = torch.full_like(q, torch.nan)
+        lse = torch.full(q.shape[:2], torch.nan, device=DEVICE)
+        size = packed.num_partial_rows * q.shape[1] * (case.head_dim + 2)
+        _native.cuda_tree_attention(
+            simt.lane,
+            q.to(DEVICE),
+            words,
+            chunks[0],
+            out,
+            lse,
+            torch.empty(size, device=DEVICE),
+            # What a graph was captured for: fewer blocks than items, more than merged rows.
+            (1, 100),
+            packed.num_partial_rows,
+            0,
+            case.num_kv_heads,
+            None,
+            None,
+            None,
+            None,
+        )
+        want = ops.tree_attention(q[:rows], plain, case.plan, layer=0, num_kv_heads=case.num_kv_heads)
+        torch.testing.assert_close(out[:rows].cpu().double(), want.double(), atol=5e-2, rtol=5e-2)
+        assert not out[rows:].any()
+        assert bool((lse[rows:] == -torch.inf).all())

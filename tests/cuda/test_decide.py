@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from hornbeam import Warp, cuda, ops
+from hornbeam.cuda import device
 from hornbeam.errors import ArgumentError, LogitsError
 from tests.cuda.emulator import DEVICE, backend
 from tests.cuda.plans import DTYPES
@@ -37,7 +38,7 @@ WARPS = [
 @pytest.fixture(autouse=True)
 def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
     """hornbeam.cuda on CPU tensors, by the emulation."""
-    monkeypatch.setattr(cuda, "_lane", backend().lane)
+    monkeypatch.setattr(device, "_lane", backend().lane)
     backend().seed(3)
 
 
@@ -60,7 +61,7 @@ def on_device(logits: torch.Tensor, warp: Warp | list[Warp], **draws: Any) -> to
     none = torch.empty(0, dtype=torch.int32)
     offsets = torch.zeros(batch + 1, dtype=torch.int32)
     draws = {"seed": 0, "sequences": None, **draws}
-    return cuda.verify(none.long(), none, offsets, logits.to(DEVICE), warp=warp, **draws)[2].cpu()
+    return cuda.verify(none.long(), none, offsets, logits.to(DEVICE), warp=warp, **draws)[0].next_token.cpu()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -128,8 +129,10 @@ def test_verify_walks_as_rust_walks(warp: Warp, dtype: torch.dtype) -> None:
             "sequences": torch.from_numpy(random.integers(0, 1 << 31, batch)),
         }
         want = ops.verify(*tree, logits, rule="coupled", warp=warp, **draws)
-        got = cuda.verify(*tree, logits.to(DEVICE), warp=warp, **draws)
-        assert all(torch.equal(a.cpu(), b) for a, b in zip(got, want, strict=True))
+        got, paths = cuda.verify(*tree, logits.to(DEVICE), warp=warp, **draws)
+        for name, expected in want._asdict().items():
+            assert torch.equal(getattr(got, name).cpu(), expected)
+        assert paths == want.paths()
         longest = max(longest, int(want.num_accepted.max()))
     assert longest >= 2
 
@@ -155,10 +158,8 @@ def test_a_faulty_row_is_named_if_the_walk_reads_it(bad: float) -> None:
     # A row that the walk does not visit may hold anything.
     logits[1] = torch.tensor([1.0, 0.0])
     logits[2:] = bad
-    assert cuda.verify(tokens, parents, offsets, logits.to(DEVICE), warp=greedy, **draws)[2].tolist() == [
-        0,
-        0,
-    ]
+    _, paths = cuda.verify(tokens, parents, offsets, logits.to(DEVICE), warp=greedy, **draws)
+    assert paths == [([], 0), ([], 0)]
 
 
 def test_what_the_lane_lacks_is_refused() -> None:

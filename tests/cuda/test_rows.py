@@ -45,7 +45,9 @@ def test_write_rows_gives_the_same_bytes(
         _native.write_rows(k, v, rust, case.plan, trial % 2, case.num_kv_heads)
         _, words, chunks = upload(case, case.num_kv_heads)
         both = both.to(DEVICE)
-        simt.lane.write_rows(both[:, 0], both[:, 1], words, chunks[0], trial % 2, case.num_kv_heads)
+        _native.cuda_write_rows(
+            simt.lane, both[:, 0], both[:, 1], words, chunks[0], trial % 2, case.num_kv_heads
+        )
         for got in (rust, [chunk.cpu() for chunk in chunks]):
             assert all(torch.equal(a, b) for a, b in zip(bits(got), bits(want), strict=True))
 
@@ -66,7 +68,7 @@ def test_moves_give_the_same_bytes(simt: Emulation | Device, pages: torch.dtype,
         (_native.move_page_rows if by_page else _native.move_rows)(rust, moves)
         chunks = [chunk.to(DEVICE) for chunk in case.chunks]
         addresses = torch.tensor([chunk.data_ptr() for chunk in chunks]).to(DEVICE)
-        simt.lane.move_rows(addresses, torch.from_numpy(moves).to(DEVICE), chunks[0], by_page)
+        _native.cuda_move_rows(simt.lane, addresses, torch.from_numpy(moves).to(DEVICE), chunks[0], by_page)
         got = [chunk.cpu() for chunk in chunks]
         assert all(torch.equal(a, b) for a, b in zip(bits(got), bits(rust), strict=True))
 
@@ -76,11 +78,11 @@ def test_wrong_arguments_are_named(simt: Emulation | Device) -> None:
     _, words, chunks = upload(case, case.num_kv_heads)
     k = torch.zeros(case.plan.num_rows, case.num_kv_heads, case.head_dim, device=DEVICE)
     with pytest.raises(ShapeError, match="k is a tensor of shape"):
-        simt.lane.write_rows(k[:, :1], k, words, chunks[0], 0, case.num_kv_heads)
+        _native.cuda_write_rows(simt.lane, k[:, :1], k, words, chunks[0], 0, case.num_kv_heads)
     with pytest.raises(ShapeError, match=r"layer 2 of 2 kv heads"):
-        simt.lane.write_rows(k, k, words, chunks[0], 2, case.num_kv_heads)
+        _native.cuda_write_rows(simt.lane, k, k, words, chunks[0], 2, case.num_kv_heads)
     with pytest.raises(ShapeError, match="words"):
-        simt.lane.write_rows(k, k, words.long(), chunks[0], 0, case.num_kv_heads)
+        _native.cuda_write_rows(simt.lane, k, k, words.long(), chunks[0], 0, case.num_kv_heads)
     with pytest.raises(CudaError, match="num_heads is 3 with 2 kv heads"):
         _native.CudaPlan(case.plan, case.chunks, 3, 2, 4)
     with pytest.raises(CudaError, match="page of an entry"):

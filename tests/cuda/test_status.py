@@ -15,6 +15,7 @@ import torch
 
 import hornbeam
 from hornbeam import _native, cuda, ops
+from hornbeam.cuda import device, plans
 from hornbeam.errors import ArgumentError, CudaError, ShapeError
 from tests.cuda.emulator import compiler, emulation
 from tests.cuda.plans import forest
@@ -100,7 +101,7 @@ def test_a_launch_that_fails_names_the_kernel() -> None:
     q = torch.zeros(1, heads, 8)
     rest = (torch.empty(0), (1, 0), 0, 0, heads, None, None, None, None)
     with pytest.raises(CudaError, match=r"launch of hornbeam_attention_plain failed: .* too large a grid"):
-        lane.tree_attention(q, words, chunk, q.clone(), None, *rest)
+        _native.cuda_tree_attention(lane, q, words, chunk, q.clone(), None, *rest)
 
 
 class OnDevice:
@@ -114,7 +115,7 @@ class OnDevice:
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_operations_on_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cuda, "_lane", None)
+    monkeypatch.setattr(device, "_lane", None)
     case = forest(np.random.default_rng(0))
     fake: Any = OnDevice()
     reason = "no CUDA driver|no CUDA device|the CUDA driver|built without CUDA"
@@ -148,8 +149,8 @@ def test_the_environment_names_the_driver(mocks: Path) -> None:
 
 def test_the_module_runs_on_the_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
     """hornbeam.cuda as the operations call it: plans packed once a step, moves checked."""
-    monkeypatch.setattr(cuda, "_lane", emulation().lane)
-    cuda._plans.clear()
+    monkeypatch.setattr(device, "_lane", emulation().lane)
+    plans._plans.clear()
     case = forest(np.random.default_rng(1), head_dim=32)
     rust = [chunk.clone() for chunk in case.chunks]
     k, v = torch.randn(2, case.plan.num_rows, 2, 32)
@@ -161,7 +162,7 @@ def test_the_module_runs_on_the_emulation(monkeypatch: pytest.MonkeyPatch) -> No
         ops.write_rows(k, v, rust, case.plan, layer=layer, num_kv_heads=2)
         want = ops.tree_attention(q, rust, case.plan, layer=layer, num_kv_heads=2)
         torch.testing.assert_close(out, want, atol=1e-4, rtol=1e-4)
-    assert len(cuda._plans) <= 2
+    assert len(plans._plans) <= 2
     moves = np.array([[0, 1, 0, 0]], dtype=np.int32)
     cuda.move_rows(case.chunks, moves, by_page=False)
     ops.move_rows(rust, moves)

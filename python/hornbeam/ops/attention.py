@@ -1,6 +1,6 @@
 """Attention of a step's rows over the pages that its plan names."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ __all__ = ["tree_attention"]
 def tree_attention(
     q: Tensor,
     chunks: list[Tensor],
-    plan: "Plan",
+    plan: "Plan | cuda.DevicePlan",
     *,
     layer: int,
     num_kv_heads: int,
@@ -58,7 +58,7 @@ def tree_attention(
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    if getattr(q, "is_cuda", False):
+    if cuda.is_on_device(q):
         cuda.tree_attention(
             q,
             chunks,
@@ -73,5 +73,7 @@ def tree_attention(
             lse=lse,
         )
         return out
-    _native.tree_attention(q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks)
+    _native.tree_attention(
+        q, chunks, cast("Plan", plan), out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks
+    )
     return out

@@ -1,6 +1,6 @@
 """Keys and values into pages."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from torch import Tensor
 
@@ -15,7 +15,13 @@ __all__ = ["move_page_rows", "move_rows", "write_rows"]
 
 
 def write_rows(
-    k: Tensor, v: Tensor, chunks: list[Tensor], plan: "Plan", *, layer: int, num_kv_heads: int
+    k: Tensor,
+    v: Tensor,
+    chunks: list[Tensor],
+    plan: "Plan | cuda.DevicePlan",
+    *,
+    layer: int,
+    num_kv_heads: int,
 ) -> None:
     """Write the keys and values of a step's rows to the slots that its plan names, in place.
 
@@ -32,49 +38,38 @@ def write_rows(
         ShapeError: a tensor's shape, dtype, stride or device differs from the plan's or the pool's.
         ArgumentError: the layer, or a slot of the plan, lies outside of the pool.
     """
-    if getattr(k, "is_cuda", False):
+    if cuda.is_on_device(k):
         cuda.write_rows(k, v, chunks, plan, layer=layer, num_kv_heads=num_kv_heads)
         return
-    _native.write_rows(k, v, chunks, plan, layer, num_kv_heads)
+    _native.write_rows(k, v, chunks, cast("Plan", plan), layer, num_kv_heads)
 
 
 def move_rows(chunks: list[Tensor], moves: "NDArray") -> None:
     """Copy slots to slots on all planes, in order and in place: keys and values.
 
     Args:
-        chunks: the pool, as in :func:`write_rows`; on any device.
+        chunks: the pool, as in :func:`write_rows`.
         moves: int32 `[num_moves, 4]` of (from slab, from slot, to slab, to slot).
     """
-    if len(moves) == 0:
-        return
-    if chunks and chunks[0].is_cuda:
-        cuda.move_rows(chunks, moves, by_page=False)
-        return
-    if chunks[0].device.type == "cpu":
-        _native.move_rows(chunks, moves)
-        return
-    size = chunks[0].shape[1]
-    for slab, slot, to_slab, to_slot in moves.tolist():
-        row = chunks[slab // size][:, slab % size, :, slot]
-        chunks[to_slab // size][:, to_slab % size, :, to_slot] = row
+    _move(chunks, moves, by_page=False)
 
 
 def move_page_rows(chunks: list[Tensor], moves: "NDArray") -> None:
     """Copy slots to slots of single pages, in order and in place: keys and values.
 
     Args:
-        chunks: the pool, as in :func:`write_rows`; on any device.
+        chunks: the pool, as in :func:`write_rows`.
         moves: int32 `[num_moves, 4]` of (from page, from slot, to page, to slot).
     """
+    _move(chunks, moves, by_page=True)
+
+
+def _move(chunks: list[Tensor], moves: "NDArray", *, by_page: bool) -> None:
     if len(moves) == 0:
         return
-    if chunks and chunks[0].is_cuda:
-        cuda.move_rows(chunks, moves, by_page=True)
-        return
-    if chunks[0].device.type == "cpu":
+    if cuda.is_on_device(chunks[0]):
+        cuda.move_rows(chunks, moves, by_page=by_page)
+    elif by_page:
         _native.move_page_rows(chunks, moves)
-        return
-    pages = chunks[0].shape[0] * chunks[0].shape[1]
-    flat = [chunk.view(pages, *chunk.shape[2:]) for chunk in chunks]
-    for page, slot, to_page, to_slot in moves.tolist():
-        flat[to_page // pages][to_page % pages, :, to_slot] = flat[page // pages][page % pages, :, slot]
+    else:
+        _native.move_rows(chunks, moves)

@@ -32,6 +32,21 @@ class Verified(NamedTuple):
     num_accepted: Tensor
     next_token: Tensor
 
+    def paths(self) -> list[tuple[list[int], int]]:
+        """Per sequence the accepted rows and the next token, as lists."""
+        counts, tokens = self.num_accepted.tolist(), self.next_token.tolist()
+        rows = self.accepted.tolist()
+        return [(path[:n], token) for path, n, token in zip(rows, counts, tokens, strict=True)]
+
+
+class _Read(Verified):
+    """Verdicts on a device, which the host has read already."""
+
+    _paths: list[tuple[list[int], int]]
+
+    def paths(self) -> list[tuple[list[int], int]]:
+        return self._paths
+
 
 def _handles(warp: Warp | Sequence[Warp]) -> list[Any]:
     return [w._handle for w in ([warp] if isinstance(warp, Warp) else warp)]  # type: ignore[attr-defined]
@@ -113,7 +128,7 @@ def verify(
         ArgumentError: a value lies outside of its range.
         LogitsError: a row that was read holds NaN, +inf or nothing finite.
     """
-    if getattr(target_logits, "is_cuda", False):
+    if cuda.is_on_device(target_logits):
         return _verify_on_device(
             draft_tokens,
             draft_parents,
@@ -176,7 +191,10 @@ def _verify_on_device(
             f"rule is {rule!r}, expected 'coupled', temperature 0 or a draft without logits: "
             "the CUDA lane has no ratio test"
         )
-    return Verified(*cuda.verify(draft_tokens, draft_parents, offsets, target_logits, warp=warp, **draws))
+    out, paths = cuda.verify(draft_tokens, draft_parents, offsets, target_logits, warp=warp, **draws)
+    verified = _Read(out.accepted, out.num_accepted, out.next_token)
+    verified._paths = paths
+    return verified
 
 
 def sample(

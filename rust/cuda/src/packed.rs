@@ -54,6 +54,8 @@ pub struct Cut {
     pub least_tiles: usize,
     /// Sharing against repeating.
     pub costs: Costs,
+    /// Pads the plan to so many rows, if it has fewer: padded rows see nothing and are written nowhere.
+    pub num_rows: usize,
 }
 
 impl Cut {
@@ -70,7 +72,14 @@ impl Cut {
         if group > TILE_QUERIES {
             return Err(unsupported("heads a kv head", group, "at most 64"));
         }
-        Ok(Self { group, num_kv_heads, blocks: 8 * multiprocessors, least_tiles: 4, costs: Costs::default() })
+        Ok(Self {
+            group,
+            num_kv_heads,
+            blocks: 8 * multiprocessors,
+            least_tiles: 4,
+            costs: Costs::default(),
+            num_rows: 0,
+        })
     }
 }
 
@@ -85,7 +94,7 @@ pub struct Packed {
     pub num_merged_rows: usize,
     /// Partial rows in the workspace.
     pub num_partial_rows: usize,
-    /// Rows of the step.
+    /// Rows of the step, padding included.
     pub num_rows: usize,
 }
 
@@ -120,7 +129,8 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
     check(plan, chunks, layout)?;
     let keys = entry_keys(plan);
     let items = split(group(plan, layout, cut, &keys), cut);
-    let rows = plan.num_rows();
+    let rows = plan.num_rows().max(cut.num_rows);
+    let padding = rows - plan.num_rows();
 
     let mut uses = vec![0usize; rows];
     items.iter().for_each(|item| item.rows.clone().for_each(|row| uses[row] += 1));
@@ -168,9 +178,14 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
             let unsigned = [r.entry_begin, r.entry_end, r.row_begin, r.row_end, r.num_keys, r.flags];
             unsigned.map(|w| w as i32).into_iter().chain([r.mask, r.rotary_offset])
         })),
-        buffer.push(plan.row_positions.iter().copied()),
-        buffer.push(plan.row_end.iter().map(|&w| w as i32)),
-        buffer.push(plan.row_slots.iter().flat_map(|s| [s.slab as i32, s.slot as i32])),
+        buffer.push(plan.row_positions.iter().copied().chain(std::iter::repeat_n(0, padding))),
+        buffer.push(plan.row_end.iter().map(|&w| w as i32).chain(plan.num_rows() as i32 + 1..=rows as i32)),
+        buffer.push(
+            plan.row_slots
+                .iter()
+                .flat_map(|s| [s.slab as i32, s.slot as i32])
+                .chain((0..padding).flat_map(|_| [NOWHERE as i32, 0])),
+        ),
         buffer.push(item_words.into_iter()),
         buffer.push(segment_words.into_iter()),
         buffer.push(merged_rows.iter().copied()),

@@ -4,7 +4,6 @@ mod attention;
 mod attention_mass;
 mod build;
 mod cuda;
-mod cuda_decide;
 mod error;
 mod keep;
 mod linear;
@@ -25,7 +24,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention_mass::register(m)?;
     build::register(m)?;
     cuda::register(m)?;
-    cuda_decide::register(m)?;
     error::register(m)?;
     keep::register(m)?;
     linear::register(m)?;

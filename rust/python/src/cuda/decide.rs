@@ -4,7 +4,7 @@ use hornbeam_cuda::decide;
 use hornbeam_cuda::params::{Follow, Law, Sample, dtype_code};
 use pyo3::prelude::*;
 
-use crate::cuda::{OrRaise, PyCudaLane};
+use super::{OrRaise, PyCudaLane};
 use crate::tensor::{Kind, Tensor};
 
 /// A contiguous integer vector, or an error; its address.
@@ -150,7 +150,7 @@ fn law_of((temperature, top_k, top_p, min_p): (f64, Option<u32>, Option<f64>, Op
     }
 }
 
-pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(sample, m)?)?;
     m.add_function(wrap_pyfunction!(follow, m)?)
 }

@@ -1,0 +1,24 @@
+"""The CUDA lane: the operations of :mod:`hornbeam.ops` on tensors of a device.
+
+``hornbeam.ops`` comes here by itself when its tensors are on a GPU. What is here beside that:
+:func:`status`, and :class:`DevicePlan` for callers that keep a plan's buffer, as graph capture needs.
+Kernels run on torch's current stream; nothing is allocated or waited for within a launch.
+"""
+
+from hornbeam.cuda.decide import verify
+from hornbeam.cuda.device import emulated, is_on_device, lane, require, status, upload
+from hornbeam.cuda.plans import DevicePlan, move_rows, tree_attention, write_rows
+
+__all__ = [
+    "DevicePlan",
+    "emulated",
+    "is_on_device",
+    "lane",
+    "move_rows",
+    "require",
+    "status",
+    "tree_attention",
+    "upload",
+    "verify",
+    "write_rows",
+]

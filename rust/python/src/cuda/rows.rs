@@ -1,0 +1,89 @@
+//! Row writes and row moves on the device.
+
+use hornbeam_cuda::params::{MoveRows, WriteRows, dtype_code};
+use hornbeam_cuda::rows;
+use pyo3::prelude::*;
+
+use super::{OrRaise, PyCudaLane, layer_pages, strides};
+use crate::tensor::{Kind, Tensor};
+
+/// `hornbeam.ops.write_rows` on the device; `words` of the plan, `chunk` any of the pool's.
+#[pyfunction]
+#[pyo3(name = "cuda_write_rows")]
+fn write_rows(
+    py: Python<'_>,
+    lane: &Bound<'_, PyCudaLane>,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    words: &Bound<'_, PyAny>,
+    chunk: &Bound<'_, PyAny>,
+    layer: usize,
+    num_kv_heads: usize,
+) -> PyResult<()> {
+    let (keys, values) = (Tensor::new(k, "k")?, Tensor::new(v, "v")?);
+    let (words, chunk) = (super::words(py, words)?, Tensor::new(chunk, "chunk")?);
+    let target = lane.get().target(py, k, &[&keys, &values, &words, &chunk])?;
+    let (layout, pages) = layer_pages(py, &chunk, layer, num_kv_heads)?;
+    let shape = [None, Some(num_kv_heads), Some(layout.head_dim)];
+    let k_strides = strides(py, &keys, shape)?;
+    let v_strides = strides(py, &values, [Some(keys.shape()[0]), shape[1], shape[2]])?;
+    let dtype = keys.float(py)?;
+    if values.float(py)? != dtype {
+        return Err(values.refuse(py, &values.kind().to_string(), &format!("{}, as k", keys.kind())));
+    }
+    let parameters = WriteRows {
+        k: keys.address(),
+        v: values.address(),
+        plan: words.address(),
+        strides: [k_strides[0], k_strides[1], v_strides[0], v_strides[1]],
+        pages,
+        dtype: dtype_code(dtype),
+        num_rows: keys.shape()[0] as i32,
+    };
+    // SAFETY: the tensors are on the device, and torch's stream orders their reuse; the words
+    // come from a `CudaPlan`, whose entries were checked against the pool.
+    unsafe { rows::write_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
+}
+
+/// Moves rows in all planes, or of single pages; `addresses` are the chunks', int64 on the
+/// device, `moves` int32 `[M, 4]` there.
+#[pyfunction]
+#[pyo3(name = "cuda_move_rows")]
+fn move_rows(
+    py: Python<'_>,
+    lane: &Bound<'_, PyCudaLane>,
+    addresses: &Bound<'_, PyAny>,
+    moves: &Bound<'_, PyAny>,
+    chunk: &Bound<'_, PyAny>,
+    by_page: bool,
+) -> PyResult<()> {
+    let table = Tensor::new(addresses, "addresses")?;
+    let (list, chunk) = (Tensor::new(moves, "moves")?, Tensor::new(chunk, "chunk")?);
+    let target = lane.get().target(py, moves, &[&list, &table, &chunk])?;
+    list.expect_shape(py, &[None, Some(4)])?;
+    if list.kind() != Kind::I32 || !list.is_contiguous() {
+        return Err(list.refuse(py, &list.kind().to_string(), "contiguous int32"));
+    }
+    if table.kind() != Kind::I64 || !table.is_contiguous() {
+        return Err(table.refuse(py, &table.kind().to_string(), "contiguous int64"));
+    }
+    let (layout, pages) = layer_pages(py, &chunk, 0, 1)?;
+    if layout.head_dim * layout.dtype.size() % 4 != 0 {
+        return Err(chunk.refuse(py, &format!("head_dim {}", layout.head_dim), "keys of whole 32-bit words"));
+    }
+    let parameters = MoveRows {
+        chunks: table.address(),
+        moves: list.address(),
+        pages,
+        num_moves: list.shape()[0] as i32,
+        reserved: 0,
+    };
+    // SAFETY: as above; the caller checked the moves against the pool.
+    unsafe { rows::move_rows(lane.get().lane(), target.device, target.stream, &parameters, by_page) }
+        .or_raise(py)
+}
+
+pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(write_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(move_rows, m)?)
+}

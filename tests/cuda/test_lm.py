@@ -1,0 +1,176 @@
+"""The whole main job through the kernels: an LM whose device is the host emulation.
+
+Prefill, drafts, forward, verification, commit, rollback and scores run on the CUDA route, with a
+:class:`~hornbeam.cuda.DevicePlan` a step; torch's own parts stay torch's. The text is that of the CPU.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any, ClassVar
+
+import pytest
+import torch
+
+import hornbeam as hb
+from hornbeam import _native, cuda, tree
+from hornbeam.cuda import decide, device, plans
+from hornbeam.errors import CudaError
+from tests import models
+from tests.cuda.emulator import DEVICE, backend
+from tests.drafts import Foresight
+
+pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="an LM on a device needs no emulation")
+
+SAMPLING = dict(temperature=0.9, top_k=40, top_p=0.95, seed=7)
+NEW_TOKENS = 16
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    return models.llama()
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
+    """The emulation as the device; counts what was launched."""
+    counts: Counter[str] = Counter()
+
+    def count(name: str) -> None:
+        call = getattr(_native, name)
+
+        def counted(*arguments: Any) -> None:
+            counts[name] += 1
+            call(*arguments)
+
+        monkeypatch.setattr(_native, name, counted)
+
+    for name in ("cuda_write_rows", "cuda_tree_attention", "cuda_sample", "cuda_follow", "cuda_move_rows"):
+        count(name)
+    backend().seed(3)
+    with cuda.emulated(backend().lane):
+        yield counts
+
+
+def prompts() -> list[list[int]]:
+    """Ragged: one of them long enough for torch's dense attention, two that share a prefix."""
+    return [models.prompt(n, seed)[0].tolist() for n, seed in ((40, 1), (110, 2), (7, 3), (40, 1))]
+
+
+def texts_on_the_cpu(model: Any, dtype: torch.dtype, **options: Any) -> list[list[int]]:
+    lm = hb.LM(model, kv_dtype=dtype)
+    outs = lm.generate(prompts(), max_new_tokens=NEW_TOKENS, draft=None, **options)
+    return [out.token_ids for out in outs]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("options", [{}, SAMPLING], ids=["greedy", "sampled"])
+def test_the_text_is_that_of_the_cpu(
+    model: Any, dtype: torch.dtype, options: dict[str, Any], request: pytest.FixtureRequest
+) -> None:
+    want = texts_on_the_cpu(model, dtype, **options)
+    launches = request.getfixturevalue("launches")
+    lm = hb.LM(model, kv_dtype=dtype)
+    plain = lm.generate(prompts(), max_new_tokens=NEW_TOKENS, draft=None, **options)
+    assert [out.token_ids for out in plain] == want
+    known = Foresight([p + text for p, text in zip(prompts(), want, strict=True)], wrong=4)
+    drafted = lm.generate(
+        prompts(), max_new_tokens=NEW_TOKENS, draft=known, length=hb.spec.Fixed(5), **options
+    )
+    assert [out.token_ids for out in drafted] == want
+    assert sum(out.stats.accepted for out in drafted) > 12
+    alone = lm.generate(
+        prompts()[1], max_new_tokens=NEW_TOKENS, draft=known, length=hb.spec.Fixed(3), **options
+    )
+    assert alone.token_ids == want[1]
+    layers = lm.runner.shape.num_layers
+    assert launches["cuda_tree_attention"] > layers * (NEW_TOKENS - 1)
+    assert launches["cuda_write_rows"] > launches["cuda_tree_attention"]  # dense prefill reads no page
+    assert launches["cuda_sample"] == launches["cuda_follow"] > NEW_TOKENS
+    lm.tree.debug_check()
+
+
+def test_scores_are_those_of_the_cpu(model: Any, request: pytest.FixtureRequest) -> None:
+    prompt = models.prompt(30)[0].tolist()
+    continuations = [[3], [5, 9, 11], [200, 1]]
+    want = hb.LM(model).score(prompt, continuations)
+    launches = request.getfixturevalue("launches")
+    got = hb.LM(model).score(prompt, continuations)
+    for one, other in zip(got, want, strict=True):
+        assert one.token_logprobs == pytest.approx(other.token_logprobs, abs=1e-4)
+    assert launches["cuda_tree_attention"] > 0
+
+
+def test_a_failing_step_rolls_back(model: Any, launches: Counter[str]) -> None:
+    lm = hb.LM(model)
+    prompt = models.prompt(20)[0].tolist()
+    before = lm.generate(prompt, max_new_tokens=8, draft=None).token_ids
+
+    def fail(*_: Any) -> bool:
+        raise RuntimeError("asked to fail")
+
+    with pytest.raises(RuntimeError, match="asked to fail"):
+        lm.generate(prompt, max_new_tokens=8, draft=None, stopping_criterion=fail)
+    assert lm.tree.stats()["branches"] == 0
+    assert lm.generate(prompt, max_new_tokens=8, draft=None).token_ids == before
+    lm.tree.debug_check()
+
+
+class OnDevice(torch.Tensor):
+    """A tensor of the device: what is computed from one is one, and numbers that leave it are counted."""
+
+    READS = ("tolist", "item", "cpu", "numpy", "__bool__", "__int__", "__float__", "__index__", "nonzero")
+    reads: ClassVar[list[str]] = []
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if getattr(function, "__name__", "") in cls.READS:
+            cls.reads.append(function.__name__)
+        return super().__torch_function__(function, types, args, kwargs or {})
+
+
+def test_a_step_reads_the_device_once(
+    model: Any, launches: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the draft to the commit the host takes one thing from the device: the verdicts."""
+    upload, read = cuda.upload, decide.Outputs.read
+    verdicts = 0
+
+    def marked(*arguments: Any) -> list[torch.Tensor]:
+        return [tensor.as_subclass(OnDevice) for tensor in upload(*arguments)]
+
+    def counted(*arguments: Any) -> Any:
+        nonlocal verdicts
+        verdicts += 1
+        return read(*arguments)
+
+    for module in (cuda, decide, plans, tree):
+        monkeypatch.setattr(module, "upload", marked)
+    monkeypatch.setattr(decide.Outputs, "read", counted)
+    verify = cuda.verify
+
+    def marked_logits(*arguments: Any, **options: Any) -> Any:
+        assert type(arguments[3]) is OnDevice  # or the test would not see what leaves the model
+        return verify(*arguments, **options)
+
+    monkeypatch.setattr(cuda, "verify", marked_logits)
+    lm = hb.LM(model)
+    text = models.prompt(60)[0].tolist()
+    for draft in (None, Foresight([text])):
+        verdicts = 0
+        out = lm.generate(text[:30], max_new_tokens=10, draft=draft, length=hb.spec.Fixed(4), temperature=0.8)
+        assert verdicts == 1 + out.stats.forward_passes
+    assert OnDevice.reads == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
+def test_without_a_device_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "_lane", None)
+    monkeypatch.setattr("hornbeam.models.resolve", lambda *_, **__: pytest.fail("a model was loaded"))
+    reason = cuda.status()["reason"]
+    with pytest.raises(CudaError) as caught:
+        hb.LM.from_pretrained("smollm2", device="cuda")
+    assert str(caught.value) == reason
+    with pytest.raises(CudaError):
+        hb.LM.from_pretrained("smollm2", device="cuda:1")
