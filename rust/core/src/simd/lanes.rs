@@ -76,6 +76,9 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// all where the instruction set has no such request.
     #[inline(always)]
     fn prefetch<T>(self, _at: *const T) {}
+    /// As [`Lanes::prefetch`], in the first-level cache.
+    #[inline(always)]
+    fn prefetch_near<T>(self, _at: *const T) {}
 
     /// The greatest lane that is not NaN, or -inf.
     #[inline(always)]

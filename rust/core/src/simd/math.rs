@@ -35,7 +35,7 @@ const LOG: [f32; 8] = [
 /// denormal, +inf above [`EXP_HIGHEST`], NaN for NaN.
 #[inline(always)]
 pub fn exp<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
-    let (p, shifted) = exp_parts(l, x);
+    let ([p], [shifted]) = exp_parts(l, [x]);
     // The low bits of `shifted` are n, so this multiplies by 2^n, also where 2^n has no f32.
     let y = l.bits_add(p, l.bits_shl::<23>(shifted));
     let y = l.select(l.lt(x, l.splat(EXP_LOWEST)), l.splat(0.0), y);
@@ -46,23 +46,41 @@ pub fn exp<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
 /// The same bits as [`exp`] for `x <= 0`, -inf included, in fewer instructions. NaN for NaN.
 #[inline(always)]
 pub fn exp_nonpositive<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
-    let (p, shifted) = exp_parts(l, x);
-    let power = l.bits_shl::<23>(l.bits_add(shifted, l.splat(f32::from_bits(127))));
-    l.select(l.lt(x, l.splat(EXP_LOWEST)), l.splat(0.0), l.mul(p, power))
+    exp_nonpositive_each(l, [x])[0]
+}
+
+/// [`exp_nonpositive`] of several vectors, step by step side by side: one evaluation is a chain of
+/// dependent operations, longer than what a processor looks ahead.
+#[inline(always)]
+pub fn exp_nonpositive_each<const N: usize, L: Lanes>(l: L, x: [L::Vector; N]) -> [L::Vector; N] {
+    let (mut y, shifted) = exp_parts(l, x);
+    for i in 0..N {
+        let power = l.bits_shl::<23>(l.bits_add(shifted[i], l.splat(f32::from_bits(127))));
+        y[i] = l.select(l.lt(x[i], l.splat(EXP_LOWEST)), l.splat(0.0), l.mul(y[i], power));
+    }
+    y
 }
 
 /// `p` with `exp(x) = p * 2^n`, and a float whose low bits are n.
 #[inline(always)]
-fn exp_parts<L: Lanes>(l: L, x: L::Vector) -> (L::Vector, L::Vector) {
-    let shifted = l.fma(x, l.splat(std::f32::consts::LOG2_E), l.splat(ROUND));
-    let n = l.sub(shifted, l.splat(ROUND));
-    let r = l.fma(n, l.splat(-LN_2_HIGH), x);
-    let r = l.fma(n, l.splat(-LN_2_LOW), r);
-    let mut q = l.splat(EXP[4]);
-    for i in (0..4).rev() {
-        q = l.fma(q, r, l.splat(EXP[i]));
+fn exp_parts<const N: usize, L: Lanes>(l: L, x: [L::Vector; N]) -> ([L::Vector; N], [L::Vector; N]) {
+    let (mut shifted, mut r, mut q) = (x, x, [l.splat(EXP[4]); N]);
+    for i in 0..N {
+        shifted[i] = l.fma(x[i], l.splat(std::f32::consts::LOG2_E), l.splat(ROUND));
     }
-    (l.add(l.fma(q, l.mul(r, r), r), l.splat(1.0)), shifted)
+    for i in 0..N {
+        let n = l.sub(shifted[i], l.splat(ROUND));
+        r[i] = l.fma(n, l.splat(-LN_2_LOW), l.fma(n, l.splat(-LN_2_HIGH), x[i]));
+    }
+    for coefficient in EXP[..4].iter().rev() {
+        for i in 0..N {
+            q[i] = l.fma(q[i], r[i], l.splat(*coefficient));
+        }
+    }
+    for i in 0..N {
+        q[i] = l.add(l.fma(q[i], l.mul(r[i], r[i]), r[i]), l.splat(1.0));
+    }
+    (q, shifted)
 }
 
 /// `log(x)`, within 1.5 ulp (checked on every positive f32); -inf for 0, NaN for NaN and below 0.

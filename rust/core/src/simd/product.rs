@@ -53,9 +53,14 @@ fn group_of<const Q: usize, const STEP: usize, const ADD: bool, L: Lanes>(
     assert!(n > 0 && a.len() > (Q - 1) * row_stride + (n - 1) * STEP);
     assert!(panel.len() >= n);
     assert!(to.len() > (Q - 1) * to_stride);
-    let mut sums: [L::Vector; Q] =
-        std::array::from_fn(|q| if ADD { l.load(&to[q * to_stride]) } else { l.splat(0.0) });
-    let rows: [*const f32; Q] = std::array::from_fn(|q| a[q * row_stride..].as_ptr());
+    let mut sums = [l.splat(0.0); Q];
+    let mut rows = [a.as_ptr(); Q];
+    for q in 0..Q {
+        rows[q] = a[q * row_stride..].as_ptr();
+        if ADD {
+            sums[q] = l.load(&to[q * to_stride]);
+        }
+    }
     for i in 0..n {
         // SAFETY: `i < n`, so the second assertion above covers the index.
         let vector = l.load(unsafe { panel.get_unchecked(i) });
@@ -103,7 +108,11 @@ pub fn dots<const Q: usize, const K: usize, E: Element, L: Lanes>(
             }
         }
     }
-    l.reduce_add4(std::array::from_fn(|i| if i < Q * K { sums[i / Q][i % Q] } else { l.splat(0.0) }))
+    let mut four = [l.splat(0.0); 4];
+    for (four, sum) in four.iter_mut().zip(sums.as_flattened()) {
+        *four = *sum;
+    }
+    l.reduce_add4(four)
 }
 
 /// Adds to `to[q]` the sum over `i` of `weights[q][i] * rows[i][at..at + WIDTH]`, where elements

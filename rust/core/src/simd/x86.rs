@@ -2,6 +2,9 @@
 //!
 //! Every method is one or a few intrinsics; a token exists only where [`Isa::run`](super::Isa::run)
 //! saw the features, which is what makes the intrinsics safe to call.
+//!
+//! No closures here: one that the compiler leaves out of line is compiled without the features, and
+//! then every intrinsic in it is a call.
 
 use std::arch::x86_64::*;
 
@@ -74,7 +77,10 @@ unsafe fn reduce_eight(v: __m256) -> f32 {
 unsafe fn reduce_eight4(v: [__m256; 4]) -> [f32; 4] {
     // SAFETY: the caller's contract; a transmute between arrays of f32 of one size.
     unsafe {
-        let four = v.map(|v| _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v)));
+        let mut four = [_mm_setzero_ps(); 4];
+        for (four, v) in four.iter_mut().zip(v) {
+            *four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        }
         // [a0 b0 a1 b1] + [a2 b2 a3 b3]: lanes 0 and 2 of each meet, and 1 and 3.
         let ab = _mm_add_ps(_mm_unpacklo_ps(four[0], four[1]), _mm_unpackhi_ps(four[0], four[1]));
         let cd = _mm_add_ps(_mm_unpacklo_ps(four[2], four[3]), _mm_unpackhi_ps(four[2], four[3]));
@@ -139,7 +145,10 @@ unsafe fn transpose_sixteen<E: Element>(from: &[&[E; WIDTH]; WIDTH], to: &mut [[
     for (first, half) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
         // SAFETY: the caller's contract; all indices are below sixteen.
         unsafe {
-            let rows = std::array::from_fn(|i| load_eight(from[first + i].as_ptr().add(half)));
+            let mut rows = [_mm256_setzero_ps(); 8];
+            for (row, from) in rows.iter_mut().zip(&from[first..]) {
+                *row = load_eight(from.as_ptr().add(half));
+            }
             for (i, row) in transpose_eight(rows).into_iter().enumerate() {
                 _mm256_storeu_ps(to[half + i].as_mut_ptr().add(first), row);
             }
@@ -194,22 +203,38 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn bits_and(self, a: Two, pattern: u32) -> Two {
         // SAFETY: the token.
-        unsafe { a.map(|a| _mm256_and_ps(a, _mm256_set1_ps(f32::from_bits(pattern)))) }
+        unsafe {
+            let pattern = _mm256_set1_ps(f32::from_bits(pattern));
+            [_mm256_and_ps(a[0], pattern), _mm256_and_ps(a[1], pattern)]
+        }
     }
     #[inline(always)]
     fn bits_or(self, a: Two, pattern: u32) -> Two {
         // SAFETY: the token.
-        unsafe { a.map(|a| _mm256_or_ps(a, _mm256_set1_ps(f32::from_bits(pattern)))) }
+        unsafe {
+            let pattern = _mm256_set1_ps(f32::from_bits(pattern));
+            [_mm256_or_ps(a[0], pattern), _mm256_or_ps(a[1], pattern)]
+        }
     }
     #[inline(always)]
     fn bits_shl<const N: i32>(self, a: Two) -> Two {
         // SAFETY: the token.
-        unsafe { a.map(|a| _mm256_castsi256_ps(_mm256_slli_epi32::<N>(_mm256_castps_si256(a)))) }
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_slli_epi32::<N>(_mm256_castps_si256(a[0]))),
+                _mm256_castsi256_ps(_mm256_slli_epi32::<N>(_mm256_castps_si256(a[1]))),
+            ]
+        }
     }
     #[inline(always)]
     fn bits_sra<const N: i32>(self, a: Two) -> Two {
         // SAFETY: the token.
-        unsafe { a.map(|a| _mm256_castsi256_ps(_mm256_srai_epi32::<N>(_mm256_castps_si256(a)))) }
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_srai_epi32::<N>(_mm256_castps_si256(a[0]))),
+                _mm256_castsi256_ps(_mm256_srai_epi32::<N>(_mm256_castps_si256(a[1]))),
+            ]
+        }
     }
     #[inline(always)]
     fn reduce_add(self, v: Two) -> f32 {
@@ -219,7 +244,13 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn reduce_add4(self, v: [Two; 4]) -> [f32; 4] {
         // SAFETY: the token.
-        unsafe { reduce_eight4(v.map(|v| _mm256_add_ps(v[0], v[1]))) }
+        unsafe {
+            let mut eight = [_mm256_setzero_ps(); 4];
+            for (eight, v) in eight.iter_mut().zip(v) {
+                *eight = _mm256_add_ps(v[0], v[1]);
+            }
+            reduce_eight4(eight)
+        }
     }
     #[inline(always)]
     fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
@@ -230,6 +261,11 @@ impl Lanes for Avx2 {
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: a prefetch may be given any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_near<T>(self, at: *const T) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 }
 
@@ -328,7 +364,11 @@ impl Lanes for Avx512 {
     fn reduce_add4(self, v: [__m512; 4]) -> [f32; 4] {
         // SAFETY: the token.
         unsafe {
-            reduce_eight4(v.map(|v| _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v))))
+            let mut eight = [_mm256_setzero_ps(); 4];
+            for (eight, v) in eight.iter_mut().zip(v) {
+                *eight = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+            }
+            reduce_eight4(eight)
         }
     }
     #[inline(always)]
@@ -340,5 +380,10 @@ impl Lanes for Avx512 {
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: a prefetch may be given any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
+    }
+    #[inline(always)]
+    fn prefetch_near<T>(self, at: *const T) {
+        // SAFETY: as above.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
     }
 }

@@ -25,7 +25,7 @@ pub(super) fn attend<E: Element, L: Lanes>(
     partial: &mut Partial,
 ) {
     let width = problem.layout.head_dim.div_ceil(WIDTH);
-    let Scratch { queries, scores, .. } = scratch;
+    let (queries, scores) = (&*scratch.queries, &mut *scratch.scores);
     let mut ahead = next.keys[..next.count].iter();
     let mut query = block.queries.start;
     while query < block.queries.end {
@@ -137,8 +137,11 @@ fn add<const Q: usize, E: Element, L: Lanes>(
         for value in ahead.by_ref().take(each) {
             task::prefetch(l, value);
         }
-        let sums = std::array::from_fn(|q| l.load(&to[q * width + d]));
-        let sums: [L::Vector; Q] = weigh(l, weights, values, d * WIDTH, sums);
+        let mut sums = [l.splat(0.0); Q];
+        for q in 0..Q {
+            sums[q] = l.load(&to[q * width + d]);
+        }
+        let sums = weigh(l, weights, values, d * WIDTH, sums);
         for q in 0..Q {
             l.store(sums[q], &mut to[q * width + d]);
         }
