@@ -14,6 +14,7 @@ mod partial;
 mod stream;
 mod task;
 mod tile;
+mod vectors;
 mod work;
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use super::vectors::Vectors;
 use super::work::Work;
 use super::{FloatsMut, Output, Problem, dynamic};
 use crate::format::Element;
@@ -17,7 +18,7 @@ pub(super) struct Partial {
     /// Sum of `exp(score - max)`; as `max`.
     pub(super) sum: Vec<f32>,
     /// Sum of `exp(score - max) * value`; `[queries, dim / WIDTH]` vectors.
-    pub(super) values: Vec<[f32; WIDTH]>,
+    pub(super) values: Vectors,
 }
 
 impl Partial {
@@ -28,13 +29,12 @@ impl Partial {
         self.max.resize(padded, f32::NEG_INFINITY);
         self.sum.clear();
         self.sum.resize(padded, 0.0);
-        self.values.clear();
-        self.values.resize(queries * width, [0.0; WIDTH]);
+        self.values.reset(queries * width);
     }
 
     /// Numbers that its memory holds.
     pub(super) fn capacity(&self) -> usize {
-        self.values.capacity() * WIDTH + self.max.capacity() + self.sum.capacity()
+        self.values.capacity() + self.max.capacity() + self.sum.capacity()
     }
 }
 

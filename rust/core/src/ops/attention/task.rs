@@ -3,13 +3,14 @@
 use std::cell::RefCell;
 
 use super::partial::Partial;
+use super::vectors::Vectors;
 use super::work::{Keys, Segment, Work};
 use super::{Floats, Problem, stream, tile};
 use crate::format::Element;
 use crate::simd::{Isa, Kernel, Lanes, WIDTH, math};
 
 /// Keys that are handled together: a tile.
-pub(super) const TILE_KEYS: usize = 64;
+pub(super) const TILE_KEYS: usize = 96;
 /// Query rows up to which keys are read directly, without a tile.
 const STREAM_QUERIES: usize = 12;
 
@@ -44,16 +45,16 @@ impl<E> Default for KeyBlock<'_, E> {
 #[derive(Default)]
 pub(super) struct Scratch {
     /// Scaled queries of the piece, `[queries, width]` vectors.
-    pub(super) queries: Vec<[f32; WIDTH]>,
+    pub(super) queries: Vectors,
     /// The same, sixteen queries side by side: `[queries / 16, dim]` vectors of one dimension.
-    pub(super) turned: Vec<[f32; WIDTH]>,
+    pub(super) turned: Vectors,
     /// Some keys widened: `[keys, width]` vectors.
-    pub(super) keys: Vec<[f32; WIDTH]>,
-    /// Sixteen dimensions of the values widened: `[TILE_KEYS]` vectors.
-    pub(super) values: Vec<[f32; WIDTH]>,
+    pub(super) keys: Vectors,
+    /// Some dimensions of the values widened: `[TILE_KEYS]` vectors for each sixteen.
+    pub(super) values: Vectors,
     /// Scores, then weights. Of a stream: `[queries, TILE_KEYS]` numbers; of tiles:
     /// `[queries / 16, TILE_KEYS]` vectors of sixteen queries.
-    pub(super) scores: Vec<[f32; WIDTH]>,
+    pub(super) scores: Vectors,
 }
 
 thread_local! {
@@ -98,7 +99,7 @@ impl<E: Element> Kernel for Task<'_, E> {
         load_queries(problem, head, rows.clone(), self.scratch);
         let blocks = num_queries.div_ceil(WIDTH);
         let panels = if num_queries > STREAM_QUERIES { blocks * WIDTH } else { num_queries };
-        self.scratch.scores.resize(panels * TILE_KEYS / WIDTH, [0.0; WIDTH]);
+        self.scratch.scores.resize(panels * TILE_KEYS / WIDTH);
         if num_queries > STREAM_QUERIES {
             tile::turn_queries(l, dim, self.scratch);
         }
@@ -136,8 +137,7 @@ impl<E: Element> Kernel for Task<'_, E> {
 fn load_queries(problem: &Problem<'_>, head: usize, rows: std::ops::Range<usize>, scratch: &mut Scratch) {
     let (group, dim) = (problem.group(), problem.layout.head_dim);
     let width = dim.div_ceil(WIDTH);
-    scratch.queries.clear();
-    scratch.queries.resize(rows.len() * group * width, [0.0; WIDTH]);
+    scratch.queries.reset(rows.len() * group * width);
     let scale = problem.params.scale;
     let q = &problem.queries;
     for (i, to) in scratch.queries.chunks_exact_mut(width).enumerate() {
@@ -278,8 +278,16 @@ impl<'a, E: Element> Source<'a, E> {
 /// Asks for the cache lines of one key or value.
 #[inline(always)]
 pub(super) fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
-    for line in row.chunks(64 / size_of::<E>()) {
-        l.prefetch(line.as_ptr());
+    for at in (0..row.len()).step_by(64 / size_of::<E>()) {
+        l.prefetch(&row[at]);
+    }
+}
+
+/// The same, in the first-level cache.
+#[inline(always)]
+pub(super) fn prefetch_near<E: Element, L: Lanes>(l: L, row: &[E]) {
+    for at in (0..row.len()).step_by(64 / size_of::<E>()) {
+        l.prefetch_near(&row[at]);
     }
 }
 
@@ -294,30 +302,37 @@ pub(super) fn cap<L: Lanes>(l: L, problem: &Problem<'_>, scores: &mut [[f32; WID
     }
 }
 
+/// A set of keys of a block: bit `i` for key `i`.
+pub(super) type KeySet = u128;
+const _: () = assert!(TILE_KEYS <= KeySet::BITS as usize);
+
 /// All keys of a block.
 #[inline(always)]
-pub(super) fn all<E>(block: &KeyBlock<'_, E>) -> u64 {
-    if block.count == 64 { u64::MAX } else { (1 << block.count) - 1 }
+pub(super) fn all<E>(block: &KeyBlock<'_, E>) -> KeySet {
+    first_keys(block.count)
 }
 
-/// Which keys of a block a row sees, bit `i` for key `i`.
+/// The first `count` keys.
 #[inline(always)]
-pub(super) fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> u64 {
+fn first_keys(count: usize) -> KeySet {
+    KeySet::MAX.checked_shl(count as u32).map_or(KeySet::MAX, |others| !others)
+}
+
+/// Which keys of a block a row sees.
+#[inline(always)]
+pub(super) fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> KeySet {
     let mut bits = all(block);
     if let Some(first) = block.own {
         let ends = &problem.plan.row_end[first as usize..first as usize + block.count];
-        let before = (row + 1).saturating_sub(first as usize);
-        if before < 64 {
-            bits &= (1 << before) - 1;
-        }
+        bits &= first_keys((row + 1).saturating_sub(first as usize));
         for (i, &end) in ends.iter().enumerate() {
-            bits &= !(u64::from(row >= end as usize) << i);
+            bits &= !(KeySet::from(row >= end as usize) << i);
         }
     }
     if let Some(window) = problem.params.window {
         let position = i64::from(problem.plan.row_positions[row]);
         for (i, &key) in block.positions[..block.count].iter().enumerate() {
-            bits &= !(u64::from(position - i64::from(key) >= i64::from(window)) << i);
+            bits &= !(KeySet::from(position - i64::from(key) >= i64::from(window)) << i);
         }
     }
     bits

@@ -7,21 +7,21 @@
 
 use super::Problem;
 use super::partial::Partial;
-use super::task::{self, KeyBlock, Scratch, TILE_KEYS};
+use super::task::{self, KeyBlock, KeySet, Scratch, TILE_KEYS};
 use crate::format::Element;
-use crate::simd::math::exp_nonpositive;
+use crate::simd::math::{exp_nonpositive, exp_nonpositive_each};
 use crate::simd::product::broadcast;
 use crate::simd::{Lanes, WIDTH};
 
-/// Keys that are widened together: with their tile, sixteen queries fit the first-level cache.
-const CHUNK: usize = 16;
+/// Keys that are widened together: with them, 32 queries fit the first-level cache.
+const CHUNK: usize = 24;
 
 /// Puts sixteen queries side by side; zeros behind the last one.
 #[inline(always)]
 pub(super) fn turn_queries<L: Lanes>(l: L, dim: usize, scratch: &mut Scratch) {
     let width = dim.div_ceil(WIDTH);
     let count = scratch.queries.len() / width;
-    scratch.turned.resize(count.div_ceil(WIDTH) * width * WIDTH, [0.0; WIDTH]);
+    scratch.turned.resize(count.div_ceil(WIDTH) * width * WIDTH);
     let zeros = [0.0; WIDTH];
     for (block, to) in scratch.turned.chunks_exact_mut(width * WIDTH).enumerate() {
         for (d, to) in to.as_chunks_mut::<WIDTH>().0.iter_mut().enumerate() {
@@ -34,7 +34,8 @@ pub(super) fn turn_queries<L: Lanes>(l: L, dim: usize, scratch: &mut Scratch) {
     }
 }
 
-/// Adds a block of keys to the partial result of its queries.
+/// Adds a block of keys to the partial result of its queries. What is needed next is on its way
+/// meanwhile: values while the scores are made, the next block's keys while values are weighed.
 #[inline(always)]
 pub(super) fn attend<E: Element, L: Lanes>(
     l: L,
@@ -45,48 +46,76 @@ pub(super) fn attend<E: Element, L: Lanes>(
     scratch: &mut Scratch,
     partial: &mut Partial,
 ) {
+    score(l, problem, block, scratch);
+    mask(l, problem, first_row, block, &mut scratch.scores);
+    let width = problem.layout.head_dim.div_ceil(WIDTH);
+    for lanes in blocks(block) {
+        absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.count], partial);
+    }
+    add(l, width, block, next, scratch, partial);
+}
+
+/// The queries of a block, sixteen at a time.
+fn blocks<E>(block: &KeyBlock<'_, E>) -> std::ops::Range<usize> {
+    block.queries.start / WIDTH..block.queries.end.div_ceil(WIDTH)
+}
+
+/// Scores of all queries that meet the block.
+#[inline(always)]
+fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_, E>, scratch: &mut Scratch) {
     let dim = problem.layout.head_dim;
     let width = dim.div_ceil(WIDTH);
-    let blocks = block.queries.start / WIDTH..block.queries.end.div_ceil(WIDTH);
-    scratch.keys.resize(width * CHUNK, [0.0; WIDTH]);
+    scratch.keys.resize(width * CHUNK);
     for first in (0..block.count).step_by(CHUNK) {
         let count = CHUNK.min(block.count - first);
         for (i, to) in scratch.keys.chunks_exact_mut(width).take(count).enumerate() {
-            if first + i < next.count {
-                task::prefetch(l, next.keys[first + i]);
+            task::prefetch(l, block.values[first + i]);
+            if first + CHUNK + i < block.count {
+                task::prefetch_near(l, block.keys[first + CHUNK + i]);
             }
             widen_row(l, block.keys[first + i], to);
         }
         let keys = scratch.keys.as_flattened();
-        for lanes in blocks.clone() {
-            let panel = &scratch.turned[lanes * width * WIDTH..][..dim];
-            let to = &mut scratch.scores[lanes * TILE_KEYS + first..][..count];
+        let (turned, scores) = (&*scratch.turned, &mut *scratch.scores);
+        for lanes in blocks(block) {
+            let panel = &turned[lanes * width * WIDTH..][..dim];
+            let to = &mut scores[lanes * TILE_KEYS + first..][..count];
             broadcast::<1, false, L>(l, count, keys, width * WIDTH, dim, panel, to, 1);
         }
     }
-    mask(l, problem, first_row, block, &mut scratch.scores);
-    for lanes in blocks.clone() {
-        absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.count], partial);
-    }
-    scratch.values.resize(TILE_KEYS, [0.0; WIDTH]);
-    let mut ahead = next.values[..next.count].iter();
-    for d in 0..width {
-        for value in ahead.by_ref().take(TILE_KEYS.div_ceil(width)) {
-            task::prefetch(l, value);
+}
+
+/// Adds the weighted values to all queries, as many dimensions at a time as a cache line holds.
+#[inline(always)]
+fn add<E: Element, L: Lanes>(
+    l: L,
+    width: usize,
+    block: &KeyBlock<'_, E>,
+    next: &KeyBlock<'_, E>,
+    scratch: &mut Scratch,
+    partial: &mut Partial,
+) {
+    let vectors = (64 / size_of::<E>() / WIDTH).max(1);
+    scratch.values.resize(vectors * TILE_KEYS);
+    let (widened, scores) = (&mut *scratch.values, &*scratch.scores);
+    let sums = &mut *partial.values;
+    let mut ahead = next.keys[..next.count].iter();
+    for first in (0..width).step_by(vectors) {
+        let vectors = vectors.min(width - first);
+        for key in ahead.by_ref().take(TILE_KEYS.div_ceil(width) * vectors) {
+            task::prefetch(l, key);
         }
-        for (to, value) in scratch.values.iter_mut().zip(&block.values[..block.count]) {
-            let value = match value[d * WIDTH..].first_chunk::<WIDTH>() {
-                Some(value) => l.load(value),
-                None => l.load_partial(&value[d * WIDTH..], 0.0),
-            };
-            l.store(value, to);
+        for (i, value) in block.values[..block.count].iter().enumerate() {
+            widen_some(l, &value[first * WIDTH..], vectors, &mut widened[i..]);
         }
-        let panel = &scratch.values[..block.count];
-        for lanes in blocks.clone() {
+        for lanes in blocks(block) {
             let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
-            let weights = &scratch.scores[lanes * TILE_KEYS..].as_flattened()[queries.start % WIDTH..];
-            let to = &mut partial.values[queries.start * width + d..];
-            broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, block.count, panel, to, width);
+            let weights = &scores[lanes * TILE_KEYS..].as_flattened()[queries.start % WIDTH..];
+            for v in 0..vectors {
+                let panel = &widened[v * TILE_KEYS..][..block.count];
+                let to = &mut sums[queries.start * width + first + v..];
+                broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, block.count, panel, to, width);
+            }
         }
     }
 }
@@ -99,6 +128,22 @@ fn widen_row<E: Element, L: Lanes>(l: L, from: &[E], to: &mut [[f32; WIDTH]]) {
     }
     if !rest.is_empty() {
         l.store(l.load_partial(rest, 0.0), &mut to[blocks.len()]);
+    }
+}
+
+/// Widens `vectors` vectors of a value, to vectors that are `TILE_KEYS` apart, and asks for the next
+/// cache line of the value.
+#[inline(always)]
+fn widen_some<E: Element, L: Lanes>(l: L, from: &[E], vectors: usize, to: &mut [[f32; WIDTH]]) {
+    let (whole, rest) = from.as_chunks::<WIDTH>();
+    if let Some(later) = whole.get(vectors) {
+        l.prefetch_near(later);
+    }
+    for (from, to) in whole.iter().take(vectors).zip(to.iter_mut().step_by(TILE_KEYS)) {
+        l.store(l.load(from), to);
+    }
+    if whole.len() < vectors {
+        l.store(l.load_partial(rest, 0.0), &mut to[whole.len() * TILE_KEYS]);
     }
 }
 
@@ -117,7 +162,7 @@ fn mask<E: Element, L: Lanes>(
         task::cap(l, problem, &mut scores[..block.count]);
     }
     let group = problem.group();
-    let mut hide = |query: usize, bits: u64| {
+    let mut hide = |query: usize, bits: KeySet| {
         let scores = &mut scores[query / WIDTH * TILE_KEYS..][..block.count];
         for (i, score) in scores.iter_mut().enumerate() {
             if bits >> i & 1 == 0 {
@@ -157,7 +202,15 @@ fn absorb_lanes<L: Lanes>(
     // Where nothing is visible yet any finite shift gives weight 0.
     let shift = l.select(l.eq(new, l.splat(f32::NEG_INFINITY)), l.splat(0.0), new);
     let mut total = l.splat(0.0);
-    for s in scores {
+    let (pairs, rest) = scores.as_chunks_mut::<2>();
+    for pair in pairs {
+        let weights = [l.sub(l.load(&pair[0]), shift), l.sub(l.load(&pair[1]), shift)];
+        let weights = exp_nonpositive_each(l, weights);
+        total = l.add(total, l.add(weights[0], weights[1]));
+        l.store(weights[0], &mut pair[0]);
+        l.store(weights[1], &mut pair[1]);
+    }
+    for s in rest {
         let weight = exp_nonpositive(l, l.sub(l.load(s), shift));
         total = l.add(total, weight);
         l.store(weight, s);

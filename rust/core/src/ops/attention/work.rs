@@ -1,6 +1,7 @@
 //! From a plan to pieces of work: which rows meet which keys, in what order.
 
 use super::Problem;
+use super::task::TILE_KEYS;
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::format::plan::{Entry, Read};
@@ -11,6 +12,9 @@ const BLOCK_QUERIES: usize = 128;
 const PIECES: u64 = 64;
 /// Multiply-adds that a piece should have at least: about 30 µs of one core.
 const PIECE_WORK: u64 = 1 << 20;
+/// Keys that a piece should have at least if it meets a whole block of rows: fewer do not pay for
+/// what a piece does once, nor for the tiles that it leaves unfilled.
+const PIECE_KEYS: u64 = 512;
 /// What one key costs beside its rows, counted in rows: it is fetched and widened.
 const KEY_ROWS: u64 = 8;
 
@@ -105,7 +109,9 @@ impl Work {
         if !self.by_head {
             self.cost *= params.num_kv_heads as u64;
         }
-        let target = (self.cost / PIECES).max(PIECE_WORK);
+        let queries = (plan.num_rows().min(self.block_rows) * problem.group()) as u64;
+        let least = PIECE_KEYS * (queries + KEY_ROWS) * 2 * problem.layout.head_dim as u64;
+        let target = (self.cost / PIECES).max(PIECE_WORK).max(least);
         self.block_pieces.push(0);
         for head in 0..passes {
             for first in (0..plan.num_rows()).step_by(self.block_rows) {
@@ -153,8 +159,9 @@ impl Work {
             let key_cost =
                 (u64::from(row_end - row_begin) * group + KEY_ROWS) * 2 * problem.layout.head_dim as u64;
             let Some((mut at, stop)) = entries(problem, read, head) else {
-                // Cut where tiles end: a multiple of 64 keys.
-                let keys_per_cut = (target / key_cost / 64).max(1) as u32 * 64;
+                // Cut where tiles end.
+                let tiles = (target / key_cost / TILE_KEYS as u64).max(1) as u32;
+                let keys_per_cut = tiles * TILE_KEYS as u32;
                 for begin in (read.row_begin..row_end).step_by(keys_per_cut as usize) {
                     let end = (begin + keys_per_cut).min(row_end);
                     // Some row of the block must descend from some key.
