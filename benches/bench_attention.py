@@ -1,59 +1,38 @@
 """Tree attention on the CPU against torch's scaled_dot_product_attention.
 
-Every case checks that both sides agree, then times them in alternation and prints the median ratio
-with its interval. Peers:
+Every case checks that both sides agree, then times them in alternation. Ratios say how many times as
+fast ours is: 0.7 of the time is a ratio of 1.43. Peers:
 
 - `folded`: SDPA on contiguous K and V with the query heads of a kv head folded into rows,
   `[1, Hk, G * rows, D]`: the fastest way we know to call it, with a mask where the case needs one;
 - `transformers`: `repeat_kv` and then SDPA, as transformers calls it.
 
-    PYTHONPATH=python .venv/bin/python benches/bench_attention.py [--quick] [--json PATH]
+Speeds are given as shares of two peaks: torch's float32 matrix product, and multiply-adds between
+registers (``rust/core/examples/multiply_add_peak.rs``), which nothing on this machine can exceed.
+
+    python benches/run.py attention [--quick]
 """
 
-import argparse
-import json
+from __future__ import annotations
+
+import shutil
 import statistics
+import subprocess
 import time
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
+import harness
 import hornbeam.ops as ops
-from hornbeam._native import Plan, instruction_sets
+from hornbeam._native import Plan
 
 HEADS, KV_HEADS, DIM, PAGE_TOKENS = 32, 8, 128, 16
 GROUP = HEADS // KV_HEADS
-
-
-def alternate(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each candidate, called in turn `rounds` times after one warm-up."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for call in candidates.values():
-        call()
-    for _ in range(rounds):
-        for name, call in candidates.items():
-            begin = time.perf_counter()
-            call()
-            times[name].append(time.perf_counter() - begin)
-    return times
-
-
-def ratio(times: dict[str, list[float]], ours: str, theirs: str) -> dict[str, float]:
-    """Median of the ratios of neighbours, and its interval from the order statistics (95 %)."""
-    ratios = sorted(a / b for a, b in zip(times[ours], times[theirs], strict=True))
-    n = len(ratios)
-    reach = max(0, int((n - 1.96 * n**0.5) / 2))
-    return {
-        "median": statistics.median(ratios),
-        "low": ratios[reach],
-        "high": ratios[n - 1 - reach],
-        f"{ours}_ms": statistics.median(times[ours]) * 1e3,
-        f"{theirs}_ms": statistics.median(times[theirs]) * 1e3,
-    }
 
 
 class Pool:
@@ -139,14 +118,35 @@ def check_close(ours: Tensor, theirs: Tensor) -> None:
         raise AssertionError(f"results differ by {worst}, largest value {scale}")
 
 
+def silent(call: Callable[[], object]) -> Callable[[], None]:
+    """A call whose result says nothing about its time."""
+
+    def run() -> None:
+        call()
+
+    return run
+
+
 def sgemm_peak() -> float:
     """Multiply-adds a second of torch's own float32 matrix product, the best of several."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    times = alternate({"gemm": lambda: a @ b}, 10)["gemm"]
-    return 1024**3 / min(times)
+    return 1024**3 / min(harness.alternate({"gemm": silent(lambda: a @ b)}, 10)["gemm"])
 
 
-def one_step(tokens: int, rows: int, dtype: torch.dtype, rounds: int, *, peers: bool) -> dict:
+def register_peak() -> float | None:
+    """Multiply-adds a second between registers on torch's number of threads; ``None`` without cargo."""
+    cargo = shutil.which("cargo")
+    if cargo is None:
+        return None
+    example = ["run", "--quiet", "--release", "--package", "hornbeam-core", "--example", "multiply_add_peak"]
+    command = [cargo, *example, "--", str(torch.get_num_threads())]
+    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True)
+    return float(done.stdout)
+
+
+def one_step(
+    tokens: int, rows: int, dtype: torch.dtype, rounds: int, peaks: dict[str, float], *, peers: bool
+) -> dict[str, Any]:
     """`rows` rows of a draft tree after `tokens - rows` cached tokens of one sequence."""
     q, k, v = tensors(tokens, rows, dtype)
     pool = Pool(k, v)
@@ -174,26 +174,32 @@ def one_step(tokens: int, rows: int, dtype: torch.dtype, rounds: int, *, peers: 
         )
         return sdpa(full, keys, values, attn_mask=None if mask is None else mask[None, None])
 
-    calls: dict[str, Callable[[], object]] = {
+    calls: dict[str, Callable[[], Tensor]] = {
         "ours": lambda: ops.tree_attention(q, [pool.chunk], plan, layer=0, num_kv_heads=KV_HEADS, out=out),
         "folded": lambda: sdpa(folded, k, v, attn_mask=folded_mask),
     }
     calls["ours"]()
     check_close(out, unfold(calls["folded"](), rows))
-    times = alternate(calls, rounds)
-    result = {"vs_folded": ratio(times, "ours", "folded")}
+    times = harness.alternate({name: silent(call) for name, call in calls.items()}, rounds)
+    result: dict[str, Any] = {"vs_folded": harness.ratio(times["ours"], times["folded"])}
     if peers:
         check_close(out, transformers()[0].transpose(0, 1))
-        slow = alternate({"ours": calls["ours"], "transformers": transformers}, 3)
-        result["vs_transformers"] = ratio(slow, "ours", "transformers")
+        slow = harness.alternate({"ours": silent(calls["ours"]), "transformers": silent(transformers)})
+        result["vs_transformers"] = harness.ratio(slow["ours"], slow["transformers"])
     work = 2 * rows * HEADS * DIM * length
-    best = min(times["ours"])
-    result["multiply_adds_per_s"] = work / best
-    result["bytes_per_s"] = 2 * KV_HEADS * length * DIM * q.element_size() / best
+    result |= speed(work, times["ours"], peaks)
+    result["folded"] = speed(work, times["folded"], peaks)
+    result["bytes_per_s"] = 2 * KV_HEADS * length * DIM * q.element_size() / min(times["ours"])
     return result
 
 
-def branches(rounds: int) -> dict:
+def speed(work: int, seconds: list[float], peaks: dict[str, float]) -> dict[str, float]:
+    """Multiply-adds a second at best, and as shares of the peaks."""
+    rate = work / min(seconds)
+    return {"multiply_adds_per_s": rate} | {f"share_of_{name}": rate / peak for name, peak in peaks.items()}
+
+
+def branches(rounds: int) -> harness.Ratio:
     """32 branches of 64 keys over one prefix of 4,096, against one branch with 32 rows."""
     prefix, count, own = 4096, 32, 64
     tokens = prefix + count * own + count * PAGE_TOKENS
@@ -216,25 +222,24 @@ def branches(rounds: int) -> dict:
             for x in (k, v)
         )
         check_close(result[i, None], unfold(sdpa(fold(q[i, None]), keys[None], values[None]), 1))
-    times = alternate({"branches": lambda: call(many), "one": lambda: call(one)}, rounds)
-    return ratio(times, "branches", "one")
+    calls = {"branches": silent(lambda: call(many)), "one": silent(lambda: call(one))}
+    times = harness.alternate(calls, rounds)
+    return harness.ratio(times["branches"], times["one"])
 
 
-def prefill(prefix: int, rows: int, rounds: int) -> dict:
+def prefill(prefix: int, rows: int, peaks: dict[str, float]) -> dict[str, float]:
     """A chunk of a prompt: causal rows over a prefix."""
     q, k, v = tensors(prefix + rows, rows, torch.bfloat16)
     pool = Pool(k, v)
     plan = make_plan([(entries(0, prefix), 0, rows)], [rows] * rows, prefix)
     out = torch.empty_like(q)
-    calls = {
-        "ours": lambda: ops.tree_attention(q, [pool.chunk], plan, layer=0, num_kv_heads=KV_HEADS, out=out)
-    }
-    times = alternate(calls, rounds)
+
+    def call() -> None:
+        ops.tree_attention(q, [pool.chunk], plan, layer=0, num_kv_heads=KV_HEADS, out=out)
+
+    times = harness.alternate({"ours": call})["ours"]
     work = 2 * HEADS * DIM * (rows * prefix + rows * (rows + 1) // 2)
-    return {
-        "ours_ms": statistics.median(times["ours"]) * 1e3,
-        "multiply_adds_per_s": work / min(times["ours"]),
-    }
+    return {"ours_seconds": statistics.median(times), **speed(work, times, peaks)}
 
 
 def overhead(rounds: int) -> float:
@@ -251,48 +256,21 @@ def overhead(rounds: int) -> float:
     return best * 1e3
 
 
-def run(quick: bool) -> dict:
-    """All cases; `quick` takes shorter contexts and fewer rounds."""
+def run(quick: bool = False) -> dict[str, Any]:
+    """All cases; ``quick`` takes shorter contexts, fewer rounds and no ``transformers``."""
     tokens, rounds = (8192, 7) if quick else (32768, 15)
-    peak = sgemm_peak()
-    results: dict = {"sgemm_multiply_adds_per_s": peak, "isa": instruction_sets()[1], "tokens": tokens}
+    peaks = {"sgemm": sgemm_peak()}
+    registers = register_peak()
+    if registers is not None:
+        peaks["register_peak"] = registers
+    results: dict[str, Any] = {"multiply_adds_per_s": peaks, "tokens": tokens}
     for dtype in (torch.bfloat16, torch.float32):
         for rows in (1, 8, 32):
-            name = f"{rows} rows {str(dtype).removeprefix('torch.')}"
-            few = 7 if rows == 32 else rounds
-            case = one_step(tokens, rows, dtype, few, peers=not quick and dtype is torch.bfloat16)
-            case["share_of_sgemm"] = case["multiply_adds_per_s"] / peak
-            results[name] = case
+            peers = not quick and dtype is torch.bfloat16
+            case = one_step(tokens, rows, dtype, rounds, peaks, peers=peers)
+            results[f"{rows} rows {str(dtype).removeprefix('torch.')}"] = case
     results["32 branches vs one"] = branches(rounds)
     for prefix, rows in ((0, 512), (4096, 512)):
-        case = prefill(prefix, rows, 7)
-        case["share_of_sgemm"] = case["multiply_adds_per_s"] / peak
-        results[f"prefill {rows} after {prefix}"] = case
+        results[f"prefill {rows} after {prefix}"] = prefill(prefix, rows, peaks)
     results["overhead_us"] = overhead(20)
     return results
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    results = run(arguments.quick)
-    print(f"threads {torch.get_num_threads()}, {results['isa']}, {results['tokens']} tokens")
-    print(f"sgemm {results['sgemm_multiply_adds_per_s'] / 1e9:.1f} G multiply-adds/s")
-    for name, case in results.items():
-        if isinstance(case, dict):
-            print(name)
-            for key, value in case.items():
-                if isinstance(value, dict):
-                    shown = ", ".join(f"{k} {v:.3f}" for k, v in value.items())
-                else:
-                    shown = f"{value / 1e9:.1f} G" if value > 1e6 else f"{value:.3f}"
-                print(f"    {key}: {shown}")
-    print(f"overhead {results['overhead_us']:.2f} us a call")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1))
-
-
-if __name__ == "__main__":
-    main()
