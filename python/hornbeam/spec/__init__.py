@@ -5,8 +5,9 @@ a run, a stop rule (:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hor
 what else may stand in their place. Sources that are models draft trees of any :mod:`~hornbeam.spec.shape`.
 """
 
-from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
+from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
+from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
 from hornbeam.spec.ngram import NGram
 from hornbeam.spec.protocols import (
     Ask,
@@ -44,5 +45,10 @@ __all__ = [
     "StopRule",
     "Suffix",
     "SuffixCorpus",
+    "TreeProposal",
+    "build_corpus",
+    "index_files",
+    "open_corpus",
+    "save_corpus",
     "shape",
 ]
