@@ -24,6 +24,8 @@ from hornbeam.spec.protocols import (
 from hornbeam.spec.small_model import SmallModel
 from hornbeam.spec.stop import Fixed, MeasuredGain
 from hornbeam.spec.suffix import Suffix
+from hornbeam.spec.token_recycling import TokenRecycling
+from hornbeam.spec.union import Union
 
 __all__ = [
     "Ask",
@@ -45,7 +47,9 @@ __all__ = [
     "StopRule",
     "Suffix",
     "SuffixCorpus",
+    "TokenRecycling",
     "TreeProposal",
+    "Union",
     "build_corpus",
     "index_files",
     "open_corpus",

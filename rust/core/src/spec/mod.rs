@@ -76,6 +76,7 @@ pub struct TreeProposal {
     pub parents: Vec<i32>,
     /// One item a token.
     pub signals: Signals,
+}
 
 /// A proposal as a stop rule sees it: what the source knows of each token, and a tree's shape.
 #[derive(Debug, Clone, Copy)]
