@@ -12,8 +12,8 @@ import torch
 from hornbeam import ops
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
-from hornbeam.spec.protocols import Ask, Drafted, Drafter, Nodes, Outcome, Proposer, Run
-from hornbeam.spec.protocols import Draft as DraftSource
+from hornbeam.spec.protocols import Ask, Drafted, Nodes, Outcome, Proposer, Run
+from hornbeam.spec.separate import open_source
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
@@ -95,31 +95,6 @@ class Verdict:
     next_token: int
 
 
-class Separate:
-    """Drives a source that works on one sequence at a time."""
-
-    hidden_layers: tuple[int, ...] = ()
-
-    def __init__(self, source: DraftSource) -> None:
-        self.source = source
-        self.drafters: dict[int, Drafter] = {}
-
-    def start(self, index: int, prompt_ids: Seq[int]) -> int:
-        self.drafters[index] = self.source.start(prompt_ids)
-        return len(prompt_ids)
-
-    def propose(self, asks: Seq[Ask]) -> list[Any]:
-        return [self.drafters[ask.index].propose(ask.pending, ask.max_tokens) for ask in asks]
-
-    def observe(self, outcomes: Seq[Outcome]) -> None:
-        for outcome in outcomes:
-            if not outcome.is_prompt:
-                self.drafters[outcome.index].extend(outcome.committed)
-
-    def finish(self, index: int) -> None:
-        self.drafters.pop(index, None)
-
-
 class Drafting:
     """The draft source and the stop rule of one run."""
 
@@ -131,7 +106,7 @@ class Drafting:
         self.is_ratio_test = False
         if source is not None:
             run = Run(lm, options.warp, options.seed, options.rule, options.processor)
-            self.source = source.open(run) if hasattr(source, "open") else Separate(source)
+            self.source = open_source(source, run)
             law = laws.law_of(self.source)
             laws.check_law(law, options.rule)
             self.is_ratio_test = laws.is_ratio_test(options.rule, law, options.warp.is_greedy)

@@ -66,3 +66,46 @@ def chain(
 def followed(text: Sequence[int], pattern: Sequence[int]) -> list[int]:
     """Ends of the occurrences of ``pattern`` after which the text goes on."""
     return [end for end in occurrences(text, pattern) if end + 1 < len(text)]
+
+
+def tree(
+    text: Sequence[int],
+    pending: Sequence[int],
+    max_tokens: int,
+    max_depth: int,
+    least: float,
+    min_match: int = 1,
+) -> list[tuple[float, tuple[int, ...]]]:
+    """Every continuation of the longest match up to ``max_depth`` tokens, most probable first: the product
+    of count ratios (SuffixDecoding, section 3.2), and the tokens. The first ``max_tokens`` of them are a
+    tree, up to the order of equals."""
+    found: list[tuple[float, tuple[int, ...]]] = []
+
+    def grow(path: tuple[int, ...], length: int, probability: float, copied: int | None) -> None:
+        if len(path) == max_depth:
+            return
+        whole = [*text, *pending, *path]
+        ends = followed(text, whole[len(whole) - length :])
+        if copied is not None or len(ends) <= 1:
+            at = copied + 1 if copied is not None else (ends[0] if ends else len(text) - 1) + 1
+            options = [(whole[at], probability, at)]
+        else:
+            options = [
+                (
+                    token,
+                    probability
+                    * max(len(followed(text, [*whole[len(whole) - length :], token])), 1)
+                    / len(ends),
+                    None,
+                )
+                for token in sorted({text[end + 1] for end in ends})
+            ]
+        for token, chance, at in options:
+            if chance >= least:
+                found.append((chance, (*path, token)))
+                grow((*path, token), length + 1, chance, at)
+
+    length = earlier_match(text, pending)
+    if length >= max(min_match, 1):
+        grow((), length, 1.0, None)
+    return sorted(found, key=lambda item: (-item[0], len(item[1])))

@@ -5,8 +5,9 @@ a run, a stop rule (:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hor
 what else may stand in their place. Sources that are models draft trees of any :mod:`~hornbeam.spec.shape`.
 """
 
-from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus
+from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
+from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
 from hornbeam.spec.ngram import NGram
 from hornbeam.spec.protocols import (
     Ask,
@@ -23,6 +24,8 @@ from hornbeam.spec.protocols import (
 from hornbeam.spec.small_model import SmallModel
 from hornbeam.spec.stop import Fixed, MeasuredGain
 from hornbeam.spec.suffix import Suffix
+from hornbeam.spec.token_recycling import TokenRecycling
+from hornbeam.spec.union import Union
 
 __all__ = [
     "Ask",
@@ -44,5 +47,12 @@ __all__ = [
     "StopRule",
     "Suffix",
     "SuffixCorpus",
+    "TokenRecycling",
+    "TreeProposal",
+    "Union",
+    "build_corpus",
+    "index_files",
+    "open_corpus",
+    "save_corpus",
     "shape",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from hornbeam._native import Proposal, SuffixCorpus, SuffixDraft
+from hornbeam._native import Proposal, SuffixCorpus, SuffixDraft, TreeProposal
 from hornbeam.errors import ArgumentError
 from hornbeam.spec.protocols import as_ids
 
@@ -25,17 +25,26 @@ class Suffix:
     Args:
         max_length: most tokens in a proposal.
         min_match: a shorter match proposes nothing, in tokens.
-        corpus: documents to draw on besides the sequence itself; the longer match wins.
+        corpus: documents to draw on besides the sequence itself; the longer match wins. See
+            :func:`hornbeam.spec.index_files` and :func:`hornbeam.spec.open_corpus`.
+        tree: proposes a tree instead of a chain: the continuations of highest estimated probability,
+            wherever they branch (SuffixDecoding's tree mode). ``max_length`` then counts its tokens.
+        min_probability: of a path in the tree, from count ratios.
 
     Raises:
-        ArgumentError: if ``max_length`` or ``min_match`` is below 1.
+        ArgumentError: if ``max_length`` or ``min_match`` is below 1, or ``min_probability`` outside of
+            (0, 1].
     """
 
     max_length: int = 64
     min_match: int = 1
     corpus: SuffixCorpus | None = None
+    tree: bool = False
+    min_probability: float = 0.1
 
     def __post_init__(self) -> None:
+        if not 0 < self.min_probability <= 1:
+            raise ArgumentError(f"min_probability is {self.min_probability}, expected above 0 and at most 1")
         for name in ("max_length", "min_match"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} is {getattr(self, name)}, expected at least 1")
@@ -56,10 +65,18 @@ class SuffixDrafter:
         """Appends committed tokens."""
         self._native.extend(as_ids(token_ids))
 
-    def propose(self, pending: int | Sequence[int] = (), max_length: int | None = None) -> Proposal:
-        """Guesses what follows the committed text and ``pending``; changes nothing."""
-        limit = self.settings.max_length if max_length is None else min(max_length, self.settings.max_length)
-        return self._native.propose(as_ids(pending), max(limit, 0))
+    def propose(
+        self, pending: int | Sequence[int] = (), max_length: int | None = None
+    ) -> Proposal | TreeProposal:
+        """Guesses what follows the committed text and ``pending``, at most ``max_length`` tokens on a path;
+        changes nothing."""
+        settings = self.settings
+        limit = settings.max_length if max_length is None else max(min(max_length, settings.max_length), 0)
+        if settings.tree:
+            return self._native.propose_tree(
+                as_ids(pending), settings.max_length, limit, settings.min_probability
+            )
+        return self._native.propose(as_ids(pending), limit)
 
     @property
     def match_length(self) -> int:

@@ -6,7 +6,7 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
 
 /// The exception classes live in `hornbeam.errors`, so that Python can document and subclass them.
-fn class(py: Python<'_>, name: &'static str) -> PyResult<Py<PyType>> {
+pub(crate) fn class(py: Python<'_>, name: &'static str) -> PyResult<Py<PyType>> {
     static ERRORS: PyOnceLock<Py<PyModule>> = PyOnceLock::new();
     let module = ERRORS.get_or_try_init(py, || PyModule::import(py, "hornbeam.errors").map(Bound::unbind))?;
     Ok(module.bind(py).getattr(name)?.cast_into::<PyType>()?.unbind())

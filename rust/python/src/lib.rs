@@ -3,6 +3,7 @@
 mod attention;
 mod attention_mass;
 mod build;
+mod corpus;
 mod cuda;
 mod error;
 mod keep;
@@ -23,6 +24,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     attention_mass::register(m)?;
     build::register(m)?;
+    corpus::register(m)?;
     cuda::register(m)?;
     error::register(m)?;
     keep::register(m)?;

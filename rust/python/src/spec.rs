@@ -6,9 +6,10 @@ use hornbeam_core::spec;
 use hornbeam_core::spec::gain::Settings;
 use pyo3::prelude::*;
 
+use crate::corpus::SuffixCorpus;
 use crate::error::{OrRaise, detached};
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -99,29 +100,34 @@ impl Proposal {
     }
 }
 
-/// An index of documents that many sequences draft from; it never changes.
+/// A tree of guessed tokens with their signals, parents first.
 #[pyclass(module = "hornbeam._native", frozen)]
-struct SuffixCorpus {
-    core: Arc<spec::suffix::Corpus>,
+struct TreeProposal {
+    tokens: Vec<u32>,
+    parents: Vec<i32>,
+    signals: Py<Signals>,
 }
 
 #[pymethods]
-impl SuffixCorpus {
-    #[new]
-    fn new(py: Python<'_>, documents: Vec<Vec<u32>>) -> PyResult<Self> {
-        let core = detached(py, || spec::suffix::Corpus::new(documents))?;
-        Ok(Self { core: Arc::new(core) })
+impl TreeProposal {
+    #[getter]
+    fn tokens(&self) -> Vec<u32> {
+        self.tokens.clone()
     }
 
-    /// Tokens held, one separator a document included.
+    /// For each token the index of its parent, or -1 for a first token.
     #[getter]
-    fn num_tokens(&self) -> usize {
-        self.core.automaton().text().len()
+    fn parents(&self) -> Vec<i32> {
+        self.parents.clone()
     }
 
     #[getter]
-    fn num_bytes(&self) -> usize {
-        self.core.automaton().num_bytes()
+    fn signals(&self, py: Python<'_>) -> Py<Signals> {
+        self.signals.clone_ref(py)
+    }
+
+    fn __len__(&self) -> usize {
+        self.tokens.len()
     }
 }
 
@@ -162,6 +168,20 @@ impl SuffixDraft {
     fn propose(&self, py: Python<'_>, pending: Vec<u32>, max_length: usize) -> PyResult<Proposal> {
         let proposal = lock(&self.core).propose_after(&pending, max_length);
         Proposal::from_core(py, proposal)
+    }
+
+    /// Guesses a tree of up to `max_tokens` tokens and `max_depth` levels; changes nothing.
+    fn propose_tree(
+        &self,
+        py: Python<'_>,
+        pending: Vec<u32>,
+        max_tokens: usize,
+        max_depth: usize,
+        min_probability: f32,
+    ) -> PyResult<TreeProposal> {
+        let tree = lock(&self.core).propose_tree(&pending, max_tokens, max_depth, min_probability);
+        let signals = Py::new(py, Signals { core: tree.signals })?;
+        Ok(TreeProposal { tokens: tree.tokens, parents: tree.parents, signals })
     }
 
     /// Length of the longest suffix of the committed text that occurred earlier in it.
@@ -406,7 +426,7 @@ impl Gain {
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Signals>()?;
     m.add_class::<Proposal>()?;
-    m.add_class::<SuffixCorpus>()?;
+    m.add_class::<TreeProposal>()?;
     m.add_class::<SuffixDraft>()?;
     m.add_class::<NGramDraft>()?;
     m.add_class::<CostCurve>()?;

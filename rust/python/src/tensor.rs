@@ -5,6 +5,7 @@
 //! older torch, `__array_interface__` for numpy.
 
 use std::ffi::{c_int, c_void};
+use std::sync::Arc;
 
 use hornbeam_core::format::{Dtype, Element};
 use pyo3::exceptions::PyTypeError;
@@ -98,6 +99,18 @@ pub(crate) struct Tensor {
     pub(crate) device_id: i32,
 }
 
+/// See [`Tensor::hold_words`].
+struct HeldWords {
+    words: &'static [u32],
+    _object: Py<PyAny>,
+}
+
+impl AsRef<[u32]> for HeldWords {
+    fn as_ref(&self) -> &[u32] {
+        self.words
+    }
+}
+
 // SAFETY: a description only; the views made from it are made under the contracts below.
 unsafe impl Send for Tensor {}
 // SAFETY: as above.
@@ -178,6 +191,19 @@ impl Tensor {
             expected *= size as isize;
         }
         true
+    }
+
+    /// The elements of an int32 tensor as unsigned words that keep `object` alive. Nobody may write to
+    /// them: they are meant for mapped files.
+    pub(crate) fn hold_words(
+        &self,
+        object: &Bound<'_, PyAny>,
+    ) -> PyResult<Arc<dyn AsRef<[u32]> + Send + Sync>> {
+        self.check(object.py(), Kind::I32)?;
+        // SAFETY: `check` saw the dtype, contiguity and the pointer; `HeldWords` keeps the tensor, which
+        // owns the memory, for as long as the slice; callers give tensors that nobody writes to.
+        let words = unsafe { raw_slice(self.data.cast(), self.len()) };
+        Ok(Arc::new(HeldWords { words, _object: object.clone().unbind() }))
     }
 
     /// The elements of a contiguous CPU tensor.

@@ -25,7 +25,11 @@ pub const MAX_TOKENS: usize = 1 << 30;
 /// The state of the empty string.
 pub const ROOT: u32 = 0;
 
-const NONE: u32 = u32::MAX;
+/// No state, edge or slot.
+pub(super) const NONE: u32 = u32::MAX;
+/// Words of a state and of an edge in [`Automaton::into_words`].
+pub(super) const STATE_WORDS: usize = 8;
+pub(super) const EDGE_WORDS: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 struct State {
@@ -150,15 +154,56 @@ impl Automaton {
         self.find(state, token).map(|slot| self.edges[self.slots[slot] as usize].target)
     }
 
+    /// Calls `found(token, state)` for the inline edge and up to `limit` others, newest first.
+    pub fn for_each_successor(&self, state: u32, limit: usize, found: &mut dyn FnMut(u32, u32)) {
+        let state = &self.states[state as usize];
+        if state.target != NONE {
+            found(state.token, state.target);
+        }
+        let mut overflow = state.overflow;
+        for _ in 0..limit {
+            let Some(edge) = self.edges.get(overflow as usize) else { break };
+            found(edge.token, edge.target);
+            overflow = edge.next;
+        }
+    }
+
+    /// Appends text, states, edges and slots to `words`, and returns their numbers. The text goes
+    /// first, so that what is written of the automaton can be dropped.
+    pub(super) fn into_words(self, words: &mut Vec<u32>) -> [u32; 4] {
+        let Self { text, states, edges, slots, .. } = self;
+        let counts = [text.len(), states.len(), edges.len(), slots.len()].map(|count| count as u32);
+        words.reserve_exact(text.len() + STATE_WORDS * states.len() + EDGE_WORDS * edges.len() + slots.len());
+        words.extend(text);
+        for State { length, link, token, target, overflow, latest, count, votes } in states {
+            words.extend([length, link, token, target, overflow, latest, count, votes]);
+        }
+        for Edge { source, token, target, next } in edges {
+            words.extend([source, token, target, next]);
+        }
+        words.extend(slots);
+        counts
+    }
+
+    /// Whether `more` tokens fit.
+    ///
+    /// # Errors
+    /// [`Error::Value`] beyond [`MAX_TOKENS`].
+    pub fn check_room(&self, more: usize) -> Result<()> {
+        let total = self.text.len().saturating_add(more);
+        if total > MAX_TOKENS {
+            return Err(Error::value("text length", total, format!("at most {MAX_TOKENS}")));
+        }
+        Ok(())
+    }
+
     /// Appends `token`. Amortised O(1).
     ///
     /// # Errors
     /// [`Error::Value`] beyond [`MAX_TOKENS`]; the automaton is unchanged.
     pub fn push(&mut self, token: u32) -> Result<()> {
+        self.check_room(1)?;
         let end = self.text.len();
-        if end >= MAX_TOKENS {
-            return Err(Error::value("text length", end + 1, format!("at most {MAX_TOKENS}")));
-        }
         push_tight(&mut self.text, token);
         let end = end as u32;
         let whole = self.add_state(State { length: end + 1, latest: end, ..BLANK });
@@ -288,9 +333,7 @@ impl Automaton {
     }
 
     fn home(&self, source: u32, token: u32) -> usize {
-        let key = (u64::from(source) << 32) | u64::from(token);
-        let mixed = (key ^ (key >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-        (mixed >> (64 - self.slots.len().trailing_zeros())) as usize
+        home(source, token, self.slots.len())
     }
 
     fn find(&self, source: u32, token: u32) -> Option<usize> {
@@ -337,6 +380,15 @@ impl Automaton {
 
 const BLANK: State =
     State { length: 0, link: NONE, token: 0, target: NONE, overflow: NONE, latest: 0, count: 0, votes: 0 };
+
+/// The slot at which the search for an edge begins, of `num_slots`, a power of two. Part of the corpus
+/// format.
+pub(super) fn home(source: u32, token: u32, num_slots: usize) -> usize {
+    let key = (u64::from(source) << 32) | u64::from(token);
+    let mixed = (key ^ (key >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    // A shift by 64 bits, for one slot, is no shift in hardware.
+    mixed.checked_shr(64 - num_slots.trailing_zeros()).unwrap_or(0) as usize
+}
 
 /// Pushes with growth by an eighth, not by two: the arrays are the memory of a request.
 fn push_tight<T>(items: &mut Vec<T>, item: T) {

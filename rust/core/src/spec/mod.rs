@@ -7,10 +7,13 @@
 
 pub mod acceptance;
 pub mod automaton;
+pub mod corpus;
 pub mod cost;
 pub mod gain;
+pub mod index;
 pub mod ngram;
 pub mod suffix;
+pub mod suffix_tree;
 
 /// What a draft source knows about each token that it proposes; all three have one item a token.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -60,6 +63,17 @@ impl Signals {
 pub struct Proposal {
     /// Token ids.
     pub tokens: Vec<u32>,
+    /// One item a token.
+    pub signals: Signals,
+}
+
+/// A tree of guessed tokens, parents first.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TreeProposal {
+    /// Token ids.
+    pub tokens: Vec<u32>,
+    /// For each token the index of its parent, or -1 for a first token.
+    pub parents: Vec<i32>,
     /// One item a token.
     pub signals: Signals,
 }

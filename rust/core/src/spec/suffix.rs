@@ -15,46 +15,15 @@
 
 use std::sync::Arc;
 
-use super::automaton::{Automaton, MAX_TOKENS, ROOT};
+use super::automaton::{Automaton, ROOT};
+use super::corpus::{Corpus, SEPARATOR};
+use super::index::Index;
 use super::{Proposal, Signals};
 use crate::{Error, Result};
 
 /// The share of a context's occurrences ([`Signals::confidences`]) above which its likeliest
 /// successor is preferred to its latest.
 pub const USUAL: f32 = 0.6;
-/// Stands between the documents of a corpus; never proposed, never matched.
-const SEPARATOR: u32 = u32::MAX;
-
-/// Documents that many requests draw on.
-#[derive(Debug)]
-pub struct Corpus {
-    automaton: Automaton,
-}
-
-impl Corpus {
-    /// Indexes `documents`, in about a microsecond a token.
-    ///
-    /// # Errors
-    /// [`Error::Value`] for the reserved token id `u32::MAX`, or beyond
-    /// [`MAX_TOKENS`](super::automaton::MAX_TOKENS).
-    pub fn new<D: AsRef<[u32]>>(documents: impl IntoIterator<Item = D>) -> Result<Self> {
-        let mut automaton = Automaton::new();
-        for document in documents {
-            for &token in document.as_ref() {
-                automaton.push(checked(token)?)?;
-            }
-            automaton.push(SEPARATOR)?;
-        }
-        Ok(Self { automaton })
-    }
-
-    /// The index.
-    #[must_use]
-    pub fn automaton(&self) -> &Automaton {
-        &self.automaton
-    }
-}
-
 fn checked(token: u32) -> Result<u32> {
     if token == SEPARATOR {
         return Err(Error::value("token id", token, "less than 2^32 - 1"));
@@ -62,27 +31,27 @@ fn checked(token: u32) -> Result<u32> {
     Ok(token)
 }
 
-/// A suffix of the current text that an automaton knows: its state, and how much of the state's
+/// A suffix of the current text that an index knows: its state, and how much of the state's
 /// longest string it is.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Match {
-    state: u32,
-    length: u32,
+pub(super) struct Match {
+    pub(super) state: u32,
+    pub(super) length: u32,
 }
 
 impl Match {
     const EMPTY: Self = Self { state: ROOT, length: 0 };
 
     /// The longest match after one more token. Amortised O(1): every link followed shortens it.
-    fn advance(self, automaton: &Automaton, token: u32) -> Self {
+    fn advance(self, index: &impl Index, token: u32) -> Self {
         let Self { mut state, mut length } = self;
         loop {
-            if let Some(next) = automaton.step(state, token) {
-                return Self { state: next, length: length + 1 };
+            if let Some(next) = index.step(state, token) {
+                return Self { state: next, length: length.saturating_add(1) };
             }
-            let Some(link) = automaton.link(state) else { return Self::EMPTY };
+            let Some(link) = index.link(state) else { return Self::EMPTY };
             state = link;
-            length = automaton.length(link);
+            length = index.length(link);
         }
     }
 }
@@ -125,14 +94,11 @@ impl SuffixDraft {
     /// As [`Automaton::push`], and for the reserved id `u32::MAX`; nothing is changed then.
     pub fn extend(&mut self, tokens: &[u32]) -> Result<()> {
         tokens.iter().try_for_each(|&token| checked(token).map(drop))?;
-        let total = self.own.text().len() + tokens.len();
-        if total > MAX_TOKENS {
-            return Err(Error::value("text length", total, format!("at most {MAX_TOKENS}")));
-        }
+        self.own.check_room(tokens.len())?;
         for &token in tokens {
             self.own.push(token)?;
             if let Some((corpus, matched)) = &mut self.corpus {
-                *matched = matched.advance(&corpus.automaton, token);
+                *matched = matched.advance(&**corpus, token);
             }
         }
         Ok(())
@@ -148,79 +114,85 @@ impl SuffixDraft {
     /// not committed yet. Changes nothing.
     #[must_use]
     pub fn propose_after(&self, pending: &[u32], max_length: usize) -> Proposal {
+        match self.longest(pending) {
+            Some((Some(corpus), matched)) => follow(corpus, matched, None, max_length),
+            Some((None, matched)) => follow(&self.own, matched, Some(pending), max_length),
+            None => Proposal::default(),
+        }
+    }
+
+    /// The longest match of the committed text and `pending`, and the corpus where it is there and
+    /// not in the own text; `None` if it is too short.
+    pub(super) fn longest(&self, pending: &[u32]) -> Option<(Option<&Corpus>, Match)> {
         let own_state = self.own.matched();
         let mut own = Match { state: own_state, length: self.own.length(own_state) };
         for &token in pending {
             own = own.advance(&self.own, token);
         }
-        let corpus = self.corpus.as_ref().map(|(corpus, matched)| {
-            let index = &corpus.automaton;
-            (index, pending.iter().fold(*matched, |matched, &token| matched.advance(index, token)))
-        });
-        match corpus {
-            Some((index, matched)) if matched.length >= self.min_match && matched.length > own.length => {
-                follow(index, matched, None, max_length)
+        if let Some((corpus, matched)) = &self.corpus {
+            let matched = pending.iter().fold(*matched, |matched, &token| matched.advance(&**corpus, token));
+            if matched.length >= self.min_match && matched.length > own.length {
+                return Some((Some(corpus), matched));
             }
-            _ if own.length >= self.min_match => follow(&self.own, own, Some(pending), max_length),
-            _ => Proposal::default(),
         }
+        (own.length >= self.min_match).then_some((None, own))
     }
 }
 
 /// The chain of up to `max_length` tokens that starts at `at`. `pending` is what stands between the
 /// text and the proposal, and the proposal may be copied from both; `None` for a text that is not
 /// the sequence's own.
-fn follow(automaton: &Automaton, mut at: Match, pending: Option<&[u32]>, max_length: usize) -> Proposal {
-    let text = automaton.text();
+fn follow(index: &impl Index, mut at: Match, pending: Option<&[u32]>, max_length: usize) -> Proposal {
     let mut tokens = Vec::with_capacity(max_length.min(64));
     let mut signals = Signals::with_capacity(max_length.min(64));
     // Once the context occurred once only, its continuation is a slice: no states are needed.
     let mut slice: Option<usize> = None;
     while tokens.len() < max_length {
-        let count = automaton.count(at.state);
-        let latest = slice.unwrap_or_else(|| automaton.latest_end(at.state) + 1);
+        let count = index.count(at.state);
+        let latest = slice.unwrap_or_else(|| index.latest_end(at.state).saturating_add(1));
         if slice.is_some() || count <= 1 {
-            let Some(token) = read(text, pending, &tokens, latest) else { break };
+            let Some(token) = read(index, pending, &tokens, latest) else { break };
             tokens.push(token);
             signals.push(at.length, 1, confidence_of(1, 1));
             slice = Some(latest + 1);
-            at.length += 1;
+            at.length = at.length.saturating_add(1);
             continue;
         }
-        let Some((token, next)) = successor(automaton, at.state, text[latest]) else { break };
+        let Some((token, next)) = successor(index, at.state, latest) else { break };
         tokens.push(token);
-        signals.push(at.length, count, confidence_of(automaton.count(next), count));
-        at = Match { state: next, length: at.length + 1 };
+        signals.push(at.length, count, confidence_of(index.count(next), count));
+        at = Match { state: next, length: at.length.saturating_add(1) };
     }
     Proposal { tokens, signals }
 }
 
-/// The token to follow after a context that occurred more than once, and the state after it.
-fn successor(automaton: &Automaton, state: u32, latest: u32) -> Option<(u32, u32)> {
-    let usual = automaton
+/// The token to follow after a context that occurred more than once, the last time with its successor
+/// at index `latest`, and the state after it.
+fn successor(index: &impl Index, state: u32, latest: usize) -> Option<(u32, u32)> {
+    let usual = index
         .likely_successor(state)
-        .filter(|&(_, next)| confidence_of(automaton.count(next), automaton.count(state)) >= USUAL);
+        .filter(|&(_, next)| confidence_of(index.count(next), index.count(state)) >= USUAL);
     let (token, next) = match usual {
         Some(usual) => usual,
-        None => (latest, automaton.step(state, latest)?),
+        None => index.token(latest).and_then(|token| Some((token, index.step(state, token)?)))?,
     };
     (token != SEPARATOR).then_some((token, next))
 }
 
-/// The token at `index` of text, pending tokens and proposal laid end to end.
-fn read(text: &[u32], pending: Option<&[u32]>, tokens: &[u32], index: usize) -> Option<u32> {
-    if let Some(&token) = text.get(index) {
+/// The token at `at` of text, pending tokens and proposal laid end to end.
+fn read(index: &impl Index, pending: Option<&[u32]>, tokens: &[u32], at: usize) -> Option<u32> {
+    if let Some(token) = index.token(at) {
         return (token != SEPARATOR).then_some(token);
     }
     let pending = pending?;
-    let beyond = index - text.len();
+    let beyond = at - index.num_tokens();
     pending.get(beyond).or_else(|| tokens.get(beyond - pending.len())).copied()
 }
 
 /// The share of occurrences that went on this way, with one imaginary occurrence that did not
 /// (the escape estimate A of prediction by partial matching, Cleary and Witten 1984). The state of
 /// the text's end is not marked yet, hence the lower bounds.
-fn confidence_of(followed: u32, occurred: u32) -> f32 {
+pub(super) fn confidence_of(followed: u32, occurred: u32) -> f32 {
     let occurred = occurred.max(1);
     followed.clamp(1, occurred) as f32 / (occurred + 1) as f32
 }

@@ -1,0 +1,41 @@
+"""Drives a source that works on one sequence at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hornbeam.spec.protocols import Ask, Draft, Drafter, Outcome, Proposer, Run
+
+__all__ = ["Separate", "open_source"]
+
+
+class Separate:
+    """A :class:`hornbeam.spec.Proposer` over one :class:`hornbeam.spec.Drafter` a sequence."""
+
+    hidden_layers: tuple[int, ...] = ()
+
+    def __init__(self, source: Draft) -> None:
+        self.source = source
+        self.drafters: dict[int, Drafter] = {}
+
+    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+        self.drafters[index] = self.source.start(prompt_ids)
+        return len(prompt_ids)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Any]:
+        return [self.drafters[ask.index].propose(ask.pending, ask.max_tokens) for ask in asks]
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            if not outcome.is_prompt:
+                self.drafters[outcome.index].extend(outcome.committed)
+
+    def finish(self, index: int) -> None:
+        self.drafters.pop(index, None)
+
+
+def open_source(source: Any, run: Run) -> Proposer:
+    """The proposer of a source of either kind."""
+    proposer: Proposer = source.open(run) if hasattr(source, "open") else Separate(source)
+    return proposer

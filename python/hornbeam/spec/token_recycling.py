@@ -1,0 +1,142 @@
+"""Drafts from what verification threw away: the likeliest successors of every token, as last seen."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+
+from hornbeam._native import Signals
+from hornbeam.errors import ArgumentError
+from hornbeam.spec.growth import Grown
+from hornbeam.spec.protocols import Ask, Outcome, Run
+
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
+
+__all__ = ["TokenRecycling"]
+
+# What the siblings' ranks are expected to be worth before anything was judged: it settles the tree's
+# shape, and is what a stop rule believes at first.
+FIRST, NEXT = 0.5, 0.45
+
+
+@dataclass(frozen=True)
+class TokenRecycling:
+    """A matrix of each token's ``width`` likeliest successors, drafted from by a static tree (Token
+    Recycling, Luo et al. 2024).
+
+    Every verified row, accepted or not, renews the successors of its token by the row's own top
+    logits. Differs from the paper in that a prompt's own successions are entered too, since prompts are
+    computed without logits, and in the tree, which is the best one of its size for acceptances that
+    fall off geometrically with the rank instead of one tuned on a corpus.
+
+    The matrix lives with the source and the model: a later run goes on with what an earlier one learned.
+
+    Args:
+        size: tokens in the tree.
+        width: successors kept of a token.
+        depth: levels of the tree.
+
+    Raises:
+        ArgumentError: if one of them is below 1.
+    """
+
+    size: int = 60
+    width: int = 8
+    depth: int = 6
+    _matrices: WeakKeyDictionary[LM, np.ndarray] = field(
+        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        for name in ("size", "width", "depth"):
+            if getattr(self, name) < 1:
+                raise ArgumentError(f"{name} is {getattr(self, name)}, expected at least 1")
+
+    def open(self, run: Run) -> Recycler:
+        """Begins a run on the model's matrix."""
+        if run.lm not in self._matrices:
+            shape = (run.lm.runner.shape.vocab_size, self.width)
+            self._matrices[run.lm] = np.full(shape, -1, dtype=np.int32)
+        return Recycler(self, self._matrices[run.lm])
+
+
+class Recycler:
+    """:class:`TokenRecycling` at work."""
+
+    hidden_layers: tuple[int, ...] = ()
+
+    def __init__(self, settings: TokenRecycling, successors: np.ndarray) -> None:
+        self.settings = settings
+        self.successors = successors
+        self.tree = static_tree(settings.size, settings.width, settings.depth)
+
+    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+        """Enters the prompt's successions, the latest first."""
+        for token, after in pairwise(prompt_ids):
+            row = self.successors[token]
+            if row[0] != after:
+                others = row[row != after][: len(row) - 1]
+                row[1 : 1 + len(others)] = others.copy()
+                row[0] = after
+        return len(prompt_ids)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Grown]:
+        """The static tree, as far as successors are known."""
+        return [self._grow(ask) for ask in asks]
+
+    def _grow(self, ask: Ask) -> Grown:
+        tokens: list[int] = []
+        parents: list[int] = []
+        confidences: list[float] = []
+        depths: list[int] = []
+        index: dict[int, int] = {-1: -1}
+        for node, (parent, rank) in enumerate(self.tree):
+            above = index.get(parent)
+            if above is None:
+                continue
+            depth = depths[above] + 1 if above >= 0 else 1
+            token = int(self.successors[tokens[above] if above >= 0 else ask.pending, rank])
+            if token < 0 or depth > ask.max_tokens:
+                continue
+            index[node] = len(tokens)
+            tokens.append(token)
+            parents.append(above)
+            depths.append(depth)
+            confidences.append(FIRST * NEXT**rank)
+        return Grown(tokens, Signals(confidences), parents)
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Renews the successors of every verified token."""
+        for outcome in outcomes:
+            if outcome.logits is not None:
+                width = min(self.settings.width, outcome.logits.shape[1])
+                best = torch.topk(outcome.logits, width, dim=-1).indices
+                self.successors[outcome.token_ids, :width] = best.to("cpu", torch.int32).numpy()
+
+    def finish(self, index: int) -> None:
+        """Nothing is kept of a sequence."""
+
+
+def static_tree(size: int, width: int, depth: int) -> list[tuple[int, int]]:
+    """(parent, rank) of the tree's nodes, parents first: the ``size`` likeliest paths."""
+    heap: list[tuple[float, int, int, int]] = []
+    tree: list[tuple[int, int]] = []
+
+    def offer(parent: int, level: int, likelihood: float) -> None:
+        for rank in range(width if level <= depth else 0):
+            heapq.heappush(heap, (-likelihood * FIRST * NEXT**rank, level, parent, rank))
+
+    offer(-1, 1, 1.0)
+    while heap and len(tree) < size:
+        likelihood, level, parent, rank = heapq.heappop(heap)
+        tree.append((parent, rank))
+        offer(len(tree) - 1, level + 1, -likelihood)
+    return tree

@@ -1,0 +1,186 @@
+"""Merged drafts: one tree, the text of the target, and no source that costs more than it brings."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import hornbeam as hb
+from hornbeam.errors import ArgumentError
+from hornbeam.spec import Ask, Outcome, Run, Signals, Union
+from hornbeam.spec.union import LONGEST_PAUSE, Account
+from tests import models
+from tests.drafts import Foresight
+
+
+@dataclass
+class Proposed:
+    tokens: list[int]
+    signals: Signals
+    parents: list[int] | None = None
+    logits: torch.Tensor | None = None
+
+
+@dataclass
+class Says:
+    """Proposes the same every time, and takes its time."""
+
+    tokens: list[int]
+    parents: list[int] | None = None
+    confidences: list[float] | None = None
+    seconds: float = 0.0
+    layers: tuple[int, ...] = ()
+    seen: list = field(default_factory=list)
+    law: str = "deterministic"
+
+    def open(self, run):
+        return self
+
+    @property
+    def hidden_layers(self):
+        return self.layers
+
+    def start(self, index, prompt_ids):
+        return len(prompt_ids) - len(self.layers)
+
+    def propose(self, asks):
+        time.sleep(self.seconds)
+        self.seen.append(len(asks))
+        signals = Signals(self.confidences or [0.5] * len(self.tokens))
+        return [Proposed(self.tokens, signals, self.parents) for _ in asks]
+
+    def observe(self, outcomes):
+        self.seen.append([None if o.hidden is None else tuple(o.hidden.shape) for o in outcomes])
+
+    def finish(self, index):
+        self.seen.append("finished")
+
+
+def run(plain_seconds=0.01):
+    curve = hb.spec.CostCurve()
+    curve.observe(1, plain_seconds)
+    return Run(SimpleNamespace(cost_curve=curve), hb.Warp(), 0, "coupled")
+
+
+def ask(output=(5,), position=4, max_tokens=9):
+    return Ask(0, 0, output[-1], position, max_tokens, (1, 2, 3), list(output))
+
+
+def paths(proposal):
+    found = []
+    for token, parent in zip(proposal.tokens, proposal.parents, strict=True):
+        found.append((*(found[parent] if parent >= 0 else ()), token))
+    return set(found)
+
+
+def test_equal_paths_become_one():
+    chain = Says([7, 8, 9])
+    tree = Says([7, 1, 2, 8], [-1, -1, 1, 0])
+    merged = Union(chain, tree).open(run()).propose([ask()])[0]
+    assert paths(merged) == {(7,), (7, 8), (7, 8, 9), (1,), (1, 2)}
+    assert all(parent < node for node, parent in enumerate(merged.parents))
+    assert paths(Union(chain, tree).open(run()).propose([ask(max_tokens=1)])[0]) == {(7,), (1,)}
+
+
+def test_the_budget_takes_the_likeliest_paths():
+    sure = Says([7, 8, 9], confidences=[0.9, 0.9, 0.9])
+    unsure = Says([1, 2], confidences=[0.05, 0.9])
+    assert paths(Union(unsure, sure, rows=3).open(run()).propose([ask()])[0]) == {(7,), (7, 8), (7, 8, 9)}
+
+
+def test_what_comes_true_is_learned_from_tokens_that_nobody_verified():
+    right, wrong = Says([7]), Says([1])
+    union = Union(wrong, right, rows=1).open(run(10.0))
+    output = [5]
+    for _ in range(30):
+        last = union.propose([ask(output, 3 + len(output))])[0]
+        output.append(7)
+    assert last.tokens == [7]
+    assert last.signals.confidences[0] > 0.8
+
+
+def outcome(tokens, kept, hidden=None):
+    return Outcome(0, tokens, kept, False, None, hidden, list(range(-1, len(tokens) - 1)))
+
+
+def test_a_source_that_does_not_pay_is_asked_ever_more_rarely():
+    useless = Says([1], seconds=0.01)
+    good = Says([7])
+    union = Union(good, useless).open(run(0.2))
+    for _ in range(60):
+        union.propose([ask()])
+        union.observe([outcome([5, 7], [0, 1])])
+    assert good.seen.count(1) == 60
+    assert useless.seen.count(1) < 14
+    saving = Says([7], seconds=0.01)
+    union = Union(Says([1]), saving).open(run(0.2))
+    for _ in range(30):
+        union.propose([ask()])
+        union.observe([outcome([5, 7], [0, 1])])
+    assert saving.seen.count(1) == 30, "it costs 10 ms a step and saves 200"
+
+
+def test_pauses_double_up_to_a_limit_and_end_when_it_pays():
+    account = Account(seconds=1.0, saved=0.0, asked=9)
+    asked = [step for step in range(2000) if account.is_due(1.0)]
+    gaps = [b - a for a, b in itertools.pairwise(asked)]
+    assert gaps[:4] == [3, 5, 9, 17]
+    assert max(gaps) == LONGEST_PAUSE + 1
+    account.saved = 2.0
+    assert all(account.is_due(1.0) for _ in range(9))
+    assert Account(seconds=9.0, asked=9).is_due(None), "before a step was timed nothing is known"
+
+
+def test_sources_get_the_hidden_states_that_they_want():
+    first, second, none = Says([1], layers=(4, 2)), Says([1], layers=(2,)), Says([1])
+    union = Union(first, second, none).open(run())
+    assert union.hidden_layers == (2, 4)
+    assert union.start(0, [1, 2, 3]) == 1
+    hidden = torch.zeros(2, 2, 8)
+    hidden[:, 1] = 1
+    union.propose([ask()])
+    union.observe([outcome([5, 1], [0], hidden)])
+    assert [source.seen[-1] for source in (first, second, none)] == [[(2, 2, 8)], [(2, 1, 8)], [None]]
+    union.finish(0)
+    assert first.seen[-1] == "finished"
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_the_text_is_that_of_no_draft_alone_and_in_a_batch(temperature):
+    lm = hb.LM(models.llama())
+    prompts = [models.prompt(6 + n, n)[0].tolist() for n in range(8)]
+    options = dict(max_new_tokens=16, temperature=temperature, seed=3)
+    plain = [g.token_ids for g in lm.generate(prompts, draft=None, **options)]
+    texts = [p + t for p, t in zip(prompts, plain, strict=True)]
+    union = Union(
+        Foresight(texts, wrong=4), hb.spec.Suffix(tree=True), hb.spec.TokenRecycling(size=12), hb.spec.NGram()
+    )
+    for length in (hb.spec.Fixed(20), hb.spec.MeasuredGain()):
+        together = lm.generate(prompts, draft=union, length=length, **options)
+        assert [g.token_ids for g in together] == plain
+        alone = lm.generate(prompts[2], draft=union, length=length, **options)
+        assert alone.token_ids == plain[2]
+        if isinstance(length, hb.spec.Fixed):
+            assert sum(g.stats.accepted for g in together) > 40
+
+
+def test_a_ratio_test_is_refused_for_drawn_parts():
+    lm = hb.LM(models.llama())
+    drawn = Union(hb.spec.Suffix(), hb.spec.SmallModel(lm))
+    with pytest.raises(ArgumentError, match="'mixed'"):
+        lm.generate([1, 2, 3], max_new_tokens=4, draft=drawn, verify="without_replacement", temperature=1.0)
+    assert lm.generate([1, 2, 3], max_new_tokens=4, draft=drawn, temperature=1.0, seed=1).token_ids == (
+        lm.generate([1, 2, 3], max_new_tokens=4, draft=None, temperature=1.0, seed=1).token_ids
+    )
+
+
+def test_refusals():
+    with pytest.raises(ArgumentError, match="no drafts"):
+        Union()
+    with pytest.raises(ArgumentError, match="rows is 0"):
+        Union(hb.spec.Suffix(), rows=0)
