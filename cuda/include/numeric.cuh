@@ -22,6 +22,36 @@ __device__ inline float exp_nonpositive(float x) {
     return __uint_as_float(__float_as_uint(p) + (__float_as_uint(shifted) << 23));
 }
 
+// log(x) for a normal x > 0. simd::math::log_scalar.
+__device__ inline float logarithm(float x) {
+    constexpr uint32_t SQRT_HALF_BITS = 0x3f3504f3u;
+    constexpr float LN_2_HIGH = 0.6933594f, LN_2_LOW = -2.1219444e-4f;
+    const uint32_t shifted = __float_as_uint(x) - SQRT_HALF_BITS;
+    const float n = float(int32_t(shifted) >> 23);
+    const float f = __uint_as_float((shifted & 0x007fffffu) + SQRT_HALF_BITS) - 1.0f;
+    float q = -0.076345f;
+    q = fmaf(q, f, 0.127615780f);
+    q = fmaf(q, f, -0.131601830f);
+    q = fmaf(q, f, 0.142017570f);
+    q = fmaf(q, f, -0.166233570f);
+    q = fmaf(q, f, 0.200012270f);
+    q = fmaf(q, f, -0.250008200f);
+    q = fmaf(q, f, 0.333333300f);
+    const float square = f * f;
+    const float y = fmaf(n, LN_2_LOW, q * (square * f));
+    return fmaf(n, LN_2_HIGH, f + fmaf(square, -0.5f, y));
+}
+
+// The upper half of a 128-bit product.
+__device__ inline uint64_t high_of_product(uint64_t a, uint64_t b) {
+#ifdef HORNBEAM_SIMT
+    __extension__ typedef unsigned __int128 Product;
+    return uint64_t((Product(a) * b) >> 64);
+#else
+    return __umul64hi(a, b);
+#endif
+}
+
 struct Words {
     uint32_t x[4];
 };

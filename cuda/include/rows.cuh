@@ -80,4 +80,43 @@ __device__ inline void move_rows(const MoveRows& p, bool by_page) {
     }
 }
 
+// The commit of a captured step: each sequence's accepted rows to the places behind its root, in
+// every plane, as Tree::commit moves them.
+struct CommitRows {
+    const int32_t* plan;
+    const int32_t* order;         // rows of the step: those of a sequence, its root first, then its draft
+    const int32_t* offsets;       // [num_sequences + 1], of draft tokens
+    const int32_t* accepted;      // [num_sequences, max_depth], ascending
+    const int32_t* num_accepted;  // [num_sequences]
+    Pages pages;
+    int32_t num_sequences, max_depth;
+};
+static_assert(sizeof(CommitRows) == 80, "mirrored in params.rs");
+
+// A thread owns one 32-bit column of one plane of one sequence: rows move left, one after the other.
+// Grid: columns over blocks, any size; y: sequences, any number.
+__device__ inline void commit_rows(const CommitRows& p) {
+    const PlanHeader& header = header_of(p.plan);
+    const uint64_t* chunks = part<uint64_t>(p.plan, header.chunks);
+    const RowSlot* slots = part<RowSlot>(p.plan, header.row_slots);
+    const int words = p.pages.head_dim * size_of(p.pages.dtype) / 4;
+    const int64_t columns = int64_t(p.pages.num_planes) * 2 * words;
+    for (int b = int(blockIdx.y); b < p.num_sequences; b += int(gridDim.y)) {
+        const int32_t* rows = p.order + p.offsets[b] + b;
+        const int root = rows[0];
+        for (int64_t c = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; c < columns;
+             c += int64_t(gridDim.x) * blockDim.x) {
+            const int word = int(c % words), side = int(c / words % 2), plane = int(c / (2 * words));
+            const int64_t within = int64_t(side) * p.pages.page_tokens * words + word;
+            for (int i = 0; i < p.num_accepted[b]; ++i) {
+                const RowSlot from = slots[rows[p.accepted[int64_t(b) * p.max_depth + i]]], to = slots[root + 1 + i];
+                if (from.slab == RowSlot::NOWHERE || (from.slab == to.slab && from.slot == to.slot)) continue;
+                reinterpret_cast<uint32_t*>(slab_page(chunks, p.pages, to.slab, plane))[within + int64_t(to.slot) * words] =
+                    reinterpret_cast<const uint32_t*>(
+                        slab_page(chunks, p.pages, from.slab, plane))[within + int64_t(from.slot) * words];
+            }
+        }
+    }
+}
+
 }  // namespace hornbeam

@@ -365,6 +365,7 @@ def cuda_sample(
     seed: int,
     tokens: Tensor,
     faults: Tensor,
+    seeds: Tensor | None = None,
 ) -> None: ...
 def cuda_follow(
     lane: CudaLane,
@@ -377,6 +378,38 @@ def cuda_follow(
     num_accepted: Tensor,
     next_token: Tensor,
     fault_rows: Tensor,
+    captured: bool = False,
+) -> None: ...
+def cuda_commit_rows(
+    lane: CudaLane,
+    words: Tensor,
+    order: Tensor,
+    offsets: Tensor,
+    accepted: Tensor,
+    num_accepted: Tensor,
+    chunk: Tensor,
+) -> None: ...
+def cuda_count(lane: CudaLane, tokens: Tensor, begins: Tensor, marks: Tensor) -> None: ...
+def cuda_adjust(
+    lane: CudaLane,
+    logits: Tensor,
+    tree: tuple[Tensor, Tensor, Tensor],
+    marks: Tensor | None,
+    penalties: Tensor,
+    bias: Tensor,
+    out: Tensor,
+) -> None: ...
+def cuda_ratio(
+    lane: CudaLane,
+    rule: int,
+    tree: tuple[Tensor, Tensor, Tensor],
+    counters: tuple[Tensor | None, Tensor | None],
+    target: tuple[Tensor, Tensor, Tensor],
+    draft: tuple[Tensor, Tensor, Tensor] | None,
+    scratch: tuple[Tensor, Tensor],
+    bounds: tuple[float, float],
+    seed: int,
+    out: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None: ...
 def cuda_status() -> dict[str, Any]: ...
 

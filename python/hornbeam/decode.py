@@ -26,6 +26,7 @@ from hornbeam.spec.protocols import Outcome
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hornbeam.graphs import StepGraphs
     from hornbeam.lm import LM
     from hornbeam.tree import Branch, Step
 
@@ -161,12 +162,19 @@ class Decoding:
         requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
         with self.lm.tree.step(requests) as step:
             begin = time.perf_counter()
-            with self._phase("forward"):
-                output = self._forward(step)
-                seconds = time.perf_counter() - begin
-            with self._phase("verify"):
-                verdicts = self.drafting.verify(active, drafts, output.logits)
-            if self.lm.runner.is_asynchronous:  # the pass has ended when the verdicts are read
+            graphs = self._graphs(drafts)
+            if graphs is not None:
+                with self._phase("forward"):
+                    output, verdicts = graphs.run(step, active, drafts, self.options)
+            else:
+                with self._phase("forward"):
+                    output = self._forward(step)
+                    seconds = time.perf_counter() - begin
+                with self._phase("verify"):
+                    verdicts = self.drafting.verify(active, drafts, output.logits)
+            if (
+                graphs is not None or self.lm.runner.is_asynchronous
+            ):  # the pass has ended when the verdicts are read
                 seconds = time.perf_counter() - begin
             self.lm.cost_curve.observe(step.num_rows, seconds)
             kept: list[list[Piece]] = []
@@ -187,7 +195,7 @@ class Decoding:
                 for verdict, emitted in zip(verdicts, kept, strict=True)
             ]
             with self._phase("commit"):
-                step.commit(paths)
+                step.commit(paths, is_moved=graphs is not None)
         self.drafting.judge(drafts, verdicts)
         parts = torch.split(output.logits, [len(tokens) for _, tokens, _ in requests])
         self.drafting.observe(
@@ -201,6 +209,13 @@ class Decoding:
         for sequence, emitted in zip(active, kept, strict=True):
             sequence.pending = emitted[-1].token
             sequence.emit(emitted)
+
+    def _graphs(self, drafts: list[Draft]) -> StepGraphs | None:
+        """The captured steps, where there are some and this step can be one."""
+        graphs = self.lm.graphs
+        if graphs is None or self.drafting.hidden_layers or not graphs.fits(self.options, drafts):
+            return None
+        return graphs
 
     def _forward(self, step: Step, rows: list[int] | None = None) -> Output:
         """The logits of the given rows, or of all rows in the order of the requests."""

@@ -12,6 +12,7 @@ import torch
 from hornbeam import cuda, spec
 from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError
+from hornbeam.graphs import StepGraphs
 from hornbeam.runner import DENSE_ROWS, Runner
 from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
@@ -71,6 +72,8 @@ class LM:
             memory of the cache and is not exact for a float32 model.
         max_kv_bytes: hard limit of the page pool; a quarter of the memory of the model's device by default.
         page_tokens: slots of a page.
+        cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
+            default, since no device has run them yet.
 
     Raises:
         UnsupportedModel: the architecture cannot be driven over pages; the message names the reason.
@@ -87,6 +90,7 @@ class LM:
         max_kv_bytes: int | None = None,
         page_tokens: int = 16,
         prefill_rows: int = 8192,
+        cuda_graphs: bool = False,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -107,6 +111,13 @@ class LM:
             page_tokens=page_tokens,
             max_bytes=max_kv_bytes or _quarter_of_memory(shape.device),
         )
+        self.graphs = None
+        if cuda_graphs:
+            if not cuda.runs_on(shape.device):
+                raise ArgumentError(
+                    f"cuda_graphs is True for a model on {shape.device}, expected a CUDA device"
+                )
+            self.graphs = StepGraphs(self)
 
     @classmethod
     def from_pretrained(

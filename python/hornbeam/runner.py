@@ -143,18 +143,21 @@ class _Probe:
 class _PagedAttention:
     """Writes the rows' keys and values to their pages, then lets every row read what its plan shows."""
 
-    def __init__(self, tree: PrefixTree, step: Step, shape: ModelShape) -> None:
+    def __init__(
+        self,
+        tree: PrefixTree,
+        shape: ModelShape,
+        plan: Plan | cuda.DevicePlan,
+        *,
+        is_dense: bool = False,
+    ) -> None:
         self.tree = tree
         self.chunks = tree.chunks
         self.layer_map = tree.layer_map
-        self.plan: Plan | cuda.DevicePlan = step.plan
-        if cuda.is_on_device(self.chunks[0]):
-            self.plan = cuda.DevicePlan(
-                step.plan, self.chunks, num_heads=shape.num_heads, num_kv_heads=shape.num_kv_heads
-            )
+        self.plan = plan
         self.num_kv_heads = shape.num_kv_heads
-        self.num_rows = step.num_rows
-        self.dense = step.is_dense and self.num_rows >= DENSE_ROWS
+        self.num_rows = plan.num_rows
+        self.dense = is_dense and self.num_rows >= DENSE_ROWS
         self.rounds = tree.dtype != shape.dtype
 
     def __call__(
@@ -249,12 +252,31 @@ class Runner:
         if logits_rows is not None:
             inputs.append(torch.as_tensor(logits_rows, dtype=torch.int64))
         token_ids, positions, *rows = cuda.upload(inputs, self.shape.device)
-        attention = _PagedAttention(tree, step, self.shape)
+        plan: Plan | cuda.DevicePlan = step.plan
+        if cuda.is_on_device(tree.chunks[0]):
+            heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
+            plan = cuda.DevicePlan(step.plan, tree.chunks, num_heads=heads, num_kv_heads=kv_heads)
+        attention = _PagedAttention(tree, self.shape, plan, is_dense=step.is_dense)
         result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
         states = None
         if hidden:
             states = tuple(state[0] for state in result.hidden_states)
         return Output(result.logits[0], states)
+
+    def logits_over(
+        self,
+        tree: PrefixTree,
+        plan: cuda.DevicePlan,
+        token_ids: torch.Tensor,
+        positions: torch.Tensor,
+        logits_rows: torch.Tensor,
+    ) -> torch.Tensor:
+        """The logits ``[rows asked for, vocabulary]`` of a plan's rows, padding included, all arguments
+        on the device: nothing is sent there, so that the call can be captured in a graph."""
+        attention = _PagedAttention(tree, self.shape, plan)
+        result = self._call(token_ids, positions, attention, logits_rows, False)
+        logits: torch.Tensor = result.logits[0]
+        return logits
 
     def _call(
         self,

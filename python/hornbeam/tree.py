@@ -176,12 +176,14 @@ class Step:
         """Whether neither commit nor rollback has ended the step."""
         return self._is_open
 
-    def commit(self, accepted: Sequence[Iterable[int] | Tensor]) -> None:
+    def commit(self, accepted: Sequence[Iterable[int] | Tensor], *, is_moved: bool = False) -> None:
         """Keep the accepted rows and free the rest; ends the step.
 
         Args:
             accepted: per request, indices within the request along a path from the branch's end;
                 empty accepts nothing.
+            is_moved: the accepted rows lie behind the branches' ends already, as a captured step leaves
+                them (:mod:`hornbeam.graphs`).
 
         Raises:
             ArgumentError: the indices are not such a path; the step is still open.
@@ -193,7 +195,10 @@ class Step:
         self._tree._native.commit(paths)
         self._is_open = False
         self._tree._step = None
-        self._tree._make_moves()
+        if is_moved:
+            self._tree._native.take_moves()
+        else:
+            self._tree._make_moves()
 
     def rollback(self) -> None:
         """Keep nothing; ends the step. Does nothing when it has ended."""

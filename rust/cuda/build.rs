@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// One image a file: they compile side by side, load lazily, and an edit recompiles its own file.
-const FILES: [&str; 5] = ["rows", "attention", "attention_bf16", "attention_f16", "decide"];
+const FILES: [&str; 6] = ["rows", "attention", "attention_bf16", "attention_f16", "decide", "ratio"];
 
 /// Machine code for these; PTX for 8.0 covers what lies between and what comes later.
 const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];

@@ -14,7 +14,7 @@ import torch
 
 from hornbeam import Warp, cuda, ops
 from hornbeam.cuda import device
-from hornbeam.errors import ArgumentError, LogitsError
+from hornbeam.errors import LogitsError
 from tests.cuda.emulator import DEVICE, backend
 from tests.cuda.plans import DTYPES
 
@@ -160,11 +160,3 @@ def test_a_faulty_row_is_named_if_the_walk_reads_it(bad: float) -> None:
     logits[2:] = bad
     _, paths = cuda.verify(tokens, parents, offsets, logits.to(DEVICE), warp=greedy, **draws)
     assert paths == [([], 0), ([], 0)]
-
-
-def test_what_the_lane_lacks_is_refused() -> None:
-    logits = torch.zeros(1, 4)
-    with pytest.raises(ArgumentError, match="no bias and no penalties"):
-        on_device(logits, Warp(bias={1: 2.0}), positions=torch.zeros(1))
-    with pytest.raises(ArgumentError, match="positions is None"):
-        on_device(logits, Warp(), positions=None)

@@ -6,7 +6,7 @@ Kernels run on torch's current stream; nothing is allocated or waited for within
 """
 
 from hornbeam.cuda.decide import verify
-from hornbeam.cuda.device import emulated, is_on_device, lane, require, status, upload
+from hornbeam.cuda.device import emulated, is_on_device, lane, require, runs_on, status, upload
 from hornbeam.cuda.plans import DevicePlan, move_rows, tree_attention, write_rows
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "lane",
     "move_rows",
     "require",
+    "runs_on",
     "status",
     "tree_attention",
     "upload",

@@ -1,87 +1,96 @@
-"""Sampling and verification on the device."""
+"""Sampling and verification on the device: every rule of :func:`hornbeam.ops.verify`."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
-from hornbeam.errors import ArgumentError, LogitsError
+from hornbeam.cuda.outputs import Outputs
+from hornbeam.cuda.warps import Histories, adjusts, law_of, pack_histories, pack_laws, pack_penalties
+from hornbeam.errors import ArgumentError, ShapeError
 
 if TYPE_CHECKING:
     from hornbeam.warp import Warp
 
-__all__ = ["Outputs", "verify"]
+__all__ = ["verify"]
 
-_FAULTS = {1: "NaN", 2: "+inf", 3: "-inf only"}
-
-
-def _law(warp: Warp) -> tuple[float, int | None, float | None, float | None]:
-    penalties = (warp.repetition_penalty, warp.frequency_penalty, warp.presence_penalty)
-    if warp.bias or any(penalty is not None for penalty in penalties):
-        raise ArgumentError(f"warp is {warp}, expected no bias and no penalties: the CUDA lane lacks them")
-    return warp.temperature, warp.top_k, warp.top_p, warp.min_p
+#: As `Rule` of ratio.cuh numbers them.
+_RULES = ("chain", "block", "with_replacement", "without_replacement", "target_only", "typical")
+#: What is the coupled rule where the draft was chosen, not drawn.
+_RATIO_TESTS = _RULES[:4]
 
 
-def _packed_laws(warps: Sequence[Warp]) -> Tensor:
-    """uint8 `[len(warps), 32]`, as `Law` of cuda/include/decide.cuh lays one out."""
-    data = bytearray()
-    for temperature, top_k, top_p, min_p in map(_law, warps):
-        greedy = temperature == 0
-        scale = 1.0 if greedy else 1.0 / temperature
-        mass = top_p if top_p is not None and top_p < 1 else 0.0
-        data += struct.pack("<fiiidd", scale, greedy, top_k or 0, 0, mass, min_p or 0.0)
-    return torch.frombuffer(data, dtype=torch.uint8).view(-1, 32)
+@dataclass
+class _Request:
+    """The arguments of one verification, checked, on the host; then on the device."""
+
+    tree: tuple[Tensor, Tensor, Tensor]
+    counters: tuple[Tensor | None, Tensor | None]
+    depth: int
+    batch: int
+    vocabulary: int
+    extra: dict[str, Tensor] = field(default_factory=dict)
+
+    def upload(self, device: torch.device) -> None:
+        """Everything in one transfer."""
+        given = [values for values in self.counters if values is not None]
+        there = iter(upload([*self.tree, *given, *self.extra.values()], device))
+        self.tree = (next(there), next(there), next(there))
+        first, second = (None if values is None else next(there) for values in self.counters)
+        self.counters = (first, second)
+        self.extra = {name: next(there) for name in self.extra}
 
 
 def _host(values: Tensor | Sequence[int], dtype: torch.dtype) -> Tensor:
     return torch.as_tensor(values, dtype=dtype).cpu().contiguous()
 
 
-class Outputs:
-    """Where a verdict goes: views of one device buffer, so that one read brings everything.
+def _expect(what: str, got: int, expected: int) -> None:
+    if got != expected:
+        raise ShapeError(f"{what} is {got}, expected {expected}")
 
-    ``next_token`` int64 ``[B]``; ``num_accepted`` and ``fault_rows`` int32 ``[B]``; ``accepted`` int32
-    ``[B, depth]``.
-    """
 
-    def __init__(self, batch: int, depth: int, device: torch.device) -> None:
-        self.depth = depth
-        self.buffer = torch.empty(batch * (4 + depth), dtype=torch.int32, device=device)
-        self.next_token, self.num_accepted, self.fault_rows, self.accepted = self._parts(self.buffer)
+def _per_sequence(warps: Warp | Sequence[Warp], batch: int, what: str) -> list[Warp]:
+    many = list(warps) if isinstance(warps, Sequence) else [warps]
+    if len(many) == 1:
+        return many * batch
+    _expect(what, len(many), batch)
+    return many
 
-    def _parts(self, buffer: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        batch = len(buffer) // (4 + self.depth)
-        return (
-            buffer[: 2 * batch].view(torch.int64),
-            buffer[2 * batch : 3 * batch],
-            buffer[3 * batch : 4 * batch],
-            buffer[4 * batch :].view(batch, self.depth),
-        )
 
-    def read(self, batch: int | None = None) -> list[tuple[list[int], int]]:
-        """For each of the first ``batch`` sequences the accepted rows and the next token: the one time
-        that the host waits for the device.
-
-        Raises:
-            LogitsError: a row on the way of a walk is no distribution.
-        """
-        next_token, num_accepted, fault_rows, accepted = self._parts(self.buffer.cpu())
-        for sequence, fault in enumerate(fault_rows[:batch].tolist()):
-            if fault:
-                got = _FAULTS[fault % 4]
-                raise LogitsError(
-                    f"logits of sequence {sequence}, row {fault // 4} contain {got}, "
-                    "expected finite values or -inf"
-                )
-        counts, tokens = num_accepted[:batch].tolist(), next_token[:batch].tolist()
-        rows = accepted[:batch].tolist()
-        return [(path[:n], token) for path, n, token in zip(rows, counts, tokens, strict=True)]
+def _check(
+    draft_tokens: Tensor,
+    draft_parents: Tensor,
+    offsets: Tensor,
+    logits: Tensor,
+    sequences: Tensor | None,
+    positions: Tensor | None,
+) -> _Request:
+    tokens, parents = _host(draft_tokens, torch.int64), _host(draft_parents, torch.int32)
+    begins = _host(offsets, torch.int32)
+    depth, batch = _native.tree_depth(parents, begins), len(begins) - 1
+    _expect("draft_tokens", len(tokens), len(parents))
+    if bool((tokens < 0).any()):
+        raise ArgumentError(f"a draft token is {int(tokens.min())}, expected a vocabulary id")
+    _expect("target_logits rows", logits.shape[0], len(tokens) + batch)
+    counters: list[Tensor | None] = []
+    for what, values in (("sequences", sequences), ("positions", positions)):
+        if values is None:
+            counters.append(None)
+            continue
+        there = _host(values, torch.int64)
+        _expect(what, len(there), batch)
+        outside = (there < 0) | (there >= 1 << 32)
+        if bool(outside.any()):
+            raise ArgumentError(f"{what} is {int(there[outside][0])}, expected 0 to 4294967295")
+        counters.append(there)
+    return _Request((tokens, parents, begins), (counters[0], counters[1]), depth, batch, logits.shape[1])
 
 
 def verify(
@@ -89,48 +98,120 @@ def verify(
     draft_parents: Tensor,
     offsets: Tensor,
     logits: Tensor,
+    draft_logits: Tensor | None = None,
     *,
+    rule: str = "coupled",
     warp: Warp | Sequence[Warp],
+    draft_warp: Warp | Sequence[Warp] | None = None,
     seed: int,
     sequences: Tensor | None,
     positions: Tensor | None,
+    history: Histories | None = None,
+    epsilon: float = 0.3,
+    alpha: float = 0.09,
 ) -> tuple[Outputs, list[tuple[list[int], int]]]:
-    """Greedy and coupled verification: the outputs on the device, and what was read of them.
+    """See :func:`hornbeam.ops.verify`: the outputs on the device, and what was read of them.
 
-    All rows are sampled at once, from raw logits, then every tree is walked. Trees come from the
-    host, where they are checked, and go over in one transfer; the verdicts come back in one.
+    Trees and counters come from the host, where they are checked, and go over in one transfer; the
+    verdicts come back in one. Coupled and greedy walks sample all rows at once; the rules that draw
+    take the law of every row first, then walk with a block of threads a sequence.
     """
     driver = lane()
-    device = logits.device
-    one, many = (warp[0] if len(warp) == 1 else None, warp) if isinstance(warp, Sequence) else (warp, ())
-    law = (0.0, None, None, None) if one is None else _law(one)
-    if positions is None and any(w.temperature != 0 for w in (many if one is None else [one])):
+    if rule != "coupled" and rule not in _RULES:
+        raise ArgumentError(f"rule is {rule!r}, expected one of {', '.join((*_RULES, 'coupled'))}")
+    request = _check(draft_tokens, draft_parents, offsets, logits, sequences, positions)
+    warps = _per_sequence(warp, request.batch, "warp")
+    draft_warps = warps if draft_warp is None else _per_sequence(draft_warp, request.batch, "draft_warp")
+    if draft_logits is not None:
+        _expect("draft_logits rows", draft_logits.shape[0], logits.shape[0])
+    if positions is None and request.batch and any(w.temperature != 0 for w in warps):
         raise ArgumentError("positions is None, expected one a sequence, since the warp samples")
-    parents, begins = _host(draft_parents, torch.int32), _host(offsets, torch.int32)
-    depth = _native.tree_depth(parents, begins)
-    batch, num_rows = len(begins) - 1, logits.shape[0]
-    host = [_host(draft_tokens, torch.int64), parents, begins]
-    host += [torch.zeros(0, dtype=torch.uint8) if one is not None else _packed_laws(many)]
-    given = [values for values in (sequences, positions) if values is not None]
-    host += [_host(values, torch.int64) for values in given]
-    tokens, parents, begins, laws, *counters = upload(host, device)
-    streams = counters.pop(0) if sequences is not None else None
-    places = counters.pop(0) if positions is not None else None
+    if rule in ("chain", "block"):
+        _check_chains(request)
+    draws = not all(w.is_greedy for w in warps) and rule != "coupled"
+    if draft_logits is None and rule in _RATIO_TESTS:
+        draws = False
+    reads_draft = draws and rule in _RATIO_TESTS
+    sides = [("target", logits, warps)]
+    if reads_draft:
+        assert draft_logits is not None
+        sides.append(("draft", draft_logits, draft_warps))
+    _collect(request, sides, draws, history)
+    request.upload(logits.device)
+    tables = {name: _adjusted(driver, request, name, rows) for name, rows, _ in sides}
+    out = Outputs(request.batch, request.depth, logits.device)
+    if draws:
+        _ratio(driver, request, tables, rule, seed, (epsilon, alpha), out)
+    else:
+        shared = warps[0] if warps and all(w is warps[0] for w in warps) else None
+        _coupled(driver, request, tables["target"], shared, seed, out)
+    return out, out.read()
 
-    sampled, faults = torch.empty((2, num_rows), dtype=torch.int32, device=device).unbind()
+
+def _check_chains(request: _Request) -> None:
+    _, parents, begins = request.tree
+    for begin, end in zip(begins[:-1].tolist(), begins[1:].tolist(), strict=True):
+        own = parents[begin:end]
+        wrong = (own != torch.arange(-1, end - begin - 1, dtype=torch.int32)).nonzero()
+        if len(wrong):
+            index = int(wrong[0])
+            raise ArgumentError(
+                f"a draft token's parent is {int(own[index])}, "
+                f"expected {index - 1}: this rule verifies chains"
+            )
+
+
+def _collect(request: _Request, sides: list[Any], draws: bool, history: Histories | None) -> None:
+    """What has to go to the device beside the trees."""
+    penalised = any(w.has_penalties for _, _, warps in sides for w in warps)
+    if penalised and history is None:
+        raise ArgumentError("history is None, expected prompt and output, since the warp has penalties")
+    if history is not None:
+        _expect("history", len(history), request.batch)
+    if penalised and history is not None:
+        request.extra["history"], request.extra["begins"] = pack_histories(history, request.vocabulary)
+    for name, _, warps in sides:
+        if any(adjusts(w) for w in warps):
+            request.extra[f"{name} penalties"], request.extra[f"{name} bias"] = pack_penalties(warps)
+        if draws or any(w is not warps[0] for w in warps):
+            request.extra[f"{name} laws"] = pack_laws(warps)
+
+
+def _adjusted(driver: Any, request: _Request, name: str, logits: Tensor) -> Tensor:
+    """The logits after bias and penalties; the same tensor where there are none."""
+    extra = request.extra
+    if f"{name} penalties" not in extra:
+        return logits
+    if "history" in extra and "marks" not in extra:
+        shape = (request.batch, request.vocabulary)
+        extra["marks"] = torch.zeros(shape, dtype=torch.int32, device=logits.device)
+        _native.cuda_count(driver, extra["history"], extra["begins"], extra["marks"])
+    out = torch.empty(logits.shape, dtype=torch.float32, device=logits.device)
+    penalties, bias = extra[f"{name} penalties"], extra[f"{name} bias"]
+    _native.cuda_adjust(driver, logits, request.tree, extra.get("marks"), penalties, bias, out)
+    return out
+
+
+def _coupled(
+    driver: Any, request: _Request, logits: Tensor, warp: Warp | None, seed: int, out: Outputs
+) -> None:
+    num_rows = logits.shape[0]
+    tokens, parents, begins = request.tree
+    sampled, faults = torch.empty((2, num_rows), dtype=torch.int32, device=logits.device).unbind()
+    law = (0.0, None, None, None) if warp is None else law_of(warp)
+    laws = None if warp is not None else request.extra.get("target laws")
     _native.cuda_sample(
         driver,
         logits,
         (parents, begins),
-        streams,
-        places,
+        request.counters[0],
+        request.counters[1],
         law,
-        laws if one is None else None,
+        laws,
         seed,
         sampled,
         faults,
     )
-    out = Outputs(batch, depth, device)
     _native.cuda_follow(
         driver,
         tokens,
@@ -143,4 +224,40 @@ def verify(
         out.next_token,
         out.fault_rows,
     )
-    return out, out.read()
+
+
+def _ratio(
+    driver: Any,
+    request: _Request,
+    tables: dict[str, Tensor],
+    rule: str,
+    seed: int,
+    bounds: tuple[float, float],
+    out: Outputs,
+) -> None:
+    device, num_rows = tables["target"].device, tables["target"].shape[0]
+
+    def side(name: str) -> tuple[Tensor, Tensor, Tensor] | None:
+        if name not in tables:
+            return None
+        rows = torch.empty((num_rows, 40), dtype=torch.uint8, device=device)
+        return tables[name], request.extra[f"{name} laws"], rows
+
+    target = side("target")
+    assert target is not None
+    scratch = (
+        torch.empty((num_rows, 8), dtype=torch.uint8, device=device),
+        torch.empty(num_rows, dtype=torch.int32, device=device),
+    )
+    _native.cuda_ratio(
+        driver,
+        _RULES.index(rule),
+        request.tree,
+        request.counters,
+        target,
+        side("draft"),
+        scratch,
+        bounds,
+        seed,
+        (out.accepted, out.num_accepted, out.next_token, out.fault_rows),
+    )

@@ -15,7 +15,7 @@ from hornbeam.errors import CudaError
 if TYPE_CHECKING:
     from hornbeam._native import CudaLane
 
-__all__ = ["emulated", "index_of", "is_on_device", "lane", "require", "status", "upload"]
+__all__ = ["emulated", "index_of", "is_on_device", "lane", "require", "runs_on", "status", "upload"]
 
 #: A part of an upload begins on a multiple of so many bytes.
 ALIGNMENT = 16
@@ -60,6 +60,11 @@ def emulated(emulation: CudaLane) -> Iterator[None]:
         yield
     finally:
         _lane, _takes_cpu = before
+
+
+def runs_on(device: torch.device) -> bool:
+    """Whether operations on tensors of a device go to the kernels of this package."""
+    return _takes_cpu or device.type == "cuda"
 
 
 def is_on_device(tensor: Any) -> bool:

@@ -61,8 +61,7 @@ class DevicePlan:
         self.plan = plan
         self.chunk = chunks[0]
         device = self.chunk.device
-        facts = lane().device(index_of(device))
-        packed = _native.CudaPlan(plan, chunks, num_heads, num_kv_heads, facts["multiprocessors"], num_rows)
+        packed = pack(plan, chunks, num_heads, num_kv_heads, num_rows)
         self.num_rows = packed.num_rows
         self.extent = (packed.num_items, packed.num_merged_rows)
         self.partial_rows = packed.num_partial_rows
@@ -85,6 +84,14 @@ class DevicePlan:
         else:
             write(buffer, host)
             self.words = buffer
+
+
+def pack(
+    plan: Plan, chunks: list[Tensor], num_heads: int, num_kv_heads: int, num_rows: int | None
+) -> _native.CudaPlan:
+    """The plan as words for the device of the chunks."""
+    facts = lane().device(index_of(chunks[0].device))
+    return _native.CudaPlan(plan, chunks, num_heads, num_kv_heads, facts["multiprocessors"], num_rows)
 
 
 def write(buffer: Tensor, host: Tensor) -> None:

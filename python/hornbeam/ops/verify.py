@@ -129,18 +129,25 @@ def verify(
         LogitsError: a row that was read holds NaN, +inf or nothing finite.
     """
     if cuda.is_on_device(target_logits):
-        return _verify_on_device(
+        outputs, paths = cuda.verify(
             draft_tokens,
             draft_parents,
             offsets,
             target_logits,
             draft_logits,
-            rule,
+            rule=rule,
             warp=warp,
+            draft_warp=draft_warp,
             seed=_seed(seed),
             sequences=sequences,
             positions=positions,
+            history=history,
+            epsilon=epsilon,
+            alpha=alpha,
         )
+        verified = _Read(outputs.accepted, outputs.num_accepted, outputs.next_token)
+        verified._paths = paths
+        return verified
     depth = _native.tree_depth(draft_parents, offsets)
     batch = offsets.shape[0] - 1
     out = Verified(
@@ -166,35 +173,6 @@ def verify(
         *out,
     )
     return out
-
-
-_COUPLED_WITHOUT_LOGITS = ("chain", "block", "with_replacement", "without_replacement")
-
-
-def _verify_on_device(
-    draft_tokens: Tensor,
-    draft_parents: Tensor,
-    offsets: Tensor,
-    target_logits: Tensor,
-    draft_logits: Tensor | None,
-    rule: str,
-    *,
-    warp: Warp | Sequence[Warp],
-    **draws: Any,
-) -> Verified:
-    """The rules that the CUDA lane has: the coupled one, and those that are the same for the arguments."""
-    warps = [warp] if isinstance(warp, Warp) else warp
-    is_greedy = all(w.temperature == 0 for w in warps)
-    is_chosen = draft_logits is None and rule in _COUPLED_WITHOUT_LOGITS
-    if not (rule == "coupled" or is_greedy or is_chosen):
-        raise ArgumentError(
-            f"rule is {rule!r}, expected 'coupled', temperature 0 or a draft without logits: "
-            "the CUDA lane has no ratio test"
-        )
-    out, paths = cuda.verify(draft_tokens, draft_parents, offsets, target_logits, warp=warp, **draws)
-    verified = _Read(out.accepted, out.num_accepted, out.next_token)
-    verified._paths = paths
-    return verified
 
 
 def sample(

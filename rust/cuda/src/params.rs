@@ -161,6 +161,8 @@ pub struct Sample {
     pub positions: u64,
     /// One [`Law`] a sequence, or 0.
     pub laws: u64,
+    /// Low word and high word of the seed on the device, or 0.
+    pub seeds: u64,
     /// Takes the token of each row.
     pub tokens: u64,
     /// Takes 0, or why a row has no law.
@@ -209,6 +211,161 @@ pub struct Follow {
     pub max_depth: i32,
 }
 
+/// `hornbeam_count`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Count {
+    /// Tokens of all histories, int64: prompt, output, prompt, output, ...
+    pub tokens: u64,
+    /// Where each begins, `[2 * num_sequences + 1]`.
+    pub begins: u64,
+    /// `[num_sequences, vocabulary]`, zeros before.
+    pub marks: u64,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Ids that are counted.
+    pub vocabulary: i32,
+}
+
+/// `hornbeam_adjust`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Adjust {
+    /// Raw logits `[num_rows, vocabulary]`.
+    pub logits: u64,
+    /// Takes f32 logits.
+    pub out: u64,
+    /// Draft tokens, int64.
+    pub draft_tokens: u64,
+    /// Their parents.
+    pub parents: u64,
+    /// Where each sequence's tree begins.
+    pub offsets: u64,
+    /// What `hornbeam_count` left, or 0.
+    pub marks: u64,
+    /// 24 bytes a sequence: repetition, frequency, presence, begin and end of its biases, zero.
+    pub penalties: u64,
+    /// 8 bytes each: token, value.
+    pub bias: u64,
+    /// Elements between rows of `logits`.
+    pub row_stride: i64,
+    /// Rows.
+    pub num_rows: i32,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns.
+    pub vocabulary: i32,
+    /// Element type of the logits.
+    pub dtype: i32,
+    /// Columns of `marks`.
+    pub marked: i32,
+    /// 1 where `penalties` is one for all.
+    pub is_shared: i32,
+}
+
+/// `hornbeam_laws`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Laws {
+    /// Logits `[num_rows, vocabulary]`.
+    pub logits: u64,
+    /// Where each sequence's tree begins.
+    pub offsets: u64,
+    /// One [`Law`] a sequence.
+    pub laws: u64,
+    /// Takes [`ROW_LAW_BYTES`] a row.
+    pub out: u64,
+    /// Elements between rows.
+    pub row_stride: i64,
+    /// Rows.
+    pub num_rows: i32,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns.
+    pub vocabulary: i32,
+    /// Element type of the logits.
+    pub dtype: i32,
+}
+
+/// Bytes of what `hornbeam_laws` leaves of a row.
+pub const ROW_LAW_BYTES: usize = 40;
+
+/// `hornbeam_ratio`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct Ratio {
+    /// Draft tokens, int64.
+    pub draft_tokens: u64,
+    /// Their parents.
+    pub parents: u64,
+    /// Where each sequence's tree begins.
+    pub offsets: u64,
+    /// Random sequence of each sequence, int64, or 0.
+    pub sequences: u64,
+    /// Position of the token sampled at each root, int64, or 0.
+    pub positions: u64,
+    /// Logits of the target, and of the draft or 0.
+    pub logits: [u64; 2],
+    /// What `hornbeam_laws` left of both.
+    pub row_laws: [u64; 2],
+    /// One [`Law`] a sequence, of both.
+    pub laws: [u64; 2],
+    /// Scratch for `typical`: a double a row.
+    pub likelihoods: u64,
+    /// Likewise, an int32 a row.
+    pub depths: u64,
+    /// Takes `[num_sequences, max_depth]` rows.
+    pub accepted: u64,
+    /// Takes their number.
+    pub num_accepted: u64,
+    /// Takes the token after them, int64.
+    pub next_token: u64,
+    /// Takes 0, or 4 * row + fault.
+    pub fault_rows: u64,
+    /// Elements between rows of both logits.
+    pub strides: [i64; 2],
+    /// See `typical`.
+    pub epsilon: f64,
+    /// See `typical`.
+    pub alpha: f64,
+    /// Low word, high word.
+    pub seed: [u32; 2],
+    /// `Rule` of ratio.cuh.
+    pub rule: i32,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns of `accepted`.
+    pub max_depth: i32,
+    /// Columns of both logits.
+    pub vocabularies: [i32; 2],
+    /// Element types of both.
+    pub dtypes: [i32; 2],
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_commit_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct CommitRows {
+    /// The packed plan.
+    pub plan: u64,
+    /// Rows of the step, a sequence's root first, then its draft.
+    pub order: u64,
+    /// Where each sequence's tree begins.
+    pub offsets: u64,
+    /// Accepted rows `[num_sequences, max_depth]`.
+    pub accepted: u64,
+    /// Their number.
+    pub num_accepted: u64,
+    /// All planes.
+    pub pages: Pages,
+    /// Sequences.
+    pub num_sequences: i32,
+    /// Columns of `accepted`.
+    pub max_depth: i32,
+}
+
 /// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
 pub type MovePageRows = MoveRows;
 
@@ -217,5 +374,10 @@ const _: () = assert!(size_of::<WriteRows>() == 96);
 const _: () = assert!(size_of::<MoveRows>() == 56);
 const _: () = assert!(size_of::<TreeAttention>() == 152);
 const _: () = assert!(size_of::<Law>() == 32);
-const _: () = assert!(size_of::<Sample>() == 128);
+const _: () = assert!(size_of::<Sample>() == 136);
 const _: () = assert!(size_of::<Follow>() == 80);
+const _: () = assert!(size_of::<Count>() == 32);
+const _: () = assert!(size_of::<Adjust>() == 96);
+const _: () = assert!(size_of::<Laws>() == 56);
+const _: () = assert!(size_of::<Ratio>() == 208);
+const _: () = assert!(size_of::<CommitRows>() == 80);

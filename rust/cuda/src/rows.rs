@@ -2,11 +2,12 @@
 
 use crate::error::Result;
 use crate::lane::{Kernel, Lane, Launch};
-use crate::params::{MoveRows, WriteRows};
+use crate::params::{CommitRows, MoveRows, WriteRows};
 
 const WRITE: Kernel = Kernel { image: 0, name: "hornbeam_write_rows", number: 0 };
 const MOVE: Kernel = Kernel { image: 0, name: "hornbeam_move_rows", number: 1 };
 const MOVE_PAGES: Kernel = Kernel { image: 0, name: "hornbeam_move_page_rows", number: 10 };
+const COMMIT: Kernel = Kernel { image: 0, name: "hornbeam_commit_rows", number: 17 };
 /// Warps of a block of row writes: small, so that a few rows still spread over multiprocessors.
 const WRITE_WARPS: u32 = 4;
 const MOVE_THREADS: u32 = 128;
@@ -58,10 +59,31 @@ pub unsafe fn move_rows(
     unsafe { lane.launch(device, stream, if by_page { MOVE_PAGES } else { MOVE }, launch, parameters) }
 }
 
+/// Moves the accepted rows of a step behind their sequences' roots, as the tree's commit does.
+///
+/// # Safety
+/// As [`Lane::launch`]: every address in `parameters` is valid on the device, and rows are of the plan.
+///
+/// # Errors
+/// As [`Lane::launch`].
+pub unsafe fn commit_rows(lane: &Lane, device: i32, stream: u64, parameters: &CommitRows) -> Result<()> {
+    let pages = &parameters.pages;
+    let words = pages.head_dim as u32 * if pages.dtype == 0 { 4 } else { 2 } / 4;
+    let columns = pages.num_planes as u32 * 2 * words;
+    if columns == 0 || parameters.num_sequences == 0 || parameters.max_depth == 0 {
+        return Ok(());
+    }
+    let grid =
+        [columns.div_ceil(MOVE_THREADS).min(MOST_BLOCKS), parameters.num_sequences.min(65_535) as u32, 1];
+    let launch = Launch { grid, threads: MOVE_THREADS, shared: 0 };
+    // SAFETY: the caller's contract.
+    unsafe { lane.launch(device, stream, COMMIT, launch, parameters) }
+}
+
 /// Loads the kernels of this file.
 ///
 /// # Errors
 /// As [`Lane::prepare`].
 pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [WRITE, MOVE, MOVE_PAGES].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+    [WRITE, MOVE, MOVE_PAGES, COMMIT].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
 }

@@ -8,7 +8,7 @@ use super::{OrRaise, PyCudaLane};
 use crate::tensor::{Kind, Tensor};
 
 /// A contiguous integer vector, or an error; its address.
-fn vector(py: Python<'_>, tensor: &Tensor, kind: Kind, len: Option<usize>) -> PyResult<u64> {
+pub(super) fn vector(py: Python<'_>, tensor: &Tensor, kind: Kind, len: Option<usize>) -> PyResult<u64> {
     tensor.expect_shape(py, &[len])?;
     if tensor.kind() != kind || !tensor.is_contiguous() {
         return Err(tensor.refuse(py, &tensor.kind().to_string(), &format!("contiguous {kind}")));
@@ -19,9 +19,10 @@ fn vector(py: Python<'_>, tensor: &Tensor, kind: Kind, len: Option<usize>) -> Py
 /// Samples every row of `logits` `[rows, vocabulary]` into `tokens` (int32, -1 for a row that is
 /// no distribution) and `faults` (int32: 0, or 1 NaN, 2 +inf, 3 nothing finite). `law` is
 /// (temperature, top_k, top_p, min_p) for all sequences, or `laws` uint8 `[sequences, 32]` has one
-/// each. `tree` is (parents, offsets) of draft trees; without it a row is a sequence.
+/// each. `tree` is (parents, offsets) of draft trees; without it a row is a sequence. `seeds`, int32
+/// `[2]`, has the seed's words on the device.
 #[pyfunction]
-#[pyo3(name = "cuda_sample", signature = (lane, logits, tree, sequences, positions, law, laws, seed, tokens, faults))]
+#[pyo3(name = "cuda_sample", signature = (lane, logits, tree, sequences, positions, law, laws, seed, tokens, faults, seeds=None))]
 fn sample(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
@@ -34,6 +35,7 @@ fn sample(
     seed: u64,
     tokens: &Bound<'_, PyAny>,
     faults: &Bound<'_, PyAny>,
+    seeds: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let rows = Tensor::new(logits, "logits")?;
     rows.expect_shape(py, &[None, None])?;
@@ -54,8 +56,10 @@ fn sample(
     all.extend(sequences.iter().chain(&positions).chain(&laws));
     all.extend(tree.iter().flat_map(|(parents, offsets)| [parents, offsets]));
     let target = lane.get().target(py, logits, &all)?;
+    let seeds = seeds.map(|t| Tensor::new(t, "seeds")).transpose()?;
+    // With `seeds` the step is captured: rows and parents are as many as it was captured for.
     if let Some((parents, offsets)) = &tree
-        && (offsets.len() == 0 || parents.len() + num_sequences != num_rows)
+        && (offsets.len() == 0 || (seeds.is_none() && parents.len() + num_sequences != num_rows))
     {
         let want = format!("{} rows: one a draft token and one a sequence", parents.len() + num_sequences);
         return Err(rows.refuse(py, &format!("of shape {:?}", rows.shape()), &want));
@@ -76,6 +80,7 @@ fn sample(
         sequences: optional(&sequences)?,
         positions: optional(&positions)?,
         laws: laws.as_ref().map_or(0, Tensor::address),
+        seeds: seeds.as_ref().map_or(Ok(0), |t| vector(py, t, Kind::I32, Some(2)))?,
         tokens: vector(py, &tokens, Kind::I32, Some(num_rows))?,
         faults: vector(py, &faults, Kind::I32, Some(num_rows))?,
         row_stride: rows.strides()[0] as i64,
@@ -92,9 +97,10 @@ fn sample(
 }
 
 /// Walks draft trees along sampled tokens: see `hornbeam.ops.verify` with rule "coupled".
-/// `fault_rows` takes 0, or 4 * row + fault of the row at which a walk broke off.
+/// `fault_rows` takes 0, or 4 * row + fault of the row at which a walk broke off. With `captured`
+/// vectors are as long as the step was captured for, and `offsets` has the true numbers.
 #[pyfunction]
-#[pyo3(name = "cuda_follow")]
+#[pyo3(name = "cuda_follow", signature = (lane, draft_tokens, parents, offsets, tokens, faults, accepted, num_accepted, next_token, fault_rows, captured=false))]
 fn follow(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
@@ -107,6 +113,7 @@ fn follow(
     num_accepted: &Bound<'_, PyAny>,
     next_token: &Bound<'_, PyAny>,
     fault_rows: &Bound<'_, PyAny>,
+    captured: bool,
 ) -> PyResult<()> {
     let drafts = Tensor::new(draft_tokens, "draft_tokens")?;
     let (parents, offsets) = (Tensor::new(parents, "draft_parents")?, Tensor::new(offsets, "offsets")?);
@@ -120,12 +127,16 @@ fn follow(
     if accepted.kind() != Kind::I32 || !accepted.is_contiguous() {
         return Err(accepted.refuse(py, &accepted.kind().to_string(), "contiguous int32"));
     }
+    if tokens.len() < size + count && !captured {
+        let got = format!("{} rows", tokens.len());
+        return Err(tokens.refuse(py, &got, &format!("{} rows", size + count)));
+    }
     let parameters = Follow {
         draft_tokens: vector(py, &drafts, Kind::I64, None)?,
         parents: vector(py, &parents, Kind::I32, Some(size))?,
         offsets: vector(py, &offsets, Kind::I32, Some(count + 1))?,
-        tokens: vector(py, &tokens, Kind::I32, Some(size + count))?,
-        faults: vector(py, &faults, Kind::I32, Some(size + count))?,
+        tokens: vector(py, &tokens, Kind::I32, None)?,
+        faults: vector(py, &faults, Kind::I32, Some(tokens.len()))?,
         accepted: accepted.address(),
         num_accepted: vector(py, &counts, Kind::I32, None)?,
         next_token: vector(py, &next, Kind::I64, Some(count))?,

@@ -3,6 +3,7 @@
 mod attention;
 mod decide;
 mod plan;
+mod ratio;
 mod rows;
 
 use hornbeam_core::format::PageLayout;
@@ -200,5 +201,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     rows::register(m)?;
     attention::register(m)?;
     decide::register(m)?;
+    ratio::register(m)?;
     m.add_function(wrap_pyfunction!(cuda_status, m)?)
 }

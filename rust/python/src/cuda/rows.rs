@@ -1,9 +1,10 @@
 //! Row writes and row moves on the device.
 
-use hornbeam_cuda::params::{MoveRows, WriteRows, dtype_code};
+use hornbeam_cuda::params::{CommitRows, MoveRows, WriteRows, dtype_code};
 use hornbeam_cuda::rows;
 use pyo3::prelude::*;
 
+use super::decide::vector;
 use super::{OrRaise, PyCudaLane, layer_pages, strides};
 use crate::tensor::{Kind, Tensor};
 
@@ -83,7 +84,50 @@ fn move_rows(
         .or_raise(py)
 }
 
+/// Moves the accepted rows of a step behind their sequences' roots, on all planes: the device's part
+/// of `Step.commit`. `order` int32 has the step's rows, a sequence's root first, then its draft;
+/// `offsets` int32 `[sequences + 1]` counts draft tokens; the verdict is as `cuda_follow` leaves it.
+#[pyfunction]
+#[pyo3(name = "cuda_commit_rows")]
+fn commit_rows(
+    py: Python<'_>,
+    lane: &Bound<'_, PyCudaLane>,
+    words: &Bound<'_, PyAny>,
+    order: &Bound<'_, PyAny>,
+    offsets: &Bound<'_, PyAny>,
+    accepted: &Bound<'_, PyAny>,
+    num_accepted: &Bound<'_, PyAny>,
+    chunk: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (plan, rows) = (super::words(py, words)?, Tensor::new(order, "order")?);
+    let (offsets, paths) = (Tensor::new(offsets, "offsets")?, Tensor::new(accepted, "accepted")?);
+    let (counts, chunk) = (Tensor::new(num_accepted, "num_accepted")?, Tensor::new(chunk, "chunk")?);
+    let target = lane.get().target(py, words, &[&plan, &rows, &offsets, &paths, &counts, &chunk])?;
+    let (layout, pages) = layer_pages(py, &chunk, 0, 1)?;
+    if layout.head_dim * layout.dtype.size() % 4 != 0 {
+        let got = format!("head_dim {}", layout.head_dim);
+        return Err(chunk.refuse(py, &got, "keys of whole 32-bit words"));
+    }
+    paths.expect_shape(py, &[Some(counts.len()), None])?;
+    if paths.kind() != Kind::I32 || !paths.is_contiguous() {
+        return Err(paths.refuse(py, &paths.kind().to_string(), "contiguous int32"));
+    }
+    let parameters = CommitRows {
+        plan: plan.address(),
+        order: vector(py, &rows, Kind::I32, None)?,
+        offsets: vector(py, &offsets, Kind::I32, Some(counts.len() + 1))?,
+        accepted: paths.address(),
+        num_accepted: vector(py, &counts, Kind::I32, None)?,
+        pages,
+        num_sequences: counts.len() as i32,
+        max_depth: paths.shape()[1] as i32,
+    };
+    // SAFETY: as above; the caller's order names rows of the plan.
+    unsafe { rows::commit_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
+}
+
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(write_rows, m)?)?;
-    m.add_function(wrap_pyfunction!(move_rows, m)?)
+    m.add_function(wrap_pyfunction!(move_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(commit_rows, m)?)
 }
