@@ -138,7 +138,16 @@ def register_peak() -> float | None:
     cargo = shutil.which("cargo")
     if cargo is None:
         return None
-    example = ["run", "--quiet", "--release", "--package", "hornbeam-core", "--example", "multiply_add_peak"]
+    example = [
+        "run",
+        "--quiet",
+        "--profile",
+        "dist",
+        "--package",
+        "hornbeam-core",
+        "--example",
+        "multiply_add_peak",
+    ]
     command = [cargo, *example, "--", str(torch.get_num_threads())]
     done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True)
     return float(done.stdout)
