@@ -22,6 +22,7 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam.cuda import upload
 from hornbeam.errors import ArgumentError, OutOfPages, StateError
+from hornbeam.ops.pages import page_formats, quantise_pages
 from hornbeam.ops.rows import move_page_rows, move_rows
 
 if TYPE_CHECKING:
@@ -359,8 +360,11 @@ class PrefixTree:
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
     def _make_moves(self) -> None:
-        for by_page, moves in self._native.take_moves():
-            if by_page:
+        for by_page, moves, number in self._native.take_moves():
+            if number:
+                names = {of: name for name, (of, _) in page_formats(self.chunks[0]).items()}
+                quantise_pages(self.chunks, moves, names[number], by_page=by_page)
+            elif by_page:
                 move_page_rows(self.chunks, moves)
             else:
                 move_rows(self.chunks, moves)
@@ -413,6 +417,59 @@ class PrefixTree:
             self._grow(chunks)
             chunks = self._native.compact(branch._id, node, lists, digest, by_head)
         self._make_moves()
+
+    def quantise(
+        self,
+        branch: Branch,
+        node: int,
+        formats: Sequence[str | None] | Sequence[Sequence[str | None]],
+        *,
+        digest: int,
+        by_head: bool,
+        partial: bool = False,
+    ) -> None:
+        """Give `branch` a version of one of its nodes with keys and values in pages of codes.
+
+        A page keeps its bytes and holds more tokens, see :meth:`page_tokens_of`. Of each format whole pages
+        are filled, in the order of the keys; what does not fill one stays plain, unless ``partial``. Keys
+        that are in codes already stay as they are, whatever is asked. The version shows the keys in codes
+        first, format by format, then the plain ones.
+
+        Args:
+            branch: the branch that asked; others keep the old version.
+            node: id of a node on its path, see :meth:`nodes`.
+            formats: a name of :func:`hornbeam.ops.page_formats` or None for each key that the node shows;
+                with `by_head`, one list a plane.
+            digest: not 0; says what made the version inexact.
+            by_head: planes differ.
+            partial: the last page of a format may be short.
+
+        Raises:
+            ArgumentError: no such format, keys with elements beyond 65504, or a node by head and one list.
+            ShapeError: lists of other lengths.
+            OutOfPages: the new pages do not fit; nothing was changed.
+        """
+        known = page_formats(self.chunks[0]) if self.chunks else {}
+
+        def number(name: str | None) -> int:
+            if name is not None and name not in known:
+                raise ArgumentError(f"format is {name}, expected one of {', '.join(known)}")
+            return 0 if name is None else known[name][0]
+
+        plain: Any = formats
+        lists = [[number(name) for name in names] for names in (plain if by_head else [plain])]
+        chunks = self._native.quantise(branch._id, node, lists, partial, digest, by_head)
+        while chunks:
+            self._grow(chunks)
+            chunks = self._native.quantise(branch._id, node, lists, partial, digest, by_head)
+        self._make_moves()
+
+    def page_tokens_of(self, format: str | None) -> int:
+        """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
+        if format is None:
+            return self.page_tokens
+        # One page has the shape of any.
+        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))[format][1]
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""

@@ -1,9 +1,11 @@
 """Attention over pages, written from the definition of a plan: gather, mask, softmax, in float64."""
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hornbeam._native import Plan
+from tests.reference import pages
 
 OWN, BY_HEAD = 1, 2
 
@@ -23,8 +25,8 @@ def gather(
     keys, values, where, seen = [], [], [], []
 
     def show(page: Tensor, slot: int, position: int, rows: range) -> None:
-        keys.append(page[0, slot])
-        values.append(page[1, slot])
+        keys.append(page[0, slot].double())
+        values.append(page[1, slot].double())
         where.append(position)
         seen.append(rows)
 
@@ -40,12 +42,15 @@ def gather(
         if flags & BY_HEAD:
             begin, end = ranges[begin + plane]
         for page_id, run, position, positions_at in entries[begin:end]:
-            first, count = run & 0xFFFF, run >> 16 & 0xFFFF
+            first, number, count = run & 0xFFF, run >> 12 & 0xF, run >> 16 & 0xFFFF
             if flags & BY_HEAD:
                 chunk, index = divmod(page_id, num_planes * slabs_per_chunk)
                 page = chunks[chunk].flatten(0, 1)[index]
             else:
                 page = chunks[page_id // slabs_per_chunk][plane, page_id % slabs_per_chunk]
+            if number:
+                decoded = pages.decode(page, number)
+                page = torch.from_numpy(np.stack([decoded.keys, decoded.values]))
             for i in range(count):
                 at = position + i if positions_at < 0 else positions[positions_at + i]
                 show(page, first + i, at, range(row_begin, stop))

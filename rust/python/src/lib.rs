@@ -8,6 +8,7 @@ mod cuda;
 mod error;
 mod keep;
 mod linear;
+mod pages;
 mod parallel;
 mod plan;
 mod rows;
@@ -29,6 +30,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     keep::register(m)?;
     linear::register(m)?;
+    pages::register(m)?;
     parallel::register(m)?;
     plan::register(m)?;
     rows::register(m)?;

@@ -19,9 +19,9 @@ const DETACH_ELEMENTS: usize = 1 << 15;
 
 /// The chunks that `slabs` lie in, described; `None` where no slab lies, so that a call costs what
 /// it touches and not what the pool holds.
-struct Chunks {
+pub(crate) struct Chunks {
     tensors: SmallVec<[Option<Tensor>; 8]>,
-    layout: PageLayout,
+    pub(crate) layout: PageLayout,
 }
 
 /// What one chunk says about the pool.
@@ -39,7 +39,7 @@ pub(crate) fn layout_of(chunk: &Tensor, py: Python<'_>) -> PyResult<PageLayout> 
 
 impl Chunks {
     /// `chunk_of` maps a slab or page id to its chunk; ids beyond the list are left to the operation's own check.
-    fn describe(
+    pub(crate) fn describe(
         py: Python<'_>,
         chunks: &Bound<'_, PyList>,
         ids: impl Iterator<Item = u32>,
@@ -72,7 +72,7 @@ impl Chunks {
             .collect()
     }
 
-    fn bytes<'a>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [u8]; 8]>> {
+    pub(crate) fn bytes<'a>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [u8]; 8]>> {
         // SAFETY: as above.
         self.tensors
             .iter()
@@ -194,7 +194,7 @@ pub(crate) fn move_page_rows(
     detached(py, || rows::move_page_rows(&moves, &mut bytes, &chunks.layout))
 }
 
-fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
+pub(crate) fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
     let tensor = Tensor::new(moves, "moves")?;
     tensor.expect_shape(py, &[None, Some(4)])?;
     // SAFETY: the caller's argument holds the array while it is copied, under the GIL.

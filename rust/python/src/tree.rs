@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
 use hornbeam_core::store::Scope;
-use hornbeam_core::tree::{Begin, BranchId, Keep, Moves, NodeId, Request, Tree};
+use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PySequence, PyTuple};
 
@@ -254,17 +254,22 @@ impl PyTree {
         self.lock().rollback();
     }
 
-    /// The copies to make, in order: (whether they are of single pages, int32 `[M, 4]`).
-    fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(bool, Bound<'py, PyAny>)>> {
+    /// The copies to make, in order: (whether they are of single pages, int32 `[M, 4]`, the number of
+    /// the format to encode them in, or 0).
+    fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(bool, Bound<'py, PyAny>, u8)>> {
         let moves = self.lock().take_moves();
         let array = |batch: Moves| match batch {
             Moves::Rows(moves) => {
                 let words = moves.iter().flat_map(|m| [m.from.slab, m.from.slot, m.to.slab, m.to.slot]);
-                Ok((false, int32s(py, words.map(|w| w as i32), Some(4))?))
+                Ok((false, int32s(py, words.map(|w| w as i32), Some(4))?, 0))
             }
             Moves::Pages(moves) => {
                 let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
-                Ok((true, int32s(py, words.map(|w| w as i32), Some(4))?))
+                Ok((true, int32s(py, words.map(|w| w as i32), Some(4))?, 0))
+            }
+            Moves::Codes { format, by_page, moves } => {
+                let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
+                Ok((by_page, int32s(py, words.map(|w| w as i32), Some(4))?, format))
             }
         };
         moves.into_iter().map(array).collect()
@@ -293,6 +298,35 @@ impl PyTree {
             (false, lists) => return Err(to_py(py, Error::shape("keep", lists.len(), "one list"))),
         };
         match self.with(py, |tree| tree.compact(branch.into(), node.into(), keep, digest))? {
+            Begin::Open => Ok(0),
+            Begin::Grow(chunks) => Ok(chunks),
+        }
+    }
+
+    /// Gives a branch a version of a node in pages of codes: the number of a format for each key, or a
+    /// list a plane; or says how many chunks to add first.
+    #[pyo3(signature = (branch, node, codes, partial, digest, by_head))]
+    fn quantise(
+        &self,
+        py: Python<'_>,
+        branch: u64,
+        node: u64,
+        codes: Vec<Bound<'_, PyAny>>,
+        partial: bool,
+        digest: u64,
+        by_head: bool,
+    ) -> PyResult<usize> {
+        let lists = codes
+            .iter()
+            .map(|numbers| narrow::<u8>(py, numbers, "codes", "the number of a format"))
+            .collect::<PyResult<Vec<_>>>()?;
+        let lists: Vec<&[u8]> = lists.iter().map(Vec::as_slice).collect();
+        let codes = match (by_head, lists.as_slice()) {
+            (true, lists) => Codes::ByHead(lists),
+            (false, [numbers]) => Codes::Uniform(numbers),
+            (false, lists) => return Err(to_py(py, Error::shape("codes", lists.len(), "one list"))),
+        };
+        match self.with(py, |tree| tree.quantise(branch.into(), node.into(), codes, partial, digest))? {
             Begin::Open => Ok(0),
             Begin::Grow(chunks) => Ok(chunks),
         }

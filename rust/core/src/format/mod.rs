@@ -1,5 +1,6 @@
 //! How numbers lie in memory: element types, and the geometry of pages.
 
+pub mod page;
 pub mod plan;
 
 use half::{bf16, f16};

@@ -12,7 +12,8 @@
 pub struct Entry {
     /// A slab id in a uniform read, a page id in a read by head.
     pub page: u32,
-    /// First slot shown.
+    /// First slot shown, in the low twelve bits; above them the number of the page's format, 0 where
+    /// its slots are plain (see [`super::page`]).
     pub first: u16,
     /// Number of slots shown, at least 1.
     pub count: u16,
@@ -20,6 +21,28 @@ pub struct Entry {
     pub position: i32,
     /// ...this is not negative: then slot `first + i` has `positions[positions_at + i]`.
     pub positions_at: i32,
+}
+
+impl Entry {
+    /// Bits of `first` that hold the slot.
+    pub const SLOT_BITS: u32 = 12;
+
+    /// `first` of a slot and a format.
+    pub fn first_of(slot: u32, format: u8) -> u16 {
+        slot as u16 | u16::from(format) << Self::SLOT_BITS
+    }
+
+    /// First slot shown.
+    #[inline(always)]
+    pub fn slot(&self) -> u32 {
+        u32::from(self.first) & ((1 << Self::SLOT_BITS) - 1)
+    }
+
+    /// Number of the page's format; 0 where its slots are plain.
+    #[inline(always)]
+    pub fn format(&self) -> u8 {
+        (self.first >> Self::SLOT_BITS) as u8
+    }
 }
 
 /// One read: a run of entries and the rows that see it. Eight 32-bit words.

@@ -5,6 +5,7 @@ pub mod draw;
 pub mod key_mass;
 pub mod linear;
 pub mod logits;
+pub mod pages;
 pub mod quantise;
 pub mod rows;
 pub mod sample;

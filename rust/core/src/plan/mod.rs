@@ -44,7 +44,7 @@ impl Table {
                     Ok(at) => self.positions[at + i as usize],
                     Err(_) => e.position + i as i32,
                 };
-                (e.page, u32::from(e.first) + i, position)
+                (e.page, e.slot() + i, position)
             })
         })
     }

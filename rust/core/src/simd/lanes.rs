@@ -22,6 +22,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn splat(self, x: f32) -> Self::Vector;
     /// Widens sixteen elements, exactly.
     fn load<E: Element>(self, from: &[E; WIDTH]) -> Self::Vector;
+    /// Sixteen bytes as bit patterns of 32-bit integers.
+    fn load_bytes(self, from: &[u8; WIDTH]) -> Self::Vector;
     /// Stores all lanes.
     fn store(self, v: Self::Vector, to: &mut [f32; WIDTH]);
     /// `a + b`.
@@ -139,6 +141,10 @@ impl Lanes for Portable {
         from.map(E::to_f32)
     }
     #[inline(always)]
+    fn load_bytes(self, from: &[u8; WIDTH]) -> Self::Vector {
+        from.map(|byte| f32::from_bits(u32::from(byte)))
+    }
+    #[inline(always)]
     fn store(self, v: Self::Vector, to: &mut [f32; WIDTH]) {
         *to = v;
     }
@@ -227,6 +233,7 @@ mod tests {
                 l.load(&self.0[3].map(bf16::from_f32)),
                 l.load(&self.0[3].map(f16::from_f32)),
                 l.load_partial(&self.0[4][..5], 7.0),
+                l.bits_to_float(l.load_bytes(&self.0[4].map(|x| x.to_bits() as u8))),
             ];
             let mut bits = vec![l.mask_bits(l.lt(a, b)), l.mask_bits(l.eq(a, b)), l.reduce_add(c).to_bits()];
             bits.extend(l.reduce_add4([a, b, c, rows[5]]).map(f32::to_bits));
@@ -280,7 +287,7 @@ mod tests {
             for isa in Isa::available() {
                 assert_eq!(isa.run(Everything(&rows)), want, "{isa:?}");
             }
-            let transposed = &want[8 + 18 * WIDTH..];
+            let transposed = &want[8 + 19 * WIDTH..];
             for (i, j) in (0..WIDTH).flat_map(|i| (0..WIDTH).map(move |j| (i, j))) {
                 let x = rows[j][i];
                 assert!(transposed[i * WIDTH + j] == x.to_bits() || x.is_nan());

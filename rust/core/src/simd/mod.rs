@@ -21,6 +21,7 @@ use std::sync::OnceLock;
 pub use lanes::{Lanes, WIDTH};
 
 use crate::error::{Error, Result};
+use crate::format::Element;
 
 /// An instruction set that kernels are compiled for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -123,6 +124,15 @@ impl Isa {
             _ => kernel.run(lanes::Portable),
         }
     }
+}
+
+/// The bytes of some elements, as they lie in memory.
+#[inline(always)]
+pub fn bytes_of<E: Element>(elements: &[E]) -> &[u8] {
+    let size = E::DTYPE.size();
+    assert_eq!(size, size_of::<E>(), "an element type is its tag's");
+    // SAFETY: an element is a float of the size that its tag says: no padding, and any byte may be read.
+    unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), elements.len() * size) }
 }
 
 /// Code that is compiled once for each instruction set.

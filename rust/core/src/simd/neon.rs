@@ -59,6 +59,20 @@ impl Lanes for Neon {
         }
     }
     #[inline(always)]
+    fn load_bytes(self, from: &[u8; WIDTH]) -> Four {
+        // SAFETY: the token; `from` has sixteen bytes.
+        unsafe {
+            let bytes = vld1q_u8(from.as_ptr());
+            let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_u8(vget_high_u8(bytes)));
+            [
+                vreinterpretq_f32_u32(vmovl_u16(vget_low_u16(low))),
+                vreinterpretq_f32_u32(vmovl_u16(vget_high_u16(low))),
+                vreinterpretq_f32_u32(vmovl_u16(vget_low_u16(high))),
+                vreinterpretq_f32_u32(vmovl_u16(vget_high_u16(high))),
+            ]
+        }
+    }
+    #[inline(always)]
     fn store(self, v: Four, to: &mut [f32; WIDTH]) {
         for (i, v) in v.into_iter().enumerate() {
             // SAFETY: the token; `to` has sixteen f32.

@@ -173,6 +173,17 @@ impl Lanes for Avx2 {
         unsafe { [load_eight(from.as_ptr()), load_eight(from.as_ptr().add(8))] }
     }
     #[inline(always)]
+    fn load_bytes(self, from: &[u8; WIDTH]) -> Two {
+        let at = from.as_ptr();
+        // SAFETY: the token; `from` has sixteen bytes.
+        unsafe {
+            [
+                _mm256_castsi256_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(at.cast()))),
+                _mm256_castsi256_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64(at.add(8).cast()))),
+            ]
+        }
+    }
+    #[inline(always)]
     fn store(self, v: Two, to: &mut [f32; WIDTH]) {
         let at = to.as_mut_ptr();
         // SAFETY: the token; `to` has sixteen f32.
@@ -293,6 +304,11 @@ impl Lanes for Avx512 {
                 Dtype::F16 => _mm512_cvtph_ps(_mm256_loadu_si256(at.cast())),
             }
         }
+    }
+    #[inline(always)]
+    fn load_bytes(self, from: &[u8; WIDTH]) -> __m512 {
+        // SAFETY: the token; `from` has sixteen bytes.
+        unsafe { _mm512_castsi512_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
     }
     #[inline(always)]
     fn store(self, v: __m512, to: &mut [f32; WIDTH]) {

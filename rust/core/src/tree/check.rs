@@ -4,6 +4,7 @@ use std::collections::HashMap;
 
 use super::Tree;
 use super::node::ROOT;
+use crate::format::page::Formats;
 
 impl Tree {
     /// Walks everything and reports the first invariant that does not hold: free + held +
@@ -52,15 +53,23 @@ impl Tree {
         let by_head = node.table.is_by_head();
         let planes = if by_head { self.layout().num_planes } else { 1 };
         for plane in 0..planes {
+            let formats = Formats::of(node.table.plane(plane), self.layout()).map_err(|e| e.to_string())?;
+            for entry in node.table.plane(plane) {
+                if entry.slot() as usize + usize::from(entry.count) > formats.tokens(entry)
+                    || (by_head && self.slabs.slab_of_page(entry.page).1 != plane)
+                {
+                    return Err(format!("node {index} shows {entry:?} on plane {plane}"));
+                }
+            }
+            let mut positions: Vec<i32> = node.table.keys(plane).map(|(.., position)| position).collect();
+            // Pages in codes come before plain ones.
+            if node.table.plane(plane).iter().any(|entry| entry.format() != 0) {
+                positions.sort_unstable();
+            }
             let mut last = node.start as i32 - 1;
-            for (page, slot, position) in node.table.keys(plane) {
+            for position in positions {
                 if position <= last || position as usize >= node.end() {
                     return Err(format!("node {index} shows position {position} after {last}"));
-                }
-                if slot as usize >= self.layout().page_tokens
-                    || (by_head && self.slabs.slab_of_page(page).1 != plane)
-                {
-                    return Err(format!("node {index} shows slot {slot} of page {page} on plane {plane}"));
                 }
                 last = position;
             }

@@ -14,10 +14,12 @@ mod evict;
 mod matching;
 mod merge;
 mod node;
+mod quantise;
 mod step;
 mod version;
 
 pub use arena::Id;
+pub use quantise::Codes;
 pub use step::{Begin, Request};
 pub use version::{Keep, NodeInfo};
 
@@ -27,6 +29,7 @@ use step::OpenStep;
 
 use crate::error::{Error, Result};
 use crate::format::PageLayout;
+use crate::format::page::MOST_TOKENS;
 use crate::format::plan::RowSlot;
 use crate::ops::rows::{Move, PageMove};
 use crate::plan::Table;
@@ -51,6 +54,16 @@ pub enum Moves {
     Rows(Vec<Move>),
     /// On single pages.
     Pages(Vec<PageMove>),
+    /// Into new pages of a format in codes, see [`crate::ops::pages::write_coded_pages`]; ids of slabs,
+    /// on all planes, or of single pages.
+    Codes {
+        /// Number of the format.
+        format: u8,
+        /// Whether ids are those of pages.
+        by_page: bool,
+        /// Page by page, slots ascending from 0.
+        moves: Vec<PageMove>,
+    },
 }
 
 /// Counts, for people and for budgets.
@@ -92,11 +105,11 @@ impl Tree {
     /// An empty tree over an empty pool that may grow to `max_chunks`.
     pub fn new(layout: PageLayout, max_chunks: usize) -> Result<Self> {
         let sizes = [layout.num_planes, layout.slabs_per_chunk, layout.page_tokens, layout.head_dim];
-        if sizes.contains(&0) || layout.page_tokens > usize::from(u16::MAX) {
+        if sizes.contains(&0) || layout.page_tokens > MOST_TOKENS {
             return Err(Error::value(
                 "page layout",
                 format!("{layout:?}"),
-                "sizes of at least 1, page_tokens below 65536",
+                "sizes of at least 1, page_tokens below 4096",
             ));
         }
         let mut nodes = Arena::new();

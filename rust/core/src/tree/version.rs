@@ -86,14 +86,25 @@ impl Tree {
             Keep::Uniform(keys) => self.compact_uniform(node.index, keys),
             Keep::ByHead(planes) => self.compact_by_head(node.index, planes),
         };
+        self.replace(branch, &path[depth..], table, digest);
+        Ok(Begin::Open)
+    }
+
+    /// Puts `branch` on a copy of the end of its path, `old`, whose first node shows `table` instead.
+    pub(super) fn replace(&mut self, branch: BranchId, old: &[u32], table: Table, digest: u64) {
         self.clock += 1;
-        let mut above = self.nodes[node.index].parent;
+        let leaf = self.branches[branch.index].node;
+        let mut above = self.nodes[old[0]].parent;
         let mut table = Some(table);
-        for &index in &path[depth..] {
+        for &index in old {
             let (table, digest) = match table.take() {
                 Some(table) => (table, digest),
                 // Keys below were computed over the exact ones and are shared as they are.
-                None => (self.nodes[index].table.clone(), self.nodes[index].digest),
+                None => {
+                    let table = self.nodes[index].table.clone();
+                    self.retain_table(&table);
+                    (table, self.nodes[index].digest)
+                }
             };
             let old = &self.nodes[index];
             let copy = Node {
@@ -108,16 +119,11 @@ impl Tree {
                 digest,
                 used: self.clock,
             };
-            if index != node.index {
-                let table = copy.table.clone();
-                self.retain_table(&table);
-            }
             above = self.insert_node(copy, Some(index));
         }
         self.nodes[above].handles += 1;
         self.branches[branch.index].node = above;
         self.leave(leaf, false);
-        Ok(Begin::Open)
     }
 
     fn check_keep(&self, node: u32, keep: Keep<'_>) -> Result<()> {
@@ -137,6 +143,12 @@ impl Tree {
             return Err(Error::value("keep", "one list", "one list a plane: the node is by head"));
         }
         for (plane, keys) in planes.iter().enumerate() {
+            if table.plane(plane).iter().any(|entry| entry.format() != 0) {
+                return Err(Error::State {
+                    what: format!("node {node}"),
+                    state: "has keys in codes, which do not move",
+                });
+            }
             let limit = table.num_keys(plane);
             let ascending = keys.windows(2).all(|pair| pair[0] < pair[1]);
             if !ascending || keys.last().is_some_and(|&last| last as usize >= limit) {

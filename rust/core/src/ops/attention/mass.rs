@@ -7,13 +7,15 @@
 use std::cell::RefCell;
 use std::sync::{Mutex, PoisonError};
 
+use super::coded::{self, Coded};
 use super::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, dynamic, work};
 use crate::error::{Error, Result};
+use crate::format::page::Formats;
 use crate::format::plan::{Plan, Read};
 use crate::format::{Element, PageLayout};
 use crate::ops::key_mass::Strip;
 use crate::parallel::{Parallel, Serial};
-use crate::simd::{Isa, Kernel, Lanes, WIDTH};
+use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
 
 /// Keys that are widened and scored together.
 const BLOCK_KEYS: usize = 64;
@@ -106,7 +108,8 @@ pub fn attention_mass(
             return Err(Error::shape(what, got, format!("{want} elements")));
         }
     }
-    let problem = Problem { plan, layout, params, queries };
+    let formats = Formats::of(&plan.entries, layout)?;
+    let problem = Problem { plan, layout, params, queries, formats: &formats };
     match pages {
         Pages::F32(chunks) => sum(isa, pool, &problem, chunks, rows, &columns, out),
         Pages::Bf16(chunks) => sum(isa, pool, &problem, chunks, rows, &columns, out),
@@ -211,12 +214,18 @@ impl<E: Element> Kernel for StripOf<'_, E> {
             let mut walk = Walk::new(problem, read, head);
             let mut column = part.begin as usize;
             while let Some(run) = walk.next(problem) {
-                let page = &chunks[run.chunk][run.begin..run.begin + run.count * dim];
-                for (key, to) in page.chunks_exact(dim).zip(keys.chunks_exact_mut(width)) {
-                    for (to, key) in to.iter_mut().zip(key.chunks(WIDTH)) {
-                        match key.first_chunk::<WIDTH>() {
-                            Some(key) => l.store(l.load(key), to),
-                            None => l.store(l.load_partial(key, 0.0), to),
+                let page = &chunks[run.chunk][run.page..run.page + problem.layout.page_elements()];
+                if let Some(format) = problem.formats.coded(run.format) {
+                    let page = Coded { page: format, bytes: bytes_of(page), first: run.slot };
+                    coded::decode(l, page, false, run.count, keys);
+                } else {
+                    let page = &page[run.slot * dim..(run.slot + run.count) * dim];
+                    for (key, to) in page.chunks_exact(dim).zip(keys.chunks_exact_mut(width)) {
+                        for (to, key) in to.iter_mut().zip(key.chunks(WIDTH)) {
+                            match key.first_chunk::<WIDTH>() {
+                                Some(key) => l.store(l.load(key), to),
+                                None => l.store(l.load_partial(key, 0.0), to),
+                            }
                         }
                     }
                 }
@@ -268,9 +277,12 @@ fn load_queries(problem: &Problem<'_>, head: usize, range: std::ops::Range<usize
 
 /// Keys that follow each other, in memory and in the read.
 struct Run {
-    /// Chunk, and the element at which the first key begins there.
+    /// Chunk, and the element at which the page begins there.
     chunk: usize,
-    begin: usize,
+    page: usize,
+    /// Number of the page's format, slot of the first key, and how many.
+    format: u8,
+    slot: usize,
     count: usize,
     /// Own reads: the row that writes the first key.
     own: Option<u32>,
@@ -328,10 +340,6 @@ impl Walk {
             return None;
         }
         let (plan, layout) = (problem.plan, problem.layout);
-        let run = |(chunk, page): (usize, usize), slot: usize, count, own, entry| {
-            let begin = page + slot * layout.head_dim;
-            Some(Run { chunk, begin, count, own, entry })
-        };
         if self.own {
             let first = self.at;
             let at = plan.row_slots[first];
@@ -342,18 +350,20 @@ impl Walk {
             let most = (self.end - first).min(BLOCK_KEYS);
             let count = (1..most).find(|&i| !follows(i)).unwrap_or(most);
             self.at += count;
-            let page = layout.slab_page(at.slab, self.plane);
-            return run(page, at.slot as usize, count, Some(first as u32), (0, 0));
+            let (chunk, page) = layout.slab_page(at.slab, self.plane);
+            let (slot, own) = (at.slot as usize, Some(first as u32));
+            return Some(Run { chunk, page, format: 0, slot, count, own, entry: (0, 0) });
         }
         let (here, entry) = ((self.at, self.skip), plan.entries[self.at]);
-        let page =
+        let (chunk, page) =
             if self.by_head { layout.page(entry.page) } else { layout.slab_page(entry.page, self.plane) };
         let count = (usize::from(entry.count) - self.skip).min(BLOCK_KEYS);
         self.skip += count;
         if self.skip == usize::from(entry.count) {
             (self.at, self.skip) = (self.at + 1, 0);
         }
-        run(page, usize::from(entry.first) + here.1, count, None, here)
+        let slot = entry.slot() as usize + here.1;
+        Some(Run { chunk, page, format: entry.format(), slot, count, own: None, entry: here })
     }
 }
 

@@ -9,6 +9,7 @@
 //! Inside a piece all query heads of a kv head go over its keys together. Few query rows read the
 //! pages directly ([`stream`]); more rows share tiles that were widened and turned once ([`tile`]).
 
+mod coded;
 mod mass;
 mod partial;
 mod stream;
@@ -28,6 +29,7 @@ use std::sync::{Mutex, PoisonError};
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
+use crate::format::page::Formats;
 use crate::format::plan::Plan;
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, Serial};
@@ -158,6 +160,7 @@ struct Problem<'a> {
     layout: &'a PageLayout,
     params: &'a Params<'a>,
     queries: Queries<'a>,
+    formats: &'a Formats,
 }
 
 impl Problem<'_> {
@@ -189,7 +192,8 @@ pub fn tree_attention(
 ) -> Result<()> {
     check_problem(layout, plan, params)?;
     check(&queries, layout, plan, params, &out)?;
-    let problem = Problem { plan, layout, params, queries };
+    let formats = Formats::of(&plan.entries, layout)?;
+    let problem = Problem { plan, layout, params, queries, formats: &formats };
     // Taken out, so that a pool that runs another call on this thread meanwhile finds a fresh one.
     let mut space = WORKSPACE.take();
     let outcome = match pages {

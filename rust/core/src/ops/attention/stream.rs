@@ -84,7 +84,7 @@ fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
 
 /// Caps, masks and exponentiates the scores, row by row.
 #[inline(always)]
-fn soften<E: Element, L: Lanes>(
+pub(super) fn soften<E: Element, L: Lanes>(
     l: L,
     problem: &Problem<'_>,
     first_row: usize,

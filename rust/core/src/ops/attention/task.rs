@@ -2,12 +2,13 @@
 
 use std::cell::RefCell;
 
+use super::coded::{self, Coded};
 use super::partial::Partial;
 use super::vectors::Vectors;
 use super::work::{Keys, Segment, Work};
 use super::{Floats, Problem, stream, tile};
 use crate::format::Element;
-use crate::simd::{Isa, Kernel, Lanes, WIDTH, math};
+use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of, math};
 
 /// Keys that are handled together: a tile.
 pub(super) const TILE_KEYS: usize = 96;
@@ -21,7 +22,9 @@ pub(super) struct KeyBlock<'a, E> {
     pub(super) keys: [&'a [E]; TILE_KEYS],
     pub(super) values: [&'a [E]; TILE_KEYS],
     /// Logical positions; filled where there is a window.
-    positions: [i32; TILE_KEYS],
+    pub(super) positions: [i32; TILE_KEYS],
+    /// Where the keys are those of a page in codes: `keys` and `values` are not filled then.
+    pub(super) coded: Option<Coded<'a>>,
     /// Own reads: the row that writes key 0; key `i` is of row `own + i`.
     pub(super) own: Option<u32>,
     /// Query rows that see some key, counted from the first of the piece.
@@ -35,6 +38,7 @@ impl<E> Default for KeyBlock<'_, E> {
             keys: [&[]; TILE_KEYS],
             values: [&[]; TILE_KEYS],
             positions: [0; TILE_KEYS],
+            coded: None,
             own: None,
             queries: 0..0,
         }
@@ -55,6 +59,8 @@ pub(super) struct Scratch {
     /// Scores, then weights. Of a stream: `[queries, TILE_KEYS]` numbers; of tiles:
     /// `[queries / 16, TILE_KEYS]` vectors of sixteen queries.
     pub(super) scores: Vectors,
+    /// Keys and values of a block in codes, decoded: twice `[TILE_KEYS, width]` vectors.
+    pub(super) decoded: Vectors,
 }
 
 thread_local! {
@@ -72,11 +78,12 @@ pub(super) fn run<E: Element>(
 ) {
     // Taken out for the time of the task; tasks do not nest, but a fresh one would be right too.
     let mut scratch = SCRATCH.take();
-    isa.run(Task { problem, chunks, work, task, partial, scratch: &mut scratch });
+    isa.run(Task { isa, problem, chunks, work, task, partial, scratch: &mut scratch });
     SCRATCH.set(scratch);
 }
 
 struct Task<'a, E> {
+    isa: Isa,
     problem: &'a Problem<'a>,
     chunks: &'a [&'a [E]],
     work: &'a Work,
@@ -122,7 +129,19 @@ impl<E: Element> Kernel for Task<'_, E> {
             if !more {
                 next.count = 0;
             }
-            if block.queries.len() <= STREAM_QUERIES {
+            if let Some(page) = block.coded {
+                self.isa.run(coded::Attend {
+                    problem,
+                    first_row: rows.start,
+                    coded: page,
+                    count: block.count,
+                    positions: &block.positions,
+                    queries: block.queries.clone(),
+                    few: block.queries.len() <= STREAM_QUERIES,
+                    scratch: &mut *self.scratch,
+                    partial: &mut *self.partial,
+                });
+            } else if block.queries.len() <= STREAM_QUERIES {
                 stream::attend(l, problem, rows.start, &block, &next, self.scratch, self.partial);
             } else {
                 tile::attend(l, problem, rows.start, &block, &next, self.scratch, self.partial);
@@ -215,7 +234,7 @@ impl<'a, E: Element> Source<'a, E> {
 
     #[inline(always)]
     fn fill_prefix(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32, by_head: bool) -> bool {
-        block.own = None;
+        (block.own, block.coded) = (None, None);
         let (plan, layout) = (self.problem.plan, self.problem.layout);
         let windowed = self.problem.params.window.is_some();
         let half = layout.page_tokens * layout.head_dim;
@@ -223,18 +242,27 @@ impl<'a, E: Element> Source<'a, E> {
             let entry = plan.entries[(begin + self.at) as usize];
             let (chunk, page) =
                 if by_head { layout.page(entry.page) } else { layout.slab_page(entry.page, self.plane) };
+            let coded = self.problem.formats.coded(entry.format());
+            if coded.is_some() && block.count > 0 || block.coded.is_some() {
+                // A page in codes is a block of its own, or several.
+                break;
+            }
             let take = (TILE_KEYS - block.count).min((u32::from(entry.count) - self.skip) as usize);
-            let slot = u32::from(entry.first) as usize + self.skip as usize;
+            let slot = entry.slot() as usize + self.skip as usize;
             let page = &self.chunks[chunk][page..page + 2 * half];
-            let (keys, values) = page.split_at(half);
-            let run = slot * layout.head_dim..(slot + take) * layout.head_dim;
-            let keys = keys[run.clone()].chunks_exact(layout.head_dim);
-            let values = values[run].chunks_exact(layout.head_dim);
             let to = block.count..block.count + take;
-            for ((to_key, to_value), (key, value)) in
-                block.keys[to.clone()].iter_mut().zip(&mut block.values[to.clone()]).zip(keys.zip(values))
-            {
-                (*to_key, *to_value) = (key, value);
+            if let Some(coded) = coded {
+                block.coded = Some(Coded { page: coded, bytes: bytes_of(page), first: slot });
+            } else {
+                let (keys, values) = page.split_at(half);
+                let run = slot * layout.head_dim..(slot + take) * layout.head_dim;
+                let keys = keys[run.clone()].chunks_exact(layout.head_dim);
+                let values = values[run].chunks_exact(layout.head_dim);
+                for ((to_key, to_value), (key, value)) in
+                    block.keys[to.clone()].iter_mut().zip(&mut block.values[to.clone()]).zip(keys.zip(values))
+                {
+                    (*to_key, *to_value) = (key, value);
+                }
             }
             if windowed {
                 for (i, position) in block.positions[to].iter_mut().enumerate() {
@@ -258,7 +286,7 @@ impl<'a, E: Element> Source<'a, E> {
     fn fill_own(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32) -> bool {
         let (plan, layout) = (self.problem.plan, self.problem.layout);
         let first = begin + self.at;
-        block.own = Some(first);
+        (block.own, block.coded) = (Some(first), None);
         block.count = ((end - first) as usize).min(TILE_KEYS);
         let half = layout.page_tokens * layout.head_dim;
         for i in 0..block.count {

@@ -262,11 +262,11 @@ pub(super) fn check<E: Element>(problem: &Problem<'_>, chunks: &[&[E]]) -> Resul
             known = chunk;
         }
         if chunk != known
-            || entry.first as usize + entry.count as usize > layout.page_tokens
+            || entry.slot() as usize + entry.count as usize > problem.formats.tokens(entry)
             || entry.count == 0
             || !positioned
         {
-            let want = format!("{} slots a page of the given chunks", layout.page_tokens);
+            let want = format!("{} slots a page of the given chunks", problem.formats.tokens(entry));
             return Err(Error::value("entry", format!("{entry:?}"), want));
         }
         Ok(())

@@ -114,8 +114,9 @@ impl Strip {
             lse[row] = max[row] + math::log_scalar((sums[row] as f64 / one) as f32);
         }
         for (mass, score) in mass.iter_mut().zip(&self.scores) {
-            let each: [u64; WIDTH] = std::array::from_fn(|i| rounded(f64::from(score[i]) * shares[i]));
-            *mass += each.iter().sum::<u64>();
+            for (&e, &share) in score.iter().zip(&shares) {
+                *mass += rounded(f64::from(e) * share);
+            }
         }
         lse
     }

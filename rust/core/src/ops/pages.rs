@@ -1,0 +1,201 @@
+//! Plain slots into pages of codes, and back.
+//!
+//! Codes are `(x - least) / step`, rounded half to even; offset and step are kept in f16, least rounded
+//! down and step rounded up, so that every element lies within the range of its codes and decoding errs
+//! by half a step at most.
+
+use std::ops::Range;
+use std::sync::{Mutex, PoisonError};
+
+use half::{bf16, f16};
+
+use crate::error::{Error, Result};
+use crate::format::page::{CodedPage, KeyBlocks, MOST_TOKENS};
+use crate::format::{Dtype, PageLayout};
+use crate::ops::rows::PageMove;
+use crate::parallel::Parallel;
+
+/// Pages that are encoded before any of them is written.
+const BATCH: usize = 256;
+
+/// Writes pages in codes. A run of moves to one page, to slots 0, 1, ..., is that page; `from` are plain
+/// slots. With `planes` above 1, ids are those of slabs, and every plane's page is written; with 1,
+/// they are page ids. `chunks[c]` is the memory of chunk `c`, empty where no slot lies.
+///
+/// # Errors
+/// [`Error::Value`] for a format that is none, slots outside of the chunks or more than fit, and
+/// elements that f16 does not hold; pages of earlier batches are written then.
+pub fn write_coded_pages(
+    moves: &[PageMove],
+    format: u8,
+    chunks: &mut [&mut [u8]],
+    layout: &PageLayout,
+    by_page: bool,
+    pool: &dyn Parallel,
+) -> Result<()> {
+    let page = CodedPage::new(format, layout)?;
+    let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
+    let per_chunk = layout.slabs_per_chunk * if by_page { layout.num_planes } else { 1 };
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    for (i, m) in moves.iter().enumerate() {
+        let slot = match runs.last_mut() {
+            Some(run) if moves[run.start].to[0] == m.to[0] => {
+                run.end += 1;
+                run.len() - 1
+            }
+            _ => {
+                runs.push(i..i + 1);
+                0
+            }
+        };
+        let held = [m.from[0], m.to[0]]
+            .iter()
+            .all(|&id| chunks.get(id as usize / per_chunk).is_some_and(|chunk| chunk.len() == chunk_bytes));
+        if !held
+            || m.from[1] as usize >= layout.page_tokens
+            || m.to[1] as usize != slot
+            || slot >= page.tokens
+        {
+            let want = format!("plain slots of the given chunks to slots 0 to {} of a page", page.tokens - 1);
+            return Err(Error::value("moves", format!("{m:?}"), want));
+        }
+    }
+    let planes = if by_page { 1 } else { layout.num_planes };
+    let place = |id: u32, plane: usize| {
+        let (chunk, element) = if by_page { layout.page(id) } else { layout.slab_page(id, plane) };
+        (chunk, element * layout.dtype.size())
+    };
+    for plane in 0..planes {
+        for runs in runs.chunks(BATCH) {
+            let encoded: Vec<Mutex<Result<Vec<u8>>>> =
+                runs.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
+            let source: &[&mut [u8]] = chunks;
+            pool.run(runs.len(), &|run| {
+                let slots: Vec<(usize, usize)> = moves[runs[run].clone()]
+                    .iter()
+                    .map(|m| {
+                        let (chunk, byte) = place(m.from[0], plane);
+                        (chunk, byte + m.from[1] as usize * layout.head_dim * layout.dtype.size())
+                    })
+                    .collect();
+                let half = layout.page_tokens * layout.head_dim * layout.dtype.size();
+                let gather = |offset: usize| -> Vec<f32> {
+                    let width = layout.head_dim * layout.dtype.size();
+                    let rows =
+                        slots.iter().flat_map(|&(chunk, byte)| &source[chunk][byte + offset..][..width]);
+                    widen(&rows.copied().collect::<Vec<u8>>(), layout.dtype)
+                };
+                let bytes = encode(&page, &gather(0), &gather(half), layout.page_bytes());
+                *encoded[run].lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+            });
+            for (run, bytes) in runs.iter().zip(encoded) {
+                let bytes = bytes.into_inner().unwrap_or_else(PoisonError::into_inner)?;
+                let (chunk, byte) = place(moves[run.start].to[0], plane);
+                chunks[chunk][byte..byte + bytes.len()].copy_from_slice(&bytes);
+            }
+        }
+    }
+    Ok(())
+}
+
+fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
+    match dtype {
+        Dtype::F32 => bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+        Dtype::Bf16 => bytes.as_chunks().0.iter().map(|b| bf16::from_le_bytes(*b).to_f32()).collect(),
+        Dtype::F16 => bytes.as_chunks().0.iter().map(|b| f16::from_le_bytes(*b).to_f32()).collect(),
+    }
+}
+
+/// The bytes of a page with these keys and values, `[tokens][head_dim]`; what no token takes is zero.
+fn encode(page: &CodedPage, keys: &[f32], values: &[f32], page_bytes: usize) -> Result<Vec<u8>> {
+    let (dim, tokens) = (page.head_dim, keys.len() / page.head_dim.max(1));
+    debug_assert!(tokens <= page.tokens.min(MOST_TOKENS));
+    if let Some(bad) = keys.iter().chain(values).find(|x| x.abs().is_nan() || x.abs() > f16::MAX.to_f32()) {
+        return Err(Error::value("an element of a page to encode", bad, "a number of at most 65504"));
+    }
+    let mut out = vec![0u8; page_bytes];
+    let padded = dim.next_multiple_of(16);
+    let block = |out: &mut [u8], x: &[f32], codes: usize, tokens: Range<usize>, channels: Range<usize>| {
+        let elements = || tokens.clone().flat_map(|t| channels.clone().map(move |c| (t, c)));
+        let (least, step) = range(elements().map(|(t, c)| x[t * dim + c]), page.format.bits);
+        let (offset, size) = (least.to_f32(), step.to_f32());
+        if size > 0.0 {
+            let most = ((1usize << page.format.bits) - 1) as f32;
+            for (t, c) in elements() {
+                let code = ((x[t * dim + c] - offset) / size).round_ties_even().clamp(0.0, most) as u32;
+                let (byte, shift) = page.code_at(c);
+                out[codes + t * page.row_bytes + byte] |= (code << shift) as u8;
+            }
+        }
+        (least, step)
+    };
+    let put = |out: &mut [u8], at: usize, x: f16| out[at..at + 2].copy_from_slice(&x.to_le_bytes());
+    match page.format.keys {
+        KeyBlocks::Token => {
+            for t in 0..tokens {
+                let (least, step) = block(&mut out, keys, 0, t..t + 1, 0..dim);
+                put(&mut out, page.key_params + 2 * t, least);
+                put(&mut out, page.key_params + 2 * (page.tokens + t), step);
+            }
+        }
+        KeyBlocks::Channel(_) => {
+            for (group, first) in (0..tokens).step_by(page.key_group()).enumerate() {
+                let end = tokens.min(first + page.key_group());
+                let at = page.key_params + group * 4 * padded;
+                for c in 0..dim {
+                    let (least, step) = block(&mut out, keys, 0, first..end, c..c + 1);
+                    put(&mut out, at + 2 * c, least);
+                    put(&mut out, at + 2 * (padded + c), step);
+                }
+            }
+        }
+    }
+    let mut values = values.to_vec();
+    if page.format.value_factors {
+        for c in 0..dim {
+            let most = (0..tokens).fold(0.0f32, |most, t| most.max(values[t * dim + c].abs()));
+            // A factor that f16 rounds to nothing would divide by zero.
+            let factor = f16::from_f32(most.sqrt());
+            let factor = if factor > f16::ZERO { factor } else { f16::ONE };
+            put(&mut out, page.factors + 2 * c, factor);
+            (0..tokens).for_each(|t| values[t * dim + c] /= factor.to_f32());
+        }
+    }
+    for t in 0..tokens {
+        for group in 0..page.value_groups() {
+            let first = group * page.format.value_channels;
+            let channels = first..dim.min(first + page.format.value_channels);
+            let (least, step) = block(&mut out, &values, page.value_codes, t..t + 1, channels);
+            let at = page.value_params + 4 * group * page.tokens;
+            put(&mut out, at + 2 * t, least);
+            put(&mut out, at + 2 * (page.tokens + t), step);
+        }
+    }
+    Ok(out)
+}
+
+/// Offset and step whose codes reach every element: the greatest f16 that is not above the least
+/// element, and the least step that reaches the greatest one.
+fn range(x: impl Iterator<Item = f32>, bits: usize) -> (f16, f16) {
+    let (low, high) = x.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    let most = ((1usize << bits) - 1) as f32;
+    let mut least = f16::from_f32(low);
+    if least.to_f32() > low {
+        least = next_below(least);
+    }
+    let reach = high - least.to_f32();
+    let mut step = f16::from_f32(reach / most);
+    while step.to_f32() * most < reach {
+        step = f16::from_bits(step.to_bits() + 1);
+    }
+    (least, step)
+}
+
+/// The greatest f16 below a finite one.
+fn next_below(x: f16) -> f16 {
+    match x.to_bits() {
+        0 => f16::from_bits(0x8001),
+        bits if bits & 0x8000 == 0 => f16::from_bits(bits - 1),
+        bits => f16::from_bits(bits + 1),
+    }
+}

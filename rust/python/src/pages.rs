@@ -1,0 +1,50 @@
+//! Pages in codes: their formats, and writing them.
+
+use hornbeam_core::Error;
+use hornbeam_core::format::page::{CodedPage, FORMATS};
+use hornbeam_core::ops::pages;
+use hornbeam_core::ops::rows::PageMove;
+use pyo3::prelude::*;
+use pyo3::types::PyList;
+
+use crate::error::{OrRaise, detached};
+use crate::parallel::Host;
+use crate::rows::{Chunks, layout_of, quads};
+use crate::tensor::Tensor;
+
+/// The formats in order of their numbers, from 1 on: name, and tokens of a page of `chunk`, or 0
+/// where a page does not hold a single one.
+#[pyfunction]
+fn page_formats(py: Python<'_>, chunk: &Bound<'_, PyAny>) -> PyResult<Vec<(&'static str, usize)>> {
+    let layout = layout_of(&Tensor::new(chunk, "chunk")?, py)?;
+    let tokens = |i: usize| CodedPage::new(i as u8 + 1, &layout).map_or(0, |page| page.tokens);
+    Ok(FORMATS.iter().enumerate().map(|(i, format)| (format.name, tokens(i))).collect())
+}
+
+/// Writes pages in codes. See `hornbeam.ops.quantise_pages`.
+#[pyfunction]
+fn quantise_pages(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    moves: &Bound<'_, PyAny>,
+    format: u8,
+    by_page: bool,
+) -> PyResult<()> {
+    let moves: Vec<PageMove> =
+        quads(py, moves)?.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect();
+    if chunks.is_empty() {
+        return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
+    }
+    let ids = moves.iter().flat_map(|m| [m.from[0], m.to[0]]);
+    let chunks = Chunks::describe(py, chunks, ids, |layout, id| match by_page {
+        true => layout.page(id).0,
+        false => id as usize / layout.slabs_per_chunk,
+    })?;
+    let mut bytes = chunks.bytes(py)?;
+    detached(py, || pages::write_coded_pages(&moves, format, &mut bytes, &chunks.layout, by_page, &Host))
+}
+
+pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(page_formats, m)?)?;
+    m.add_function(wrap_pyfunction!(quantise_pages, m)?)
+}
