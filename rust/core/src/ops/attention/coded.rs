@@ -138,19 +138,17 @@ impl Attend<'_> {
             query += 4;
         }
         stream::soften(l, problem, first_row, &block, scores, partial, width);
-        // As many queries at once as there are registers for their sums.
-        let at_once = (L::ACCUMULATORS * BITS / 8).clamp(1, 4);
         let mut query = block.queries.start;
         while query < block.queries.end {
             let weights = &scores[query * PANELS..];
             let to = &mut partial.values[query * width..];
-            match (block.queries.end - query).min(at_once) {
+            match block.queries.end - query {
                 1 => add::<BITS, 1, L>(l, width, weights, coded, count, to),
                 2 => add::<BITS, 2, L>(l, width, weights, coded, count, to),
                 3 => add::<BITS, 3, L>(l, width, weights, coded, count, to),
                 _ => add::<BITS, 4, L>(l, width, weights, coded, count, to),
             }
-            query += at_once;
+            query += 4;
         }
     }
 
@@ -319,28 +317,32 @@ fn add<const BITS: usize, const Q: usize, L: Lanes>(
                 base[1] = base[0];
             }
         }
-        let mut sums = [[l.splat(0.0); Q]; 4];
-        for t in 0..count {
-            let Some(unit) = rows[t * page.row_bytes + u * WIDTH..].first_chunk::<WIDTH>() else { break };
-            let unit = l.load_bytes(unit);
-            for part in 0..parts {
-                let code = codes(l, unit, BITS, part);
-                let half = 2 * part / parts.max(2);
-                for q in 0..Q {
-                    sums[part][q] = l.fma(l.splat(scaled[half][q][t]), code, sums[part][q]);
+        // As many vectors of the unit at once as there are registers for their sums.
+        let at_once = (L::ACCUMULATORS / 4).clamp(1, 2).min(parts);
+        for first in (0..parts.min(width - u * parts)).step_by(at_once) {
+            let half = 2 * first / parts.max(2);
+            let mut sums = [[l.splat(0.0); Q]; 2];
+            for t in 0..count {
+                let Some(unit) = rows[t * page.row_bytes + u * WIDTH..].first_chunk::<WIDTH>() else { break };
+                let unit = l.load_bytes(unit);
+                for part in 0..at_once {
+                    let code = codes(l, unit, BITS, first + part);
+                    for q in 0..Q {
+                        sums[part][q] = l.fma(l.splat(scaled[half][q][t]), code, sums[part][q]);
+                    }
                 }
             }
-        }
-        for part in 0..parts.min(width - u * parts) {
-            let v = u * parts + part;
-            let mut factor = l.splat(1.0);
-            if page.format.value_factors {
-                factor = widen(l, coded.bytes, page.factors + 2 * v * WIDTH);
-            }
-            for q in 0..Q {
-                let base = l.splat(base[2 * part / parts.max(2)][q]);
-                let sum = l.fma(sums[part][q], l.splat(unshift(BITS, part)), base);
-                l.store(l.fma(sum, factor, l.load(&to[q * width + v])), &mut to[q * width + v]);
+            for part in 0..at_once.min(width - u * parts - first) {
+                let v = u * parts + first + part;
+                let mut factor = l.splat(1.0);
+                if page.format.value_factors {
+                    factor = widen(l, coded.bytes, page.factors + 2 * v * WIDTH);
+                }
+                for q in 0..Q {
+                    let sum =
+                        l.fma(sums[part][q], l.splat(unshift(BITS, first + part)), l.splat(base[half][q]));
+                    l.store(l.fma(sum, factor, l.load(&to[q * width + v])), &mut to[q * width + v]);
+                }
             }
         }
     }
