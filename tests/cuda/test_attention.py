@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from hornbeam import _native, ops
+from hornbeam.errors import CudaError
 from tests.cuda.emulator import DEVICE, Device, Emulation, backend
 from tests.cuda.plans import DTYPES, Case, forest, upload
 from tests.reference import attention as reference
@@ -230,3 +231,13 @@ def test_padded_rows_give_zeros_and_are_written_nowhere(simt: Emulation | Device
         torch.testing.assert_close(out[:rows].cpu().double(), want.double(), atol=5e-2, rtol=5e-2)
         assert not out[rows:].any()
         assert bool((lse[rows:] == -torch.inf).all())
+
+
+def test_pages_in_codes_are_refused() -> None:
+    case = forest(np.random.default_rng(19))
+    names = ("entries", "positions", "head_ranges", "reads", "row_positions", "row_end", "row_slots")
+    arrays = {name: getattr(case.plan, name).copy() for name in names}
+    arrays["entries"][0, 1] |= 1 << 12
+    case.plan = _native.Plan(*arrays.values())
+    with pytest.raises(CudaError, match="format of a page is 1, expected plain pages"):
+        upload(case, 4)

@@ -188,3 +188,20 @@ def test_constant_keys_and_one_token(name: str) -> None:
     page = reference.decode(tree.chunks[0][0, slab], number)
     assert (page.keys[slot] == 1.5).all()
     np.testing.assert_allclose(page.values[slot], 1.5, rtol=1e-3)
+
+
+def test_reductions_name_the_formats_of_their_tokens() -> None:
+    """The same classes as on arrays, and pages that the tree takes."""
+    scores = torch.tensor([3.0, 1.0, 2.0, 1.0, 5.0])
+    names = hb.keep.MixedBits().page_formats(scores)
+    assert names == ["zip_cache4", "zip_cache2", "zip_cache4", "zip_cache2", "zip_cache4"]
+    assert hb.keep.TokenBits().page_formats(scores) == ["int8"] * 5
+    rule = hb.keep.KeyChannelValueToken()
+    assert rule.page_formats(torch.zeros(100)) == ["kivi2"] * 64 + [None] * 36
+    assert rule.page_formats(torch.zeros(20)) == [None] * 20
+    with pytest.raises(ArgumentError, match="group is 16, expected 32"):
+        hb.keep.KeyChannelValueToken(group=16).page_formats(scores)
+    tree, branch, _, _ = grown(100)
+    names = rule.page_formats(torch.zeros(100))
+    tree.quantise(branch, tree.nodes(branch)[0][0], names, digest=1, by_head=False, partial=True)
+    assert len(np.unique(tree._native.keys(branch._id, 0)[:64, 1])) == 1

@@ -130,6 +130,12 @@ class _Quantise(Reduce):
         """Parts of a plane `[K, D]`: (indices into it, keys, values). What no part names is not encoded."""
         raise NotImplementedError
 
+    def page_formats(self, scores: Tensor) -> list[str | None]:
+        """The format of pages that each kept key of a plane shall have, by its score `[K]`, for
+        :meth:`hornbeam.PrefixTree.quantise`; None stays plain. There, a class that has its blocks over all
+        of its tokens here has them page by page."""
+        raise NotImplementedError
+
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
         size = keys.element_size()
         plain = super().reduce(keys, values, scores, kept)
@@ -160,10 +166,8 @@ class MixedBits(_Quantise):
     def codes(
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
-        # Stable, from the lowest score up: ties go to the lower class by lowest index.
-        order = torch.sort(scores, stable=True).indices
-        low = int(len(order) * self.low_share)
-        parts = [(order[:low].sort().values, self.low_bits), (order[low:].sort().values, self.high_bits)]
+        low, high = self._classes(scores)
+        parts = [(low.sort().values, self.low_bits), (high.sort().values, self.high_bits)]
         return [
             (
                 indices,
@@ -172,6 +176,18 @@ class MixedBits(_Quantise):
             )
             for indices, bits in parts
         ]
+
+    def _classes(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        # Stable, from the lowest score up: ties go to the lower class by lowest index.
+        order = torch.sort(scores, stable=True).indices
+        low = int(len(order) * self.low_share)
+        return order[:low], order[low:]
+
+    def page_formats(self, scores: Tensor) -> list[str | None]:
+        names: list[str | None] = [f"zip_cache{self.high_bits}"] * len(scores)
+        for index in self._classes(scores)[0].tolist():
+            names[index] = f"zip_cache{self.low_bits}"
+        return names
 
 
 @dataclass(frozen=True)
@@ -192,8 +208,7 @@ class KeyChannelValueToken(_Quantise):
     def codes(
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
-        sealed = max(len(keys) - self.residual, 0) // max(self.group, 1) * self.group
-        indices = torch.arange(sealed)
+        indices = torch.arange(self._sealed(len(keys)))
         return [
             (
                 indices,
@@ -201,6 +216,15 @@ class KeyChannelValueToken(_Quantise):
                 encode(values[indices], self.bits, channels=self.group),
             )
         ]
+
+    def _sealed(self, tokens: int) -> int:
+        return max(tokens - self.residual, 0) // max(self.group, 1) * self.group
+
+    def page_formats(self, scores: Tensor) -> list[str | None]:
+        if self.group != 32:
+            raise ArgumentError(f"group is {self.group}, expected 32, the group of pages in codes")
+        sealed = self._sealed(len(scores))
+        return [f"kivi{self.bits}"] * sealed + [None] * (len(scores) - sealed)
 
 
 @dataclass(frozen=True)
@@ -213,3 +237,6 @@ class TokenBits(_Quantise):
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
         return [(torch.arange(len(keys)), encode(keys, self.bits), encode(values, self.bits))]
+
+    def page_formats(self, scores: Tensor) -> list[str | None]:
+        return [f"int{self.bits}"] * len(scores)

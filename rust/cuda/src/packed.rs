@@ -237,6 +237,10 @@ fn check(plan: &Plan, chunks: &[u64], layout: &PageLayout) -> Result<()> {
         for range in ranges {
             let limit = if read.is_by_head() { pages } else { slabs };
             for entry in &plan.entries[range[0] as usize..range[1] as usize] {
+                if entry.format() != 0 {
+                    let want = "plain pages: no kernel reads codes yet";
+                    return Err(unsupported("format of a page", entry.format(), want));
+                }
                 let end = usize::from(entry.first) + usize::from(entry.count);
                 if entry.page as usize >= limit || end > layout.page_tokens {
                     let got = format!("{} slots {}..{end}", entry.page, entry.first);

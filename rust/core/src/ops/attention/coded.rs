@@ -159,7 +159,7 @@ impl Attend<'_> {
         let dim = problem.layout.head_dim;
         let width = dim.div_ceil(WIDTH);
         let mut decoded = std::mem::take(&mut scratch.decoded);
-        decoded.resize(2 * TILE_KEYS * width, [0.0; WIDTH]);
+        decoded.resize(2 * TILE_KEYS * width);
         let (keys, values) = decoded.split_at_mut(TILE_KEYS * width);
         decode(l, coded, false, count, keys);
         decode(l, coded, true, count, values);
