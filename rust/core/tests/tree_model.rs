@@ -113,6 +113,7 @@ impl World {
                 Moves::Pages(moves) => {
                     moves.iter().for_each(|m| self.copy((m.from[0], m.from[1]), (m.to[0], m.to[1])));
                 }
+                Moves::Codes { .. } => panic!("the model asks for no codes"),
             }
         }
     }

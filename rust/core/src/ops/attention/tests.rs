@@ -190,11 +190,13 @@ impl Case {
             sinks: self.sinks.as_deref(),
         };
         let layout = PageLayout { dtype: E::DTYPE, ..self.layout };
+        let formats = Formats::of(&self.plan.entries, &layout).unwrap();
         let problem = Problem {
             plan: &self.plan,
             layout: &layout,
             params: &params,
             queries: Queries { data: Floats::F32(&self.q), row_stride: self.heads * dim, head_stride: dim },
+            formats: &formats,
         };
         let mut space = Workspace::default();
         let output = Output {
