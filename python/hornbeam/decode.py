@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hornbeam.graphs import StepGraphs
+    from hornbeam.layers import Computed
     from hornbeam.lm import LM
     from hornbeam.tree import Branch, Step
 
@@ -159,16 +160,17 @@ class Decoding:
     def _step(self, active: list[Sequence]) -> None:
         with self._phase("draft"):
             drafts = self.drafting.propose(active)
+            computed = self.drafting.reuse(drafts)
         requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
         with self.lm.tree.step(requests) as step:
             begin = time.perf_counter()
-            graphs = self._graphs(drafts)
+            graphs = None if computed is not None else self._graphs(drafts)
             if graphs is not None:
                 with self._phase("forward"):
                     output, verdicts = graphs.run(step, active, drafts, self.options)
             else:
                 with self._phase("forward"):
-                    output = self._forward(step)
+                    output = self._forward(step, computed=computed)
                     seconds = time.perf_counter() - begin
                 with self._phase("verify"):
                     verdicts = self.drafting.verify(active, drafts, output.logits)
@@ -176,7 +178,8 @@ class Decoding:
                 graphs is not None or self.lm.runner.is_asynchronous
             ):  # the pass has ended when the verdicts are read
                 seconds = time.perf_counter() - begin
-            self.lm.cost_curve.observe(step.num_rows, seconds)
+            if computed is None:  # else the pass was not a whole one
+                self.lm.cost_curve.observe(step.num_rows, seconds)
             kept: list[list[Piece]] = []
             for sequence, draft, verdict in zip(active, drafts, verdicts, strict=True):
                 stats = sequence.stats
@@ -217,15 +220,17 @@ class Decoding:
             return None
         return graphs
 
-    def _forward(self, step: Step, rows: list[int] | None = None) -> Output:
-        """The logits of the given rows, or of all rows in the order of the requests."""
+    def _forward(self, step: Step, rows: list[int] | None = None, computed: Computed | None = None) -> Output:
+        """The logits of the given rows, or of all rows in the order of the requests, in which ``computed``
+        is what is known of them already."""
         wanted: Any = rows
         if rows is None:
             order = torch.cat([torch.as_tensor(own) for own in step.rows])
             if not bool((order == torch.arange(order.shape[0])).all()):
                 wanted = order
+                computed = None if computed is None else computed[torch.argsort(order)]
         hidden = bool(self.drafting.hidden_layers)
-        return self.lm.runner.forward(self.lm.tree, step, logits_rows=wanted, hidden=hidden)
+        return self.lm.runner.forward(self.lm.tree, step, logits_rows=wanted, hidden=hidden, entry=computed)
 
     def _hidden(self, step: Step, output: Output) -> list[torch.Tensor | None]:
         """What the draft source wants to see of each request's hidden states."""

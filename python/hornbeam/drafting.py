@@ -16,6 +16,7 @@ from hornbeam.spec.protocols import Ask, Drafted, Nodes, Outcome, Proposer, Run
 from hornbeam.spec.separate import open_source
 
 if TYPE_CHECKING:
+    from hornbeam.layers import Computed
     from hornbeam.lm import LM
     from hornbeam.sequence import Options, Sequence
 
@@ -192,6 +193,12 @@ class Drafting:
             drafts.append(Draft.of(proposal, [node for _, node in found]))
             self._places.append([draft.nodes[index] for index, _ in found])
         return drafts
+
+    def reuse(self, drafts: Seq[Draft]) -> Computed | None:
+        """What the source computed of the rows ``[pending, *tokens]`` of every draft, in their order."""
+        reuse = getattr(self.source, "reuse", None)
+        computed: Computed | None = None if reuse is None else reuse([draft.nodes for draft in drafts])
+        return computed
 
     def verify(self, active: Seq[Sequence], drafts: Seq[Draft], logits: torch.Tensor) -> list[Verdict]:
         """Decides from the logits of the rows ``[pending, *tokens]`` of every draft, in their order."""

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -19,6 +20,7 @@ import torch
 from hornbeam import cuda, ops
 from hornbeam.errors import ArgumentError, MissingExtra, StateError, UnsupportedModel
 from hornbeam.fast_linear import FastLinear
+from hornbeam.layers import Computed, DecoderLayers, Tap
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
@@ -158,7 +160,21 @@ class _PagedAttention:
         self.num_kv_heads = shape.num_kv_heads
         self.num_rows = plan.num_rows
         self.dense = is_dense and self.num_rows >= DENSE_ROWS
+        self.tap: Tap | None = None
         self.rounds = tree.dtype != shape.dtype
+
+    def write(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> None:
+        """Writes the rows of a layer, ``[rows, kv heads, head size]``, to their pages."""
+        ops.write_rows(
+            keys,
+            values,
+            self.chunks,
+            self.plan,
+            layer=self.layer_map[index],
+            num_kv_heads=self.num_kv_heads,
+        )
+        if self.tap is not None and index < self.tap.layer:
+            self.tap.keys[index], self.tap.values[index] = keys, values
 
     def __call__(
         self,
@@ -169,15 +185,9 @@ class _PagedAttention:
         mask: torch.Tensor | None,
         options: dict[str, Any],
     ) -> torch.Tensor:
-        layer = self.layer_map[module.layer_idx]  # type: ignore[index]
-        ops.write_rows(
-            key[0].transpose(0, 1),
-            value[0].transpose(0, 1),
-            self.chunks,
-            self.plan,
-            layer=layer,
-            num_kv_heads=self.num_kv_heads,
-        )
+        index: int = module.layer_idx  # type: ignore[assignment]
+        self.write(index, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        layer = self.layer_map[index]
         window = options.get("sliding_window")
         soft_cap = options.get("softcap")
         sinks = options.get("s_aux")
@@ -223,6 +233,7 @@ class Runner:
         self._configs = _attention_configs(model)
         self._linear = FastLinear(model)
         self.shape = self._probe()
+        self._layers: DecoderLayers | None = None
 
     @property
     def is_asynchronous(self) -> bool:
@@ -241,8 +252,15 @@ class Runner:
         *,
         logits_rows: Sequence[int] | torch.Tensor | None = None,
         hidden: bool = False,
+        layers: frozenset[int] | None = None,
+        tap: Tap | None = None,
+        entry: Computed | None = None,
     ) -> Output:
         """Runs the rows of an open step; their keys and values are in the pages afterwards.
+
+        With ``layers`` only these run, and only theirs are; ``tap`` takes what those below its layer
+        compute. ``entry`` is what the layers below ``entry.layer`` gave for the step's rows earlier, in
+        row order: they do not run again.
 
         On a device, returns before that: what reads the outputs waits. ``logits_rows`` names the rows
         whose logits are wanted, in the order wanted; ``None`` means all.
@@ -257,7 +275,18 @@ class Runner:
             heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
             plan = cuda.DevicePlan(step.plan, tree.chunks, num_heads=heads, num_kv_heads=kv_heads)
         attention = _PagedAttention(tree, self.shape, plan, is_dense=step.is_dense)
-        result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
+        attention.tap = tap
+        with ExitStack() as stack:
+            if layers is not None or entry is not None:
+                stack.enter_context(self.lock)
+                stack.enter_context(torch.inference_mode())
+                kept = frozenset(range(self.shape.num_layers) if layers is None else layers)
+                if entry is not None:
+                    kept -= frozenset(range(entry.layer))
+                    for index, (keys, values) in enumerate(zip(entry.keys, entry.values, strict=True)):
+                        attention.write(index, keys, values)
+                stack.enter_context(self.decoder_layers().switched(kept, tap, entry))
+            result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
         states = None
         if hidden:
             states = tuple(state[0] for state in result.hidden_states)
@@ -277,6 +306,18 @@ class Runner:
         result = self._call(token_ids, positions, attention, logits_rows, False)
         logits: torch.Tensor = result.logits[0]
         return logits
+
+    def decoder_layers(self) -> DecoderLayers:
+        """The model's layers, for passes through some of them.
+
+        Raises:
+            UnsupportedModel: they cannot be told apart.
+        """
+        if self._layers is None:
+            rows = torch.tensor([0], device=self.shape.device)
+            run = partial(self._call, rows, rows, _Probe(), 0, False)
+            self._layers = DecoderLayers(self.model, self.shape.num_layers, run)
+        return self._layers
 
     def _call(
         self,

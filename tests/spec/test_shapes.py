@@ -65,6 +65,12 @@ class TestOneSeedOneText:
         (out,) = lm.generate([ids(30)], max_new_tokens=31, temperature=1.5, draft=draft, length=Fixed(5))
         assert out.stats.accepted == out.stats.drafted > 20
 
+    def test_the_target_as_its_own_draft_knows_the_best_path(self, lm):
+        """Every level of every step is right: the drafts read the keys of their own ancestors."""
+        for grown in (shape.BestFirst(20, 3, 3), shape.Fixed((2, 1, 1)), shape.StochasticBeam(2, 3)):
+            (out,) = lm.generate([ids(30)], max_new_tokens=33, draft=SmallModel(lm, grown), length=Fixed(99))
+            assert out.stats.accepted == 3 * out.stats.forward_passes == 24
+
     def test_measured_gain_prunes_trees(self, lm, small):
         draft = SmallModel(small, shape.GumbelTree((4, 2, 2)))
         plain = lm.generate(PROMPTS[:3], max_new_tokens=30, draft=None, **SAMPLING)

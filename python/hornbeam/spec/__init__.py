@@ -8,6 +8,7 @@ what else may stand in their place. Sources that are models draft trees of any :
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
 from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
+from hornbeam.spec.layer_skip import LayerSkip
 from hornbeam.spec.ngram import NGram
 from hornbeam.spec.protocols import (
     Ask,
@@ -35,6 +36,7 @@ __all__ = [
     "Drafted",
     "Drafter",
     "Fixed",
+    "LayerSkip",
     "MeasuredGain",
     "NGram",
     "Outcome",

@@ -27,6 +27,10 @@ class NodeBranches:
         self.forward = forward
         self._branches: dict[Key, Branch] = {}
 
+    def holds(self, node: Key) -> bool:
+        """Whether a node was expanded."""
+        return node in self._branches
+
     def expand(self, nodes: Sequence[Key], requests: Sequence[tuple[Key | Branch, list[int]]]) -> Tensor:
         """The logits after each node, in one forward pass.
 

@@ -79,6 +79,8 @@ class Tree:
     paths: list[float] = field(default_factory=list)
     #: Probability of each token after its parent.
     probabilities: list[float] = field(default_factory=list)
+    #: The number that each token got when it was added: that of its :class:`Node` while it grew.
+    numbers: list[int] = field(default_factory=list)
     #: Logits after token i - 1 that children were drawn from, where a ratio test wants them.
     rows: dict[int, Tensor] = field(default_factory=dict)
 
@@ -98,7 +100,7 @@ class Tree:
         """Forgets all tokens but these, which are ascending and closed under parents."""
         index = {node: i for i, node in enumerate(nodes)} | {-1: -1}
         self.parents = [index[self.parents[node]] for node in nodes]
-        for name in ("tokens", "depths", "paths", "probabilities"):
+        for name in ("tokens", "depths", "paths", "probabilities", "numbers"):
             values = getattr(self, name)
             setattr(self, name, [values[node] for node in nodes])
         self.rows = {index[node]: row for node, row in self.rows.items() if node in index}
@@ -146,6 +148,7 @@ class Growth:
         above = tree.paths[node.token] if node.token >= 0 else 0.0
         tree.paths.append(above + _log(child.probability))
         tree.probabilities.append(child.probability)
+        tree.numbers.append(len(tree.numbers))
         return Node(node.tree, len(tree.tokens) - 1)
 
     def finish(self) -> list[Grown]:

@@ -177,6 +177,11 @@ class BatchDraft(Protocol):
     ``outline(ask) -> Drafted | None``: the tree that it would draw for the ask if it is sure of it, with
     signals that no draw of this step has shaped and any tokens. A stop rule that may not look at drawn
     tokens then decides on the outline.
+
+    A proposer that runs layers of the target itself may offer ``reuse(chosen) -> Computed | None``: asked
+    before the forward pass, with the indices of the tokens verified of each draft, it gives what it
+    computed of the rows ``[pending, *chosen]``, one sequence after the other
+    (:class:`hornbeam.layers.Computed`).
     """
 
     def open(self, run: Run) -> Proposer:

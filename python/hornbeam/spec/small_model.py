@@ -85,8 +85,9 @@ class SmallModelProposer(Shaped):
         # Not the pending token itself, even if it was expanded: its row gives the root's logits.
         for certain in ask.output[drafted.ask.position - len(ask.prompt) : -1]:
             children = [i for i, parent in enumerate(drafted.parents) if parent == token]
-            found = [i for i in children if drafted.tokens[i] == certain and self._nodes.get((ask.index, i))]
-            branch = self._nodes.get((ask.index, found[0])) if found else None
+            branches = {i: self._nodes.get((ask.index, drafted.numbers[i])) for i in children}
+            found = [i for i in children if drafted.tokens[i] == certain and branches[i]]
+            branch = branches[found[0]] if found else None
             if branch is None:
                 return
             token = found[0]

@@ -212,34 +212,65 @@ impl Kernel for Race<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, _: L) -> Best {
         let Self { law, key, mut best } = self;
-        let weights = law.weights();
-        let is_dense = law.is_dense();
-        for begin in (0..weights.len()).step_by(COUNTERS) {
-            let part = &weights[begin..weights.len().min(begin + COUNTERS)];
-            let heaviest = part.iter().fold(0.0f32, |max, &x| if x > max { x } else { max });
-            let least = if key.is_some() { head_start(u32::MAX) } else { 1.0 };
-            if heaviest == 0.0 || least > best.bound * heaviest {
-                continue;
-            }
-            let id = |entry: usize| if is_dense { (begin + entry) as u32 } else { law.ids()[begin + entry] };
-            let Some((stream, position, domain, node)) = key else {
-                for (entry, &weight) in part.iter().enumerate() {
-                    best.enter(1.0, weight, id(entry));
-                }
-                continue;
-            };
-            // Four neighbours share a counter; it is made again for each, so that a list of tokens and
-            // the whole vocabulary take one path. Few chunks get here once there are leaders.
-            let blocks = std::array::from_fn(|entry| if entry < part.len() { id(entry) / 4 } else { 0 });
-            let words = philox16(blocks, &stream, position, domain, node);
-            for (entry, &weight) in part.iter().enumerate() {
-                let token = id(entry);
-                let word = words[(token % 4) as usize][entry];
-                if head_start(word) <= best.bound * weight {
-                    best.enter(exponential(word), weight, token);
-                }
-            }
+        match key {
+            None => likeliest(law, &mut best),
+            Some(key) if law.is_dense() => dense(law, key, &mut best),
+            Some(key) => listed(law, key, &mut best),
         }
         best
+    }
+}
+
+fn heaviest(weights: &[f32]) -> f32 {
+    weights.iter().fold(0.0f32, |max, &x| if x > max { x } else { max })
+}
+
+fn likeliest(law: &Law, best: &mut Best) {
+    for (chunk, weights) in law.weights().chunks(4 * COUNTERS).enumerate() {
+        if best.bound * heaviest(weights) < 1.0 {
+            continue;
+        }
+        for (entry, &weight) in weights.iter().enumerate() {
+            best.enter(1.0, weight, law.id(chunk * 4 * COUNTERS + entry));
+        }
+    }
+}
+
+#[inline(always)]
+fn dense(law: &Law, (stream, position, domain, node): (Stream, u32, Domain, u32), best: &mut Best) {
+    for (chunk, weights) in law.weights().chunks(4 * COUNTERS).enumerate() {
+        if heaviest(weights) == 0.0 {
+            continue;
+        }
+        let begin = chunk * 4 * COUNTERS;
+        let mut w = [0.0; 4 * COUNTERS];
+        w[..weights.len()].copy_from_slice(weights);
+        let blocks = std::array::from_fn(|i| (begin / 4 + i) as u32);
+        let words = philox16(blocks, &stream, position, domain, node);
+        for lane in 0..4 {
+            let mut any = 0u32;
+            for i in 0..COUNTERS {
+                any |= u32::from(head_start(words[lane][i]) <= best.bound * w[4 * i + lane]) << i;
+            }
+            while any != 0 {
+                let i = any.trailing_zeros() as usize;
+                best.enter(exponential(words[lane][i]), w[4 * i + lane], (begin + 4 * i + lane) as u32);
+                any &= any - 1;
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn listed(law: &Law, (stream, position, domain, node): (Stream, u32, Domain, u32), best: &mut Best) {
+    for (ids, weights) in law.ids().chunks(COUNTERS).zip(law.weights().chunks(COUNTERS)) {
+        let blocks = std::array::from_fn(|i| ids.get(i).map_or(0, |id| id / 4));
+        let words = philox16(blocks, &stream, position, domain, node);
+        for (i, (&id, &weight)) in ids.iter().zip(weights).enumerate() {
+            let word = words[(id % 4) as usize][i];
+            if head_start(word) <= best.bound * weight {
+                best.enter(exponential(word), weight, id);
+            }
+        }
     }
 }
