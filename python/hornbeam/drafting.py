@@ -222,7 +222,9 @@ class Drafting:
                 continue
             group = [drafts[i] for i in own]
             rows = logits if len(own) == len(drafts) else torch.cat([parts[i] for i in own])
-            drawn_from = torch.cat([d.logits for d in group if d.logits is not None]) if has_draft else None
+            drawn_from = None
+            if has_draft:
+                drawn_from = torch.cat([d.logits for d in group if d.logits is not None]).to(logits.device)
             found = self._verify([active[i] for i in own], group, rows, drawn_from, rule)
             verdicts.update(zip(own, found, strict=True))
         return [verdicts[i] for i in range(len(drafts))]
