@@ -61,10 +61,25 @@ bench: ## Measure against transformers (NAME=all, QUICK=1 for a short look); wri
 	$(MAKE) dev PROFILE=dist
 	$(PY) benches/run.py $(or $(NAME),all) $(if $(QUICK),--quick)
 
+# nvcc's wheels pin a release of CUDA that torch's own runtime wheels do not agree with, so they live in
+# a folder of their own; the pins are those of the extra cuda-build.
+CUDA_TOOLS ?= $(VENV)/cuda-build
+NVCC := $(CUDA_TOOLS)/nvidia/cu13/bin/nvcc
+CUDA_PINS := $(shell grep -o 'nvidia-[^"]*==[^"]*' pyproject.toml)
+CUDA_READY := $(CUDA_TOOLS)/.ready-$(shell echo $(CUDA_PINS) | sha256sum | cut -c1-16)
+
+$(CUDA_READY): | $(READY)
+	rm -rf $(CUDA_TOOLS)
+	$(PY) -m pip install --quiet --disable-pip-version-check --target $(CUDA_TOOLS) $(CUDA_PINS)
+	touch $@
+
+.PHONY: cuda-build-tools
+cuda-build-tools: $(CUDA_READY) ## Install nvcc into .venv/cuda-build
+
 .PHONY: wheel
-wheel: $(READY) ## Build the wheel into dist/ and try it in a fresh environment
+wheel: $(READY) $(CUDA_READY) ## Build the wheel, CPU and GPU in one, into dist/; try it in fresh environments
 	rm -rf dist
-	$(VENV)/bin/maturin build --profile dist --out dist
+	HORNBEAM_CUDA=require HORNBEAM_NVCC=$(abspath $(NVCC)) $(VENV)/bin/maturin build --profile dist --out dist
 	$(PY) scripts/try_wheel.py dist
 
 # Exits with the reason where no kernel can run.
@@ -73,7 +88,8 @@ NEEDS_DEVICE = $(PY) -c "import sys; from hornbeam import cuda; s = cuda.status(
 .PHONY: test-cuda
 test-cuda: dev ## Hold the CUDA kernels to reference and Rust on this machine's device
 	$(NEEDS_DEVICE)
-	HORNBEAM_TEST_DEVICE=cuda $(PY) -m pytest --quiet tests/cuda/test_rows.py tests/cuda/test_attention.py tests/cuda/test_decide.py
+	HORNBEAM_TEST_DEVICE=cuda $(PY) -m pytest --quiet tests/cuda/test_rows.py tests/cuda/test_attention.py \
+	  tests/cuda/test_decide.py tests/cuda/test_rules.py tests/cuda/test_graphs.py
 
 .PHONY: bench-cuda
 bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's device
@@ -82,5 +98,5 @@ bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's devi
 	$(PY) benches/bench_cuda.py
 
 .PHONY: cuda-resources
-cuda-resources: $(READY) ## Renew cuda/resources.tsv: registers and spills of every kernel
-	HORNBEAM_CUDA=require HORNBEAM_UPDATE_RESOURCES=1 cargo test --profile fast --quiet --package hornbeam-cuda resources
+cuda-resources: $(READY) $(CUDA_READY) ## Renew cuda/resources.tsv: registers and spills of every kernel
+	HORNBEAM_CUDA=require HORNBEAM_NVCC=$(abspath $(NVCC)) HORNBEAM_UPDATE_RESOURCES=1 cargo test --profile fast --quiet --package hornbeam-cuda resources

@@ -3,7 +3,8 @@
 ``python scripts/try_wheel.py dist``
 
 One wheel serves every Python from 3.10 on: it is tried with the oldest and the newest interpreter
-that this machine has, without dependencies, so that the extension is seen to stand without torch.
+that this machine has, without dependencies, so that the extension is seen to stand without torch. It
+must hold kernels, and say why none can run where none can.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
 info = native.build_info()
 assert info["profile"] == "dist", info
+assert info["cuda"].startswith("CUDA "), info["cuda"]
+status = native.cuda_status()
+assert status["available"] or status["reason"], status
 assert "torch" not in sys.modules
 assert os.path.isfile(os.path.join(folder, "py.typed"))
-print(f"python {sys.version.split()[0]}: hornbeam {info['version']}, {info['instruction_set']}")
+python = sys.version.split()[0]
+print(f"python {python}: hornbeam {info['version']}, {info['instruction_set']}, {info['cuda']}")
 """
 
 

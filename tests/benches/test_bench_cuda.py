@@ -1,0 +1,70 @@
+"""The bench of the CUDA lane, where no device is: its checks by emulation, its arguments, its refusal."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hornbeam import cuda
+from tests import models
+from tests.cuda.emulator import DEVICE, backend
+
+ROOT = Path(__file__).parent.parent.parent
+
+pytestmark = pytest.mark.skipif(
+    DEVICE != "cpu" or cuda.status()["available"], reason="there is a device: make bench-cuda"
+)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benches"))
+    return importlib.import_module("bench_cuda")
+
+
+def test_every_pair_does_the_same_work(bench: Any) -> None:
+    with cuda.emulated(backend().lane):
+        names = bench.check()
+    assert names.count("sdpa folded") == 2
+    assert "softmax path" in names
+
+
+def test_a_wrong_result_is_seen(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = bench.ops.tree_attention
+    monkeypatch.setattr(bench.ops, "tree_attention", lambda *a, **o: right(*a, **o).add_(0.1))
+    with cuda.emulated(backend().lane), pytest.raises(AssertionError):
+        bench.check()
+
+
+def test_all_decoders_write_one_text(bench: Any) -> None:
+    with cuda.emulated(backend().lane):
+        calls = bench.decoders(models.llama(), "cpu", 5)
+        texts = [call() for call in calls.values()]
+    assert texts[0] == texts[1] == texts[2]
+    assert len(texts[0]) == 5
+
+
+def test_arguments(bench: Any) -> None:
+    chosen = bench.arguments(["--quick"])
+    assert chosen.quick
+    assert not chosen.check
+    with pytest.raises(SystemExit):
+        bench.arguments(["--best"])
+
+
+def test_without_a_device_it_says_why_and_fails(bench: Any) -> None:
+    assert bench.run(quick=True) == {"skipped": cuda.status()["reason"]}
+    done = subprocess.run(
+        [sys.executable, "benches/bench_cuda.py", "--quick"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("nothing measured: ")
