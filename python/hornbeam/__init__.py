@@ -10,7 +10,19 @@ from __future__ import annotations
 from hornbeam import integrations, keep, ops, recipes, spec
 from hornbeam.build import build_info
 from hornbeam.lm import LM
+from hornbeam.trace import Trace
 from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
 
-__all__ = ["LM", "PrefixTree", "Warp", "build_info", "integrations", "keep", "ops", "recipes", "spec"]
+__all__ = [
+    "LM",
+    "PrefixTree",
+    "Trace",
+    "Warp",
+    "build_info",
+    "integrations",
+    "keep",
+    "ops",
+    "recipes",
+    "spec",
+]

@@ -64,6 +64,9 @@ class Decoding:
                 stack.callback(self._close, sequence)
             try:
                 if self.options.max_new_tokens > 0:
+                    if self.options.trace is not None:
+                        for sequence in self.sequences:
+                            self.options.trace.first(sequence)
                     self._reusable = [self.drafting.start(sequence) for sequence in self.sequences]
                     self._prefill()
                     while active := [s for s in self.sequences if s.finish is None]:
@@ -158,6 +161,7 @@ class Decoding:
     # -- decoding --------------------------------------------------------------------------------
 
     def _step(self, active: list[Sequence]) -> None:
+        trace = self.options.trace
         with self._phase("draft"):
             drafts = self.drafting.propose(active)
             computed = self.drafting.reuse(drafts)
@@ -209,9 +213,12 @@ class Decoding:
                 )
             ]
         )
+        kinds = [self.drafting.kinds(s, d) for s, d in zip(active, drafts, strict=True)] if trace else []
         for sequence, emitted in zip(active, kept, strict=True):
             sequence.pending = emitted[-1].token
             sequence.emit(emitted)
+        if trace is not None:
+            trace.step(active, drafts, verdicts, kept, kinds, step.num_rows, seconds)
 
     def _graphs(self, drafts: list[Draft]) -> StepGraphs | None:
         """The captured steps, where there are some and this step can be one."""

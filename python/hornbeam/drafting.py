@@ -291,6 +291,13 @@ class Drafting:
         if self.source is not None:
             self.source.observe(outcomes)
 
+    def kinds(self, sequence: Sequence, draft: Draft) -> list[str]:
+        """Where each token of a draft came from, by name."""
+        named = getattr(self.source, "kind_of", None)
+        if named is None:
+            return [type(self.options.draft).__name__] * len(draft.tokens)
+        return [named(sequence.index, draft.path(index)) for index in range(len(draft.tokens))]
+
     def judge(self, drafts: Seq[Draft], verdicts: Seq[Verdict]) -> None:
         """Tells the stop rule how the verification went."""
         if self.source is None:

@@ -14,6 +14,7 @@ from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.graphs import StepGraphs
 from hornbeam.runner import DENSE_ROWS, Runner
+from hornbeam.trace import Trace
 from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
 
@@ -51,6 +52,7 @@ class _Options(TypedDict, total=False):
     logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
     stopping_criterion: Callable[[list[int], list[int]], bool] | None
     eos_token_id: int | Sequence[int] | None
+    trace: Trace | None
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,7 @@ class LM:
         logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
+        trace: Trace | None = None,
     ) -> Generation | list[Generation]:
         """Continues a prompt, or a ragged batch of prompts together.
 
@@ -198,6 +201,7 @@ class LM:
             logits_processor: a transformers ``LogitsProcessor`` or list, applied along each draft.
             stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
             eos_token_id: ends a sequence; the model's own by default.
+            trace: records every step, see :class:`hornbeam.Trace`.
 
         Returns:
             A :class:`~hornbeam.decode.Generation`, or a list of them for a list of prompts. Ctrl-C ends
@@ -232,6 +236,7 @@ class LM:
             criterion=stopping_criterion,
             eos_token_ids=self._eos(eos_token_id),
             stream_index=many,
+            trace=trace,
         )
         if draft is not None and length.needs_costs:
             self.calibrate()

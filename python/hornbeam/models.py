@@ -28,7 +28,7 @@ from hornbeam.errors import ArgumentError, MissingExtra
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHIPPED", "Progress", "ShippedModel", "cache_folder", "load", "resolve"]
+__all__ = ["SHIPPED", "Progress", "ShippedModel", "cache_folder", "load", "load_tokenizer", "resolve"]
 
 Progress = Callable[[str, float], None]
 """Called as ``progress(stage, fraction)`` during a preparation, with a fraction from 0 to 1."""
@@ -98,6 +98,28 @@ def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> P
     return prepared
 
 
+_LOCAL_OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _model_folder(path: str | os.PathLike[str]) -> Path:
+    folder = Path(path)
+    if not (folder / "config.json").is_file():
+        raise ArgumentError(f"model folder is {folder}, expected one that holds a config.json")
+    return folder
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> Any:
+    """The tokenizer of the local folder ``path`` alone; see :func:`load`."""
+    _require("this function", "pip install hornbeam[hf]", ("transformers", "tokenizers"))
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    folder = _model_folder(path)
+    with _quiet():
+        plain = _tokenizer_class(folder) in ("PreTrainedTokenizerFast", "TokenizersBackend")
+        tokenizer_class = PreTrainedTokenizerFast if plain else AutoTokenizer
+        return tokenizer_class.from_pretrained(folder, **_LOCAL_OPTIONS)
+
+
 def load(
     path: str | os.PathLike[str],
     dtype: torch.dtype | str = "auto",
@@ -111,17 +133,14 @@ def load(
     """
     _require("this function", "pip install hornbeam[hf]", ("transformers", "tokenizers", "safetensors"))
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoModelForCausalLM
 
-    folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ArgumentError(f"model folder is {folder}, expected one that holds a config.json")
-    options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+    folder = _model_folder(path)
+    tokenizer = load_tokenizer(folder)
     with _quiet():
-        plain = _tokenizer_class(folder) in ("PreTrainedTokenizerFast", "TokenizersBackend")
-        tokenizer_class = PreTrainedTokenizerFast if plain else AutoTokenizer
-        tokenizer = tokenizer_class.from_pretrained(folder, **options)
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, use_safetensors=True, **options)
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, **_LOCAL_OPTIONS
+        )
     if device is not None:
         torch.nn.Module.to(model, device)
     return model.eval(), tokenizer

@@ -14,6 +14,7 @@ from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
+    from hornbeam.trace import Trace
     from hornbeam.tree import Branch, PrefixTree
 
 __all__ = ["Generation", "Options", "Piece", "Sequence", "Source", "Stats"]
@@ -80,6 +81,7 @@ class Options:
     criterion: Callable[[list[int], list[int]], bool] | None = None
     eos_token_ids: frozenset[int] = frozenset()
     stream_index: bool = False
+    trace: Trace | None = None
 
 
 class Sequence:

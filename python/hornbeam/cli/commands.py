@@ -1,4 +1,4 @@
-"""The two commands and their options."""
+"""The commands and their options."""
 
 from __future__ import annotations
 
@@ -42,8 +42,15 @@ def generate(
     system: Annotated[str | None, typer.Option(help="The system message of the chat.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
     draft: Annotated[
-        Literal["suffix", "none"], typer.Option(help="Where guesses come from; the text is the same.")
+        Literal["suffix", "recycling", "both", "none"],
+        typer.Option(help="Where guesses come from; the text is the same."),
     ] = "suffix",
+    corpus: Annotated[
+        Path | None, typer.Option(help="A file of `hornbeam corpus` to draw guesses from as well.")
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a page that shows every step and its draft tree.")
+    ] = None,
     max_new_tokens: Annotated[int, typer.Option("--max-new-tokens", "-n", min=0)] = 256,
     temperature: Annotated[float, typer.Option(help="0 is greedy.")] = 0.0,
     top_k: Annotated[int | None, typer.Option()] = None,
@@ -71,12 +78,14 @@ def generate(
             raise ArgumentError("--compare is for greedy text: leave out --temperature and --stop")
         text = _prompt_text(prompt, file)
         screen = Screen(quiet=as_json)
+        source = _draft(draft, corpus)
+        recording = _trace(trace)
         lm = _open(model, dtype, device, screen)
         prompt_ids = _token_ids(lm.tokenizer, text, system, raw)
         if compared:
             # Both sides start warm, on a prompt that shares nothing with the real one.
             with screen.waiting("warming up"):
-                lm.generate(prompt_ids[-2:], max_new_tokens=WARM_UP_TOKENS, draft=_draft(draft))
+                lm.generate(prompt_ids[-2:], max_new_tokens=WARM_UP_TOKENS, draft=source)
                 plain_generate(lm.model, prompt_ids[-2:], WARM_UP_TOKENS)
                 lm.clear_cache()
 
@@ -84,7 +93,7 @@ def generate(
         out = lm.generate(
             prompt_ids,
             max_new_tokens=max_new_tokens,
-            draft=_draft(draft),
+            draft=source,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
@@ -92,7 +101,10 @@ def generate(
             seed=seed,
             stop=stop or None,
             stream=clock,
+            trace=recording,
         )
+        if trace is not None and recording is not None:
+            recording.save(trace)
         timing = clock.stop(len(out.token_ids))
         comparison = None
         if not as_json:
@@ -118,6 +130,32 @@ def generate(
             print(json.dumps(report, ensure_ascii=False))
         if interrupted:
             raise typer.Exit(130)
+
+
+@app.command()
+def corpus(
+    paths: Annotated[list[Path], typer.Argument(help="Text files, and folders of text files.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write.")],
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="Whose tokenizer: smollm2, or a local folder.")
+    ] = "smollm2",
+    debug: Debug = False,
+) -> None:
+    """Index texts to draft from, for `generate --corpus`."""
+    from hornbeam import models, spec
+
+    with _reported(debug):
+        screen = Screen()
+        with screen.preparing(model) as progress:
+            folder = models.resolve(model, progress=progress)
+        tokenizer = models.load_tokenizer(folder)
+        with screen.waiting("indexing"):
+            index = spec.index_files(paths, tokenizer)
+            spec.save_corpus(index, out)
+        print(
+            f"{index.num_documents} documents, {index.num_tokens - index.num_documents} tokens, "
+            f"{index.num_bytes / 1e6:.1f} MB in {out}"
+        )
 
 
 @app.command()
@@ -202,7 +240,22 @@ def _token_ids(tokenizer: Any, text: str, system: str | None, raw: bool) -> list
     return list(encoded["input_ids"])
 
 
-def _draft(name: str) -> Any:
+def _draft(name: str, corpus: Path | None) -> Any:
     from hornbeam import spec
 
-    return None if name == "none" else spec.Suffix()
+    if corpus is not None and name not in ("suffix", "both"):
+        raise ArgumentError(f"--corpus goes with --draft suffix or both, got {name}")
+    suffix = spec.Suffix(corpus=None if corpus is None else spec.open_corpus(corpus))
+    recycling = spec.TokenRecycling()
+    sources = {"suffix": suffix, "recycling": recycling, "both": spec.Union(suffix, recycling), "none": None}
+    return sources[name]
+
+
+def _trace(path: Path | None) -> Any:
+    """A recording, if its file can be written: better known before the text than after."""
+    if path is None:
+        return None
+    from hornbeam import Trace
+
+    path.touch()
+    return Trace()

@@ -7,6 +7,7 @@ what else may stand in their place. Sources that are models draft trees of any :
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
+from hornbeam.spec.confidence import Confidence
 from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
 from hornbeam.spec.layer_skip import LayerSkip
 from hornbeam.spec.ngram import NGram
@@ -31,6 +32,7 @@ from hornbeam.spec.union import Union
 __all__ = [
     "Ask",
     "BatchDraft",
+    "Confidence",
     "CostCurve",
     "Draft",
     "Drafted",

@@ -289,6 +289,14 @@ class Merger:
             account = self._accounts[number]
             account.saved += (count * token_seconds - account.saved) / min(account.asked, 16)
 
+    def kind_of(self, index: int, path: Sequence[int]) -> str:
+        """The names of the sources that proposed the last token of a path in the latest tree."""
+        tree, at = self._last[index].tree, -1
+        for token in path:
+            at = tree.children[at][token]
+        names = [type(source).__name__ for source in self.settings.drafts]
+        return " + ".join(name for number, name in enumerate(names) if tree.sources[at] >> number & 1)
+
     def finish(self, index: int) -> None:
         """Ends a sequence."""
         self._last.pop(index, None)

@@ -1,0 +1,58 @@
+"""Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.keep` for the KV
+cache, :mod:`~hornbeam.recipes.spec` for speculation."""
+
+from hornbeam.recipes.keep import (
+    ada_kv,
+    ems,
+    expected_attention,
+    h2o,
+    key_diff,
+    kivi,
+    knorm,
+    prefix_kv,
+    pyramid_kv,
+    snap_kv,
+    sparse_mm,
+    streaming_llm,
+    tova,
+    window_kv,
+    zip_cache,
+)
+from hornbeam.recipes.spec import (
+    auto,
+    eagle2,
+    medusa_typical,
+    prompt_lookup,
+    rsd_c,
+    rsd_s,
+    sequoia,
+    suffix_decoding,
+    token_recycling,
+)
+
+__all__ = [
+    "ada_kv",
+    "auto",
+    "eagle2",
+    "ems",
+    "expected_attention",
+    "h2o",
+    "key_diff",
+    "kivi",
+    "knorm",
+    "medusa_typical",
+    "prefix_kv",
+    "prompt_lookup",
+    "pyramid_kv",
+    "rsd_c",
+    "rsd_s",
+    "sequoia",
+    "snap_kv",
+    "sparse_mm",
+    "streaming_llm",
+    "suffix_decoding",
+    "token_recycling",
+    "tova",
+    "window_kv",
+    "zip_cache",
+]

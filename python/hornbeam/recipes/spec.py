@@ -1,0 +1,114 @@
+"""Published ways to speculate, one function each, with the paper's defaults.
+
+Each gives keywords of :meth:`hornbeam.LM.generate`::
+
+    lm.generate(prompt, temperature=1.0, **hb.recipes.rsd_c(draft_lm))
+
+``draft_lm`` is a smaller :class:`hornbeam.LM` with the same vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from hornbeam.errors import ArgumentError
+from hornbeam.spec import (
+    Fixed,
+    MeasuredGain,
+    NGram,
+    SmallModel,
+    Suffix,
+    SuffixCorpus,
+    TokenRecycling,
+    Union,
+    shape,
+)
+
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
+
+__all__ = [
+    "auto",
+    "eagle2",
+    "medusa_typical",
+    "prompt_lookup",
+    "rsd_c",
+    "rsd_s",
+    "sequoia",
+    "suffix_decoding",
+    "token_recycling",
+]
+
+Keywords = dict[str, Any]
+
+
+def rsd_c(draft_lm: LM, *, branching: Sequence[int] = (3, 2, 1)) -> Keywords:
+    """Recursive speculative decoding, constant branching (Jeon et al. 2024, arXiv 2402.14160). Exact."""
+    tree = shape.GumbelTree(tuple(branching))
+    return _verified(SmallModel(draft_lm, tree), "without_replacement", _size(branching))
+
+
+def rsd_s(draft_lm: LM, *, width: int = 4, depth: int = 4) -> Keywords:
+    """Recursive speculative decoding, stochastic beam search (Jeon et al. 2024, arXiv 2402.14160). Exact."""
+    tree = shape.StochasticBeam(width, depth)
+    return _verified(SmallModel(draft_lm, tree), "without_replacement", width * depth)
+
+
+def sequoia(draft_lm: LM, *, size: int = 48, acceptance: Sequence[float] | None = None) -> Keywords:
+    """Trees by dynamic programming from acceptance by rank, for this machine's cost of a row (Chen et al.
+    2024, arXiv 2402.12374). Exact. Without ``acceptance`` it is learned."""
+    tree = shape.Sequoia(size=size, acceptance=None if acceptance is None else tuple(acceptance))
+    return _verified(SmallModel(draft_lm, tree), "without_replacement", size)
+
+
+def eagle2(draft: Any, *, size: int = 59, width: int = 10, depth: int = 6) -> Keywords:
+    """Expand the likeliest nodes, rerank all, draw from the target (Li et al. 2024, arXiv 2406.16858).
+    Exact. ``draft`` is a source with a shape: a feature head, or :class:`hornbeam.spec.SmallModel`."""
+    if not hasattr(draft, "shape"):
+        raise ArgumentError(f"draft is a {type(draft).__name__}, expected a source with a shape")
+    return _verified(replace(draft, shape=shape.BestFirst(size, width, depth)), "target_only", size)
+
+
+def medusa_typical(draft: Any, *, size: int = 64) -> Keywords:
+    """Typical acceptance with Medusa's epsilon 0.3 and alpha 0.09 (Cai et al. 2024, arXiv 2401.10774).
+    **Lossy**: the text is not the target's. ``draft`` is any source, for Medusa's heads are not ours."""
+    return _verified(draft, "typical", size)
+
+
+def prompt_lookup(*, num_tokens: int = 10, max_ngram: int = 2) -> Keywords:
+    """Copies what followed the text's last n-gram (Saxena 2023; transformers' ``prompt_lookup_num_tokens``).
+    Exact."""
+    return _verified(NGram(1, max_ngram, num_tokens), "coupled", num_tokens)
+
+
+def suffix_decoding(*, corpus: SuffixCorpus | None = None, tree: bool = True, size: int = 64) -> Keywords:
+    """Trees from counts over the request and a corpus (Oliaro et al. 2024, arXiv 2411.04975). Exact. Lengths
+    by measured gain instead of in proportion to the match."""
+    return {"draft": Suffix(size, corpus=corpus, tree=tree), "verify": "coupled", "length": MeasuredGain()}
+
+
+def token_recycling(*, size: int = 60, width: int = 8) -> Keywords:
+    """A static tree over the likeliest successors last seen (Luo et al. 2024, arXiv 2408.08696). Exact."""
+    return _verified(TokenRecycling(size, width), "coupled", size)
+
+
+def auto(*drafts: Any, rows: int = 64) -> Keywords:
+    """The suffix automaton, recycled tokens and the ``drafts`` given, merged into one tree of which
+    only what pays is verified. Exact, and the text is that of no draft."""
+    union = Union(Suffix(), TokenRecycling(), *drafts, rows=rows)
+    return {"draft": union, "verify": "coupled", "length": MeasuredGain()}
+
+
+def _verified(draft: Any, rule: str, size: int) -> Keywords:
+    return {"draft": draft, "verify": rule, "length": Fixed(size)}
+
+
+def _size(branching: Sequence[int]) -> int:
+    """Tokens of a tree of constant branching."""
+    total, level = 0, 1
+    for width in branching:
+        level *= width
+        total += level
+    return total

@@ -1,0 +1,61 @@
+"""Every recipe drives a generation; those that promise the target's text keep it."""
+
+from __future__ import annotations
+
+import pytest
+
+import hornbeam as hb
+from hornbeam import recipes
+from hornbeam.errors import ArgumentError
+from tests import models
+
+PROMPT = models.prompt(9, 4)[0].tolist()
+
+
+@pytest.fixture(scope="module")
+def lm():
+    return hb.LM(models.llama())
+
+
+@pytest.fixture(scope="module")
+def draft_lm():
+    return hb.LM(models.llama())
+
+
+def cases(draft_lm):
+    small = hb.spec.SmallModel(draft_lm)
+    return {
+        "rsd_c": recipes.rsd_c(draft_lm),
+        "rsd_s": recipes.rsd_s(draft_lm),
+        "sequoia": recipes.sequoia(draft_lm, size=8),
+        "eagle2": recipes.eagle2(small, size=8, width=2, depth=3),
+        "medusa_typical": recipes.medusa_typical(small),
+        "prompt_lookup": recipes.prompt_lookup(),
+        "suffix_decoding": recipes.suffix_decoding(),
+        "token_recycling": recipes.token_recycling(size=10),
+        "auto": recipes.auto(small),
+    }
+
+
+NAMES = sorted(recipes.spec.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_recipe_is_keywords_of_generate(name, lm, draft_lm):
+    assert sorted(cases(draft_lm)) == NAMES, "every recipe is tried"
+    keywords = cases(draft_lm)[name]
+    plain = lm.generate(PROMPT, max_new_tokens=14, draft=None)
+    greedy = lm.generate(PROMPT, max_new_tokens=14, **keywords)
+    assert greedy.token_ids == plain.token_ids
+    sampled = lm.generate(PROMPT, max_new_tokens=14, temperature=0.9, seed=2, **keywords)
+    assert len(sampled.token_ids) == 14
+    if keywords["verify"] == "coupled":
+        same = lm.generate(PROMPT, max_new_tokens=14, temperature=0.9, seed=2, draft=None)
+        assert sampled.token_ids == same.token_ids
+    if name in ("rsd_c", "rsd_s", "sequoia", "eagle2"):
+        assert greedy.stats.accepted > 0, "the draft is the target here"
+
+
+def test_eagle2_wants_a_shape():
+    with pytest.raises(ArgumentError, match="draft is a Suffix, expected a source with a shape"):
+        recipes.eagle2(hb.spec.Suffix())
