@@ -77,7 +77,7 @@ class StandIn:
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     lm = StandIn()
     monkeypatch.setattr(commands, "_open", lambda *_: lm)
-    monkeypatch.setattr(commands, "_draft", lambda name: name)
+    monkeypatch.setattr(commands, "_draft", lambda name, _corpus: name)
     return lm
 
 
@@ -302,3 +302,32 @@ def test_a_shorter_text_differs_at_its_end() -> None:
     assert full.first_difference == 0
     assert full.transformers.num_tokens == 4
     assert full.transformers.first_tokens == 1
+
+
+def test_a_corpus_is_written_and_drawn_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hornbeam import models, spec
+
+    class Letters:
+        def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+            return {"input_ids": [ord(letter) for letter in text]}
+
+    monkeypatch.setattr(models, "resolve", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(models, "load_tokenizer", lambda _: Letters())
+    (tmp_path / "a.txt").write_text("abcabd", encoding="utf-8")
+    out = tmp_path / "a.corpus"
+    result = CliRunner().invoke(commands.app, ["corpus", str(tmp_path / "a.txt"), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "1 documents, 6 tokens" in result.stdout
+    drafter = commands._draft("suffix", out).start([ord("c")])
+    assert drafter.propose(ord("a"), 4).tokens == [ord("b"), ord("d")]
+    assert isinstance(commands._draft("both", out), spec.Union)
+    result = CliRunner().invoke(commands.app, ["generate", "x", "--draft", "none", "--corpus", str(out)])
+    assert result.exit_code == 2
+    assert "--corpus goes with --draft suffix or both, got none" in result.stderr
+
+
+def test_a_trace_that_cannot_be_written_is_known_before_the_text(stand_in: StandIn, tmp_path: Path) -> None:
+    result = CliRunner().invoke(commands.app, ["generate", "x", "--trace", str(tmp_path / "no" / "out.html")])
+    assert result.exit_code == 2
+    assert "No such file" in result.stderr
+    assert not result.stdout
