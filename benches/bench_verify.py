@@ -1,45 +1,34 @@
 """Verification against transformers and against vectorised PyTorch of the same law.
 
-    python benches/bench_verify.py [--quick] [--json FILE]
+    python benches/run.py verify [--quick] [--json FILE]
 
-Times are medians of alternations with the interval of the middle half. Before timing, both sides are
-held to the same greedy outcome, and to the same acceptance on many small random drafts.
+Before timing, both sides are held to the same greedy outcome, and to the same acceptance on many small
+random drafts.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import time
 from collections.abc import Callable
-from pathlib import Path
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor
 
+import harness
 import hornbeam as hb
 
 
-def alternate(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> dict[str, Any]:
-    """Runs both in turn; the ratio is theirs over ours, round by round."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for side in (ours, theirs):
-        side()
-    for _ in range(rounds):
-        for side, out in ((ours, times[0]), (theirs, times[1])):
-            begin = time.perf_counter()
-            side()
-            out.append(time.perf_counter() - begin)
-    ratios = sorted(b / a for a, b in zip(*times, strict=True))
-    return {
-        "ours_us": median(times[0]) * 1e6,
-        "theirs_us": median(times[1]) * 1e6,
-        "ratio": median(ratios),
-        "ratio_interval": [ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]],
-        "rounds": rounds,
-    }
+def compare(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> harness.Ratio:
+    """Theirs over ours, in alternation."""
+
+    def untold(call: Callable[[], Any]) -> Callable[[], None]:
+        def timed() -> None:
+            call()
+
+        return timed
+
+    seconds = harness.alternate({"ours": untold(ours), "theirs": untold(theirs)}, rounds)
+    return harness.ratio(seconds["ours"], seconds["theirs"])
 
 
 def cut(logits: Tensor, temperature: float, top_p: float | None) -> Tensor:
@@ -141,7 +130,7 @@ def check_law() -> None:
     assert greedy.next_token.item() == target[3].argmax()
 
 
-def against_transformers(vocabulary: int, rounds: int) -> dict[str, Any]:
+def against_transformers(vocabulary: int, rounds: int) -> harness.Ratio:
     """1 x 8 rows at T = 0.8, top-p 0.95: `_speculative_sampling` with its processors."""
     from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopPLogitsWarper
     from transformers.generation.utils import _speculative_sampling
@@ -163,7 +152,7 @@ def against_transformers(vocabulary: int, rounds: int) -> dict[str, Any]:
         return _speculative_sampling(ids, q[None], length, logits, False)
 
     counter = iter(range(10**9))
-    return alternate(
+    return compare(
         lambda: verify_chain(tokens, target[None], draft[None], warp, next(counter)), theirs, rounds
     )
 
@@ -176,16 +165,16 @@ def batched(batch: int, length: int, vocabulary: int, top_p: float | None, round
     tokens = torch.multinomial(q, 1).view(batch, length)
     del q
     warp, counter, short = hb.Warp(0.8, top_p=top_p), iter(range(10**9)), draft[:, :length]
-    case = alternate(
+    case = compare(
         lambda: verify_chain(tokens, target, draft, warp, next(counter)),
         lambda: torch_chain(tokens, target, short, 0.8, top_p),
         rounds,
     )
     accepted = verify_chain(tokens, target, draft, warp, 0).num_accepted.float().mean().item()
-    return {**case, "mean_accepted": accepted}
+    return {"ratio": case, "mean_accepted": accepted}
 
 
-def tree(vocabulary: int, rounds: int) -> dict[str, Any]:
+def tree(vocabulary: int, rounds: int) -> harness.Ratio:
     """A tree of 64 nodes (4 children, then 2 a node) at T = 1, against the same rule in PyTorch."""
     target, draft = laws(65, vocabulary, closeness=1.0)
     parents = [-1] * 4 + [(i - 4) // 2 for i in range(4, 64)]
@@ -206,7 +195,7 @@ def tree(vocabulary: int, rounds: int) -> dict[str, Any]:
         draft,
     )
     counter = iter(range(10**9))
-    return alternate(
+    return compare(
         lambda: hb.ops.verify(*arguments, positions=torch.tensor([next(counter)])),
         lambda: torch_tree(tokens, parents, target, draft),
         rounds,
@@ -222,27 +211,6 @@ def run(quick: bool) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "transformers, 1 x 8 x 49152, T 0.8, top-p 0.95": against_transformers(49_152, rounds),
         f"torch, {batch} x chain 8 x 151936, T 0.8": batched(batch, 8, 151_936, None, rounds),
-        "torch, 8 x chain 8 x 151936, T 0.8, top-p 0.95": batched(8, 8, 151_936, 0.95, 7),
+        f"torch, {batch} x chain 8 x 151936, T 0.8, top-p 0.95": batched(batch, 8, 151_936, 0.95, 7),
         "torch, tree of 64 x 128256, T 1": tree(128_256, rounds),
     }
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    results = run(arguments.quick)
-    for name, case in results.items():
-        if isinstance(case, dict):
-            low, high = case["ratio_interval"]
-            print(
-                f"{name}: {case['ours_us']:,.0f} us against {case['theirs_us']:,.0f} us, "
-                f"{case['ratio']:.1f}x ({low:.1f} to {high:.1f})"
-            )
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -30,6 +30,7 @@ def cases(draft_lm):
         "sequoia": recipes.sequoia(draft_lm, size=8),
         "eagle2": recipes.eagle2(small, size=8, width=2, depth=3),
         "medusa_typical": recipes.medusa_typical(small),
+        "layer_skip": recipes.layer_skip(exit_layer=1),
         "prompt_lookup": recipes.prompt_lookup(),
         "suffix_decoding": recipes.suffix_decoding(),
         "token_recycling": recipes.token_recycling(size=10),

@@ -21,6 +21,7 @@ from hornbeam.recipes.keep import (
 from hornbeam.recipes.spec import (
     auto,
     eagle2,
+    layer_skip,
     medusa_typical,
     prompt_lookup,
     rsd_c,
@@ -40,6 +41,7 @@ __all__ = [
     "key_diff",
     "kivi",
     "knorm",
+    "layer_skip",
     "medusa_typical",
     "prefix_kv",
     "prompt_lookup",

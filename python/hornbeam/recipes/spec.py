@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import (
     Fixed,
+    LayerSkip,
     MeasuredGain,
     NGram,
     SmallModel,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = [
     "auto",
     "eagle2",
+    "layer_skip",
     "medusa_typical",
     "prompt_lookup",
     "rsd_c",
@@ -75,6 +77,12 @@ def medusa_typical(draft: Any, *, size: int = 64) -> Keywords:
     """Typical acceptance with Medusa's epsilon 0.3 and alpha 0.09 (Cai et al. 2024, arXiv 2401.10774).
     **Lossy**: the text is not the target's. ``draft`` is any source, for Medusa's heads are not ours."""
     return _verified(draft, "typical", size)
+
+
+def layer_skip(*, exit_layer: int, length: int = 6) -> Keywords:
+    """The target's first layers draft, the others verify (Elhoushi et al. 2024, arXiv 2404.16710). Exact; it
+    pays for a model that was trained to exit early."""
+    return _verified(LayerSkip(exit_layer, shape=shape.Chain(length)), "chain", length)
 
 
 def prompt_lookup(*, num_tokens: int = 10, max_ngram: int = 2) -> Keywords:
