@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 import sys
+import tempfile
 import time
 
 import numpy as np
 
-from hornbeam.spec import CostCurve, MeasuredGain, Suffix
+from hornbeam.spec import CostCurve, MeasuredGain, Suffix, build_corpus, open_corpus, save_corpus
 
 
 def texts(num_tokens: int) -> dict[str, list[int]]:
@@ -62,6 +63,28 @@ def grow(text: list[int], tail: int) -> dict[str, float]:
     return result
 
 
+def from_file(text: list[int], tail: int) -> dict[str, float]:
+    """Indexes all but ``tail`` tokens into a file, maps it, and drafts the tail from it: chains and trees."""
+    history = len(text) - tail
+    with tempfile.TemporaryDirectory() as folder:
+        started = time.thread_time()
+        corpus = build_corpus([text[:history]])
+        result = {"corpus_build_us_per_token": (time.thread_time() - started) / history * 1e6}
+        save_corpus(corpus, f"{folder}/corpus")
+        corpus = open_corpus(f"{folder}/corpus")
+        result["corpus_bytes_per_token"] = corpus.num_bytes / corpus.num_tokens
+        for name, tree in (("chain", False), ("tree", True)):
+            drafter = Suffix(max_length=16, corpus=corpus, tree=tree).start([])
+            started = time.thread_time()
+            for token in text[history:]:
+                drafter.propose(token, 16)
+                drafter.extend([token])
+            result[f"corpus_append_and_propose_{name}_us_per_token"] = (
+                (time.thread_time() - started) / tail * 1e6
+            )
+    return result
+
+
 def stop_rule() -> dict[str, float]:
     """Microseconds a call of the stop rule, for one sequence and for 32, 16 drafted tokens each."""
     cost = CostCurve()
@@ -86,7 +109,9 @@ def stop_rule() -> dict[str, float]:
 def run(quick: bool = False) -> dict[str, dict[str, float]]:
     """All figures, at 10^6 tokens of history (10^5 when quick)."""
     num_tokens = 100_000 if quick else 1_000_000
-    results = {name: grow(text, num_tokens // 20) for name, text in texts(num_tokens).items()}
+    results = {}
+    for name, text in texts(num_tokens).items():
+        results[name] = {**grow(text, num_tokens // 20), **from_file(text, num_tokens // 20)}
     results["stop_rule"] = stop_rule()
     return results
 
