@@ -42,6 +42,16 @@ impl Coded<'_> {
         &self.bytes[at + self.first * self.page.row_bytes..]
     }
 
+    /// Asks for the cache lines of the codes of some keys.
+    #[inline(always)]
+    pub(super) fn prefetch<L: Lanes>(&self, l: L, count: usize) {
+        for rows in [self.rows(false), self.rows(true)] {
+            for at in (0..count * self.page.row_bytes).step_by(64) {
+                l.prefetch(&rows[at]);
+            }
+        }
+    }
+
     /// Offset of a group of keys by channel: its `least`, then its `step`.
     fn channel_params(&self, slot: usize) -> usize {
         let padded = self.page.head_dim.next_multiple_of(WIDTH);

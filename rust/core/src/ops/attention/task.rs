@@ -129,6 +129,9 @@ impl<E: Element> Kernel for Task<'_, E> {
             if !more {
                 next.count = 0;
             }
+            if let Some(ahead) = next.coded {
+                ahead.prefetch(l, next.count);
+            }
             if let Some(page) = block.coded {
                 self.isa.run(coded::Attend {
                     problem,
