@@ -1,14 +1,16 @@
 """Speculation: where drafts come from, and how many of their tokens a step verifies.
 
-A draft source (:class:`Suffix`, :class:`NGram`, :class:`SmallModel`) is started once a sequence or once
-a run, a stop rule (:class:`MeasuredGain`, :class:`Fixed`) once a run; :mod:`hornbeam.spec.protocols` says
-what else may stand in their place. Sources that are models draft trees of any :mod:`~hornbeam.spec.shape`.
+A draft source (:class:`Suffix`, :class:`NGram`, :class:`SmallModel`, :class:`FeatureHead`) is started
+once a sequence or once a run, a stop rule (:class:`MeasuredGain`, :class:`Fixed`) once a run;
+:mod:`hornbeam.spec.protocols` says what else may stand in their place. Sources that are models draft
+trees of any :mod:`~hornbeam.spec.shape`.
 """
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
 from hornbeam.spec.confidence import Confidence
 from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
+from hornbeam.spec.feature_head import FeatureHead
 from hornbeam.spec.layer_skip import LayerSkip
 from hornbeam.spec.ngram import NGram
 from hornbeam.spec.protocols import (
@@ -37,6 +39,7 @@ __all__ = [
     "Draft",
     "Drafted",
     "Drafter",
+    "FeatureHead",
     "Fixed",
     "LayerSkip",
     "MeasuredGain",

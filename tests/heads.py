@@ -1,0 +1,55 @@
+"""Feature heads with random weights for tiny models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from hornbeam.spec.head import FORMAT, output_matrix, sample_rows
+
+
+def random_head(
+    folder: Path, model: Any, *, taps: tuple[int, ...] = (1, 2), draft_ids: Any = range(256), seed: int = 0
+) -> Path:
+    """A file for ``model``; three query heads of 32 to each of two key heads, whatever the model has."""
+    matrix = output_matrix(model)
+    vocabulary, hidden = matrix.shape
+    heads, kv_heads, size, inner = 6, 2, 32, 40
+    generator = torch.Generator().manual_seed(seed)
+    shapes = {
+        "features": (hidden, len(taps) * hidden),
+        "fuse": (hidden, 2 * hidden),
+        "q": (heads * size, hidden),
+        "k": (kv_heads * size, hidden),
+        "v": (kv_heads * size, hidden),
+        "o": (hidden, heads * size),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }
+    tensors = {
+        f"{name}.weight": (torch.randn(shape, generator=generator) * 0.2).bfloat16()
+        for name, shape in shapes.items()
+    }
+    for name in ("attention_norm", "mlp_norm", "output_norm"):
+        tensors[name] = (1 + 0.1 * torch.randn(hidden, generator=generator)).bfloat16()
+    tensors["draft_ids"] = torch.tensor(sorted(draft_ids), dtype=torch.int32)
+    tensors["target_sample"] = matrix[sample_rows(vocabulary)].bfloat16()
+    settings = {
+        "taps": list(taps),
+        "heads": heads,
+        "kv_heads": kv_heads,
+        "head_dim": size,
+        "rope_theta": 10000.0,
+        "eps": 1e-5,
+        "vocabulary": vocabulary,
+        "hidden": hidden,
+        "layers": model.config.num_hidden_layers,
+    }
+    file = folder / f"head-{seed}.safetensors"
+    save_file(tensors, file, {"format": FORMAT, "settings": json.dumps(settings)})
+    return file
