@@ -90,6 +90,7 @@ def test_rows_below_the_first_layer_left_out_are_computed_once(lm, draft):
     """By draft and verification together: what is drafted is verified here, to the last token."""
     lm.clear_cache()
     first = draft.exit_layer
+    lm.runner.decoder_layers()  # looks at the layers with a row of its own, once
     counter = Counter(lm)
     out = lm.generate(ids(30), max_new_tokens=16, draft=draft, length=Fixed(40))
     counter.close()
