@@ -34,7 +34,8 @@ WITHOUT_REPLACEMENT = {
     "gumbel tree 4-1-1-1, without replacement": (GumbelTree((4, 1, 1, 1)), "without_replacement"),
 }
 TARGET_ONLY = {
-    "best first 16, target only": (BestFirst(size=SIZE, width=4, depth=5), "target_only"),
+    "best first 16 of width 4, target only": (BestFirst(size=SIZE, width=4, depth=5), "target_only"),
+    "best first 16 of width 8, target only": (BestFirst(size=SIZE, width=8, depth=3), "target_only"),
     "stochastic beam 4 x 4, target only": (StochasticBeam(4, 4), "target_only"),
 }
 OTHERS = {
