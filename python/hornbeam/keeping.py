@@ -194,8 +194,8 @@ class Keeper:
     def _fitted(self, recipe: Recipe) -> Recipe:
         if is_quantising(recipe.reduce):
             raise ArgumentError(
-                f"recipe {recipe.name} stores codes ({type(recipe.reduce).__name__}), which generate cannot do "
-                "yet, expected a recipe that drops or merges; hornbeam.keep.reduce runs it on arrays"
+                f"recipe {recipe.name} stores codes ({type(recipe.reduce).__name__}), which generate cannot "
+                "do yet, expected a recipe that drops or merges; hornbeam.keep.reduce runs it on arrays"
             )
         score = recipe.score
         if isinstance(score, ExpectedAttention) and score.inverse_frequencies is None:
