@@ -66,7 +66,7 @@ def test_the_page_loads_and_does_not_overflow(kept, tmp_path, width):
     const errors = [];
     window.onerror = message => errors.push(message);
     window.onload = () => { document.body.dataset.report = JSON.stringify({
-      errors, over: document.documentElement.scrollWidth - window.innerWidth,
+      errors, over: document.documentElement.scrollWidth - document.documentElement.clientWidth,
       spans: document.querySelectorAll("#text span").length,
       lit: [...document.querySelectorAll("#text span")].filter(s => s.style.backgroundColor).length,
       cells: document.querySelectorAll("#grid button").length}); };

@@ -138,7 +138,8 @@ class HeadScores(Split):
         from safetensors import safe_open
 
         with safe_open(path, framework="pt") as file:
-            if "head_scores" not in file:
+            names = list(file.keys())
+            if "head_scores" not in names:
                 raise ArgumentError(f"{path} holds no head_scores, expected what save wrote")
             scores = file.get_tensor("head_scores")
             floor = float((file.metadata() or {}).get("floor", 0.1))
