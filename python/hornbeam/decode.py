@@ -179,7 +179,8 @@ class Decoding:
                 sequence.draft_room = sequence.draft_room if room is None else room
         with self._phase("draft"):
             drafts = self.drafting.propose(active)
-            computed = self.drafting.reuse(drafts)
+            # Scores look at the queries of every layer, so that with a recipe every layer runs.
+            computed = None if self.keeper is not None else self.drafting.reuse(drafts)
         requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
         with self.lm.tree.step(requests) as step:
             begin = time.perf_counter()
