@@ -19,6 +19,7 @@ import torch
 
 from hornbeam import ops
 from hornbeam.drafting import Draft, Drafting, history, process
+from hornbeam.keeping import Keeper, Watch
 from hornbeam.runner import Output
 from hornbeam.sequence import Generation, Options, Piece, Sequence, Source, Stats
 from hornbeam.spec.protocols import Outcome
@@ -38,7 +39,7 @@ SHARED_PREFILL_ROWS = 1024
 # A prompt waits for one that goes first if that saves it so many rows.
 SHARED_PREFIX = 16
 
-Phase = Literal["prefill", "draft", "forward", "verify", "commit"]
+Phase = Literal["prefill", "draft", "forward", "verify", "commit", "keep"]
 
 
 class Decoding:
@@ -57,6 +58,7 @@ class Decoding:
             self.sequences.append(Sequence(lm, index, seen[key], prompt, options))
             seen[key] += 1
         self.drafting = Drafting(lm, options)
+        self.keeper = None if options.keep is None else Keeper(lm, options.keep)
 
     def run(self) -> list[Generation]:
         with ExitStack() as stack:
@@ -68,6 +70,9 @@ class Decoding:
                         for sequence in self.sequences:
                             self.options.trace.first(sequence)
                     self._reusable = [self.drafting.start(sequence) for sequence in self.sequences]
+                    if self.keeper is not None:
+                        needless = [self.keeper.reusable(len(s.prompt)) for s in self.sequences]
+                        self._reusable = [min(pair) for pair in zip(self._reusable, needless, strict=True)]
                     self._prefill()
                     while active := [s for s in self.sequences if s.finish is None]:
                         self._step(active)
@@ -79,6 +84,8 @@ class Decoding:
     def _close(self, sequence: Sequence) -> None:
         sequence.close()
         self.drafting.finish(sequence)
+        if self.keeper is not None:
+            self.keeper.forget(sequence)
 
     @contextmanager
     def _phase(self, phase: Phase) -> Iterator[None]:
@@ -133,8 +140,12 @@ class Decoding:
         done = [s for s, r in zip(taken, requests, strict=True) if _remaining(s) == len(r[1])]
         with self.lm.tree.step(requests) as step:
             rows = [int(step.rows[i][-1]) for i, s in enumerate(taken) if s in done]
-            output = self._forward(step, rows or [0])
+            watch = None if self.keeper is None else self.keeper.watch(step, taken)
+            output = self._forward(step, rows or [0], watch=watch)
             step.commit([range(len(tokens)) for _, tokens, _ in requests])
+        if self.keeper is not None:
+            with self._phase("keep"):
+                self.keeper.on_prefill(watch, taken, [s for s in waiting if s not in done])
         self.drafting.observe(
             [
                 Outcome(s.index, tokens, list(range(len(tokens))), True, hidden=hidden)
@@ -162,19 +173,25 @@ class Decoding:
 
     def _step(self, active: list[Sequence]) -> None:
         trace = self.options.trace
+        if self.keeper is not None:
+            for sequence in active:
+                room = self.keeper.room(sequence)
+                sequence.draft_room = sequence.draft_room if room is None else room
         with self._phase("draft"):
             drafts = self.drafting.propose(active)
-            computed = self.drafting.reuse(drafts)
+            # Scores look at the queries of every layer, so that with a recipe every layer runs.
+            computed = None if self.keeper is not None else self.drafting.reuse(drafts)
         requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
         with self.lm.tree.step(requests) as step:
             begin = time.perf_counter()
+            watch = None if self.keeper is None else self.keeper.watch(step, active)
             graphs = None if computed is not None else self._graphs(drafts)
             if graphs is not None:
                 with self._phase("forward"):
                     output, verdicts = graphs.run(step, active, drafts, self.options)
             else:
                 with self._phase("forward"):
-                    output = self._forward(step, computed=computed)
+                    output = self._forward(step, computed=computed, watch=watch)
                     seconds = time.perf_counter() - begin
                 with self._phase("verify"):
                     verdicts = self.drafting.verify(active, drafts, output.logits)
@@ -203,6 +220,9 @@ class Decoding:
             ]
             with self._phase("commit"):
                 step.commit(paths, is_moved=graphs is not None)
+        if self.keeper is not None:
+            with self._phase("keep"):
+                self.keeper.on_commit(watch, active, paths)
         self.drafting.judge(drafts, verdicts)
         parts = torch.split(output.logits, [len(tokens) for _, tokens, _ in requests])
         self.drafting.observe(
@@ -223,11 +243,22 @@ class Decoding:
     def _graphs(self, drafts: list[Draft]) -> StepGraphs | None:
         """The captured steps, where there are some and this step can be one."""
         graphs = self.lm.graphs
-        if graphs is None or self.drafting.hidden_layers or not graphs.fits(self.options, drafts):
+        if (
+            graphs is None
+            or self.keeper is not None
+            or self.drafting.hidden_layers
+            or not graphs.fits(self.options, drafts)
+        ):
             return None
         return graphs
 
-    def _forward(self, step: Step, rows: list[int] | None = None, computed: Computed | None = None) -> Output:
+    def _forward(
+        self,
+        step: Step,
+        rows: list[int] | None = None,
+        computed: Computed | None = None,
+        watch: Watch | None = None,
+    ) -> Output:
         """The logits of the given rows, or of all rows in the order of the requests, in which ``computed``
         is what is known of them already."""
         wanted: Any = rows
@@ -237,7 +268,12 @@ class Decoding:
                 wanted = order
                 computed = None if computed is None else computed[torch.argsort(order)]
         hidden = bool(self.drafting.hidden_layers)
-        return self.lm.runner.forward(self.lm.tree, step, logits_rows=wanted, hidden=hidden, entry=computed)
+        with ExitStack() as stack:
+            if watch is not None and self.keeper is not None and self.keeper.is_press:
+                stack.enter_context(watch.seeing_inputs(self.lm.model))
+            return self.lm.runner.forward(
+                self.lm.tree, step, logits_rows=wanted, hidden=hidden, entry=computed, observer=watch
+            )
 
     def _hidden(self, step: Step, output: Output) -> list[torch.Tensor | None]:
         """What the draft source wants to see of each request's hidden states."""

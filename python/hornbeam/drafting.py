@@ -146,7 +146,7 @@ class Drafting:
                 s.number,
                 s.pending,
                 s.position,
-                min(s.room - len(s.output) - 1, self.lm.max_positions - s.position),
+                min(s.room - len(s.output) - 1, self.lm.max_positions - s.position, s.draft_room),
                 s.prompt,
                 s.output,
                 s.branch,

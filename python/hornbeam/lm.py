@@ -13,6 +13,7 @@ from hornbeam import cuda, spec
 from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.graphs import StepGraphs
+from hornbeam.keep import Recipe
 from hornbeam.runner import DENSE_ROWS, Runner
 from hornbeam.trace import Trace
 from hornbeam.tree import PrefixTree
@@ -104,6 +105,8 @@ class LM:
         self.dense_rows = DENSE_ROWS
         self.cost_curve = spec.CostCurve()
         self._calibrated = False
+        #: Bytes of pages that recipes of :mod:`hornbeam.keep` have let go so far.
+        self.freed_bytes = 0
         self.tree = PrefixTree(
             num_layers=shape.num_layers,
             num_kv_heads=shape.num_kv_heads,
@@ -112,6 +115,9 @@ class LM:
             device=str(shape.device),
             page_tokens=page_tokens,
             max_bytes=max_kv_bytes or _quarter_of_memory(shape.device),
+            # What is given back after an eviction comes in parts of less than 1 % of a full context.
+            # Captured steps hold the addresses of the chunks, so that a device has few.
+            chunk_tokens=None if cuda_graphs else max(page_tokens, shape.max_positions // 128),
         )
         self.graphs = None
         if cuda_graphs:
@@ -180,6 +186,7 @@ class LM:
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         trace: Trace | None = None,
+        keep: Recipe | None = None,
     ) -> Generation | list[Generation]:
         """Continues a prompt, or a ragged batch of prompts together.
 
@@ -202,6 +209,8 @@ class LM:
             stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
             eos_token_id: ends a sequence; the model's own by default.
             trace: records every step, see :class:`hornbeam.Trace`.
+            keep: which keys and values the cache keeps, see :mod:`hornbeam.recipes`; all by default.
+                Changes the text.
 
         Returns:
             A :class:`~hornbeam.decode.Generation`, or a list of them for a list of prompts. Ctrl-C ends
@@ -237,6 +246,7 @@ class LM:
             eos_token_ids=self._eos(eos_token_id),
             stream_index=many,
             trace=trace,
+            keep=keep,
         )
         if draft is not None and length.needs_costs:
             self.calibrate()

@@ -9,7 +9,7 @@ function is switched in for the length of the call, so the user's own ``model.ge
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +33,9 @@ STEP_KEYWORD = "hornbeam_step"
 
 # A chain of at least this many rows without a prefix goes to torch's fused causal attention.
 DENSE_ROWS = 96
+
+#: Called as ``observer(module, physical layer, queries [H, N, D] after the rotation, options of attention)``.
+Observer = Callable[[torch.nn.Module, int, torch.Tensor, dict[str, Any]], None]
 
 # What transformers may hand to an attention function without changing what a row sees.
 HARMLESS_TENSORS = {"position_ids", "cache_position"}
@@ -97,6 +100,7 @@ class _Probe:
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[int, int, int]] = {}
+        self.scale: float | None = None
 
     def __call__(
         self,
@@ -131,6 +135,7 @@ class _Probe:
         if query.shape[2] != key.shape[2]:
             raise UnsupportedModel(f"layer {layer} reads {key.shape[2]} keys for {query.shape[2]} rows")
         self.layers[layer] = (query.shape[1], key.shape[1], key.shape[3])
+        self.scale = options.get("scaling")
         groups = query.shape[1] // key.shape[1]
         out = torch.nn.functional.scaled_dot_product_attention(
             query,
@@ -152,7 +157,9 @@ class _PagedAttention:
         plan: Plan | cuda.DevicePlan,
         *,
         is_dense: bool = False,
+        observer: Observer | None = None,
     ) -> None:
+        self.observer = observer
         self.tree = tree
         self.chunks = tree.chunks
         self.layer_map = tree.layer_map
@@ -188,6 +195,8 @@ class _PagedAttention:
         index: int = module.layer_idx  # type: ignore[assignment]
         self.write(index, key[0].transpose(0, 1), value[0].transpose(0, 1))
         layer = self.layer_map[index]
+        if self.observer is not None:
+            self.observer(module, layer, query[0], options)
         window = options.get("sliding_window")
         soft_cap = options.get("softcap")
         sinks = options.get("s_aux")
@@ -255,6 +264,7 @@ class Runner:
         layers: frozenset[int] | None = None,
         tap: Tap | None = None,
         entry: Computed | None = None,
+        observer: Observer | None = None,
     ) -> Output:
         """Runs the rows of an open step; their keys and values are in the pages afterwards.
 
@@ -264,6 +274,7 @@ class Runner:
 
         On a device, returns before that: what reads the outputs waits. ``logits_rows`` names the rows
         whose logits are wanted, in the order wanted; ``None`` means all.
+        ``observer`` sees every layer's queries, once its keys are in the pages.
         The caller commits or rolls back.
         """
         inputs = [step.host_token_ids, step.host_positions]
@@ -274,7 +285,7 @@ class Runner:
         if cuda.is_on_device(tree.chunks[0]):
             heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
             plan = cuda.DevicePlan(step.plan, tree.chunks, num_heads=heads, num_kv_heads=kv_heads)
-        attention = _PagedAttention(tree, self.shape, plan, is_dense=step.is_dense)
+        attention = _PagedAttention(tree, self.shape, plan, is_dense=step.is_dense, observer=observer)
         attention.tap = tap
         with ExitStack() as stack:
             if layers is not None or entry is not None:
@@ -383,6 +394,8 @@ class Runner:
         num_heads, num_kv_heads, head_dim = shapes.pop()
         if head_dim % 8 or not 8 <= head_dim <= 256:
             raise UnsupportedModel(f"{name}: head size is {head_dim}, expected a multiple of 8 up to 256")
+        #: What attention multiplies scores by.
+        self.scale = head_dim**-0.5 if probe.scale is None else float(probe.scale)
         return ModelShape(
             num_layers=num_layers,
             num_heads=num_heads,

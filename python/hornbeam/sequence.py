@@ -35,7 +35,9 @@ class Piece(NamedTuple):
 class Stats:
     """What a generation cost. ``forward_passes``, ``rows``, ``drafted``, ``accepted`` and ``emitted``
     count this sequence's share of the decoding; ``seconds`` by phase and ``peak_kv_bytes`` belong to the
-    whole call."""
+    whole call. With a recipe of :mod:`hornbeam.keep`: ``reductions`` counts how often keys were let go;
+    ``kv_bytes_before`` are the bytes of pages before the last time, ``kv_bytes`` those after it, and
+    ``kept_share`` is the share of all keys seen that it kept."""
 
     prompt_tokens: int = 0
     reused_tokens: int = 0
@@ -46,6 +48,10 @@ class Stats:
     emitted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_kv_bytes: int = 0
+    reductions: int = 0
+    kv_bytes_before: int = 0
+    kv_bytes: int = 0
+    kept_share: float = 1.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -82,6 +88,7 @@ class Options:
     eos_token_ids: frozenset[int] = frozenset()
     stream_index: bool = False
     trace: Trace | None = None
+    keep: Any = None
 
 
 class Sequence:
@@ -96,6 +103,7 @@ class Sequence:
         self.output: list[int] = []
         self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
+        self.draft_room = 1 << 30  # tokens that a draft may have
         self.finish: Finish | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
         self.text = None
@@ -122,9 +130,24 @@ class Sequence:
             self._branch = tree.match(self.prompt, max_tokens=min(reusable, len(self.prompt) - 1))
             self.stats.reused_tokens = self._branch.length
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the sequence holds no branch: not yet, or no more."""
+        return self._branch is None
+
+    def record_reduction(self, pages_before: int, keys: int) -> None:
+        """Notes that the branch was reduced to so many keys over all planes."""
+        tree = self.lm.tree
+        self.stats.reductions += 1
+        self.stats.kv_bytes_before = pages_before * (tree.slab_bytes // tree.num_planes)
+        self.stats.kv_bytes = int(self.branch.bytes_by_head().sum())
+        self.stats.kept_share = keys / (self.branch.length * tree.num_planes)
+        self.lm.freed_bytes += max(self.stats.kv_bytes_before - self.stats.kv_bytes, 0)
+
     def close(self) -> None:
         if self._branch is not None:
-            self._branch.release()
+            # What was reduced is never matched again, so there is no point in caching it.
+            self._branch.release(keep=not self.stats.reductions)
         self._branch = None
 
     def cut(self, fresh: list[tuple[int, Source]]) -> list[Piece]:

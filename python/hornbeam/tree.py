@@ -23,7 +23,7 @@ from hornbeam import _native
 from hornbeam.cuda import upload
 from hornbeam.errors import ArgumentError, OutOfPages, StateError
 from hornbeam.ops.pages import page_formats, quantise_pages
-from hornbeam.ops.rows import move_page_rows, move_rows
+from hornbeam.ops.rows import move_page_rows, move_page_rows_at_once, move_rows
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,6 +38,7 @@ CHUNK_BYTES = 64 << 20
 TokenIds = Sequence[int] | Tensor | np.ndarray
 Request = tuple["Branch", TokenIds, "TokenIds | None"]
 
+_MOVES = {"rows": move_rows, "pages": move_page_rows, "at_once": move_page_rows_at_once}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -107,14 +108,22 @@ class Branch:
         """Whether the branch was released."""
         return not self._native.is_open(self._id)
 
+    def bytes_by_head(self) -> Tensor:
+        """Bytes of the pages that the branch shows something of, int64 `[physical layers, kv heads]`."""
+        pages = torch.tensor(self._native.pages_by_plane(self._id), dtype=torch.int64)
+        page_bytes = self.tree.slab_bytes // self.tree.num_planes
+        return pages.view(self.tree.num_physical_layers, self.tree.num_kv_heads) * page_bytes
+
     def stats(self) -> dict[str, int]:
-        """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``."""
+        """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``; and
+        ``bytes`` of pages, of which :meth:`bytes_by_head` tells the parts."""
         nodes = self._native.path_nodes(self._id)
         return {
             "tokens": sum(n[2] for n in nodes),
             "keys": sum(n[3] for n in nodes),
             "nodes": len(nodes),
             "inexact_nodes": sum(n[4] != 0 for n in nodes),
+            "bytes": int(self.bytes_by_head().sum()),
         }
 
     def __del__(self) -> None:
@@ -237,6 +246,8 @@ class PrefixTree:
         layer_map: physical layer of each layer, for models whose layers share keys and values;
             ``[0, 1, 1]`` lets layers 1 and 2 share.
         slabs_per_chunk: slabs (`page_tokens` tokens of all layers and heads) that the pool grows by.
+        chunk_tokens: where ``slabs_per_chunk`` is not given: the pool grows by no more tokens, rounded up
+            to slabs. The less, the closer the memory is to what is held, and the more tensors there are.
     """
 
     def __init__(
@@ -251,6 +262,7 @@ class PrefixTree:
         max_bytes: int | None = None,
         layer_map: Sequence[int] | None = None,
         slabs_per_chunk: int | None = None,
+        chunk_tokens: int | None = None,
     ) -> None:
         if dtype not in _DTYPES:
             raise ArgumentError(f"dtype is {dtype}, expected float32, bfloat16 or float16")
@@ -276,7 +288,8 @@ class PrefixTree:
         #: Bytes of `page_tokens` tokens on all layers and heads: the unit of allocation.
         self.slab_bytes = self.num_planes * 2 * page_tokens * head_dim * dtype.itemsize
         self.max_bytes = max_bytes
-        wanted = slabs_per_chunk or max(1, min(4096, CHUNK_BYTES // self.slab_bytes))
+        limit = 4096 if chunk_tokens is None else -(-chunk_tokens // page_tokens)
+        wanted = slabs_per_chunk or max(1, min(limit, CHUNK_BYTES // self.slab_bytes))
         max_chunks = None
         if max_bytes is not None:
             total = max_bytes // self.slab_bytes
@@ -360,14 +373,12 @@ class PrefixTree:
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
     def _make_moves(self) -> None:
-        for by_page, moves, number in self._native.take_moves():
+        for kind, moves, number in self._native.take_moves():
             if number:
                 names = {of: name for name, (of, _) in page_formats(self.chunks[0]).items()}
-                quantise_pages(self.chunks, moves, names[number], by_page=by_page)
-            elif by_page:
-                move_page_rows(self.chunks, moves)
+                quantise_pages(self.chunks, moves, names[number], by_page=kind == "pages")
             else:
-                move_rows(self.chunks, moves)
+                _MOVES[kind](self.chunks, moves)
 
     # --- memory ---
 
@@ -470,6 +481,33 @@ class PrefixTree:
             return self.page_tokens
         # One page has the shape of any.
         return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))[format][1]
+
+    def condense(self, branch: Branch, keep: Sequence[TokenIds], *, digest: int) -> None:
+        """Give `branch` one node in place of its path, which shows only some of its keys.
+
+        Where nobody else reads what the branch shows, its pages are given up first, so that the copy
+        needs no memory.
+
+        Args:
+            branch: the branch that asked; others keep what they have.
+            keep: one list a plane, ascending indices into the keys that the plane shows.
+            digest: not 0; says what made the version inexact.
+
+        Raises:
+            OutOfPages: the copies do not fit; nothing was changed.
+        """
+        counts, entries = self._native.held(branch._id, False)
+        shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
+        at = [plane[np.asarray(keys, np.int64)] for plane, keys in zip(shown, keep, strict=True)]
+        by_head = not all(np.array_equal(plane, at[0]) for plane in at)
+        indices = [np.asarray(keys, np.int32) for keys in keep]
+        by_head = by_head or not all(np.array_equal(keys, indices[0]) for keys in indices)
+        lists = indices if by_head else indices[:1]
+        chunks = self._native.condense(branch._id, lists, digest, by_head)
+        while chunks:
+            self._grow(chunks)
+            chunks = self._native.condense(branch._id, lists, digest, by_head)
+        self._make_moves()
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""

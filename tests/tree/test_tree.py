@@ -304,7 +304,11 @@ def test_compaction_keeps_the_chosen_bytes_and_leaves_others_alone(by_head: bool
         assert torch.equal(read(tree, a, plane), exact[plane][keep[plane]])
         assert torch.equal(read(tree, b, plane), exact[plane])
     assert a.length == 11
-    assert a.stats() == {"tokens": 11, "keys": 11 if by_head else 3, "nodes": 1, "inexact_nodes": 1}
+    stats = a.stats()
+    held = (tree._native.keys(a._id, plane) for plane in range(tree.num_planes))
+    pages = sum(len({page for _, page, *_ in keys.tolist()}) for keys in held)
+    assert stats.pop("bytes") == pages * tree.slab_bytes // tree.num_planes
+    assert stats == {"tokens": 11, "keys": 11 if by_head else 3, "nodes": 1, "inexact_nodes": 1}
     assert a.positions.tolist() == sorted({p for plane in keep for p in plane})
     extend(tree, a, [11])
     b.release(keep=False)

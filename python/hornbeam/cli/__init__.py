@@ -1,4 +1,4 @@
-"""The command line: ``hornbeam generate``, ``hornbeam corpus`` and ``hornbeam info``.
+"""The command line: ``hornbeam generate``, ``keep``, ``corpus`` and ``info``.
 
 This file imports nothing beyond the standard library, so that a missing extra is one clear line.
 """

@@ -159,6 +159,57 @@ def corpus(
 
 
 @app.command()
+def keep(
+    text: Annotated[Path, typer.Option("--text", "-t", help="The text; - is stdin.")],
+    html: Annotated[Path, typer.Option("--html", help="Where to write the page.")],
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A method of hornbeam.recipes.")] = "snap_kv",
+    budget: Annotated[
+        str, typer.Option("--budget", "-b", help='Tokens a head, a ratio ("10%"), or bytes ("64MB").')
+    ] = "10%",
+    head_scores: Annotated[
+        Path | None, typer.Option(help="For sparse_mm: safetensors that HeadScores.save wrote.")
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="smollm2, or a local folder of safetensors.")
+    ] = "smollm2",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"], typer.Option(help="Of the weights.")
+    ] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1; a GPU where there is one.")] = None,
+    debug: Debug = False,
+) -> None:
+    """Show what each layer and head keeps of a text, as a heat map over it."""
+    with _reported(debug):
+        from hornbeam.cli.keep_page import kept_by, page
+
+        method = _recipe(recipe, budget, head_scores)
+        screen = Screen(quiet=False)
+        words = _prompt_text(None, text)
+        lm = _open(model, dtype, device, screen)
+        token_ids = list(lm.tokenizer(words)["input_ids"])
+        with screen.waiting(f"reading {len(token_ids):,} tokens"):
+            kept = kept_by(lm, token_ids, method)
+        pieces = [lm.tokenizer.decode([token]) for token in token_ids]
+        name = "standard input" if str(text) == "-" else text.name
+        html.write_text(page(kept, pieces, recipe, budget, name), encoding="utf-8")
+        print(f"written to {html}")
+
+
+def _recipe(name: str, budget: str, head_scores: Path | None) -> Any:
+    from hornbeam import recipes
+    from hornbeam.keep import HeadScores
+
+    if name not in recipes.__all__:
+        raise ArgumentError(f'recipe is "{name}", expected one of: {", ".join(recipes.__all__)}')
+    options: dict[str, Any] = {}
+    if name == "sparse_mm":
+        if head_scores is None:
+            raise ArgumentError("sparse_mm needs --head-scores, a file that HeadScores.save wrote")
+        options["head_scores"] = HeadScores.load(head_scores).scores
+    return getattr(recipes, name)(int(budget) if budget.isdecimal() else budget, **options)
+
+
+@app.command()
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     debug: Debug = False,

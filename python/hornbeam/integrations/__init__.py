@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["flashinfer", "sglang", "transformers", "vllm"]
+__all__ = ["flashinfer", "kvpress", "sglang", "transformers", "vllm"]
 
 
 def __getattr__(name: str) -> Any:

@@ -3,8 +3,9 @@
 :mod:`hornbeam.recipes` has the published methods. :func:`plan` and :func:`reduce` run one on arrays.
 """
 
-from hornbeam.keep import quantise
+from hornbeam.keep import quantise, rotate
 from hornbeam.keep.budget import Budget, resolve
+from hornbeam.keep.calibrate import Example, head_scores
 from hornbeam.keep.recipe import Recipe, plan, reduce
 from hornbeam.keep.reduce import (
     Drop,
@@ -43,6 +44,7 @@ __all__ = [
     "Drop",
     "EveryTokens",
     "EvictThenMerge",
+    "Example",
     "ExpectedAttention",
     "GlobalLocal",
     "GlobalPrefix",
@@ -72,8 +74,10 @@ __all__ = [
     "When",
     "WindowMass",
     "WindowTokens",
+    "head_scores",
     "plan",
     "quantise",
     "reduce",
     "resolve",
+    "rotate",
 ]

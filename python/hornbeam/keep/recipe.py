@@ -21,6 +21,9 @@ __all__ = ["Recipe", "plan", "reduce"]
 class Recipe:
     """When x score x split x reduce, and the budget that they have.
 
+    With ``rerotate`` kept keys are turned so that they lie without a gap before the next token, as
+    StreamingLLM renumbers them inside its cache; else they keep the positions that they had.
+
     Raises:
         ArgumentError: a budget that is none.
     """
@@ -31,6 +34,7 @@ class Recipe:
     reduce: Reduce = field(default_factory=Drop)
     when: When = field(default_factory=AfterPrefill)
     name: str = "custom"
+    rerotate: bool = False
 
     def __post_init__(self) -> None:
         parse(self.budget)

@@ -147,6 +147,11 @@ class _Quantise(Reduce):
         return Reduced(plain.kept, k, v, plain.merge, num_bytes)
 
 
+def is_quantising(reduce: Reduce) -> bool:
+    """Whether what is kept is stored in codes."""
+    return isinstance(reduce, _Quantise)
+
+
 @dataclass(frozen=True)
 class MixedBits(_Quantise):
     """The lowest ``low_share`` of tokens by score in ``low_bits``, the others in ``high_bits``. Keys by

@@ -36,6 +36,8 @@ class Score(Factor):
     """Base of all scores."""
 
     kind: ClassVar[str] = "score"
+    #: Rows of queries, the last ones, that :meth:`scores` of a subclass in Python is given.
+    num_rows: ClassVar[int] = 0
 
     @property
     def protected(self) -> tuple[int, int, int]:

@@ -34,10 +34,15 @@ class Split(Factor):
     ) -> tuple[Tensor, Tensor]:
         """As :meth:`budgets`, and which tokens stay, bool `[L, Hk, N]`."""
         scores = scores.to("cpu", torch.float32).contiguous()
-        budgets = torch.empty(scores.shape[:2], dtype=torch.int32)
-        kept = torch.empty(scores.shape, dtype=torch.bool)
-        _native.keep_select(self.spec(), scores, total, protected, unit, budgets, kept)
-        return budgets, kept
+        layers, heads, tokens = scores.shape
+        budgets = torch.empty(layers, heads, dtype=torch.int32)
+        kept = torch.empty(scores.numel(), dtype=torch.bool)
+        counts = torch.full((layers, heads), tokens, dtype=torch.int32)
+        positions = torch.arange(tokens, dtype=torch.int32).repeat(layers * heads)
+        _native.keep_select(
+            self.spec(), scores.flatten(), counts, positions, total, protected, unit, budgets, kept
+        )
+        return budgets, kept.view(scores.shape)
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,26 @@ class HeadScores(Split):
     native: ClassVar[str] = "head_scores"
     scores: tuple[tuple[float, ...], ...] = ()
     floor: float = 0.1
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes the scores and the floor as safetensors."""
+        from safetensors.torch import save_file
+
+        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64)}
+        save_file(tensors, path, metadata={"floor": repr(self.floor)})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> HeadScores:
+        """Reads what :meth:`save` wrote."""
+        from safetensors import safe_open
+
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if "head_scores" not in names:
+                raise ArgumentError(f"{path} holds no head_scores, expected what save wrote")
+            scores = file.get_tensor("head_scores")
+            floor = float((file.metadata() or {}).get("floor", 0.1))
+        return cls(tuple(tuple(row) for row in scores.tolist()), floor)
 
     @classmethod
     def from_query_heads(cls, scores: Tensor, num_kv_heads: int, floor: float = 0.1) -> HeadScores:

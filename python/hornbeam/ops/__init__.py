@@ -3,17 +3,27 @@
 from hornbeam.ops.attention import tree_attention
 from hornbeam.ops.mass import MASS_ONE, attention_mass, mass_columns
 from hornbeam.ops.pages import page_formats, quantise_pages
-from hornbeam.ops.rows import move_page_rows, move_rows, write_rows
+from hornbeam.ops.rows import (
+    gather_rows,
+    move_page_rows,
+    move_page_rows_at_once,
+    move_rows,
+    put_rows,
+    write_rows,
+)
 from hornbeam.ops.verify import Verified, sample, verify
 
 __all__ = [
     "MASS_ONE",
     "Verified",
     "attention_mass",
+    "gather_rows",
     "mass_columns",
     "move_page_rows",
+    "move_page_rows_at_once",
     "move_rows",
     "page_formats",
+    "put_rows",
     "quantise_pages",
     "sample",
     "tree_attention",

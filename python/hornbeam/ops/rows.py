@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, cast
 
+import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
     from hornbeam._native import Plan
 
-__all__ = ["move_page_rows", "move_rows", "write_rows"]
+__all__ = ["gather_rows", "move_page_rows", "move_page_rows_at_once", "move_rows", "put_rows", "write_rows"]
 
 
 def write_rows(
@@ -73,3 +74,63 @@ def _move(chunks: list[Tensor], moves: "NDArray", *, by_page: bool) -> None:
         _native.move_page_rows(chunks, moves)
     else:
         _native.move_rows(chunks, moves)
+
+
+def move_page_rows_at_once(chunks: list[Tensor], moves: "NDArray") -> None:
+    """As :func:`move_page_rows`, but every slot is read before any is written.
+
+    Args:
+        chunks: the pool, as in :func:`write_rows`; on any device.
+        moves: int32 `[num_moves, 4]` of (from page, from slot, to page, to slot); no two to one slot.
+    """
+    if len(moves) == 0:
+        return
+    if chunks[0].device.type == "cpu":
+        _native.move_page_rows_at_once(chunks, moves)
+        return
+    table = torch.as_tensor(moves, dtype=torch.int64, device=chunks[0].device)
+    pages = chunks[0].shape[0] * chunks[0].shape[1]
+    staged = torch.empty(len(moves), 2, chunks[0].shape[-1], dtype=chunks[0].dtype, device=chunks[0].device)
+    flat = [chunk.view(pages, *chunk.shape[2:]) for chunk in chunks]
+    for index, chunk in enumerate(flat):
+        own = (table[:, 0] // pages == index).nonzero().flatten()
+        staged[own] = chunk[table[own, 0] % pages, :, table[own, 1]]
+    for index, chunk in enumerate(flat):
+        own = (table[:, 2] // pages == index).nonzero().flatten()
+        chunk[table[own, 2] % pages, :, table[own, 3]] = staged[own]
+
+
+def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> tuple[Tensor, Tensor]:
+    """Keys and values of single slots, float32 `[N, head_dim]` on the CPU.
+
+    Args:
+        chunks: the pool, as in :func:`write_rows`; on any device.
+        counts: int32 `[num_planes]`, entries of each plane.
+        entries: int32 `[N, 3]` of (page, slot, position), plane after plane.
+    """
+    host = [chunk if chunk.device.type == "cpu" else chunk.cpu() for chunk in chunks]
+    shape = (len(entries), chunks[0].shape[-1])
+    keys, values = torch.empty(shape), torch.empty(shape)
+    _native.gather_rows(host, counts, entries, keys, values)
+    return keys, values
+
+
+def put_rows(chunks: list[Tensor], entries: "NDArray", keys: Tensor, values: Tensor) -> None:
+    """Writes keys and values `[N, head_dim]` to single slots, in place.
+
+    Args:
+        chunks: the pool, as in :func:`write_rows`; on any device.
+        entries: int32 `[N, 3]` of (page, slot, position); slots differ.
+        keys: any float dtype, rounded to the pages'.
+        values: as `keys`.
+    """
+    pages = chunks[0].shape[0] * chunks[0].shape[1]
+    table = torch.as_tensor(entries, dtype=torch.int64)
+    for index, chunk in enumerate(chunks):
+        own = (table[:, 0] // pages == index).nonzero().flatten()
+        if len(own) == 0:
+            continue
+        flat = chunk.view(pages, *chunk.shape[2:])
+        page, slot = (table[own, 0] % pages).to(chunk.device), table[own, 1].to(chunk.device)
+        flat[page, 0, slot] = keys[own].to(chunk.device, chunk.dtype)
+        flat[page, 1, slot] = values[own].to(chunk.device, chunk.dtype)

@@ -114,6 +114,12 @@ impl World {
                     moves.iter().for_each(|m| self.copy((m.from[0], m.from[1]), (m.to[0], m.to[1])));
                 }
                 Moves::Codes { .. } => panic!("the model asks for no codes"),
+                Moves::AtOnce(moves) => {
+                    let at = |page: [u32; 2]| (page[0], page[1]);
+                    let read: Vec<_> =
+                        moves.iter().map(|m| self.memory.get(&at(m.from)).copied().unwrap_or(0)).collect();
+                    self.memory.extend(moves.iter().map(|m| at(m.to)).zip(read));
+                }
             }
         }
     }
@@ -407,6 +413,38 @@ impl World {
         self.check_branch(&self.branches[i]);
     }
 
+    fn condense(&mut self) {
+        let i = self.random.below(self.branches.len());
+        let branch = self.branches[i].clone();
+        let planes = self.tree.layout().num_planes;
+        let shown: Vec<Vec<usize>> = (0..planes).map(|plane| branch.positions(plane)).collect();
+        let pick =
+            |random: &mut Random, n: usize| (0..n as u32).filter(|_| random.one_in(2)).collect::<Vec<u32>>();
+        let by_head = self.random.one_in(2) || planes == 1 || shown[0] != shown[1];
+        let lists: Vec<Vec<u32>> = if by_head {
+            shown.iter().map(|s| pick(&mut self.random, s.len())).collect()
+        } else {
+            vec![pick(&mut self.random, shown[0].len()); planes]
+        };
+        let slices: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+        loop {
+            let keep = if by_head { Keep::ByHead(&slices) } else { Keep::Uniform(slices[0]) };
+            match self.tree.condense(branch.id, keep, 7) {
+                Ok(Begin::Open) => break,
+                Ok(Begin::Grow(chunks)) => self.grow(chunks),
+                Err(Error::OutOfPages { .. }) if self.limited => return,
+                Err(Error::Value { .. }) if !by_head => return,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        self.make_moves();
+        let nodes = self.tree.path_nodes(branch.id).unwrap();
+        assert!(nodes.len() == usize::from(!branch.tokens.is_empty()), "{nodes:?}");
+        let kept = |plane: usize| lists[plane].iter().map(|&k| shown[plane][k as usize]).collect();
+        self.branches[i].kept = Some((0..planes).map(kept).collect());
+        self.check_branch(&self.branches[i]);
+    }
+
     fn operate(&mut self) {
         let n = self.branches.len();
         match self.random.below(100) {
@@ -429,8 +467,9 @@ impl World {
                 self.tree.release(branch.id, keep).unwrap();
                 assert!(self.tree.length(branch.id).is_err());
             }
-            88..91 => self.compact(),
-            91..94 => {
+            88..90 => self.compact(),
+            90..92 => self.condense(),
+            92..94 => {
                 let i = self.random.below(n);
                 let pin = self.tree.pin(self.branches[i].id).unwrap();
                 self.pins.push(pin);

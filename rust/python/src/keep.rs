@@ -18,12 +18,12 @@ use crate::parallel::Host;
 use crate::tensor::Tensor;
 
 /// A factor as Python names it: its name in the core, and its parameters.
-type Factor<'py> = (String, Bound<'py, PyDict>);
+pub(crate) type Factor<'py> = (String, Bound<'py, PyDict>);
 
 /// (sinks, recent, recent_percent) of [`Protect`].
 type Protected = (u32, u32, u32);
 
-fn params(dict: &Bound<'_, PyDict>) -> PyResult<Params> {
+pub(crate) fn params(dict: &Bound<'_, PyDict>) -> PyResult<Params> {
     let mut list = Vec::with_capacity(dict.len());
     for (key, value) in dict {
         let param = if value.is_none() {
@@ -134,13 +134,16 @@ fn scores(
                 keys: &keys[at * plane_tokens..][..plane_tokens],
                 values: &values[at * plane_tokens..][..plane_tokens],
                 queries: &queries[at * plane_rows..][..plane_rows],
+                positions: &[],
             })
             .collect();
         let layer = Layer {
             planes: &planes,
             group: sizes.group,
             num_tokens: sizes.tokens,
+            num_seen: sizes.tokens,
             num_rows: sizes.rows,
+            row_positions: &[],
             head_dim: sizes.dim,
             scale,
         };
@@ -154,13 +157,16 @@ fn scores(
 }
 
 /// Shares `total` tokens out over the planes of one sequence: writes int32 `budgets [L, Hk]` from
-/// float32 `scores [L, Hk, N]`. Then writes which tokens stay, bool `kept [L, Hk, N]`.
+/// float32 `scores [T]`, plane after plane, of which int32 `counts [L, Hk]` says how many each has, and
+/// int32 `positions [T]` where they lie. Then writes which stay, bool `kept [T]`.
 #[pyfunction]
-#[pyo3(signature = (split, scores, total, protected, unit, budgets, kept))]
+#[pyo3(signature = (split, scores, counts, positions, total, protected, unit, budgets, kept))]
 fn keep_select(
     py: Python<'_>,
     split: Factor<'_>,
     scores: &Bound<'_, PyAny>,
+    counts: &Bound<'_, PyAny>,
+    positions: &Bound<'_, PyAny>,
     total: u64,
     protected: Protected,
     unit: usize,
@@ -168,30 +174,54 @@ fn keep_select(
     kept: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let rule = split::build(&split.0, params(&split.1)?).or_raise(py)?;
-    let s = Tensor::new(scores, "scores")?;
+    let (s, c) = (Tensor::new(scores, "scores")?, Tensor::new(counts, "counts")?);
+    let at = Tensor::new(positions, "positions")?;
     let (b, k) = (Tensor::new(budgets, "budgets")?, Tensor::new(kept, "kept")?);
-    s.expect_shape(py, &[None; 3])?;
-    let &[layers, heads, tokens] = s.shape() else { unreachable!("three sizes") };
+    s.expect_shape(py, &[None])?;
+    c.expect_shape(py, &[None, None])?;
+    let &[layers, heads] = c.shape() else { unreachable!("two sizes") };
+    at.expect_shape(py, &[Some(s.len())])?;
     b.expect_shape(py, &[Some(layers), Some(heads)])?;
-    k.expect_shape(py, &[Some(layers), Some(heads), Some(tokens)])?;
+    k.expect_shape(py, &[Some(s.len())])?;
     // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
     let (s, b, k) = unsafe { (s.slice::<f32>(py)?, b.i32s_mut(py)?, k.bools_mut(py)?) };
+    // SAFETY: as above.
+    let (counts, positions) = unsafe { (c.i32s(py)?, at.i32s(py)?) };
+    let offsets = offsets(counts);
     let protect = protect(protected);
     detached(py, || {
-        let scores = Scores { values: s, num_layers: layers, num_heads: heads, num_tokens: tokens, protect };
+        let scores = Scores { values: s, offsets: &offsets, num_layers: layers, num_heads: heads, protect };
         let mut shares = vec![0; b.len()];
         split::split(&*rule, &scores, total, &mut shares)?;
         k.fill(false);
         for (plane, (budget, &share)) in b.iter_mut().zip(&shares).enumerate() {
             *budget = share as i32;
-            let leader = rule.leader(plane / heads);
-            let row = &scores.layer(leader)[plane % heads * tokens..][..tokens];
-            for index in select(row, share as usize, unit, protect) {
-                k[plane * tokens + index as usize] = true;
-            }
+            let (begin, end) = (offsets[plane], offsets[plane + 1]);
+            let leader = rule.leader(plane / heads) * heads + plane % heads;
+            let (from, to) = (offsets[leader], offsets[leader + 1]);
+            let row = scores.plane(leader);
+            let chosen = if positions[begin..end] == positions[from..to] {
+                select(row, share as usize, unit, protect)
+            } else {
+                // A key that the leader no longer holds is worth nothing to those that follow it.
+                let worth = |at| positions[from..to].binary_search(at).map_or(f32::NEG_INFINITY, |i| row[i]);
+                let row: Vec<f32> = positions[begin..end].iter().map(worth).collect();
+                select(&row, share as usize, unit, protect)
+            };
+            chosen.into_iter().for_each(|index| k[begin + index as usize] = true);
         }
         Ok(())
     })
+}
+
+/// Where each plane begins, and the end. Counts below 0 become offsets that the core refuses.
+pub(crate) fn offsets(counts: &[i32]) -> Vec<usize> {
+    let mut offsets = vec![0usize];
+    offsets.extend(counts.iter().scan(0usize, |end, count| {
+        *end = end.wrapping_add_signed(*count as isize);
+        Some(*end)
+    }));
+    offsets
 }
 
 /// Compacts one plane. Reads float32 `keys [N, D]`, `values [N, D]`, `scores [N]` and ascending int32

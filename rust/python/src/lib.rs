@@ -7,6 +7,7 @@ mod corpus;
 mod cuda;
 mod error;
 mod keep;
+mod keep_held;
 mod linear;
 mod pages;
 mod parallel;
@@ -29,6 +30,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     cuda::register(m)?;
     error::register(m)?;
     keep::register(m)?;
+    keep_held::register(m)?;
     linear::register(m)?;
     pages::register(m)?;
     parallel::register(m)?;

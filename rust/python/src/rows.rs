@@ -72,6 +72,21 @@ impl Chunks {
             .collect()
     }
 
+    /// Whether a chunk was described.
+    pub(crate) fn has(&self, chunk: usize) -> bool {
+        self.tensors.get(chunk).is_some_and(Option::is_some)
+    }
+
+    /// The chunks to be read, empty where none was described.
+    pub(crate) fn views<'a, P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a [P]; 8]>> {
+        // SAFETY: the list that the caller holds keeps the tensors, and the tree that owns them writes
+        // to them in steps, one at a time.
+        self.tensors
+            .iter()
+            .map(|t| t.as_ref().map_or(Ok(&[] as &[P]), |t| unsafe { t.slice::<P>(py) }))
+            .collect()
+    }
+
     pub(crate) fn bytes<'a>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [u8]; 8]>> {
         // SAFETY: as above.
         self.tensors
@@ -182,6 +197,27 @@ pub(crate) fn move_page_rows(
     chunks: &Bound<'_, PyList>,
     moves: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
+    run_page_moves(py, chunks, moves, rows::move_page_rows)
+}
+
+/// As `move_page_rows`, but every slot is read before any is written.
+#[pyfunction]
+pub(crate) fn move_page_rows_at_once(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    moves: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    run_page_moves(py, chunks, moves, rows::move_page_rows_at_once)
+}
+
+type PageMoves = fn(&[PageMove], &mut [&mut [u8]], &PageLayout) -> hornbeam_core::Result<()>;
+
+fn run_page_moves(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    moves: &Bound<'_, PyAny>,
+    run: PageMoves,
+) -> PyResult<()> {
     let moves = quads(py, moves)?;
     if moves.is_empty() {
         return Ok(());
@@ -191,7 +227,7 @@ pub(crate) fn move_page_rows(
     let pages = moves.iter().flat_map(|m| [m.from[0], m.to[0]]);
     let chunks = Chunks::describe(py, chunks, pages, |layout, page| layout.page(page).0)?;
     let mut bytes = chunks.bytes(py)?;
-    detached(py, || rows::move_page_rows(&moves, &mut bytes, &chunks.layout))
+    detached(py, || run(&moves, &mut bytes, &chunks.layout))
 }
 
 pub(crate) fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
@@ -205,5 +241,6 @@ pub(crate) fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(write_rows, m)?)?;
     m.add_function(wrap_pyfunction!(move_rows, m)?)?;
-    m.add_function(wrap_pyfunction!(move_page_rows, m)?)
+    m.add_function(wrap_pyfunction!(move_page_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(move_page_rows_at_once, m)?)
 }

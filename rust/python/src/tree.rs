@@ -6,6 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
+use hornbeam_core::ops::rows::PageMove;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
 use pyo3::prelude::*;
@@ -254,22 +255,23 @@ impl PyTree {
         self.lock().rollback();
     }
 
-    /// The copies to make, in order: (whether they are of single pages, int32 `[M, 4]`, the number of
-    /// the format to encode them in, or 0).
-    fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(bool, Bound<'py, PyAny>, u8)>> {
+    /// The copies to make, in order: (`rows`, `pages` or `at_once`, int32 `[M, 4]`, the number of the
+    /// format to encode them in, or 0).
+    fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Bound<'py, PyAny>, u8)>> {
         let moves = self.lock().take_moves();
+        let pages = |kind, moves: Vec<PageMove>, format| {
+            let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
+            Ok((kind, int32s(py, words.map(|w| w as i32), Some(4))?, format))
+        };
         let array = |batch: Moves| match batch {
             Moves::Rows(moves) => {
                 let words = moves.iter().flat_map(|m| [m.from.slab, m.from.slot, m.to.slab, m.to.slot]);
-                Ok((false, int32s(py, words.map(|w| w as i32), Some(4))?, 0))
+                Ok(("rows", int32s(py, words.map(|w| w as i32), Some(4))?, 0))
             }
-            Moves::Pages(moves) => {
-                let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
-                Ok((true, int32s(py, words.map(|w| w as i32), Some(4))?, 0))
-            }
+            Moves::Pages(moves) => pages("pages", moves, 0),
+            Moves::AtOnce(moves) => pages("at_once", moves, 0),
             Moves::Codes { format, by_page, moves } => {
-                let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
-                Ok((by_page, int32s(py, words.map(|w| w as i32), Some(4))?, format))
+                pages(if by_page { "pages" } else { "rows" }, moves, format)
             }
         };
         moves.into_iter().map(array).collect()
@@ -287,16 +289,9 @@ impl PyTree {
         digest: u64,
         by_head: bool,
     ) -> PyResult<usize> {
-        let lists = keep
-            .iter()
-            .map(|keys| narrow::<u32>(py, keys, "keep", "an index of a key"))
-            .collect::<PyResult<Vec<_>>>()?;
+        let lists = indices(py, &keep)?;
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
-        let keep = match (by_head, lists.as_slice()) {
-            (true, lists) => Keep::ByHead(lists),
-            (false, [keys]) => Keep::Uniform(keys),
-            (false, lists) => return Err(to_py(py, Error::shape("keep", lists.len(), "one list"))),
-        };
+        let keep = keep_of(py, &lists, by_head)?;
         match self.with(py, |tree| tree.compact(branch.into(), node.into(), keep, digest))? {
             Begin::Open => Ok(0),
             Begin::Grow(chunks) => Ok(chunks),
@@ -330,6 +325,47 @@ impl PyTree {
             Begin::Open => Ok(0),
             Begin::Grow(chunks) => Ok(chunks),
         }
+    }
+
+    /// Gives a branch one node that shows only some of its keys: one list of indices, or one a plane; or
+    /// says how many chunks to add first.
+    fn condense(
+        &self,
+        py: Python<'_>,
+        branch: u64,
+        keep: Vec<Bound<'_, PyAny>>,
+        digest: u64,
+        by_head: bool,
+    ) -> PyResult<usize> {
+        let lists = indices(py, &keep)?;
+        let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+        let keep = keep_of(py, &lists, by_head)?;
+        match self.with(py, |tree| tree.condense(branch.into(), keep, digest))? {
+            Begin::Open => Ok(0),
+            Begin::Grow(chunks) => Ok(chunks),
+        }
+    }
+
+    /// The keys that the planes of a branch show, with `in_step` those of its rows in the open step too:
+    /// int32 `[num_planes]` counts, and int32 `[num_keys, 3]` of (page, slot, position) plane by plane.
+    fn held<'py>(
+        &self,
+        py: Python<'py>,
+        branch: u64,
+        in_step: bool,
+    ) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let held = self.with(py, |tree| match in_step {
+            true => tree.held_in_step(branch.into()),
+            false => tree.held(branch.into()),
+        })?;
+        let counts = int32s(py, held.iter().map(|keys| keys.len() as i32), None)?;
+        let words = held.iter().flatten().flat_map(|key| [key.0 as i32, key.1 as i32, key.2]);
+        Ok((counts, int32s(py, words, Some(3))?))
+    }
+
+    /// Pages of each plane of which a branch shows a slot.
+    fn pages_by_plane(&self, py: Python<'_>, branch: u64) -> PyResult<Vec<usize>> {
+        self.with(py, |tree| tree.pages_by_plane(branch.into()))
     }
 
     /// The caller has allocated one more chunk, the last.
@@ -405,6 +441,18 @@ impl PyTree {
             target.copy_from_slice(bytes);
             Ok(())
         })
+    }
+}
+
+fn indices(py: Python<'_>, keep: &[Bound<'_, PyAny>]) -> PyResult<Vec<Vec<u32>>> {
+    keep.iter().map(|keys| narrow::<u32>(py, keys, "keep", "an index of a key")).collect()
+}
+
+fn keep_of<'a>(py: Python<'_>, lists: &'a [&'a [u32]], by_head: bool) -> PyResult<Keep<'a>> {
+    match (by_head, lists) {
+        (true, lists) => Ok(Keep::ByHead(lists)),
+        (false, [keys]) => Ok(Keep::Uniform(keys)),
+        (false, lists) => Err(to_py(py, Error::shape("keep", lists.len(), "one list"))),
     }
 }
 

@@ -5,6 +5,7 @@
 //! gathers the planes of one sequence, asks for scores, budgets and kept indices, and compacts.
 //! Selections break ties by lowest index; sums that decide are integers, or run in one order.
 
+pub mod held;
 pub mod params;
 pub mod reduce;
 pub mod rows;
@@ -25,8 +26,25 @@ pub struct Plane<'a> {
     pub keys: &'a [f32],
     /// `[num_tokens][head_dim]`.
     pub values: &'a [f32],
-    /// `[group][num_rows][head_dim]`: the last rows of the query heads that read this kv head.
+    /// `[group][num_rows][head_dim]`: rows of the query heads that read this kv head.
     pub queries: &'a [f32],
+    /// Logical position of each key, ascending; empty where they are 0, 1, 2 and so on.
+    pub positions: &'a [i32],
+}
+
+impl Plane<'_> {
+    /// How many keys, from the first, a row at `position` sees.
+    pub fn visible(&self, position: usize, num_keys: usize) -> usize {
+        match self.positions {
+            [] => (position + 1).min(num_keys),
+            positions => positions.partition_point(|&at| at as usize <= position),
+        }
+    }
+
+    /// Logical position of a key.
+    pub fn position(&self, key: usize) -> usize {
+        self.positions.get(key).map_or(key, |at| *at as usize)
+    }
 }
 
 /// All kv heads of one layer of one sequence.
@@ -36,10 +54,14 @@ pub struct Layer<'a> {
     pub planes: &'a [Plane<'a>],
     /// Query heads to a kv head.
     pub group: usize,
-    /// Keys.
+    /// Keys of a plane.
     pub num_tokens: usize,
-    /// Query rows that are there: those of the last `num_rows` tokens.
+    /// Tokens seen so far, kept or not: the logical position of the next one.
+    pub num_seen: usize,
+    /// Query rows that are there.
     pub num_rows: usize,
+    /// Logical positions of the query rows, ascending; empty where they are those of the last tokens.
+    pub row_positions: &'a [u32],
     /// Elements of a key, of a value and of a query.
     pub head_dim: usize,
     /// What attention multiplies scores by before the softmax.
@@ -65,14 +87,24 @@ impl Layer<'_> {
                 }
             }
         }
-        if self.num_rows > self.num_tokens {
-            return Err(Error::shape(
-                "query rows",
-                self.num_rows,
-                format!("at most {} tokens", self.num_tokens),
-            ));
+        self.check_rows()
+    }
+
+    /// As [`Layer::check`], for the rows alone.
+    pub(crate) fn check_rows(&self) -> Result<()> {
+        let rising = self.row_positions.windows(2).all(|pair| pair[0] < pair[1]);
+        let listed = [0, self.num_rows].contains(&self.row_positions.len());
+        let past = self.row_positions.last().is_some_and(|last| *last as usize >= self.num_seen);
+        if self.num_rows > self.num_seen || !rising || !listed || past {
+            let want = format!("at most {} tokens, at ascending positions", self.num_seen);
+            return Err(Error::shape("query rows", self.num_rows, want));
         }
         Ok(())
+    }
+
+    /// Logical position of a query row.
+    pub fn row_position(&self, row: usize) -> usize {
+        self.row_positions.get(row).map_or(self.num_seen - self.num_rows + row, |at| *at as usize)
     }
 }
 
@@ -100,8 +132,19 @@ pub(crate) mod testing {
                     .map(|rows| noise(head * 3 + rows as u32, rows * head_dim))
             })
             .collect();
-        let planes: Vec<Plane<'_>> =
-            arrays.iter().map(|[keys, values, queries]| Plane { keys, values, queries }).collect();
-        test(&Layer { planes: &planes, group, num_tokens, num_rows, head_dim, scale: 0.5 })
+        let planes: Vec<Plane<'_>> = arrays
+            .iter()
+            .map(|[keys, values, queries]| Plane { keys, values, queries, positions: &[] })
+            .collect();
+        test(&Layer {
+            planes: &planes,
+            group,
+            num_tokens,
+            num_seen: num_tokens,
+            num_rows,
+            row_positions: &[],
+            head_dim,
+            scale: 0.5,
+        })
     }
 }

@@ -67,12 +67,18 @@ impl Mass {
     /// # Errors
     /// [`Error::Shape`] if the layer holds the queries of too few rows, naming how many are needed.
     pub fn of(isa: Isa, layer: &Layer<'_>, rows: Rows) -> Result<Self> {
-        let n = layer.num_tokens;
+        let n = layer.num_seen;
         let positions = rows.positions(n);
-        let first = n - layer.num_rows;
-        if let Some(&lowest) = positions.first()
-            && (lowest as usize) < first
+        let first = n - layer.num_rows.min(positions.len());
+        // The rows that are asked for must be the last ones that there are.
+        let skipped = layer.num_rows.saturating_sub(positions.len());
+        let there = |(i, row): (usize, &u32)| layer.row_position(skipped + i) == *row as usize;
+        let direct = layer.row_positions.is_empty();
+        if layer.row_positions.is_empty()
+            && positions.first().is_some_and(|&low| (low as usize) < n - layer.num_rows)
+            || !direct && (layer.num_rows < positions.len() || !positions.iter().enumerate().all(there))
         {
+            let lowest = positions.first().copied().unwrap_or(0);
             let what = "queries.shape[3]";
             let why = match rows {
                 Rows::Last(count) => format!("the last {} rows", count.min(n)),
@@ -84,14 +90,17 @@ impl Mass {
             return Err(Error::shape(what, layer.num_rows, why));
         }
         let d = layer.head_dim;
-        let visible: Vec<u32> = positions.iter().map(|row| row + 1).collect();
-        let mut sums = vec![0; layer.planes.len() * n];
+        let first = if direct { n - layer.num_rows } else { first };
+        let num_keys = layer.num_tokens;
+        let mut sums = vec![0; layer.planes.len() * num_keys];
         let mut queries = Vec::with_capacity(positions.len() * d);
-        for (plane, sums) in layer.planes.iter().zip(sums.chunks_exact_mut(n.max(1))) {
+        for (plane, sums) in layer.planes.iter().zip(sums.chunks_exact_mut(num_keys.max(1))) {
+            let visible: Vec<u32> =
+                positions.iter().map(|row| plane.visible(*row as usize, num_keys) as u32).collect();
             for head in plane.queries.chunks_exact((layer.num_rows * d).max(1)) {
                 queries.clear();
-                for row in &positions {
-                    let row = *row as usize - first;
+                for (i, row) in positions.iter().enumerate() {
+                    let row = if direct { *row as usize - first } else { skipped + i };
                     queries.extend_from_slice(&head[row * d..][..d]);
                 }
                 let rows = KeyMass {
@@ -104,15 +113,14 @@ impl Mass {
                 add_key_mass(isa, &rows, sums)?;
             }
         }
-        Ok(Self { sums, seen: seen(&positions, n) })
+        let plane = layer.planes.first().copied().unwrap_or_default();
+        Ok(Self { sums, seen: seen(&positions, (0..num_keys).map(|key| plane.position(key))) })
     }
 }
 
-/// For every key, how many of the rows, ascending, lie at or after it.
-fn seen(positions: &[u32], num_tokens: usize) -> Vec<u32> {
-    (0..num_tokens as u32)
-        .map(|key| (positions.len() - positions.partition_point(|row| *row < key)) as u32)
-        .collect()
+/// For every key, by position, how many of the rows, ascending, lie at or after it.
+pub(super) fn seen(rows: &[u32], keys: impl Iterator<Item = usize>) -> Vec<u32> {
+    keys.map(|key| (rows.len() - rows.partition_point(|row| (*row as usize) < key)) as u32).collect()
 }
 
 #[cfg(test)]

@@ -203,6 +203,40 @@ pub fn move_page_rows(moves: &[PageMove], chunks: &mut [&mut [u8]], layout: &Pag
     Ok(())
 }
 
+/// As [`move_page_rows`], but every slot is read before any is written.
+pub fn move_page_rows_at_once(
+    moves: &[PageMove],
+    chunks: &mut [&mut [u8]],
+    layout: &PageLayout,
+) -> Result<()> {
+    let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
+    let width = layout.head_dim * layout.dtype.size();
+    let half = layout.page_tokens * width;
+    let place = |[page, slot]: [u32; 2]| {
+        let (chunk, element) = layout.page(page);
+        (chunk, element * layout.dtype.size() + slot as usize * width)
+    };
+    for side in moves.iter().flat_map(|m| [m.from, m.to]) {
+        let held = chunks.get(place(side).0).is_some_and(|chunk| chunk.len() == chunk_bytes);
+        if !held || side[1] as usize >= layout.page_tokens {
+            let got = format!("page {}, slot {}", side[0], side[1]);
+            return Err(Error::value("moves", got, "a slot of the given chunks"));
+        }
+    }
+    let mut staged = Vec::with_capacity(moves.len() * 2 * width);
+    for m in moves {
+        let (chunk, at) = place(m.from);
+        staged.extend_from_slice(&chunks[chunk][at..at + width]);
+        staged.extend_from_slice(&chunks[chunk][at + half..at + half + width]);
+    }
+    for (m, row) in moves.iter().zip(staged.chunks_exact(2 * width)) {
+        let (chunk, at) = place(m.to);
+        chunks[chunk][at..at + width].copy_from_slice(&row[..width]);
+        chunks[chunk][at + half..at + half + width].copy_from_slice(&row[width..]);
+    }
+    Ok(())
+}
+
 fn copy(chunks: &mut [&mut [u8]], from: (usize, usize), to: (usize, usize), width: usize) {
     if from.0 == to.0 {
         chunks[from.0].copy_within(from.1..from.1 + width, to.1);

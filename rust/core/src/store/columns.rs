@@ -126,6 +126,32 @@ impl Columns {
         }
     }
 
+    /// What the columns of slots hold of one slot.
+    pub(crate) fn read_slot(&self, at: (u32, u32)) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        for column in self.columns.iter().filter(|c| c.scope == Scope::Slot) {
+            if let Some((part, from)) = self.element(column, at.0, at.1 as usize) {
+                bytes.extend_from_slice(&column.parts[part][from..from + column.element_bytes]);
+            }
+        }
+        bytes
+    }
+
+    /// Writes what [`Columns::read_slot`] gave.
+    pub(crate) fn write_slot(&mut self, at: (u32, u32), mut bytes: &[u8]) {
+        for i in 0..self.columns.len() {
+            let column = &self.columns[i];
+            if column.scope != Scope::Slot {
+                continue;
+            }
+            if let Some((part, to)) = self.element(column, at.0, at.1 as usize) {
+                let (own, rest) = bytes.split_at(column.element_bytes);
+                self.columns[i].parts[part][to..to + own.len()].copy_from_slice(own);
+                bytes = rest;
+            }
+        }
+    }
+
     /// A page was taken: its elements are zero again.
     pub(crate) fn reset_page(&mut self, page: u32) {
         for i in 0..self.columns.len() {
@@ -161,6 +187,24 @@ impl Columns {
                 }
                 None => column.parts[0][at..at + bytes].fill(0),
             }
+        }
+    }
+
+    /// What the columns of nodes hold of one node.
+    pub(crate) fn read_node(&self, node: u32) -> Vec<u8> {
+        let nodes = self.columns.iter().filter(|c| c.scope == Scope::Node);
+        nodes
+            .flat_map(|c| &c.parts[0][node as usize * c.element_bytes..][..c.element_bytes])
+            .copied()
+            .collect()
+    }
+
+    /// Writes what [`Columns::read_node`] gave.
+    pub(crate) fn write_node(&mut self, node: u32, mut bytes: &[u8]) {
+        for column in self.columns.iter_mut().filter(|c| c.scope == Scope::Node) {
+            let (own, rest) = bytes.split_at(column.element_bytes);
+            column.parts[0][node as usize * own.len()..][..own.len()].copy_from_slice(own);
+            bytes = rest;
         }
     }
 

@@ -18,10 +18,11 @@ pub struct Slabs {
     first_free_word: usize,
     num_free: usize,
     max_chunks: usize,
-    /// Broken slabs: references of the page of each plane.
+    /// Broken slabs: references of each page.
     broken: HashMap<u32, Vec<u32>>,
-    /// For each plane, the broken slabs whose page of it is free.
-    free_pages: Vec<BTreeSet<u32>>,
+    /// Free pages of broken slabs. A page serves any plane: budgets of heads differ, and a slab of
+    /// which only one head's page is used would hold the memory of all.
+    free_pages: BTreeSet<u32>,
 }
 
 impl Slabs {
@@ -35,7 +36,7 @@ impl Slabs {
             num_free: 0,
             max_chunks,
             broken: HashMap::new(),
-            free_pages: vec![BTreeSet::new(); layout.num_planes],
+            free_pages: BTreeSet::new(),
         }
     }
 
@@ -152,35 +153,36 @@ impl Slabs {
         }
     }
 
-    /// Whole slabs that taking `wanted[plane]` pages of each plane will break.
-    pub fn slabs_for_pages(&self, wanted: &[usize]) -> usize {
-        wanted.iter().zip(&self.free_pages).map(|(&n, free)| n.saturating_sub(free.len())).max().unwrap_or(0)
+    /// Whole slabs that taking `wanted` pages will break.
+    pub fn slabs_for_pages(&self, wanted: usize) -> usize {
+        wanted.saturating_sub(self.free_pages.len()).div_ceil(self.layout.num_planes)
     }
 
-    /// Slab and plane of a page id.
+    /// Slab of a page id, and which of the slab's pages it is.
     pub fn slab_of_page(&self, page: u32) -> (u32, usize) {
         let (size, planes) = (self.layout.slabs_per_chunk as u32, self.layout.num_planes as u32);
         (page / (size * planes) * size + page % size, (page / size % planes) as usize)
     }
 
-    /// Takes a page of `plane`, with one reference: from the lowest broken slab that has it free,
-    /// else by breaking a free slab.
-    pub fn take_page(&mut self, plane: usize) -> Option<u32> {
-        let slab = match self.free_pages[plane].pop_first() {
-            Some(slab) => slab,
-            None => {
-                let slab = self.take()?;
-                self.broken.insert(slab, vec![0; self.layout.num_planes]);
-                for (other, free) in self.free_pages.iter_mut().enumerate() {
-                    if other != plane {
-                        free.insert(slab);
-                    }
-                }
-                slab
-            }
-        };
-        self.broken.get_mut(&slab)?[plane] = 1;
-        Some(self.layout.page_id(slab, plane))
+    /// Takes `count` pages, with one reference each, lowest ids first; breaks free slabs for what
+    /// broken ones do not have. Takes none where there are too few.
+    pub fn take_pages(&mut self, count: usize) -> Option<Vec<u32>> {
+        let needed = self.slabs_for_pages(count);
+        if needed > self.num_free {
+            return None;
+        }
+        for _ in 0..needed {
+            let slab = self.take()?;
+            self.broken.insert(slab, vec![0; self.layout.num_planes]);
+            self.free_pages.extend((0..self.layout.num_planes).map(|plane| self.layout.page_id(slab, plane)));
+        }
+        let pages: Vec<u32> = self.free_pages.iter().take(count).copied().collect();
+        for page in &pages {
+            self.free_pages.remove(page);
+            let (slab, place) = self.slab_of_page(*page);
+            self.broken.get_mut(&slab)?[place] = 1;
+        }
+        Some(pages)
     }
 
     /// References of a page of a broken slab; 0 for others.
@@ -212,12 +214,12 @@ impl Slabs {
         }
         if pages.iter().all(|&r| r == 0) {
             self.broken.remove(&slab);
-            self.free_pages.iter_mut().for_each(|free| {
-                free.remove(&slab);
-            });
+            for plane in 0..self.layout.num_planes {
+                self.free_pages.remove(&self.layout.page_id(slab, plane));
+            }
             self.release(slab);
         } else {
-            self.free_pages[plane].insert(slab);
+            self.free_pages.insert(page);
         }
     }
 
@@ -240,12 +242,12 @@ impl Slabs {
                 return Err(format!("broken slab {slab} is not held exactly once, or holds nothing"));
             }
             for (plane, &references) in pages.iter().enumerate() {
-                if self.free_pages[plane].contains(slab) != (references == 0) {
+                if self.free_pages.contains(&self.layout.page_id(*slab, plane)) != (references == 0) {
                     return Err(format!("page {plane} of broken slab {slab} is listed wrongly"));
                 }
             }
         }
-        let listed: usize = self.free_pages.iter().map(BTreeSet::len).sum();
+        let listed = self.free_pages.len();
         let free: usize = self.broken.values().flatten().filter(|&&r| r == 0).count();
         if listed == free { Ok(()) } else { Err(format!("{listed} pages listed free, {free} are")) }
     }
@@ -292,19 +294,25 @@ mod tests {
     fn a_broken_slab_becomes_whole_again() {
         let mut slabs = Slabs::new(layout(), 1);
         slabs.add_chunk().unwrap();
-        assert_eq!(slabs.slabs_for_pages(&[2, 0, 1]), 2);
-        let a = slabs.take_page(1).unwrap();
-        let b = slabs.take_page(1).unwrap();
-        let c = slabs.take_page(0).unwrap();
-        assert_eq!([a, b, c].map(|p| slabs.slab_of_page(p)), [(0, 1), (1, 1), (0, 0)]);
-        assert_eq!((slabs.num_free(), slabs.slabs_for_pages(&[1, 0, 3])), (2, 1));
+        assert_eq!((slabs.slabs_for_pages(3), slabs.slabs_for_pages(4)), (1, 2));
+        let pages = slabs.take_pages(4).unwrap();
+        // Two slabs of three pages are broken; page ids go by plane, then slab.
+        assert_eq!(pages, [0, 1, 4, 5]);
+        assert_eq!(
+            pages.iter().map(|p| slabs.slab_of_page(*p)).collect::<Vec<_>>(),
+            [(0, 0), (1, 0), (0, 1), (1, 1)]
+        );
+        assert_eq!((slabs.num_free(), slabs.slabs_for_pages(3)), (2, 1));
+        assert_eq!(slabs.take_pages(9), None);
+        let &[a, b, c, d] = pages.as_slice() else { panic!("{pages:?}") };
         slabs.retain_page(a);
         slabs.release_page(a);
         slabs.release_page(c);
         assert_eq!(slabs.num_free(), 2);
         slabs.release_page(a);
-        assert_eq!(slabs.num_free(), 3);
+        assert_eq!((slabs.num_free(), slabs.pages_held(1)), (3, 2));
         slabs.release_page(b);
+        slabs.release_page(d);
         assert_eq!((slabs.num_free(), slabs.num_broken()), (4, 0));
         slabs.check().unwrap();
     }

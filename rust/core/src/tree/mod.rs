@@ -10,6 +10,7 @@
 mod arena;
 mod branch;
 mod check;
+mod condense;
 mod evict;
 mod matching;
 mod merge;
@@ -19,6 +20,7 @@ mod step;
 mod version;
 
 pub use arena::Id;
+pub use condense::Held;
 pub use quantise::Codes;
 pub use step::{Begin, Request};
 pub use version::{Keep, NodeInfo};
@@ -64,6 +66,8 @@ pub enum Moves {
         /// Page by page, slots ascending from 0.
         moves: Vec<PageMove>,
     },
+    /// On single pages, all at once: every slot is read before any is written.
+    AtOnce(Vec<PageMove>),
 }
 
 /// Counts, for people and for budgets.
@@ -219,10 +223,10 @@ impl Tree {
         Some(slab)
     }
 
-    fn take_page(&mut self, plane: usize) -> Option<u32> {
-        let page = self.slabs.take_page(plane)?;
-        self.columns.reset_page(page);
-        Some(page)
+    fn take_pages(&mut self, count: usize) -> Option<Vec<u32>> {
+        let pages = self.slabs.take_pages(count)?;
+        pages.iter().for_each(|page| self.columns.reset_page(*page));
+        Some(pages)
     }
 
     fn retain_table(&mut self, table: &Table) {

@@ -63,7 +63,7 @@ impl Tree {
         let pages: Vec<usize> = layouts.iter().map(Layout::new_pages).collect();
         let needed = match codes {
             Codes::Uniform(_) => pages[0],
-            Codes::ByHead(_) => self.slabs.slabs_for_pages(&pages),
+            Codes::ByHead(_) => self.slabs.slabs_for_pages(pages.iter().sum()),
         };
         match self.make_room(needed)? {
             0 => {}
@@ -154,7 +154,7 @@ impl Tree {
             }
             let plain = new.plain.iter().map(|keys| (0, keys));
             for (format, keys) in new.coded.iter().map(|(format, keys)| (*format, keys)).chain(plain) {
-                let page = if by_head { self.take_page(plane) } else { self.take_slab() };
+                let page = if by_head { self.take_pages(1).map(|pages| pages[0]) } else { self.take_slab() };
                 let Some(page) = page else { break };
                 let positions_at = table.positions.len() as i32;
                 table.positions.extend(keys.iter().map(|&key| old[key as usize].2));

@@ -79,6 +79,12 @@ impl OpenStep {
         &self.plan.row_slots
     }
 
+    /// The slots of a branch's rows, where they are a chain.
+    pub(super) fn slots_of(&self, branch: BranchId, page_tokens: u32) -> Option<Vec<RowSlot>> {
+        let request = self.requests.iter().find(|r| r.branch == branch && r.parents.is_none())?;
+        Some((0..request.tokens.len() as u32).map(|row| request.slot(row, page_tokens)).collect())
+    }
+
     /// Every reference that the step holds.
     pub(super) fn held(&self) -> impl Iterator<Item = u32> + '_ {
         self.requests.iter().flat_map(|r| r.tail.map(|t| t.0).into_iter().chain(r.fresh.iter().copied()))

@@ -69,13 +69,14 @@ impl Tree {
         if digest == 0 {
             return Err(Error::value("digest", 0, "a number that is not 0"));
         }
-        self.check_keep(node.index, keep)?;
+        self.refuse_codes(node.index)?;
+        let table = &self.nodes[node.index].table;
+        check_kept(keep, table.is_by_head(), self.layout().num_planes, |plane| table.num_keys(plane))?;
         let page_tokens = self.layout().page_tokens;
         let needed = match keep {
             Keep::Uniform(keys) => keys.len().div_ceil(page_tokens),
             Keep::ByHead(planes) => {
-                let pages: Vec<usize> = planes.iter().map(|keys| keys.len().div_ceil(page_tokens)).collect();
-                self.slabs.slabs_for_pages(&pages)
+                self.slabs.slabs_for_pages(planes.iter().map(|keys| keys.len().div_ceil(page_tokens)).sum())
             }
         };
         match self.make_room(needed)? {
@@ -88,6 +89,17 @@ impl Tree {
         };
         self.replace(branch, &path[depth..], table, digest);
         Ok(Begin::Open)
+    }
+
+    /// Keys in codes do not move.
+    pub(super) fn refuse_codes(&self, node: u32) -> Result<()> {
+        match self.nodes[node].table.entries.iter().any(|entry| entry.format() != 0) {
+            true => Err(Error::State {
+                what: format!("node {node}"),
+                state: "has keys in codes, which do not move",
+            }),
+            false => Ok(()),
+        }
     }
 
     /// Puts `branch` on a copy of the end of its path, `old`, whose first node shows `table` instead.
@@ -126,42 +138,6 @@ impl Tree {
         self.leave(leaf, false);
     }
 
-    fn check_keep(&self, node: u32, keep: Keep<'_>) -> Result<()> {
-        let table = &self.nodes[node].table;
-        let (planes, by_head): (Vec<&[u32]>, bool) = match keep {
-            Keep::Uniform(keys) => (vec![keys], false),
-            Keep::ByHead(planes) => (planes.to_vec(), true),
-        };
-        if by_head && planes.len() != self.layout().num_planes {
-            return Err(Error::shape(
-                "keep",
-                planes.len(),
-                format!("{}, one list a plane", self.layout().num_planes),
-            ));
-        }
-        if !by_head && table.is_by_head() {
-            return Err(Error::value("keep", "one list", "one list a plane: the node is by head"));
-        }
-        for (plane, keys) in planes.iter().enumerate() {
-            if table.plane(plane).iter().any(|entry| entry.format() != 0) {
-                return Err(Error::State {
-                    what: format!("node {node}"),
-                    state: "has keys in codes, which do not move",
-                });
-            }
-            let limit = table.num_keys(plane);
-            let ascending = keys.windows(2).all(|pair| pair[0] < pair[1]);
-            if !ascending || keys.last().is_some_and(|&last| last as usize >= limit) {
-                return Err(Error::value(
-                    "keep",
-                    format!("{keys:?}"),
-                    format!("ascending indices below {limit}"),
-                ));
-            }
-        }
-        Ok(())
-    }
-
     fn compact_uniform(&mut self, node: u32, keys: &[u32]) -> Table {
         let old: Vec<_> = self.nodes[node].table.keys(0).collect();
         let page_tokens = self.layout().page_tokens;
@@ -181,11 +157,13 @@ impl Tree {
         let by_head = self.nodes[node].table.is_by_head();
         let layout = *self.layout();
         let mut table = Table::default();
+        let count = planes.iter().map(|keys| keys.len().div_ceil(layout.page_tokens)).sum();
+        let mut pages = self.take_pages(count).unwrap_or_default().into_iter();
         for (plane, keys) in planes.iter().enumerate() {
             let old: Vec<_> = self.nodes[node].table.keys(plane).collect();
             let begin = table.entries.len() as u32;
             for group in keys.chunks(layout.page_tokens) {
-                let Some(page) = self.take_page(plane) else { break };
+                let Some(page) = pages.next() else { break };
                 push_entry(&mut table, page, group, &old);
                 for (to, &key) in group.iter().enumerate() {
                     let (from, slot, _) = old[key as usize];
@@ -199,7 +177,38 @@ impl Tree {
     }
 }
 
-fn push_entry(table: &mut Table, page: u32, keys: &[u32], old: &[(u32, u32, i32)]) {
+/// Checks that `keep` names ascending indices into the keys that each plane shows.
+pub(super) fn check_kept(
+    keep: Keep<'_>,
+    is_by_head: bool,
+    num_planes: usize,
+    num_keys: impl Fn(usize) -> usize,
+) -> Result<()> {
+    let (planes, by_head): (Vec<&[u32]>, bool) = match keep {
+        Keep::Uniform(keys) => (vec![keys], false),
+        Keep::ByHead(planes) => (planes.to_vec(), true),
+    };
+    if by_head && planes.len() != num_planes {
+        return Err(Error::shape("keep", planes.len(), format!("{num_planes}, one list a plane")));
+    }
+    if !by_head && is_by_head {
+        return Err(Error::value("keep", "one list", "one list a plane: the node is by head"));
+    }
+    for (plane, keys) in planes.iter().enumerate() {
+        let limit = num_keys(plane);
+        let ascending = keys.windows(2).all(|pair| pair[0] < pair[1]);
+        if !ascending || keys.last().is_some_and(|&last| last as usize >= limit) {
+            return Err(Error::value(
+                "keep",
+                format!("{keys:?}"),
+                format!("ascending indices below {limit}"),
+            ));
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn push_entry(table: &mut Table, page: u32, keys: &[u32], old: &[(u32, u32, i32)]) {
     let positions_at = table.positions.len() as i32;
     table.positions.extend(keys.iter().map(|&key| old[key as usize].2));
     let position = table.positions[positions_at as usize];

@@ -34,6 +34,10 @@ impl Score for AccumulatedMass {
         vec![Rows::All]
     }
 
+    fn by_layer(&self) -> bool {
+        self.across_heads
+    }
+
     fn protect(&self) -> Protect {
         self.protect
     }

@@ -39,8 +39,8 @@ impl ExpectedAttention {
     /// Mean and covariance of the queries of one head that are expected.
     fn statistics(&self, layer: &Layer<'_>, queries: &[f32]) -> (Vec<f64>, Vec<f64>) {
         let d = layer.head_dim;
-        let first = layer.num_tokens - layer.num_rows;
-        let skipped = self.sinks.saturating_sub(first).min(layer.num_rows - 1);
+        let sinks = (0..layer.num_rows).take_while(|row| layer.row_position(*row) < self.sinks).count();
+        let skipped = sinks.min(layer.num_rows - 1);
         let mut rows: Vec<Vec<f64>> = queries
             .chunks_exact(d)
             .enumerate()
@@ -48,7 +48,7 @@ impl ExpectedAttention {
             .map(|(row, query)| {
                 let mut query: Vec<f64> = query.iter().map(|&q| f64::from(q)).collect();
                 if let Some(frequencies) = &self.inverse_frequencies {
-                    let angle = |f: f64| -f * (first + row) as f64;
+                    let angle = |f: f64| -f * layer.row_position(row) as f64;
                     turn(&mut query, frequencies.iter().map(|&f| (angle(f).cos(), angle(f).sin())));
                 }
                 query
@@ -67,7 +67,7 @@ impl ExpectedAttention {
             }
         }
         if let Some(frequencies) = &self.inverse_frequencies {
-            let average = average_rotation(frequencies, layer.num_tokens, self.future);
+            let average = average_rotation(frequencies, layer.num_seen, self.future);
             turn(&mut mean, average.iter().copied());
             // R C R': turn the lines of C, transpose, and turn them again.
             for _ in 0..2 {
@@ -104,6 +104,10 @@ fn average_rotation(frequencies: &[f64], first: usize, future: usize) -> Vec<(f6
 }
 
 impl Score for ExpectedAttention {
+    fn reads_values(&self) -> bool {
+        true
+    }
+
     fn protect(&self) -> Protect {
         Protect { sinks: self.sinks as u32, ..Protect::default() }
     }

@@ -38,7 +38,7 @@ impl Score for GlobalLocal {
         let n = layer.num_tokens;
         let [local, global] = mass else { unreachable!("two row sets were asked for") };
         let one = MASS_ONE as f64 * layer.group as f64;
-        let local_count = one * (self.window.min(n) * self.kernel) as f64;
+        let local_count = one * (self.window.min(layer.num_seen) * self.kernel) as f64;
         let heads = local.sums.chunks_exact(n).zip(global.sums.chunks_exact(n));
         for (out, (local, sums)) in out.chunks_exact_mut(n).zip(heads) {
             let local: Vec<f64> = pooled(local, self.kernel).map(|sum| sum as f64 / local_count).collect();

@@ -15,6 +15,10 @@ impl Score for LastQuery {
         vec![Rows::Last(1)]
     }
 
+    fn by_layer(&self) -> bool {
+        true
+    }
+
     fn protect(&self) -> Protect {
         Protect { recent: 1, ..Protect::default() }
     }

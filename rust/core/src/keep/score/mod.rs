@@ -48,6 +48,16 @@ pub trait Score: Debug + Send + Sync {
         1
     }
 
+    /// Whether it reads values.
+    fn reads_values(&self) -> bool {
+        false
+    }
+
+    /// Whether the heads of a layer share a ranking, so that their keys have to be matched.
+    fn by_layer(&self) -> bool {
+        false
+    }
+
     /// Writes `[num_heads][num_tokens]` scores. `mass` has one entry for each of [`Score::rows`].
     ///
     /// # Errors

@@ -28,6 +28,14 @@ impl Score for ValueWeighted {
         self.score.rows()
     }
 
+    fn reads_values(&self) -> bool {
+        true
+    }
+
+    fn by_layer(&self) -> bool {
+        self.score.by_layer()
+    }
+
     fn protect(&self) -> Protect {
         self.score.protect()
     }

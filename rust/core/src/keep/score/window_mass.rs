@@ -36,7 +36,7 @@ impl Score for WindowMass {
     fn score(&self, layer: &Layer<'_>, mass: &[Mass], out: &mut [f32]) -> Result<()> {
         let n = layer.num_tokens;
         let rows = self.window.min(n);
-        let count = rows * layer.group;
+        let count = self.window.min(layer.num_seen) * layer.group;
         for (out, sums) in out.chunks_exact_mut(n).zip(mass[0].sums.chunks_exact(n)) {
             let (before, window) = sums.split_at(n - rows);
             let (out_before, out_window) = out.split_at_mut(n - rows);

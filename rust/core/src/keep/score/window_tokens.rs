@@ -55,6 +55,10 @@ impl Score for WindowTokens {
         vec![Rows::Last(self.suffix)]
     }
 
+    fn by_layer(&self) -> bool {
+        true
+    }
+
     fn protect(&self) -> Protect {
         Protect { recent: self.suffix as u32, ..Protect::default() }
     }
@@ -65,13 +69,13 @@ impl Score for WindowTokens {
 
     fn score(&self, layer: &Layer<'_>, mass: &[Mass], out: &mut [f32]) -> Result<()> {
         let (n, heads) = (layer.num_tokens, layer.planes.len());
-        let rows = self.suffix.min(n);
+        let (rows, counted) = (self.suffix.min(n), self.suffix.min(layer.num_seen));
         let (first, others) = out.split_at_mut(n);
         let (before, suffix) = first.split_at_mut(n - rows);
         let score = |at: usize, out: &mut [f32]| {
             let windows = (0..heads).map(|head| self.pool(&mass[0].sums[head * n + at..][..out.len()]));
             let (sum, count) = windows.fold((0, 0), |(sum, _), (s, count)| (sum + s, count));
-            out.fill(mean(sum, count * heads * rows * layer.group));
+            out.fill(mean(sum, count * heads * counted * layer.group));
         };
         before.chunks_mut(self.unit).enumerate().for_each(|(i, out)| score(i * self.unit, out));
         suffix.chunks_mut(self.unit).enumerate().for_each(|(i, out)| score(n - rows + i * self.unit, out));

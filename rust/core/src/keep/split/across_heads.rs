@@ -35,18 +35,22 @@ impl AcrossHeads {
     }
 
     fn layer(&self, scores: &Scores<'_>, layer: usize, total: u64) -> Vec<u64> {
-        let (heads, n) = (scores.num_heads, scores.num_tokens);
-        let caps = vec![n as u64; heads];
+        let heads = scores.num_heads;
+        let planes = layer * heads..(layer + 1) * heads;
+        let caps = &scores.caps()[planes.clone()];
         let equal = total / heads as u64;
-        let protected = scores.protect.floor(n) as u64;
-        if equal <= protected {
-            return apportion(total, &vec![1; heads], &vec![0; heads], &caps);
+        let protected = &scores.floors()[planes];
+        if protected.iter().any(|protected| equal <= *protected) {
+            return apportion(total, &vec![1; heads], &vec![0; heads], caps);
         }
-        let reserved = match self.blend {
-            Blend::Mix => protected,
-            Blend::Reserve => protected.max((equal as f64 * self.alpha) as u64),
+        let reserved: Vec<u64> = match self.blend {
+            Blend::Mix => protected.to_vec(),
+            Blend::Reserve => {
+                let share = (equal as f64 * self.alpha) as u64;
+                protected.iter().zip(caps).map(|(protected, cap)| share.min(*cap).max(*protected)).collect()
+            }
         };
-        let free = compete(scores, layer, reserved as usize, total - reserved * heads as u64);
+        let free = compete(scores, layer, &reserved, total - reserved.iter().sum::<u64>());
         if self.blend == Blend::Reserve {
             return free;
         }
@@ -54,15 +58,16 @@ impl AcrossHeads {
         let alpha = (self.alpha * one) as u64;
         let weights: Vec<u64> =
             free.iter().map(|f| ((1 << 20) - alpha) * f * heads as u64 + alpha * total).collect();
-        // No part lies below what is protected: neither the free budget nor the equal share does.
-        apportion(total, &weights, &vec![0; heads], &caps)
+        // Where heads have as many keys, no part lies below what is protected: neither the free budget
+        // nor the equal share does.
+        apportion_above(total, &weights, protected, caps)
     }
 }
 
 impl Split for AcrossHeads {
     fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
         let (layers, heads) = (scores.num_layers, scores.num_heads);
-        let caps = vec![(heads * scores.num_tokens) as u64; layers];
+        let caps: Vec<u64> = scores.caps().chunks(heads).map(|caps| caps.iter().sum()).collect();
         let totals = apportion(total, &vec![1; layers], &vec![0; layers], &caps);
         for ((layer, total), out) in totals.into_iter().enumerate().zip(out.chunks_exact_mut(heads)) {
             let shares = self.layer(scores, layer, total);
@@ -72,18 +77,39 @@ impl Split for AcrossHeads {
     }
 }
 
+/// Shares by weight; those below their floor are raised to it at the cost of the greatest.
+fn apportion_above(total: u64, weights: &[u64], floors: &[u64], caps: &[u64]) -> Vec<u64> {
+    let mut shares = apportion(total, weights, &vec![0; weights.len()], caps);
+    for head in 0..shares.len() {
+        while shares[head] < floors[head] {
+            let room = |&other: &usize| shares[other] - floors[other].min(shares[other]);
+            let Some(richest) = (0..shares.len()).filter(|other| room(other) > 0).max_by_key(room) else {
+                return shares;
+            };
+            let moved = (floors[head] - shares[head]).min(room(&richest));
+            shares[richest] -= moved;
+            shares[head] += moved;
+        }
+    }
+    shares
+}
+
 /// Every head holds its top `reserved`, protected tokens first; `room` more tokens go to the
 /// greatest scores of the rest, ties to the lowest (head, index). Counts a head.
-fn compete(scores: &Scores<'_>, layer: usize, reserved: usize, room: u64) -> Vec<u64> {
-    let n = scores.num_tokens;
+fn compete(scores: &Scores<'_>, layer: usize, reserved: &[u64], room: u64) -> Vec<u64> {
     let protect = scores.protect;
-    let (sinks, recent) = protect.resolve(n, protect.floor(n));
-    let beyond = reserved - (sinks + recent);
-    let mut rest: Vec<u64> = Vec::with_capacity(scores.num_heads * n);
-    for (head, row) in scores.layer(layer).chunks_exact(n).enumerate() {
+    let first = layer * scores.num_heads;
+    let base = scores.offsets[first];
+    let mut rest: Vec<u64> = Vec::new();
+    for (head, reserved) in reserved.iter().enumerate() {
+        let row = scores.plane(first + head);
+        let n = row.len();
+        let (sinks, recent) = protect.resolve(n, protect.floor(n));
+        let beyond = *reserved as usize - (sinks + recent);
         let begin = rest.len();
         let middle = &row[sinks..n - recent];
-        let key = |(i, s): (usize, &f32)| u64::from(!order(*s)) << 32 | (head * n + sinks + i) as u64;
+        let place = scores.offsets[first + head] - base + sinks;
+        let key = |(i, s): (usize, &f32)| u64::from(!order(*s)) << 32 | (place + i) as u64;
         rest.extend(middle.iter().enumerate().map(key));
         if beyond > 0 {
             rest[begin..].select_nth_unstable(beyond - 1);
@@ -94,8 +120,12 @@ fn compete(scores: &Scores<'_>, layer: usize, reserved: usize, room: u64) -> Vec
     if room > 0 && room < rest.len() {
         rest.select_nth_unstable(room - 1);
     }
-    let mut counts = vec![reserved as u64; scores.num_heads];
-    rest[..room].iter().for_each(|key| counts[*key as u32 as usize / n] += 1);
+    let mut counts = reserved.to_vec();
+    let ends = &scores.offsets[first + 1..=first + scores.num_heads];
+    rest[..room].iter().for_each(|key| {
+        let at = base + *key as u32 as usize;
+        counts[ends.partition_point(|end| *end <= at)] += 1;
+    });
     counts
 }
 
@@ -108,8 +138,9 @@ mod tests {
     #[test]
     fn the_safeguard_is_mixed_in_or_reserved() {
         let values: Vec<f32> = (0..20).map(|i| if i < 10 { 10.0 + i as f32 } else { 0.0 }).collect();
+        let offsets = super::super::even(2, 10);
         let scores =
-            |protect| Scores { values: &values, num_layers: 1, num_heads: 2, num_tokens: 10, protect };
+            |protect| Scores { values: &values, offsets: &offsets, num_layers: 1, num_heads: 2, protect };
         let budgets = |alpha, blend, protect| {
             let mut out = [0; 2];
             AcrossHeads { alpha, blend }.budgets(&scores(protect), 10, &mut out).unwrap();

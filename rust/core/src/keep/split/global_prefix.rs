@@ -37,45 +37,55 @@ impl Split for GlobalPrefix {
             }
             // The profile speaks of whole budgets, so it is not laid on top of what is protected.
             let planes = scores.num_planes();
-            let floor = (scores.protect.floor(scores.num_tokens) as u64).min(total / planes as u64);
+            let each = total / planes as u64;
+            let floors: Vec<u64> = scores.floors().into_iter().map(|floor| floor.min(each)).collect();
             let weights = fixed(profile);
-            let caps = vec![scores.num_tokens as u64; planes];
+            let caps = scores.caps();
             let weights: Vec<u64> = (0..planes).map(|plane| weights[plane / scores.num_heads]).collect();
-            let shares = at_least(total, &weights, floor, &caps);
+            let shares = at_least(total, &weights, &floors, &caps);
             out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
             return Ok(());
         }
-        let (n, heads) = (scores.num_tokens, scores.num_heads);
-        let floor = scores.protect.floor(n);
+        let heads = scores.num_heads;
+        let (floors, caps) = (scores.floors(), scores.caps());
         let total = scores.spendable(total);
-        if total <= (floor * scores.num_planes()) as u64 {
+        let floor: u64 = floors.iter().sum();
+        if total <= floor {
             by_layer(scores, total, &vec![1; scores.num_layers], out);
             return Ok(());
         }
-        let mut shares: Vec<(u64, usize)> = Vec::with_capacity(scores.num_layers * (n - floor));
+        // A column is the keys of one rank of all heads of a layer that have so many.
+        let mut shares: Vec<(u64, usize, usize)> = Vec::new();
         for layer in 0..scores.num_layers {
-            shares.extend(shares_before(scores.layer(layer), n).skip(floor).map(|share| (share, layer)));
+            let rows: Vec<&[f32]> = (0..heads).map(|head| scores.plane(layer * heads + head)).collect();
+            let ranked = shares_before(&rows).enumerate().map(|(rank, share)| (share, layer, rank));
+            shares.extend(ranked);
         }
         // Stable: within a layer shares rise already.
         shares.sort();
-        let columns = (total - (floor * scores.num_planes()) as u64) as usize;
-        let mut kept = vec![floor as u32; scores.num_layers];
-        shares[..columns / heads].iter().for_each(|&(_, layer)| kept[layer] += 1);
-        out.iter_mut().enumerate().for_each(|(plane, out)| *out = kept[plane / heads]);
-        if let Some(&(_, next)) = shares.get(columns / heads) {
-            out[next * heads..][..columns % heads].iter_mut().for_each(|out| *out += 1);
+        out.iter_mut().zip(&floors).for_each(|(out, floor)| *out = *floor as u32);
+        let mut left = total - floor;
+        for (_, layer, rank) in shares {
+            for plane in layer * heads..(layer + 1) * heads {
+                if left > 0 && rank >= floors[plane] as usize && rank < caps[plane] as usize {
+                    out[plane] += 1;
+                    left -= 1;
+                }
+            }
         }
         Ok(())
     }
 }
 
 /// For the keys of a layer, greatest score first, the share of the layer's score that lies before
-/// them. A layer without any score counts as flat.
-fn shares_before(layer: &[f32], n: usize) -> impl Iterator<Item = u64> {
+/// them. A layer without any score counts as flat. Where heads hold different numbers of keys, a key
+/// is matched with those as far from the end.
+fn shares_before(heads: &[&[f32]]) -> impl Iterator<Item = u64> {
+    let n = heads.iter().map(|head| head.len()).max().unwrap_or(0);
     let mut sums = vec![0.0f64; n];
-    for head in layer.chunks_exact(n) {
+    for head in heads {
         let finite = |s: f32| if s.is_finite() && s > 0.0 { f64::from(s) } else { 0.0 };
-        sums.iter_mut().zip(head).for_each(|(sum, s)| *sum += finite(*s));
+        sums[n - head.len()..].iter_mut().zip(*head).for_each(|(sum, s)| *sum += finite(*s));
     }
     let mut sums = fixed(&sums);
     sums.sort_unstable_by(|a, b| b.cmp(a));
@@ -90,21 +100,21 @@ fn shares_before(layer: &[f32], n: usize) -> impl Iterator<Item = u64> {
     })
 }
 
-/// Shares by weight of which none lies below `floor`: those that would are set to it, and the
+/// Shares by weight of which none lies below its floor: those that would are set to it, and the
 /// others share what is left.
-fn at_least(total: u64, weights: &[u64], floor: u64, caps: &[u64]) -> Vec<u64> {
+fn at_least(total: u64, weights: &[u64], least: &[u64], caps: &[u64]) -> Vec<u64> {
     let mut floors = vec![0; weights.len()];
     loop {
         let open: Vec<u64> = weights.iter().zip(&floors).map(|(w, f)| if *f > 0 { 0 } else { *w }).collect();
         let limits: Vec<u64> = caps.iter().zip(&floors).map(|(c, f)| if *f > 0 { *f } else { *c }).collect();
         let shares = apportion(total, &open, &floors, &limits);
-        let low: Vec<usize> = (0..shares.len()).filter(|&i| shares[i] < floor).collect();
+        let low: Vec<usize> = (0..shares.len()).filter(|&i| shares[i] < least[i]).collect();
         if low.is_empty() {
             // What the open shares cannot hold goes back to the others.
             let rest = total.min(caps.iter().sum()) - shares.iter().sum::<u64>();
             return apportion(rest + shares.iter().sum::<u64>(), weights, &shares, caps);
         }
-        low.into_iter().for_each(|i| floors[i] = floor);
+        low.into_iter().for_each(|i| floors[i] = least[i]);
     }
 }
 
@@ -124,7 +134,8 @@ mod tests {
     ) -> Vec<u32> {
         let layers = values.len() / (heads * n);
         let protect = Protect { recent, ..Protect::default() };
-        let scores = Scores { values, num_layers: layers, num_heads: heads, num_tokens: n, protect };
+        let offsets = super::super::even(layers * heads, n);
+        let scores = Scores { values, offsets: &offsets, num_layers: layers, num_heads: heads, protect };
         let mut out = vec![0; layers * heads];
         rule.budgets(&scores, total, &mut out).unwrap();
         out

@@ -30,11 +30,13 @@ impl Split for HeadScores {
             let want = format!("{} layers of {} kv heads", scores.num_layers, scores.num_heads);
             return Err(Error::shape("head scores", self.scores.len(), want));
         }
-        let tokens = scores.num_tokens as u64;
-        let protected = scores.protect.floor(scores.num_tokens) as u64;
-        let beyond = (total / planes as u64).min(tokens).saturating_sub(protected);
-        let floor = protected + (beyond as f64 * self.floor) as u64;
-        let shares = apportion(total, &fixed(&self.scores), &vec![floor; planes], &vec![tokens; planes]);
+        let caps = scores.caps();
+        let floor = |(protected, cap): (u64, &u64)| {
+            let beyond = (total / planes as u64).min(*cap).saturating_sub(protected);
+            protected + (beyond as f64 * self.floor) as u64
+        };
+        let floors: Vec<u64> = scores.floors().into_iter().zip(&caps).map(floor).collect();
+        let shares = apportion(total, &fixed(&self.scores), &floors, &caps);
         out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
         Ok(())
     }
@@ -50,7 +52,8 @@ mod tests {
     fn heads_get_a_floor_and_then_by_score() {
         let values = vec![0.0; 3 * 1000];
         let protect = Protect { recent: 32, ..Protect::default() };
-        let scores = Scores { values: &values, num_layers: 1, num_heads: 3, num_tokens: 1000, protect };
+        let offsets = super::super::even(3, 1000);
+        let scores = Scores { values: &values, offsets: &offsets, num_layers: 1, num_heads: 3, protect };
         let rule = HeadScores { scores: vec![0.5, 0.0, 0.25], floor: 0.1 };
         let mut out = [0; 3];
         rule.budgets(&scores, 3 * 132, &mut out).unwrap();

@@ -22,17 +22,18 @@ pub use uniform::Uniform;
 use super::{Params, Protect};
 use crate::error::{Error, Result};
 
-/// The scores of all planes of one sequence.
+/// The scores of all planes of one sequence. After a first eviction planes hold different numbers of
+/// keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a> {
-    /// `[num_layers][num_heads][num_tokens]`.
+    /// Plane after plane, `[num_layers][num_heads]`.
     pub values: &'a [f32],
+    /// Where each plane begins in `values`, and the end: one more than there are planes.
+    pub offsets: &'a [usize],
     /// Layers.
     pub num_layers: usize,
     /// Kv heads of a layer.
     pub num_heads: usize,
-    /// Tokens of the sequence.
-    pub num_tokens: usize,
     /// What is kept whatever its score.
     pub protect: Protect,
 }
@@ -45,19 +46,33 @@ impl<'a> Scores<'a> {
 
     /// The budget that can be spent: `total`, or all tokens of all planes where that is less.
     pub fn spendable(&self, total: u64) -> u64 {
-        total.min(self.num_planes() as u64 * self.num_tokens as u64)
+        total.min(self.values.len() as u64)
     }
 
-    /// The scores of one layer, `[num_heads][num_tokens]`.
-    pub fn layer(&self, layer: usize) -> &'a [f32] {
-        let len = self.num_heads * self.num_tokens;
-        &self.values[layer * len..][..len]
+    /// The scores of one plane, `layer * num_heads + head`.
+    pub fn plane(&self, plane: usize) -> &'a [f32] {
+        &self.values[self.offsets[plane]..self.offsets[plane + 1]]
+    }
+
+    /// Keys of one plane.
+    pub fn num_keys(&self, plane: usize) -> usize {
+        self.offsets[plane + 1] - self.offsets[plane]
+    }
+
+    /// Keys of every plane: no budget is above them.
+    pub fn caps(&self) -> Vec<u64> {
+        (0..self.num_planes()).map(|plane| self.num_keys(plane) as u64).collect()
+    }
+
+    /// What is protected on every plane.
+    pub fn floors(&self) -> Vec<u64> {
+        (0..self.num_planes()).map(|plane| self.protect.floor(self.num_keys(plane)) as u64).collect()
     }
 }
 
 /// A rule that shares a budget out.
 pub trait Split: Debug + Send + Sync {
-    /// Writes one budget a plane, `[num_layers][num_heads]`, none above `num_tokens`; their sum is
+    /// Writes one budget a plane, `[num_layers][num_heads]`, none above its keys; their sum is
     /// [`Scores::spendable`] of `total`.
     ///
     /// # Errors
@@ -76,9 +91,10 @@ pub trait Split: Debug + Send + Sync {
 /// [`Error::Shape`] if lengths disagree, and as [`Split::budgets`].
 pub fn split(rule: &dyn Split, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
     let planes = scores.num_planes();
-    if scores.values.len() != planes * scores.num_tokens {
-        let want = format!("{planes} planes of {} tokens", scores.num_tokens);
-        return Err(Error::shape("scores", scores.values.len(), want));
+    let rising = scores.offsets.windows(2).all(|pair| pair[0] <= pair[1]);
+    if scores.offsets.len() != planes + 1 || !rising || scores.offsets[planes] != scores.values.len() {
+        let want = format!("{planes} planes of {} scores in all", scores.values.len());
+        return Err(Error::shape("offsets", format!("{:?}", scores.offsets), want));
     }
     if out.len() != planes {
         return Err(Error::shape("budgets", out.len(), format!("{planes} planes")));
@@ -109,6 +125,11 @@ pub fn build(name: &str, mut params: Params) -> Result<Box<dyn Split>> {
     Ok(split)
 }
 
+/// Offsets of planes that all have `num_tokens` keys.
+pub fn even(num_planes: usize, num_tokens: usize) -> Vec<usize> {
+    (0..=num_planes).map(|plane| plane * num_tokens).collect()
+}
+
 /// Real weights as integers, relative to the greatest.
 fn fixed(weights: &[f64]) -> Vec<u64> {
     let greatest = weights.iter().copied().fold(f64::MIN_POSITIVE, f64::max);
@@ -128,14 +149,25 @@ mod tests {
         fn budgets_sum_exactly(
             layers in 1usize..6, heads in 1usize..4, tokens in 0usize..20, total in 0u64..400,
             sinks in 0u32..4, recent in 0u32..4, flat in any::<bool>(), seed in any::<u32>(),
+            ragged in any::<bool>(),
         ) {
             let planes = layers * heads;
+            let mut offsets = even(planes, tokens);
+            if ragged {
+                let missing = noise(seed ^ 9, planes).into_iter().map(|x| (x.abs() * tokens as f32 / 2.0) as usize);
+                let mut end = 0;
+                for (offset, missing) in offsets[1..].iter_mut().zip(missing) {
+                    end += tokens.saturating_sub(missing);
+                    *offset = end;
+                }
+            }
+            let keys = offsets[planes];
             let values = match flat {
-                true => vec![0.25; planes * tokens],
-                false => noise(seed, planes * tokens).into_iter().map(f32::abs).collect(),
+                true => vec![0.25; keys],
+                false => noise(seed, keys).into_iter().map(f32::abs).collect(),
             };
             let protect = Protect { sinks, recent, recent_percent: 0 };
-            let scores = Scores { values: &values, num_layers: layers, num_heads: heads, num_tokens: tokens, protect };
+            let scores = Scores { values: &values, offsets: &offsets, num_layers: layers, num_heads: heads, protect };
             let weights = |len| Param::Numbers(noise(seed, len).into_iter().map(|x| f64::from(x.abs())).collect());
             let rules = [
                 ("uniform", vec![]),
@@ -152,13 +184,15 @@ mod tests {
                 let rule = build(name, params).unwrap();
                 let mut out = vec![u32::MAX; planes];
                 split(&*rule, &scores, total, &mut out).unwrap();
-                prop_assert!(out.iter().all(|b| *b as usize <= tokens), "{:?} {:?}", rule, out);
+                let caps = scores.caps();
+                prop_assert!(out.iter().zip(&caps).all(|(b, cap)| u64::from(*b) <= *cap), "{:?} {:?}", rule, out);
                 let sum: u64 = out.iter().map(|b| u64::from(*b)).sum();
                 prop_assert_eq!(sum, scores.spendable(total), "{:?} {:?}", rule, out);
                 // Where the budget holds what is protected everywhere, every plane keeps it.
-                let floor = protect.floor(tokens);
-                if total as usize >= planes * floor {
-                    prop_assert!(out.iter().all(|b| *b as usize >= floor), "{:?} {:?}", rule, out);
+                let floors = scores.floors();
+                if total >= planes as u64 * floors.iter().max().unwrap() {
+                    let held = out.iter().zip(&floors).all(|(b, floor)| u64::from(*b) >= *floor);
+                    prop_assert!(held, "{:?} {:?}", rule, out);
                 }
             }
         }

@@ -40,8 +40,7 @@ pub(super) fn linear(len: usize, first: u64, last: u64) -> Vec<u64> {
 pub(super) fn by_layer(scores: &Scores<'_>, total: u64, weights: &[u64], out: &mut [u32]) {
     let planes = scores.num_planes();
     let weights: Vec<u64> = (0..planes).map(|plane| weights[plane / scores.num_heads]).collect();
-    let floors = vec![scores.protect.floor(scores.num_tokens) as u64; planes];
-    let shares = apportion(total, &weights, &floors, &vec![scores.num_tokens as u64; planes]);
+    let shares = apportion(total, &weights, &scores.floors(), &scores.caps());
     out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
 }
 
@@ -55,7 +54,8 @@ mod tests {
     fn budgets_fall_linearly_around_the_mean() {
         let values = vec![0.0; 4 * 1000];
         let protect = Protect { recent: 8, ..Protect::default() };
-        let scores = Scores { values: &values, num_layers: 4, num_heads: 1, num_tokens: 1000, protect };
+        let offsets = super::super::even(4, 1000);
+        let scores = Scores { values: &values, offsets: &offsets, num_layers: 4, num_heads: 1, protect };
         let mut out = [0; 4];
         Pyramid { beta: 20 }.budgets(&scores, 4 * 108, &mut out).unwrap();
         // The mean beyond the window is 100: 195, then down by 63.3 to 5.

@@ -10,8 +10,7 @@ pub struct Uniform;
 impl Split for Uniform {
     fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
         let planes = scores.num_planes();
-        let shares =
-            apportion(total, &vec![1; planes], &vec![0; planes], &vec![scores.num_tokens as u64; planes]);
+        let shares = apportion(total, &vec![1; planes], &vec![0; planes], &scores.caps());
         out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
         Ok(())
     }

@@ -1,0 +1,143 @@
+"""What keeping 12 % of a long prompt's keys buys, on the default model, on the CPU.
+
+``overhead`` is the time of the reduction over that of the prefill, a run a recipe; ``bytes`` what pages
+the branch holds afterwards over what it held before, and what the pool holds after its end was given
+back; ``attention`` the attention of all layers for one row over our own without eviction; ``decode``
+tokens a second over transformers with its full cache, plain greedy steps on both sides.
+
+    python benches/run.py keep_decode [--quick]
+
+``--quick`` takes 2,048 tokens of prompt in place of 7,900.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+import harness
+import hornbeam as hb
+from hornbeam import models, ops
+from hornbeam.decode import Decoding, Options
+from hornbeam.sequence import Sequence
+
+RECIPES = ("ada_kv", "snap_kv", "pyramid_kv")
+BUDGET = "12%"
+STEPS = 4
+
+
+def run(quick: bool) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model, tokenizer = models.load(models.resolve("smollm2"), dtype=torch.float32)
+    length, alternations = (2048, 3) if quick else (7900, harness.ALTERNATIONS)
+    prompt = text(tokenizer, length)
+    results: dict[str, Any] = {"prompt_tokens": length, "budget": BUDGET, "recipes": {}}
+    kept_lm = hb.LM(model, tokenizer)
+    for name in reversed(RECIPES):
+        kept_lm.clear_cache()
+        decoding, kept = opened(kept_lm, prompt, getattr(hb.recipes, name)(BUDGET))
+        full_bytes = kept.stats.kv_bytes_before
+        results["recipes"][name] = {
+            "overhead": decoding.seconds["keep"] / decoding.seconds["prefill"],
+            "keep_seconds": decoding.seconds["keep"],
+            "bytes": kept.stats.kv_bytes / full_bytes,
+            "pool_bytes": kept_lm.tree.num_bytes / full_bytes,
+        }
+        print(name, results["recipes"][name], flush=True)
+        if name != RECIPES[0]:
+            kept.close()
+    full_lm = hb.LM(model, tokenizer)
+    _, full = opened(full_lm, prompt, None)
+    seconds = harness.alternate(
+        {"kept": lambda: attention(kept_lm, kept), "full": lambda: attention(full_lm, full)}, alternations
+    )
+    results["attention"] = harness.ratio(seconds["kept"], seconds["full"])
+    print("attention", results["attention"], flush=True)
+    full.close()
+    full_lm.clear_cache()
+    cache, token = theirs(model, prompt)
+    seconds = harness.alternate(
+        {
+            "ours": lambda: decode(decoding, kept),
+            "theirs": lambda: plain(model, cache, token, length),
+        },
+        alternations,
+    )
+    results["decode"] = harness.ratio(seconds["ours"], seconds["theirs"])
+    print("decode", results["decode"], flush=True)
+    kept.close()
+    return results
+
+
+def text(tokenizer: Any, length: int) -> list[int]:
+    """The first tokens of this repository's own prose and code."""
+    files = sorted(harness.ROOT.glob("docs/**/*.md")) + sorted(harness.ROOT.glob("python/hornbeam/*.py"))
+    words = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+    ids: list[int] = tokenizer(words)["input_ids"][:length]
+    assert len(ids) == length
+    return ids
+
+
+def opened(lm: hb.LM, prompt: list[int], recipe: Any) -> tuple[Decoding, Sequence]:
+    """A run whose prompt is read and reduced, and which goes on as long as anybody asks."""
+    options = Options(
+        max_new_tokens=lm.max_positions,
+        warp=hb.Warp(temperature=0.0),
+        seed=0,
+        rule="coupled",
+        draft=None,
+        length=None,
+        stop=(),
+        stream=None,
+        keep=recipe,
+    )
+    decoding = Decoding(lm, [prompt], options)
+    decoding._reusable = [0]
+    decoding._prefill()
+    return decoding, decoding.sequences[0]
+
+
+def attention(lm: hb.LM, sequence: Sequence) -> float:
+    """Seconds of attention of one row in all layers."""
+    shape = lm.runner.shape
+    q = torch.randn(1, shape.num_heads, shape.head_dim)
+    out = torch.empty_like(q)
+    with lm.tree.step([(sequence.branch, [1], None)]) as step:
+        begin = time.perf_counter()
+        for _ in range(3):
+            for layer in range(shape.num_layers):
+                ops.tree_attention(
+                    q, lm.tree.chunks, step.plan, layer=layer, num_kv_heads=shape.num_kv_heads, out=out
+                )
+        return (time.perf_counter() - begin) / 3
+
+
+def decode(decoding: Decoding, sequence: Sequence) -> float:
+    """Seconds of a few plain steps, a token each."""
+    begin = time.perf_counter()
+    for _ in range(STEPS):
+        decoding._step([sequence])
+    return time.perf_counter() - begin
+
+
+@torch.inference_mode()
+def theirs(model: Any, prompt: list[int]) -> tuple[Any, int]:
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    logits = model(torch.tensor([prompt]), past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+    return cache, int(logits[0, -1].argmax())
+
+
+@torch.inference_mode()
+def plain(model: Any, cache: Any, token: int, length: int) -> float:
+    """The same of transformers over its full cache, which is cut back afterwards, untimed."""
+    begin = time.perf_counter()
+    for _ in range(STEPS):
+        logits = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits
+        token = int(logits[0, -1].argmax())
+    spent = time.perf_counter() - begin
+    cache.crop(length)
+    return spent

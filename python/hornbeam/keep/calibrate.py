@@ -1,0 +1,108 @@
+"""Scores of heads, measured on texts whose answers are known."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hornbeam.errors import ArgumentError
+from hornbeam.keep.split import HeadScores
+
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
+
+__all__ = ["Example", "head_scores"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt, the answer that follows it, and where in the prompt the answer stands: for each token of
+    the answer, the positions of the prompt's tokens that say it."""
+
+    prompt: list[int]
+    answer: list[int]
+    sources: list[range]
+
+    @classmethod
+    def copying(cls, prompt: Sequence[int], answer: Sequence[int]) -> Example:
+        """An answer that stands in the prompt word for word; the last place counts where there are several.
+
+        Raises:
+            ArgumentError: it does not.
+        """
+        prompt, answer = list(prompt), list(answer)
+        for begin in range(len(prompt) - len(answer), -1, -1):
+            if answer and prompt[begin : begin + len(answer)] == answer:
+                places = [range(begin + i, begin + i + 1) for i in range(len(answer))]
+                return cls(prompt, answer, places)
+        raise ArgumentError(f"the answer, {len(answer)} tokens, does not stand in the prompt")
+
+
+class _Hits:
+    """Sees which key each query head of the asked rows attends to most."""
+
+    def __init__(self, lm: LM, branch: Any, rows: Tensor, sources: list[range]) -> None:
+        self.lm, self.branch, self.rows, self.sources = lm, branch, rows, sources
+        shape = lm.runner.shape
+        self.scores = torch.zeros(shape.num_layers, shape.num_heads, dtype=torch.float64)
+
+    def __call__(self, module: torch.nn.Module, layer: int, query: Tensor, options: dict[str, Any]) -> None:
+        from hornbeam import ops
+
+        tree = self.lm.tree
+        heads = tree.num_kv_heads
+        counts, entries = tree._native.held(self.branch._id, True)
+        own = slice(int(counts[: layer * heads].sum()), int(counts[: (layer + 1) * heads].sum()))
+        keys, _ = ops.gather_rows(tree.chunks, counts[layer * heads : (layer + 1) * heads], entries[own])
+        keys = keys.view(heads, -1, keys.shape[-1])
+        rows = query[:, self.rows.to(query.device)].float().cpu()
+        group = rows.shape[0] // heads
+        # The greatest score has the greatest probability; a row sees the keys up to its own.
+        scores = rows.view(heads, group * rows.shape[1], -1) @ keys.transpose(1, 2)
+        scores = scores.view(heads * group, rows.shape[1], -1)
+        visible = torch.arange(keys.shape[1])[None] <= self.rows[:, None]
+        best = scores.masked_fill(~visible, -torch.inf).argmax(dim=-1)
+        for column, source in enumerate(self.sources):
+            hit = (best[:, column] >= source.start) & (best[:, column] < source.stop)
+            self.scores[layer] += hit / len(source)
+
+
+def head_scores(lm: LM, examples: Sequence[Example], *, floor: float = 0.1) -> HeadScores:
+    """The split that follows which heads look up answers.
+
+    While the answer is read, a head scores ``1 / len(source)`` whenever its most probable key is one of
+    those that say the token to come. Sums over query heads of a group, divided by the sum of all. SparseMM
+    (arXiv 2506.05344) finds its visual heads so, on text in images with known boxes; here
+    any text with known answers does, and the answer is given instead of decoded.
+
+    Args:
+        lm: the model.
+        examples: prompts of which the answer's place is known; a few dozen.
+        floor: as in :class:`~hornbeam.keep.HeadScores`.
+
+    Raises:
+        ArgumentError: no example, or none of its heads ever looks at an answer.
+    """
+    total: Tensor | None = None
+    for example in examples:
+        if len(example.sources) != len(example.answer) or not all(len(source) for source in example.sources):
+            raise ArgumentError("an example needs one source, not empty, a token of its answer")
+        tokens = example.prompt + example.answer[:-1]
+        # The row before a token is the one that looks it up.
+        rows = torch.arange(len(example.prompt) - 1, len(tokens))
+        branch = lm.tree.branch()
+        try:
+            with lm.tree.step([(branch, tokens, None)]) as step:
+                hits = _Hits(lm, branch, rows, list(example.sources))
+                lm.runner.forward(lm.tree, step, logits_rows=[0], observer=hits)
+        finally:
+            branch.release(keep=False)
+        found = hits.scores / len(example.answer)
+        total = found if total is None else total + found
+    if total is None or not bool(total.any()):
+        raise ArgumentError(f"no head looks up an answer in {len(examples)} examples, expected some that do")
+    return HeadScores.from_query_heads(total / total.sum(), lm.tree.num_kv_heads, floor)

@@ -1,0 +1,50 @@
+"""Head scores from texts with known answers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+import hornbeam as hb
+from hornbeam.errors import ArgumentError
+from hornbeam.keep import Example, HeadScores, head_scores
+from tests import models
+
+
+def test_scores_count_the_rows_whose_best_key_says_the_next_token(tmp_path):
+    """Against transformers' own attention weights."""
+    model = models.llama()
+    lm = hb.LM(model)
+    ids = models.prompt(60, 1)[0].tolist()
+    examples = [Example.copying(ids[:40], ids[10:16]), Example(ids[20:], ids[:4], [range(3, 9)] * 4)]
+    found = head_scores(lm, examples, floor=0.2)
+    total = torch.zeros(2, 6, dtype=torch.float64)
+    model.set_attn_implementation("eager")
+    for example in examples:
+        tokens = example.prompt + example.answer[:-1]
+        with torch.inference_mode():
+            weights = model(torch.tensor([tokens]), output_attentions=True).attentions
+        for layer, weight in enumerate(weights):
+            for i, source in enumerate(example.sources):
+                best = weight[0, :, len(example.prompt) - 1 + i].argmax(-1)
+                hit = (best >= source.start) & (best < source.stop)
+                total[layer] += hit / len(source) / len(example.answer)
+    grouped = (total / total.sum()).view(2, 2, 3).sum(2)
+    assert torch.allclose(torch.tensor(found.scores, dtype=torch.float64), grouped)
+    assert found.floor == 0.2
+    found.save(tmp_path / "scores.safetensors")
+    assert HeadScores.load(tmp_path / "scores.safetensors") == found
+    recipe = hb.recipes.sparse_mm("40%", head_scores=found.scores, window=8)
+    assert lm.generate(ids, keep=recipe, max_new_tokens=4, draft=None).stats.reductions == 1
+    assert lm.tree.stats()["branches"] == 0
+
+
+def test_examples_are_checked():
+    with pytest.raises(ArgumentError, match="does not stand in the prompt"):
+        Example.copying([1, 2, 3], [3, 2])
+    assert Example.copying([1, 2, 1, 2], [1, 2]).sources == [range(2, 3), range(3, 4)]
+    lm = hb.LM(models.llama())
+    with pytest.raises(ArgumentError, match="0 examples"):
+        head_scores(lm, [])
+    with pytest.raises(ArgumentError, match="one source"):
+        head_scores(lm, [Example([1, 2], [3], [])])
