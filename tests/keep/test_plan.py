@@ -37,7 +37,7 @@ ALL = {
 
 
 def test_every_recipe_is_here() -> None:
-    assert set(ALL) == set(recipes.__all__)
+    assert set(ALL) == set(recipes.keep.__all__)
     assert all(make("50%").name == name for name, make in ALL.items())
 
 
