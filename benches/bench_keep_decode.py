@@ -100,17 +100,20 @@ def opened(lm: hb.LM, prompt: list[int], recipe: Any) -> tuple[Decoding, Sequenc
 
 
 def attention(lm: hb.LM, sequence: Sequence) -> float:
-    """Seconds of attention of one row in all layers."""
-    shape = lm.runner.shape
-    q = torch.randn(1, shape.num_heads, shape.head_dim)
-    out = torch.empty_like(q)
-    with lm.tree.step([(sequence.branch, [1], None)]) as step:
+    """Seconds of attention of one row in all layers, with the model's own queries."""
+    queries: list[torch.Tensor] = []
+    with lm.tree.step([(sequence.branch, [sequence.pending], None)]) as step:
+        lm.runner.forward(
+            lm.tree,
+            step,
+            observer=lambda module, layer, query, options: queries.append(query.transpose(0, 1)),
+        )
+        out = torch.empty_like(queries[0], memory_format=torch.contiguous_format)
+        heads = lm.runner.shape.num_kv_heads
         begin = time.perf_counter()
         for _ in range(3):
-            for layer in range(shape.num_layers):
-                ops.tree_attention(
-                    q, lm.tree.chunks, step.plan, layer=layer, num_kv_heads=shape.num_kv_heads, out=out
-                )
+            for layer, query in enumerate(queries):
+                ops.tree_attention(query, lm.tree.chunks, step.plan, layer=layer, num_kv_heads=heads, out=out)
         return (time.perf_counter() - begin) / 3
 
 
@@ -139,5 +142,5 @@ def plain(model: Any, cache: Any, token: int, length: int) -> float:
         logits = model(torch.tensor([[token]]), past_key_values=cache, use_cache=True).logits
         token = int(logits[0, -1].argmax())
     spent = time.perf_counter() - begin
-    cache.crop(length)
+    cache.crop(length - cache.get_seq_length())
     return spent
