@@ -21,7 +21,7 @@ from hornbeam import ops
 from hornbeam.drafting import Draft, Drafting, history, process
 from hornbeam.keeping import Keeper, Watch
 from hornbeam.runner import Output
-from hornbeam.sequence import Generation, Options, Piece, Sequence, Source, Stats
+from hornbeam.sequence import SHARED_PREFIX, Generation, Options, Piece, Sequence, Source, Stats
 from hornbeam.spec.protocols import Outcome
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ __all__ = ["Decoding", "Generation", "Options", "Stats"]
 
 # Rows of one prefill step that several short prompts share.
 SHARED_PREFILL_ROWS = 1024
-# A prompt waits for one that goes first if that saves it so many rows.
-SHARED_PREFIX = 16
 
 Phase = Literal["prefill", "draft", "forward", "verify", "commit", "keep"]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
@@ -36,12 +35,6 @@ class Draft:
     parents: list[int] = field(default_factory=list)
     logits: torch.Tensor | None = None
     nodes: list[int] = field(default_factory=list)
-
-    @classmethod
-    def chain(cls, tokens: Iterable[int]) -> Draft:
-        """Every token the child of the one before."""
-        tokens = list(tokens)
-        return cls(tokens, list(range(-1, len(tokens) - 1)), None, list(range(len(tokens))))
 
     @classmethod
     def of(cls, proposal: Drafted, chosen: Nodes) -> Draft:

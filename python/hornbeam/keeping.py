@@ -25,6 +25,7 @@ from hornbeam.keep.reduce import Drop, is_quantising
 from hornbeam.keep.rotate import inverse_frequencies, turn
 from hornbeam.keep.score import ExpectedAttention, Score
 from hornbeam.keep.when import AfterPrefill, Moment, OnPressure
+from hornbeam.sequence import SHARED_PREFIX
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -113,8 +114,6 @@ class Watch:
         self.tree = tree
         self.takes = takes
         self.num_kv_heads = num_kv_heads
-        self.scale: float | None = None
-        self.modules: dict[int, torch.nn.Module] = {}
 
     @contextmanager
     def seeing_inputs(self, model: torch.nn.Module) -> Iterator[None]:
@@ -150,7 +149,7 @@ class Watch:
                     "this score reads probabilities; take one that needs no queries (knorm, key_diff)"
                 )
         scale = options.get("scaling")
-        self.scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
+        scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
         for take in self.takes:
             take.layers.append(query[:, take.index].to("cpu", torch.float32, copy=True))
             if take.mass_index is None or len(take.mass_index) == 0:
@@ -165,7 +164,7 @@ class Watch:
                 take.mass_positions,
                 layer,
                 self.num_kv_heads,
-                self.scale,
+                scale,
                 take.mass,
             )
 
@@ -563,4 +562,4 @@ def _stride(num_tokens: int) -> int:
 
 def _shares(a: list[int], b: list[int]) -> bool:
     """Whether two prompts begin alike for so long that one would reuse the other's pages."""
-    return a[:16] == b[:16]
+    return a[:SHARED_PREFIX] == b[:SHARED_PREFIX]

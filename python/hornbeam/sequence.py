@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from hornbeam.trace import Trace
     from hornbeam.tree import Branch, PrefixTree
 
-__all__ = ["Generation", "Options", "Piece", "Sequence", "Source", "Stats"]
+__all__ = ["SHARED_PREFIX", "Generation", "Options", "Piece", "Sequence", "Source", "Stats"]
+
+#: A prompt waits for one that goes first if that saves it so many rows.
+SHARED_PREFIX = 16
 
 Finish = Literal["eos", "length", "stop", "context", "criterion", "interrupted"]
 Source = Literal["draft", "plain"]

@@ -226,12 +226,7 @@ def build_tree_kernel_efficient(
     batch, nodes = selected_index.shape[0], draft_token_num
     check("parent_list", parent_list, (batch, None), torch.int64)
     check("verified_seq_len", verified_seq_len, (batch,))
-    for name, links in (
-        ("retrive_index", retrive_index),
-        ("retrive_next_token", retrive_next_token),
-        ("retrive_next_sibling", retrive_next_sibling),
-    ):
-        check(name, links, (batch, nodes), torch.int64)
+    _check_links((batch, nodes), retrive_index, retrive_next_token, retrive_next_sibling)
     check("positions", positions.flatten(), (batch * nodes,), torch.int64)
     lengths = verified_seq_len.tolist()
     row_bytes = 1 if nodes <= 8 else 2 if nodes <= 16 else 4
@@ -274,6 +269,12 @@ def build_tree_kernel_efficient(
             padded[:, :nodes] = sees
             packed = (padded.view(-1, 8) << torch.arange(8)).sum(1).to(torch.uint8)
             flat[b * nodes * row_bytes : (b + 1) * nodes * row_bytes] = packed.to(flat.device)
+
+
+def _check_links(shape: tuple[int, ...], index: Tensor, next_token: Tensor, next_sibling: Tensor) -> None:
+    check("retrive_index", index, shape, torch.int64)
+    check("retrive_next_token", next_token, shape, torch.int64)
+    check("retrive_next_sibling", next_sibling, shape, torch.int64)
 
 
 def _parents(parent_list: list[int], selected: list[int], topk: int) -> list[int]:
@@ -337,14 +338,9 @@ def _trees(
     check("predicts", predicts, (None,), torch.int32)
     check("accept_index", accept_index, (batch, None), torch.int32)
     check("accept_token_num", accept_token_num, (batch,), torch.int32)
-    links = []
-    for name, link in (
-        ("retrive_index", retrive_index),
-        ("retrive_next_token", retrive_next_token),
-        ("retrive_next_sibling", retrive_next_sibling),
-    ):
-        check(name, link, candidates.shape, torch.int64)
-        links.append(link.tolist())
+    tensors = (retrive_index, retrive_next_token, retrive_next_sibling)
+    _check_links(candidates.shape, *tensors)
+    links = [link.tolist() for link in tensors]
     for rows in links[0]:
         if rows and not (min(rows) >= 0 and max(rows) < predicts.shape[0]):
             raise ArgumentError(f"retrive_index holds {rows}, expected 0 to {predicts.shape[0] - 1}")

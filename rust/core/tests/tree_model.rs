@@ -381,14 +381,7 @@ impl World {
         let shown: Vec<Vec<usize>> = (0..planes)
             .map(|plane| branch.positions(plane).into_iter().filter(|p| range.contains(p)).collect())
             .collect();
-        let pick =
-            |random: &mut Random, n: usize| (0..n as u32).filter(|_| random.one_in(2)).collect::<Vec<u32>>();
-        let by_head = self.random.one_in(2) || planes == 1 || shown[0] != shown[1];
-        let lists: Vec<Vec<u32>> = if by_head {
-            shown.iter().map(|s| pick(&mut self.random, s.len())).collect()
-        } else {
-            vec![pick(&mut self.random, shown[0].len()); planes]
-        };
+        let (by_head, lists) = self.choose_keys(&shown);
         let slices: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         loop {
             let keep = if by_head { Keep::ByHead(&slices) } else { Keep::Uniform(slices[0]) };
@@ -413,19 +406,25 @@ impl World {
         self.check_branch(&self.branches[i]);
     }
 
+    /// Random indices into the keys that each plane shows, and whether they may differ by plane.
+    fn choose_keys(&mut self, shown: &[Vec<usize>]) -> (bool, Vec<Vec<u32>>) {
+        let pick =
+            |random: &mut Random, n: usize| (0..n as u32).filter(|_| random.one_in(2)).collect::<Vec<u32>>();
+        let by_head = self.random.one_in(2) || shown.len() == 1 || shown[0] != shown[1];
+        let lists = if by_head {
+            shown.iter().map(|s| pick(&mut self.random, s.len())).collect()
+        } else {
+            vec![pick(&mut self.random, shown[0].len()); shown.len()]
+        };
+        (by_head, lists)
+    }
+
     fn condense(&mut self) {
         let i = self.random.below(self.branches.len());
         let branch = self.branches[i].clone();
         let planes = self.tree.layout().num_planes;
         let shown: Vec<Vec<usize>> = (0..planes).map(|plane| branch.positions(plane)).collect();
-        let pick =
-            |random: &mut Random, n: usize| (0..n as u32).filter(|_| random.one_in(2)).collect::<Vec<u32>>();
-        let by_head = self.random.one_in(2) || planes == 1 || shown[0] != shown[1];
-        let lists: Vec<Vec<u32>> = if by_head {
-            shown.iter().map(|s| pick(&mut self.random, s.len())).collect()
-        } else {
-            vec![pick(&mut self.random, shown[0].len()); planes]
-        };
+        let (by_head, lists) = self.choose_keys(&shown);
         let slices: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         loop {
             let keep = if by_head { Keep::ByHead(&slices) } else { Keep::Uniform(slices[0]) };

@@ -292,10 +292,7 @@ impl PyTree {
         let lists = indices(py, &keep)?;
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         let keep = keep_of(py, &lists, by_head)?;
-        match self.with(py, |tree| tree.compact(branch.into(), node.into(), keep, digest))? {
-            Begin::Open => Ok(0),
-            Begin::Grow(chunks) => Ok(chunks),
-        }
+        self.with(py, |tree| tree.compact(branch.into(), node.into(), keep, digest)).map(chunks_to_add)
     }
 
     /// Gives a branch a version of a node in pages of codes: the number of a format for each key, or a
@@ -321,10 +318,8 @@ impl PyTree {
             (false, [numbers]) => Codes::Uniform(numbers),
             (false, lists) => return Err(to_py(py, Error::shape("codes", lists.len(), "one list"))),
         };
-        match self.with(py, |tree| tree.quantise(branch.into(), node.into(), codes, partial, digest))? {
-            Begin::Open => Ok(0),
-            Begin::Grow(chunks) => Ok(chunks),
-        }
+        self.with(py, |tree| tree.quantise(branch.into(), node.into(), codes, partial, digest))
+            .map(chunks_to_add)
     }
 
     /// Gives a branch one node that shows only some of its keys: one list of indices, or one a plane; or
@@ -340,10 +335,7 @@ impl PyTree {
         let lists = indices(py, &keep)?;
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         let keep = keep_of(py, &lists, by_head)?;
-        match self.with(py, |tree| tree.condense(branch.into(), keep, digest))? {
-            Begin::Open => Ok(0),
-            Begin::Grow(chunks) => Ok(chunks),
-        }
+        self.with(py, |tree| tree.condense(branch.into(), keep, digest)).map(chunks_to_add)
     }
 
     /// The keys that the planes of a branch show, with `in_step` those of its rows in the open step too:
@@ -441,6 +433,14 @@ impl PyTree {
             target.copy_from_slice(bytes);
             Ok(())
         })
+    }
+}
+
+/// 0 when it is done, else how many chunks to add first.
+fn chunks_to_add(begin: Begin) -> usize {
+    match begin {
+        Begin::Open => 0,
+        Begin::Grow(chunks) => chunks,
     }
 }
 
