@@ -61,17 +61,42 @@ fn group_of<const Q: usize, const STEP: usize, const ADD: bool, L: Lanes>(
             sums[q] = l.load(&to[q * to_stride]);
         }
     }
-    for i in 0..n {
-        // SAFETY: `i < n`, so the second assertion above covers the index.
-        let vector = l.load(unsafe { panel.get_unchecked(i) });
-        for q in 0..Q {
-            // SAFETY: `i < n`, so the first assertion above covers the index.
-            let x = unsafe { *rows[q].add(i * STEP) };
-            sums[q] = l.fma(l.splat(x), vector, sums[q]);
+    // Four turns at a time: where another thread shares the core, a loop's own instructions take
+    // room from the loads.
+    let whole = n - n % 4;
+    for first in (0..whole).step_by(4) {
+        for i in first..first + 4 {
+            // SAFETY: `i < n`: the first two assertions above.
+            unsafe { add_turn::<Q, STEP, L>(l, &rows, panel, i, &mut sums) };
         }
+    }
+    for i in whole..n {
+        // SAFETY: as above.
+        unsafe { add_turn::<Q, STEP, L>(l, &rows, panel, i, &mut sums) };
     }
     for q in 0..Q {
         l.store(sums[q], &mut to[q * to_stride]);
+    }
+}
+
+/// Adds number `i * STEP` of each row times vector `i` of the panel.
+///
+/// # Safety
+/// `i` is less than the panel's length, and each row has more than `i * STEP` numbers.
+#[inline(always)]
+unsafe fn add_turn<const Q: usize, const STEP: usize, L: Lanes>(
+    l: L,
+    rows: &[*const f32; Q],
+    panel: &[[f32; WIDTH]],
+    i: usize,
+    sums: &mut [L::Vector; Q],
+) {
+    // SAFETY: the caller vouches for the panel.
+    let vector = l.load(unsafe { panel.get_unchecked(i) });
+    for q in 0..Q {
+        // SAFETY: the caller vouches for the rows.
+        let x = unsafe { *rows[q].add(i * STEP) };
+        sums[q] = l.fma(l.splat(x), vector, sums[q]);
     }
 }
 

@@ -310,7 +310,7 @@ impl<'a, E: Element> Source<'a, E> {
 #[inline(always)]
 pub(super) fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
     for at in (0..row.len()).step_by(64 / size_of::<E>()) {
-        l.prefetch(&row[at]);
+        l.prefetch(row.as_ptr().wrapping_add(at));
     }
 }
 
@@ -318,7 +318,7 @@ pub(super) fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
 #[inline(always)]
 pub(super) fn prefetch_near<E: Element, L: Lanes>(l: L, row: &[E]) {
     for at in (0..row.len()).step_by(64 / size_of::<E>()) {
-        l.prefetch_near(&row[at]);
+        l.prefetch_near(row.as_ptr().wrapping_add(at));
     }
 }
 

@@ -52,7 +52,7 @@ pub(super) fn attend<E: Element, L: Lanes>(
     for lanes in blocks(block) {
         absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.count], partial);
     }
-    add(l, width, block, next, scratch, partial);
+    add(l, problem.layout.head_dim, block, next, scratch, partial);
 }
 
 /// The queries of a block, sixteen at a time.
@@ -89,13 +89,14 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
 #[inline(always)]
 fn add<E: Element, L: Lanes>(
     l: L,
-    width: usize,
+    dim: usize,
     block: &KeyBlock<'_, E>,
     next: &KeyBlock<'_, E>,
     scratch: &mut Scratch,
     partial: &mut Partial,
 ) {
-    let vectors = (64 / size_of::<E>() / WIDTH).max(1);
+    let width = dim.div_ceil(WIDTH);
+    let vectors = const { vectors_of_line::<E>() };
     scratch.values.resize(vectors * TILE_KEYS);
     let (widened, scores) = (&mut *scratch.values, &*scratch.scores);
     let sums = &mut *partial.values;
@@ -105,8 +106,12 @@ fn add<E: Element, L: Lanes>(
         for key in ahead.by_ref().take(TILE_KEYS.div_ceil(width) * vectors) {
             task::prefetch(l, key);
         }
-        for (i, value) in block.values[..block.count].iter().enumerate() {
-            widen_some(l, &value[first * WIDTH..], vectors, &mut widened[i..]);
+        if vectors == const { vectors_of_line::<E>() } && dim >= (first + vectors) * WIDTH {
+            widen_lines(l, &block.values[..block.count], first * WIDTH, widened);
+        } else {
+            for (i, value) in block.values[..block.count].iter().enumerate() {
+                widen_some(l, &value[first * WIDTH..], vectors, &mut widened[i..]);
+            }
         }
         for lanes in blocks(block) {
             let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
@@ -131,14 +136,32 @@ fn widen_row<E: Element, L: Lanes>(l: L, from: &[E], to: &mut [[f32; WIDTH]]) {
     }
 }
 
-/// Widens `vectors` vectors of a value, to vectors that are `TILE_KEYS` apart, and asks for the next
-/// cache line of the value.
+/// Vectors in a cache line of numbers as they are stored.
+const fn vectors_of_line<E>() -> usize {
+    let vectors = 64 / size_of::<E>() / WIDTH;
+    if vectors == 0 { 1 } else { vectors }
+}
+
+/// Widens the cache line at `at` of each value, to vectors that are `TILE_KEYS` apart, and asks for
+/// the next line.
+#[inline(always)]
+fn widen_lines<E: Element, L: Lanes>(l: L, values: &[&[E]], at: usize, to: &mut [[f32; WIDTH]]) {
+    let vectors = const { vectors_of_line::<E>() };
+    let to = &mut to.as_chunks_mut::<TILE_KEYS>().0[..vectors];
+    assert!(values.len() <= TILE_KEYS);
+    for (i, value) in values.iter().enumerate() {
+        let line = &value[at..at + vectors * WIDTH];
+        l.prefetch_near(line.as_ptr().wrapping_add(vectors * WIDTH));
+        for (from, to) in line.as_chunks::<WIDTH>().0.iter().zip(&mut *to) {
+            l.store(l.load(from), &mut to[i]);
+        }
+    }
+}
+
+/// Widens `vectors` vectors of the end of a value, to vectors that are `TILE_KEYS` apart.
 #[inline(always)]
 fn widen_some<E: Element, L: Lanes>(l: L, from: &[E], vectors: usize, to: &mut [[f32; WIDTH]]) {
     let (whole, rest) = from.as_chunks::<WIDTH>();
-    if let Some(later) = whole.get(vectors) {
-        l.prefetch_near(later);
-    }
     for (from, to) in whole.iter().take(vectors).zip(to.iter_mut().step_by(TILE_KEYS)) {
         l.store(l.load(from), to);
     }
