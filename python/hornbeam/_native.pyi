@@ -304,6 +304,7 @@ def draw(
     nodes: Sequence[int],
     counts: Sequence[int],
     histories: Sequence[tuple[Sequence[int], Sequence[int]]] | None,
+    limits: Sequence[float] | None,
 ) -> list[list[tuple[int, float, float]]]: ...
 
 # --- cuda ---

@@ -11,6 +11,7 @@ import torch
 from hornbeam import ops
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
+from hornbeam.spec.gate import Gate, levels
 from hornbeam.spec.protocols import Ask, Drafted, Nodes, Outcome, Proposer, Run
 from hornbeam.spec.separate import open_source
 
@@ -99,15 +100,18 @@ class Drafting:
         self.source: Proposer | None = None
         self.is_ratio_test = False
         if source is not None:
-            run = Run(lm, options.warp, options.seed, options.rule, options.processor)
+            self.stop = options.length.start(lm.cost_curve)
+            gate = self.stop if isinstance(self.stop, Gate) else None
+            run = Run(lm, options.warp, options.seed, options.rule, options.processor, gate)
             self.source = open_source(source, run)
+            if gate is not None:
+                laws.check_gate(options.length, source, self.source)
             law = laws.law_of(self.source)
             laws.check_law(law, options.rule)
             self.is_ratio_test = laws.is_ratio_test(options.rule, law, options.warp.is_greedy)
             self.is_predictable = bool(getattr(options.length, "is_predictable", False))
             if self.is_ratio_test:
                 laws.check_stop(options.length, self.source, options.rule)
-            self.stop = options.length.start(lm.cost_curve)
         # What the stop rule judged, what it said, and where that lies in the proposals.
         self._judged: Seq[Drafted] = []
         self._chosen: Seq[Nodes] = []
@@ -177,7 +181,7 @@ class Drafting:
         self._judged, self._chosen = outlines, self.stop.choose(outlines)
         wanted = [Draft.of(outline, chosen) for outline, chosen in zip(outlines, self._chosen, strict=True)]
         limited = [
-            replace(ask, max_tokens=min(ask.max_tokens, _depth(draft)))
+            replace(ask, max_tokens=min(ask.max_tokens, levels(draft.parents)))
             for ask, draft in zip(asks, wanted, strict=True)
         ]
         drafts, self._places = [], []
@@ -312,13 +316,6 @@ def _last(path: list[int]) -> int:
 def _parents(proposal: Drafted) -> Seq[int]:
     parents: Seq[int] | None = getattr(proposal, "parents", None)
     return range(-1, len(proposal.tokens) - 1) if parents is None else parents
-
-
-def _depth(draft: Draft) -> int:
-    depths: list[int] = []
-    for parent in draft.parents:
-        depths.append(1 if parent < 0 else depths[parent] + 1)
-    return max(depths, default=0)
 
 
 def _same_places(outline: Draft, parents: Seq[int]) -> list[tuple[int, int]]:

@@ -46,35 +46,51 @@ def draw(
 
 
 def beam(
-    chance: Enumeration, law_of: Callable[[tuple[int, ...]], Law], width: int, depth: int
+    chance: Enumeration,
+    law_of: Callable[[tuple[int, ...]], Law],
+    width: int,
+    depth: int,
+    ends: Callable[[tuple[int, ...]], bool] = lambda path: False,
 ) -> tuple[list[tuple[int, int]], list[tuple[int, ...]]]:
     """The tree of a stochastic beam, and the path of each of its tokens.
 
-    Sequences are drawn one after the other, token by token, each from what is left of the product law.
-    Once the deepest level is full the next one's prefixes are drawn in their place: what extends them no
-    longer matters, and new ones rank by their whole mass.
+    Sequences of full length are drawn one after the other from their product law, without replacement; each
+    level keeps the first ``width`` prefixes that come up. Below a path that ``ends`` nothing is kept. A
+    sequence that can change nothing any more is left out, which does not touch the order of the others.
     """
     levels: list[list[tuple[int, ...]]] = [[] for _ in range(depth)]
-    for length in range(depth, 0, -1):
-        seen = levels[length - 1]
 
-        def left(prefix: tuple[int, ...], length: int = length, seen: Any = seen) -> Any:
-            """Of a prefix's mass, the share whose extensions to ``length`` were not seen."""
-            if len(prefix) == length:
-                return 0 if prefix in seen else 1
-            if not any(other[: len(prefix)] == prefix for other in seen):
-                return 1
-            law = law_of(prefix)
-            return sum(p * left((*prefix, token)) for token, p in enumerate(law) if p)
+    def taken(path: tuple[int, ...]) -> tuple[int, ...]:
+        """The longest prefix of a sequence that a level would take up now; empty for none."""
+        longest: tuple[int, ...] = ()
+        for length in range(1, depth + 1):
+            prefix, level = path[:length], levels[length - 1]
+            if ends(prefix[:-1]) or (prefix not in level and len(level) == width):
+                break
+            if prefix not in level:
+                longest = prefix
+        return longest
 
-        while len(seen) < width and left(()) > 1e-12:
-            path: tuple[int, ...] = ()
-            for level in levels[:length]:
-                law = law_of(path)
-                masses = [p * left((*path, token)) if p else p for token, p in enumerate(law)]
-                path = (*path, chance.pick(1, 0, masses))
-                if path not in level and len(level) < width:
-                    level.append(path)
+    def sequences(path: tuple[int, ...], mass: Any) -> Any:
+        if len(path) == depth:
+            yield path, mass
+            return
+        for token, p in enumerate(law_of(path)):
+            if p:
+                yield from sequences((*path, token), mass * p)
+
+    every = list(sequences((), 1))
+    while True:
+        masses: dict[tuple[int, ...], Any] = {}
+        for path, mass in every:
+            if prefix := taken(path):
+                masses[prefix] = masses.get(prefix, 0) + mass
+        if not masses:
+            break
+        drawn = list(masses)[chance.pick(1, 0, list(masses.values()))]
+        for length in range(1, len(drawn) + 1):
+            if drawn[:length] not in levels[length - 1]:
+                levels[length - 1].append(drawn[:length])
     paths: list[tuple[int, ...]] = []
     tree: list[tuple[int, int]] = []
     above: list[tuple[int, ...]] = [()]

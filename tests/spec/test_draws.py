@@ -39,7 +39,7 @@ def draw(
     given = {name: keys.get(name, [0] * rows) for name in ("sequences", "positions", "nodes")}
     counts = [count] * rows if isinstance(count, int) else count
     handle = (warp or hb.Warp())._handle  # type: ignore[attr-defined]
-    return _native.draw(logits, noise, [handle], seed, *given.values(), counts, keys.get("histories"))
+    return _native.draw(logits, noise, [handle], seed, *given.values(), counts, keys.get("histories"), None)
 
 
 @settings(deadline=None, max_examples=60)
@@ -158,7 +158,7 @@ class Tables:
     def law(self, path: tuple[int, ...]) -> list[float]:
         return torch.softmax(self.logits[path].double(), 0).tolist()
 
-    def grow(self, grows: Any, count: int, rule: str = "without_replacement") -> Growth:
+    def grow(self, grows: Any, count: int, rule: str = "without_replacement", gate: Any = None) -> Growth:
         asks = [Ask(i, i, 0, 5, 9) for i in range(count)]
         growth: Growth
 
@@ -166,7 +166,7 @@ class Tables:
             paths = [tuple(growth.trees[node.tree].path(node.token)) for node in nodes]
             return torch.stack([self.logits[path] for path in paths])
 
-        run = Run(None, hb.Warp(), 11, rule)  # type: ignore[arg-type]
+        run = Run(None, hb.Warp(), 11, rule, gate=gate)  # type: ignore[arg-type]
         growth = Growth(run, asks, expand, grows.law)
         grows.grow(growth)
         return growth

@@ -7,14 +7,17 @@ doubles: laws must agree to 1e-9 in total variation.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from math import inf, log
 from typing import Any
 
 import pytest
 
 import hornbeam as hb
 from hornbeam import drafting
-from hornbeam.spec import Signals, shape
+from hornbeam.spec import Confidence, Entropy, Fixed, Signals, shape
+from hornbeam.spec.gate import Gate
 from hornbeam.spec.growth import Child, Grown, Growth, Node
 from hornbeam.spec.laws import RATIO_TESTS, check_law
 from hornbeam.spec.protocols import Ask, Run
@@ -22,6 +25,7 @@ from hornbeam.spec.record import Record
 from tests.ops.test_verify_exact import PAIRS, WARPS, distance, joint, law_of
 from tests.ops.test_verify_exact import Model as RationalModel
 from tests.reference import draws
+from tests.reference import entropy as entropies
 from tests.reference import verify as reference
 from tests.reference.verify import Enumeration
 
@@ -37,11 +41,17 @@ def is_exact(law: Any, target: Model, depth: int) -> bool:
     return distance(law, joint(target, depth)) < 1e-9
 
 
+def entropy(law: Sequence[float]) -> float:
+    return -sum(p * log(p) for p in law if p)
+
+
 class Enumerated(Growth):
     """A growth of one tree whose draws come from an :class:`Enumeration` of the draft's exact laws."""
 
-    def __init__(self, chance: Enumeration, draft: Model, grows: Any, max_tokens: int = 99) -> None:
-        run = Run(None, hb.Warp(), 0, "chain")  # type: ignore[arg-type]
+    def __init__(
+        self, chance: Enumeration, draft: Model, grows: Any, max_tokens: int = 99, gate: Gate | None = None
+    ) -> None:
+        run = Run(None, hb.Warp(), 0, "chain", gate=gate)  # type: ignore[arg-type]
         ask = Ask(0, 0, 0, 0, max_tokens)
         super().__init__(run, [ask], lambda nodes: None, grows.law)  # type: ignore[arg-type, return-value]
         self.chance, self.draft = chance, draft
@@ -49,10 +59,17 @@ class Enumerated(Growth):
 
     def _draw(self, nodes: Sequence[Node], counts: Any, noise: str) -> list[list[Child]]:
         counts = [counts] * len(nodes) if isinstance(counts, int) else counts
-        return [self._children(node, count, noise) for node, count in zip(nodes, counts, strict=True)]
+        limits = self._limits(nodes) or [inf] * len(nodes)
+        return [
+            self._children(node, count, noise) if entropy(self._law_after(node)) <= limit else []
+            for node, count, limit in zip(nodes, counts, limits, strict=True)
+        ]
+
+    def _law_after(self, node: Node) -> Any:
+        return self.draft.law(tuple(self.trees[0].path(node.token)))
 
     def _children(self, node: Node, count: int, noise: str) -> list[Child]:
-        law = self.draft.law(tuple(self.trees[0].path(node.token)))
+        law = self._law_after(node)
         left, tokens = list(law), []
         while len(tokens) < count and any(left):
             if noise == "nothing":
@@ -74,19 +91,19 @@ class Enumerated(Growth):
 
 class Beam:
     """The stochastic beam through its reference, since its values are real numbers: whose draws the
-    shape's own are held to in test_draws.py."""
+    shape's own are held to in test_draws.py. Nothing hangs below a path that ``ends``."""
 
     law = "without_replacement"
 
-    def __init__(self, width: int, depth: int) -> None:
-        self.width, self.depth = width, depth
+    def __init__(self, width: int, depth: int, ends: Any = lambda path: False) -> None:
+        self.width, self.depth, self.ends = width, depth, ends
 
 
-def draw_shape(grows: Any, draft: Model) -> Any:
+def draw_shape(grows: Any, draft: Model, gate: Any = None) -> Any:
     def draw(chance: Enumeration) -> Any:
         if isinstance(grows, Beam):
-            return draws.beam(chance, draft.law, grows.width, grows.depth)
-        return Enumerated(chance, draft, grows).tree()
+            return draws.beam(chance, draft.law, grows.width, grows.depth, grows.ends)
+        return Enumerated(chance, draft, grows, gate=gate and gate()).tree()
 
     return draw
 
@@ -159,18 +176,6 @@ def stopped(grows: Any, draft: Model, choose: Any) -> Any:
     return draw
 
 
-def by_entropy(draft: Model) -> Any:
-    """Stops before the first token whose law, before it was drawn, is too flat."""
-
-    def choose(tree: Any) -> list[int]:
-        for token in range(len(tree.tokens)):
-            if max(draft.law(tuple(tree.path(token - 1)))) < 0.5:
-                return list(range(token))
-        return list(range(len(tree.tokens)))
-
-    return choose
-
-
 def after_an_unlikely_token(draft: Model) -> Any:
     """Keeps the first token that the draft found unlikely, and stops after it: transformers' rule."""
 
@@ -183,13 +188,109 @@ def after_an_unlikely_token(draft: Model) -> Any:
     return choose
 
 
-@pytest.mark.parametrize("stop", [by_entropy, after_an_unlikely_token])
 @pytest.mark.parametrize("rule", ["chain", "block", "without_replacement"])
-def test_stops_that_decide_before_a_draw(stop: Any, rule: str) -> None:
+def test_a_doubtful_token_that_is_kept(rule: str) -> None:
     for seed in range(4):
         target, draft = Model(3, seed, hb.Warp()), Model(3, seed + 100, WARPS["warm"])
-        draw = stopped(shape.Chain(3), draft, stop(draft))
+        draw = stopped(shape.Chain(3), draft, after_an_unlikely_token(draft))
         assert is_exact(law_of(verifying(rule, draft), target, 4, draw), target, 4)
+
+
+# A threshold at which some laws of the random models pass, and others do not.
+FLAT = Entropy(gamma=0.5, threshold=0.35, min_length=0)
+GATED = {name: SHAPES[name] for name in ("chain 3", "independent", "gumbel", "gumbel deep", "sequoia deep")}
+
+
+@pytest.mark.parametrize(
+    "pair", [("plain", "plain"), ("top-k", "warm"), ("penalties", "penalties")], ids="/".join
+)
+@pytest.mark.parametrize(
+    ("name", "rule"), [(name, rule) for name in GATED for rule in rules_for(GATED[name][2].law)]
+)
+def test_entropy_stops_before_the_draw(name: str, rule: str, pair: tuple[str, str]) -> None:
+    vocabulary, depth, grows = GATED[name]
+    sizes = set()
+    for seed in range(3):
+        target, draft = Model(vocabulary, seed, WARPS[pair[0]]), Model(vocabulary, seed + 100, WARPS[pair[1]])
+        draw = draw_shape(grows, draft, FLAT.start)
+        assert is_exact(law_of(verifying(rule, draft), target, depth, draw), target, depth)
+        sizes |= {len(tree) for _, (tree, _) in reference.outcomes(draw)}
+    assert len(sizes) > 1
+
+
+def ends_where_flat(draft: Model) -> Any:
+    """What :data:`FLAT` decides, by the reference."""
+    return lambda path: entropies.bound(draft.law(path), FLAT.gamma) < FLAT.threshold
+
+
+@pytest.mark.parametrize(("vocabulary", "width", "depth"), [(3, 2, 2), (4, 2, 2), (4, 3, 2)])
+def test_entropy_stops_a_beam_before_the_draw(vocabulary: int, width: int, depth: int) -> None:
+    """A node without children leaves their places on the beam to others: exact all the same, since the
+    decision is made on what the levels above hold."""
+    ended = set()
+    for seed in range(4):
+        target, draft = Model(vocabulary, seed, hb.Warp()), Model(vocabulary, seed + 100, hb.Warp())
+        ends = ends_where_flat(draft)
+        draw = draw_shape(Beam(width, depth, ends), draft)
+        law = law_of(verifying("without_replacement", draft), target, depth + 1, draw)
+        assert is_exact(law, target, depth + 1)
+        ended |= {ends((token,)) for token in range(vocabulary) if not ends(())}
+    assert ended == {True, False}
+
+
+@pytest.mark.parametrize("length", [Confidence(0.4), Fixed(1), Fixed(3)], ids=repr)
+def test_a_beam_under_a_predictable_stop(length: Any) -> None:
+    """What :func:`hornbeam.spec.laws.check_stop` lets through, through the rules' own code."""
+    stop = length.start()
+    for seed in range(3):
+        target, draft = Model(3, seed, hb.Warp()), Model(3, seed + 100, hb.Warp())
+
+        def draw(chance: Enumeration, draft: Model = draft) -> Any:
+            tree, paths = draws.beam(chance, draft.law, 2, 2)
+            tokens, parents = [token for token, _ in tree], [parent for _, parent in tree]
+            signals = Signals([draft.law(path[:-1])[path[-1]] for path in paths])
+            (chosen,) = stop.choose([Grown(tokens, signals, parents)])
+            kept = drafting.Draft.of(Grown(tokens, signals, parents), chosen)
+            return list(zip(kept.tokens, kept.parents, strict=True)), [paths[node] for node in kept.nodes]
+
+        law = law_of(verifying("without_replacement", draft), target, 3, draw)
+        assert is_exact(law, target, 3)
+
+
+@pytest.mark.parametrize("rule", ["chain", "block"])
+def test_a_threshold_that_follows_acceptance(rule: str) -> None:
+    """Rounds in turn, the threshold of each shaped by what came of the rounds before."""
+    depth, lengths = 4, set()
+    settings = Entropy(gamma=0.5, threshold=0.2, acceptance=0.6, step=0.5, threshold_memory=0.0, min_length=1)
+    target, draft = Model(3, 2, hb.Warp()), Model(3, 102, hb.Warp())
+
+    class After(Model):
+        """A model that has read some tokens."""
+
+        def __init__(self, model: Model, text: tuple[int, ...]) -> None:
+            self.law = lambda path: model.law((*text, *path))  # type: ignore[assignment]
+
+    def experiment(chance: Enumeration) -> tuple[int, ...]:
+        text: tuple[int, ...] = ()
+        stop = settings.start()
+        while len(text) < depth:
+            drafts = After(draft, text)
+            grown = Enumerated(chance, drafts, shape.Chain(2), gate=stop)
+            tree, paths = grown.tree()
+            path = lambda row, paths=paths: paths[row - 1] if row else ()  # noqa: E731
+            laws_after = lambda row, path=path, text=text: target.law((*text, *path(row)))  # noqa: E731
+            rows, token = verifying(rule, drafts)(tree, laws_after, path, chance)
+            lengths.add((len(text), len(tree)))
+            text = (*text, *(path(rows[-1]) if rows else ()), token)
+            proposal = Grown([t for t, _ in tree], Signals([0.5] * len(tree)), [parent for _, parent in tree])
+            stop.observe([proposal], [len(tree)], [[row - 1 for row in rows]])
+        return text[:depth]
+
+    law: dict[Any, Any] = defaultdict(float)
+    for probability, text in reference.outcomes(experiment):
+        law[text] += probability
+    assert is_exact(law, target, depth)
+    assert {(2, 1), (2, 2)} <= lengths  # the same text before, and another threshold
 
 
 @pytest.mark.parametrize("wanted", [[0], [1], [0, 1, 3], [0, 1, 2, 4]], ids=str)
@@ -226,6 +327,18 @@ def dropping_what_is_unlikely(draft: Model) -> Any:
     return choose
 
 
+def dropping_before_a_flat_law(draft: Model) -> Any:
+    """Entropy a draw too late: drops a token because the law *after* it is flat."""
+
+    def choose(tree: Any) -> list[int]:
+        for token in range(len(tree.tokens)):
+            if entropies.bound(draft.law(tuple(tree.path(token))), 0.5) < 0.35:
+                return list(range(token))
+        return list(range(len(tree.tokens)))
+
+    return choose
+
+
 def pruning_siblings(draft: Model) -> Any:
     def choose(tree: Any) -> list[int]:
         return [token for token in range(len(tree.tokens)) if tree.probabilities[token] >= 0.34]
@@ -254,6 +367,11 @@ def keeping_the_likeliest_path(draft: Model) -> Any:
 
 BIASED = {
     "a token dropped because its own q is low": ("chain", shape.Chain(2), dropping_what_is_unlikely),
+    "a token dropped because the law after it is flat": (
+        "chain",
+        shape.Chain(2),
+        dropping_before_a_flat_law,
+    ),
     "siblings pruned by q": ("without_replacement", shape.GumbelTree((2,)), pruning_siblings),
     "a token dropped because of a later draw": ("chain", shape.Chain(2), looking_ahead),
     "the likeliest of the drawn siblings": (

@@ -10,6 +10,7 @@ from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreePro
 from hornbeam.spec import shape
 from hornbeam.spec.confidence import Confidence
 from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
+from hornbeam.spec.entropy import Entropy
 from hornbeam.spec.feature_head import FeatureHead
 from hornbeam.spec.layer_skip import LayerSkip
 from hornbeam.spec.ngram import NGram
@@ -39,6 +40,7 @@ __all__ = [
     "Draft",
     "Drafted",
     "Drafter",
+    "Entropy",
     "FeatureHead",
     "Fixed",
     "LayerSkip",

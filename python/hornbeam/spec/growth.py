@@ -3,7 +3,8 @@
 A shape says which nodes to expand and how to draw their children; a source says which logits follow a
 node (:class:`Expand`). In between, a :class:`Growth` keeps the trees, applies the caller's logits
 processor along each path, and draws. Draws are keyed by (seed, sequence, position, node), so they
-depend neither on the batch nor on the order of calls. Whatever the shape, the noise is
+depend neither on the batch nor on the order of calls. A stop rule may be asked before each draw
+(:mod:`hornbeam.spec.gate`): where it says no, a node has no children. Whatever the shape, the noise is
 
 - none where the target is greedy: children are the likeliest;
 - the target's own where the verification is coupled: then a draft is right as often as a draft that
@@ -116,6 +117,9 @@ class Growth:
         self.record = record or Record()
         self.trees = [Tree(ask) for ask in asks]
         self._expand = expand
+        self._gate = run.gate
+        if self._gate is not None:
+            self._gate.begin(self.trees)
         self.is_ratio_test = is_ratio_test(run.rule, law, run.warp.is_greedy)
 
     def roots(self) -> list[Node]:
@@ -128,7 +132,8 @@ class Growth:
         return tree.ask.max_tokens - tree.depth(node.token)
 
     def distinct(self, nodes: Sequence[Node], counts: int | Sequence[int]) -> list[list[Child]]:
-        """So many children of each node, drawn without replacement, in the order of drawing."""
+        """So many children of each node, drawn without replacement, in the order of drawing; fewer where the
+        law has no more, and none where the gate says so."""
         return self._draw(nodes, counts, "own")
 
     def independent(self, nodes: Sequence[Node], counts: int | Sequence[int]) -> list[list[Child]]:
@@ -196,11 +201,16 @@ class Growth:
             [node.token + 1 for node in nodes],
             [counts] * len(nodes) if isinstance(counts, int) else counts,
             history,
+            self._limits(nodes),
         )
         if self.is_ratio_test:
             for node, row in zip(nodes, logits, strict=True):
                 self.trees[node.tree].rows[node.token] = row
         return [[Child(*child) for child in children] for children in drawn]
+
+    def _limits(self, nodes: Sequence[Node]) -> Sequence[float] | None:
+        """The entropies of laws up to which children of nodes are drawn, if a stop rule wants a say."""
+        return None if self._gate is None else self._gate.limits(self.trees, nodes, None)
 
     def _processed(self, logits: Tensor, asks: Sequence[Ask], paths: Sequence[list[int]]) -> Tensor:
         processor = self.run.processor

@@ -14,7 +14,7 @@ from typing import Any
 from hornbeam.errors import ArgumentError
 from hornbeam.spec.protocols import Law
 
-__all__ = ["RATIO_TESTS", "check_law", "check_stop", "is_ratio_test", "law_of"]
+__all__ = ["RATIO_TESTS", "check_gate", "check_law", "check_stop", "is_ratio_test", "law_of"]
 
 # The laws that each ratio test is exact for. A chain is a tree of single draws. Independent siblings
 # may be verified as distinct ones: a repeated token is passed over, and given that it is new a sibling
@@ -50,6 +50,15 @@ def check_law(law: Law, rule: str) -> None:
         f"{', '.join([*rules, 'target_only', 'coupled'])}: a ratio test is exact only for the law that its "
         "tokens were drawn from"
     )
+
+
+def check_gate(stop: Any, source: Any, proposer: Any) -> None:
+    """Raises ArgumentError unless a proposer asks a stop rule that decides before draws."""
+    if not getattr(proposer, "takes_gates", False):
+        raise ArgumentError(
+            f"length is {type(stop).__name__}, which stops a draft before a token is drawn, and draft is "
+            f"{type(source).__name__}, expected one that draws from logits: SmallModel, LayerSkip or the like"
+        )
 
 
 def check_stop(stop: Any, source: Any, rule: str) -> None:

@@ -13,6 +13,7 @@ from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
+    from hornbeam.spec.gate import Gate
     from hornbeam.tree import Branch
 
 __all__ = [
@@ -101,6 +102,9 @@ class Run:
     processor: Callable[[Tensor, Tensor], Tensor] | None = None
     """The caller's logits processor, for a draft that wants to be masked as the target is:
     (token ids `[1, n]`, logits `[1, V]`) -> logits."""
+    gate: Gate | None = None
+    """The run's stop rule, if it decides before each draw: for a source whose proposer declares
+    ``takes_gates = True`` (:class:`hornbeam.spec.gate.Gate`). With any other source it is refused."""
 
 
 @dataclass(frozen=True)
@@ -218,6 +222,7 @@ class StopRule(Protocol):
     rule that keeps to this, so that no token's own draw nor a later one decides on it, says so by
     ``is_predictable = True``; one that can decide on the outlines of proposals says ``takes_outlines =
     True``. Without either the rule is refused where a draft is drawn and the verification a ratio test.
+    What :meth:`start` gives may be a :class:`hornbeam.spec.gate.Gate` too.
     """
 
     needs_costs: ClassVar[bool]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ class Shaped(ABC):
     """
 
     hidden_layers: tuple[int, ...] = ()
+    takes_gates: ClassVar[bool] = True
 
     def __init__(self, run: Run, shape: Shape) -> None:
         self.run = run

@@ -185,6 +185,7 @@ fn draw_children(
     nodes: Vec<u32>,
     counts: Vec<usize>,
     histories: Option<Vec<(Vec<i64>, Vec<i64>)>>,
+    limits: Option<Vec<f64>>,
 ) -> PyResult<Vec<Vec<(u32, f64, f64)>>> {
     let noise = match noise {
         "nothing" => Noise::Nothing,
@@ -211,6 +212,7 @@ fn draw_children(
         positions: &positions,
         nodes: &nodes,
         histories: histories.as_deref(),
+        limits: limits.as_deref(),
     };
     let drawn = detached(py, || draw::draw(Isa::detected(), &Host, &request, &counts))?;
     let triple = |child: draw::Child| (child.token, child.probability, child.score);

@@ -47,6 +47,8 @@ class StochasticBeam:
             candidates: dict[int, list[tuple[float, int, int]]] = {}
             drawn = growth.distinct(level, self.width)
             for place, (node, children) in enumerate(zip(level, drawn, strict=True)):
+                if not children:
+                    continue
                 tree = growth.trees[node.tree]
                 above = tree.paths[node.token] if node.token >= 0 else 0.0
                 greatest = above + children[0].score

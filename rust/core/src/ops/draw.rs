@@ -54,6 +54,8 @@ pub struct Request<'a> {
     pub nodes: &'a [u32],
     /// Prompt and output of each row, its path included, for penalties.
     pub histories: Option<&'a [(&'a [i64], &'a [i64])]>,
+    /// For each row the greatest entropy of its law, in nats, at which children are drawn.
+    pub limits: Option<&'a [f64]>,
 }
 
 /// A child of a node.
@@ -68,7 +70,8 @@ pub struct Child {
     pub score: f64,
 }
 
-/// Draws `counts[row]` children of every row, in the order of drawing; fewer where the law has no more.
+/// Draws `counts[row]` children of every row, in the order of drawing; fewer where the law has no more, and
+/// none where its entropy exceeds the row's limit.
 /// Rows run in parallel.
 ///
 /// # Errors
@@ -108,6 +111,9 @@ fn check(request: &Request<'_>, counts: &[usize]) -> Result<()> {
     if request.warps.len() != 1 {
         expect("warp", request.warps.len(), rows)?;
     }
+    if let Some(limits) = request.limits {
+        expect("limits", limits.len(), rows)?;
+    }
     if let Some(node) = request.nodes.iter().find(|node| **node as usize >= MAX_NODES) {
         return Err(Error::value("a node", node, format!("0 to {}", MAX_NODES - 1)));
     }
@@ -136,7 +142,8 @@ fn one(
         seen.load(prompt, output)?;
     }
     warper.warp(isa, request.logits.row(row), warp, seen, law).map_err(|fault| fault.at(row, 0))?;
-    if count == 0 {
+    let limit = request.limits.map_or(f64::INFINITY, |limits| limits[row]);
+    if count == 0 || (limit < f64::INFINITY && law.entropy(isa) > limit) {
         return Ok(Vec::new());
     }
     let stream = Stream::new(request.seed, request.sequences[row]);
