@@ -331,16 +331,11 @@ fn add<const BITS: usize, const Q: usize, L: Lanes>(
         let at_once = (L::ACCUMULATORS / 4).clamp(1, 2).min(parts);
         for first in (0..parts.min(width - u * parts)).step_by(at_once) {
             let half = 2 * first / parts.max(2);
+            let units = rows[u * WIDTH..].chunks(page.row_bytes).take(count);
             let mut sums = [[l.splat(0.0); Q]; 2];
-            for t in 0..count {
-                let Some(unit) = rows[t * page.row_bytes + u * WIDTH..].first_chunk::<WIDTH>() else { break };
-                let unit = l.load_bytes(unit);
-                for part in 0..at_once {
-                    let code = codes(l, unit, BITS, first + part);
-                    for q in 0..Q {
-                        sums[part][q] = l.fma(l.splat(scaled[half][q][t]), code, sums[part][q]);
-                    }
-                }
+            match at_once {
+                1 => [sums[0]] = weigh::<BITS, Q, 1, L>(l, units, &scaled[half], first),
+                _ => sums = weigh::<BITS, Q, 2, L>(l, units, &scaled[half], first),
             }
             for part in 0..at_once.min(width - u * parts - first) {
                 let v = u * parts + first + part;
@@ -356,6 +351,29 @@ fn add<const BITS: usize, const Q: usize, L: Lanes>(
             }
         }
     }
+}
+
+/// The sums over the tokens of `weights[q][t] * code` for `P` vectors of a unit, `first` the first of
+/// them. `units` begin where the unit does in the row of each token.
+#[inline(always)]
+fn weigh<'u, const BITS: usize, const Q: usize, const P: usize, L: Lanes>(
+    l: L,
+    units: impl Iterator<Item = &'u [u8]>,
+    weights: &[[f32; TILE_KEYS]; Q],
+    first: usize,
+) -> [[L::Vector; Q]; P] {
+    let mut sums = [[l.splat(0.0); Q]; P];
+    for (t, unit) in units.take(TILE_KEYS).enumerate() {
+        let Some(unit) = unit.first_chunk::<WIDTH>() else { break };
+        let unit = l.load_bytes(unit);
+        for part in 0..P {
+            let code = codes(l, unit, BITS, first + part);
+            for q in 0..Q {
+                sums[part][q] = l.fma(l.splat(weights[q][t]), code, sums[part][q]);
+            }
+        }
+    }
+    sums
 }
 
 /// Decodes keys, or values, to rows of whole vectors; numbers behind the head are any.
