@@ -22,68 +22,18 @@ import torch
 
 import harness
 import hornbeam as hb
-from hornbeam import models
 from hornbeam.cli.compare import Clock
+from workload import CHATS, Sides, ignoring, type_hints
 
 LOOKUP_LENGTHS = (3, 10, 16)
 
-CHATS = [
-    "What is the capital of France, and what is it known for?",
-    "Explain to a child why the sky is blue.",
-    "Write a short poem about a tree in winter.",
-    "How do I make a simple tomato soup?",
-    "Give me three reasons to learn a second language.",
-    "What is the difference between a virus and a bacterium?",
-    "Write a polite email that declines an invitation to a meeting.",
-    "Write a Python function that checks whether a number is prime.",
-]
 
-
-class Bench:
-    """The model, and one way to call each side."""
-
-    def __init__(self, quick: bool) -> None:
-        self.quick = quick
-        self.alternations = 3 if quick else harness.ALTERNATIONS
-        self.model, self.tokenizer = models.load(models.resolve("smollm2"), dtype=torch.float32)
-        self.lm = hb.LM(self.model, self.tokenizer)
-        self.lm.calibrate()
-
-    # -- the two sides ---------------------------------------------------------------------------
-
-    def ours(self, prompts: list[list[int]], budget: int, **options: Any) -> list[list[int]]:
-        """New token ids of each prompt, with nothing kept from earlier calls."""
-        self.lm.clear_cache()
-        return [out.token_ids for out in self.lm.generate(prompts, max_new_tokens=budget, **options)]
-
-    def theirs(self, prompts: list[list[int]], budget: int, **options: Any) -> list[list[int]]:
-        """The same of plain transformers; several prompts are padded on the left."""
-        width = max(map(len, prompts))
-        pad = self.model.generation_config.pad_token_id
-        ids = torch.tensor([[pad] * (width - len(prompt)) + prompt for prompt in prompts])
-        mask = torch.tensor([[0] * (width - len(prompt)) + [1] * len(prompt) for prompt in prompts])
-        output = self.model.generate(
-            ids, attention_mask=mask, do_sample=False, max_new_tokens=budget, **options
-        )
-        return [self.trim(row[width:].tolist()) for row in output]
-
-    def trim(self, tokens: list[int]) -> list[int]:
-        """Up to and including the end token: what follows in a batch is padding."""
-        end = self.model.generation_config.eos_token_id
-        return tokens[: tokens.index(end) + 1] if end in tokens else tokens
-
-    def chat(self, text: str) -> list[int]:
-        encoded = self.tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, return_dict=True
-        )
-        return list(encoded["input_ids"])
-
-    # -- rows ------------------------------------------------------------------------------------
+class Bench(Sides):
+    """The rows."""
 
     def edit(self) -> dict[str, Any]:
         """The job of ``make demo``: a source file is written again with type hints."""
-        text = (harness.ROOT / "examples" / "type_hints.txt").read_text(encoding="utf-8").removesuffix("\n")
-        return self.alone([self.tokenizer(text)["input_ids"]], 96 if self.quick else 295)
+        return self.alone([self.raw(type_hints())], 96 if self.quick else 295)
 
     def chats(self) -> dict[str, Any]:
         """Free chat, one prompt at a time: the geometric mean over the prompts."""
@@ -178,12 +128,6 @@ class Bench:
         seconds = harness.alternate(calls, 2, warm_up=0)
         return int(min(seconds, key=lambda name: min(seconds[name])))
 
-    def race(self, ours: Callable[[], Any], theirs: Callable[[], Any]) -> tuple[list[float], list[float]]:
-        seconds = harness.alternate(
-            {"ours": ignoring(ours), "theirs": ignoring(theirs)}, self.alternations, warm_up=0
-        )
-        return seconds["ours"], seconds["theirs"]
-
     def long_prompt(self, length: int) -> list[int]:
         """``length`` tokens of the sources of this repository."""
         files = sorted((harness.ROOT / "python" / "hornbeam").rglob("*.py"))
@@ -204,15 +148,6 @@ def after_first(clock: Clock, num_tokens: int) -> float:
     """Seconds between the first token and the last."""
     timing = clock.stop(num_tokens)
     return timing.seconds - timing.first_seconds
-
-
-def ignoring(call: Callable[[], Any]) -> Callable[[], None]:
-    """``call`` without its result, which :func:`harness.alternate` would take for seconds."""
-
-    def silent() -> None:
-        call()
-
-    return silent
 
 
 def combined(ratios: list[harness.Ratio]) -> dict[str, Any]:

@@ -320,10 +320,13 @@ def test_a_corpus_is_written_and_drawn_on(tmp_path: Path, monkeypatch: pytest.Mo
     assert "1 documents, 6 tokens" in result.stdout
     drafter = commands._draft("suffix", out).start([ord("c")])
     assert drafter.propose(ord("a"), 4).tokens == [ord("b"), ord("d")]
-    assert isinstance(commands._draft("both", out), spec.Union)
+    with_corpus = commands._draft("auto", out)
+    assert isinstance(with_corpus, spec.Auto)
+    assert with_corpus.corpus is not None
+    assert commands._draft("auto", None) == spec.Auto()
     result = CliRunner().invoke(commands.app, ["generate", "x", "--draft", "none", "--corpus", str(out)])
     assert result.exit_code == 2
-    assert "--corpus goes with --draft suffix or both, got none" in result.stderr
+    assert "--corpus goes with --draft auto or suffix, got none" in result.stderr
 
 
 def test_a_trace_that_cannot_be_written_is_known_before_the_text(stand_in: StandIn, tmp_path: Path) -> None:

@@ -197,8 +197,10 @@ class Decoding:
                 graphs is not None or self.lm.runner.is_asynchronous
             ):  # the pass has ended when the verdicts are read
                 seconds = time.perf_counter() - begin
-            if computed is None:  # else the pass was not a whole one
+            if computed is None:
                 self.lm.cost_curve.observe(step.num_rows, seconds)
+            elif (whole := self.lm.cost_curve.seconds(step.num_rows)) is not None:
+                self.drafting.credit(max(whole - seconds, 0.0))
             kept: list[list[Piece]] = []
             for sequence, draft, verdict in zip(active, drafts, verdicts, strict=True):
                 stats = sequence.stats

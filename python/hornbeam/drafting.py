@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hornbeam import ops
+from hornbeam import ops, spec
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
 from hornbeam.spec.gate import Gate, levels
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from hornbeam.layers import Computed
     from hornbeam.lm import LM
     from hornbeam.sequence import Options, Sequence
+
+# A source alone decides on the size of its trees.
+MOST_ROWS = 1 << 20
 
 __all__ = ["Draft", "Drafting", "Verdict", "history", "process"]
 
@@ -103,7 +106,9 @@ class Drafting:
             self.stop = options.length.start(lm.cost_curve)
             gate = self.stop if isinstance(self.stop, Gate) else None
             run = Run(lm, options.warp, options.seed, options.rule, options.processor, gate)
-            self.source = open_source(source, run)
+            # A rule that weighs seconds has the source asked only where it is worth its own.
+            is_paced = not options.length.needs_costs or isinstance(source, (spec.Auto, spec.Union))
+            self.source = open_source(source if is_paced else spec.Union(source, rows=MOST_ROWS), run)
             if gate is not None:
                 laws.check_gate(options.length, source, self.source)
             law = laws.law_of(self.source)
@@ -196,6 +201,11 @@ class Drafting:
         reuse = getattr(self.source, "reuse", None)
         computed: Computed | None = None if reuse is None else reuse([draft.nodes for draft in drafts])
         return computed
+
+    def credit(self, seconds: float) -> None:
+        """Tells the source what the forward pass saved by :meth:`reuse`."""
+        if (credit := getattr(self.source, "credit", None)) is not None:
+            credit(seconds)
 
     def verify(self, active: Seq[Sequence], drafts: Seq[Draft], logits: torch.Tensor) -> list[Verdict]:
         """Decides from the logits of the rows ``[pending, *tokens]`` of every draft, in their order."""

@@ -27,7 +27,7 @@ __all__ = ["LM", "Score"]
 # Row counts at which the cost of a forward pass is measured before the first draft.
 CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
-_DEFAULT_DRAFT = spec.Suffix()
+_DEFAULT_DRAFT = spec.Auto()
 _DEFAULT_LENGTH = spec.MeasuredGain()
 
 
@@ -104,6 +104,10 @@ class LM:
         self.prefill_rows = prefill_rows
         self.dense_rows = DENSE_ROWS
         self.cost_curve = spec.CostCurve()
+        #: What unions of drafts have learned, by their settings.
+        self.ledgers: dict[str, spec.Ledger] = {}
+        #: What draft sources remember of earlier texts, by source or file; see :meth:`clear_cache`.
+        self.recalled: dict[Any, Any] = {}
         self._calibrated = False
         #: Bytes of pages that recipes of :mod:`hornbeam.keep` have let go so far.
         self.freed_bytes = 0
@@ -194,7 +198,8 @@ class LM:
             prompt: raw text; token ids; chat messages (the model's chat template is applied); or a list
                 of any of these.
             max_new_tokens: at most so many tokens are emitted for each prompt.
-            draft: where guesses come from; ``None`` decodes plainly. The text is the same either way.
+            draft: where guesses come from, see :mod:`hornbeam.spec`: by default all that there is for the
+                model, each source where it pays; ``None`` decodes plainly. The text is the same either way.
             temperature: 0 is greedy.
             top_k, top_p, min_p: as in transformers, in its order.
             seed: one seed, one text, whatever the draft and the batch.
@@ -295,9 +300,12 @@ class LM:
         self._calibrated = True
 
     def clear_cache(self) -> None:
-        """Forgets the prompts and outputs of earlier calls, and gives their memory back."""
+        """Forgets the prompts and outputs of earlier calls, drafts' memory of them included, and gives
+        their memory back. What was measured of speed and acceptance stays."""
         self.tree.clear()
         self.tree.trim()
+        for memory in self.recalled.values():
+            memory.forget()
 
     # -- input -----------------------------------------------------------------------------------
 

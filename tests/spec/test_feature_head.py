@@ -145,13 +145,13 @@ class TestOneSeedOneText:
         with pytest.raises(ZeroDivisionError):
             lm.generate(prompt, draft=draft, length=hb.spec.Fixed(100), stream=interrupt)
         lm.generate(prompt, max_new_tokens=9, draft=draft, length=hb.spec.Fixed(100))
-        from hornbeam.spec.feature_head import _heads
-
-        (head,) = _heads[lm].values()
+        (head,) = lm.recalled.values()
         head.tree.debug_check()
         assert head.tree.stats()["branches"] == 0
         # No guess stays: only rows of committed tokens.
-        assert head.tree.stats()["tokens"] <= len(prompt) + 9
+        assert 0 < head.tree.stats()["tokens"] <= len(prompt) + 9
+        lm.clear_cache()
+        assert head.tree.stats()["tokens"] == 0
 
 
 class TestRatioTests:

@@ -170,8 +170,9 @@ def test_a_failure_in_the_draft_leaves_both_trees_whole(lm, small, monkeypatch):
             raise ZeroDivisionError
 
     handle = small.model.model.layers[0].register_forward_pre_hook(fail)
+    draft = SmallModel(small, SHAPES["gumbel"])
     with pytest.raises(ZeroDivisionError):
-        lm.generate(PROMPTS[:2], max_new_tokens=9, draft=SmallModel(small, SHAPES["gumbel"]))
+        lm.generate(PROMPTS[:2], max_new_tokens=9, draft=draft, length=Fixed(15))
     handle.remove()
     for model in (lm, small):
         model.tree.debug_check()

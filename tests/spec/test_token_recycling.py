@@ -39,6 +39,7 @@ def test_proposals_follow_what_was_seen_last(seed):
     generator = torch.Generator().manual_seed(seed)
     lm = type("Model", (), {})()
     lm.runner = SimpleNamespace(shape=SimpleNamespace(vocab_size=vocab))
+    lm.recalled = {}
     source = TokenRecycling(size=15, width=width, depth=3)
     prompt = [random_.randrange(vocab) for _ in range(10)]
     known: dict[int, list[int]] = {}
@@ -79,6 +80,9 @@ def test_drafts_come_true_and_leave_the_text():
     second = lm.generate(prompt, max_new_tokens=24, draft=source, length=hb.spec.Fixed(12))
     assert first.token_ids == second.token_ids == plain.token_ids
     assert second.stats.accepted > max(4, first.stats.accepted)
+    lm.clear_cache()
+    third = lm.generate(prompt, max_new_tokens=24, draft=source, length=hb.spec.Fixed(12))
+    assert third.stats.accepted == first.stats.accepted, "what was cleared is forgotten"
 
 
 def test_refusals():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -13,7 +12,7 @@ import torch
 import hornbeam as hb
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import Ask, Outcome, Run, Signals, Union
-from hornbeam.spec.union import LONGEST_PAUSE, Account
+from hornbeam.spec.pace import EXPLORATION, PRIOR_ASKS, Pacer
 from tests import models
 from tests.drafts import Foresight
 
@@ -35,7 +34,7 @@ class Says:
     confidences: list[float] | None = None
     seconds: float = 0.0
     layers: tuple[int, ...] = ()
-    seen: list = field(default_factory=list)
+    seen: list = field(default_factory=list, repr=False)
     law: str = "deterministic"
 
     def open(self, run):
@@ -64,7 +63,7 @@ class Says:
 def run(plain_seconds=0.01):
     curve = hb.spec.CostCurve()
     curve.observe(1, plain_seconds)
-    return Run(SimpleNamespace(cost_curve=curve), hb.Warp(), 0, "coupled")
+    return Run(SimpleNamespace(cost_curve=curve, ledgers={}), hb.Warp(), 0, "coupled")
 
 
 def ask(output=(5,), position=4, max_tokens=9):
@@ -125,15 +124,126 @@ def test_a_source_that_does_not_pay_is_asked_ever_more_rarely():
     assert saving.seen.count(1) == 30, "it costs 10 ms a step and saves 200"
 
 
-def test_pauses_double_up_to_a_limit_and_end_when_it_pays():
-    account = Account(seconds=1.0, saved=0.0, asked=9)
-    asked = [step for step in range(2000) if account.is_due(1.0)]
-    gaps = [b - a for a, b in itertools.pairwise(asked)]
-    assert gaps[:4] == [3, 5, 9, 17]
-    assert max(gaps) == LONGEST_PAUSE + 1
-    account.saved = 2.0
-    assert all(account.is_due(1.0) for _ in range(9))
-    assert Account(seconds=9.0, asked=9).is_due(None), "before a step was timed nothing is known"
+def test_what_was_learned_outlasts_the_run():
+    given = run(0.2)
+    useless = Says([1], seconds=0.01)
+    for _ in range(3):
+        union = Union(useless).open(given)
+        for _ in range(20):
+            union.propose([ask()])
+            union.observe([outcome([5], [0])])
+    assert useless.seen.count(1) < 14
+
+
+def test_a_single_draft_that_does_not_pay_is_not_asked():
+    """Verification takes nothing of it, and its own seconds would be lost in every step."""
+    lm = hb.LM(models.llama())
+    prompt = models.prompt(8, 0)[0].tolist()
+    slow = Says([1], seconds=0.02)
+    lm.generate(prompt, draft=slow, max_new_tokens=60)
+    asked = slow.seen.count(1)
+    assert 2 <= asked <= PRIOR_ASKS + 4
+    slow.seen.clear()
+    lm.generate(prompt, draft=slow, max_new_tokens=10, length=hb.spec.Fixed(1))
+    assert slow.seen.count(1) == 9, "a rule that weighs no seconds asks in every step"
+
+
+def test_rows_that_a_source_adds_are_part_of_its_price():
+    """It saves a token in four of ten steps, at rows that cost half a plain step: that is a loss."""
+    given = run(0.1)
+    for _ in range(16):
+        given.lm.cost_curve.observe(2, 0.15)
+    source = Says([7], seconds=0.002)
+    union = Union(source).open(given)
+    for step in range(80):
+        union.propose([ask()])
+        asked = source.seen[-1] == 1
+        union.observe([outcome([5, 7] if asked else [5], [0, 1] if asked and step % 10 < 4 else [0])])
+    assert source.seen.count(1) < 40
+
+
+def test_rows_that_the_draft_computed_are_taken_off_its_price():
+    """A draft by layers of the target itself spares the verification those layers."""
+    prices = []
+    for credit in (0.0, 0.01):
+        given = run(1.0)
+        union = Union(Says([1], seconds=0.02)).open(given)
+        for _ in range(4):
+            union.propose([ask()])
+            union.credit(credit)
+            union.observe([outcome([5, 1], [0])])
+        [ledger] = given.lm.ledgers.values()
+        prices.append(ledger.pacers[0].seconds)
+    assert prices[0] - prices[1] > 0.005
+
+
+def settled(saved, seconds=1.0, asks=40):
+    pacer = Pacer()
+    for _ in range(3):
+        pacer.book_seconds(seconds)
+    for _ in range(asks):
+        pacer.book_saved("kind", saved)
+    return pacer
+
+
+def test_exploration_stays_below_its_share():
+    pacer = settled(saved=0.0)
+    asked = [step for step in range(40000) if pacer.is_due("kind", 1.5)]
+    lost = -pacer.gain("kind") * len(asked)
+    assert 0 < lost <= EXPLORATION * 40000 * 1.5 + 1
+    assert all(settled(saved=2.0).is_due("kind", 1.5) for _ in range(9))
+
+
+def test_a_new_kind_of_step_begins_with_what_is_known_of_the_others():
+    assert settled(saved=0.0).gain("other") < 0 < settled(saved=2.0).gain("other")
+    assert Pacer().is_due("kind", 1.0)
+    assert settled(saved=0.0).is_due("kind", None), "before a step was timed nothing is known"
+    assert settled(saved=0.0, seconds=1e-3).is_due("kind", 1.0), "too cheap to be worth a thought"
+
+
+def test_a_source_that_begins_to_pay_is_asked_again():
+    pacer = settled(saved=0.0)
+    steps = 0
+    while pacer.gain("kind") <= 0:
+        steps += 1
+        assert steps < 60000
+        if pacer.is_due("kind", 1.5):
+            pacer.book_saved("kind", 4.0)
+    assert all(pacer.is_due("kind", 1.5) for _ in range(9))
+
+
+def test_one_interrupted_draft_moves_the_price_little():
+    pacer = settled(saved=2.0, asks=1)
+    for _ in range(14):
+        pacer.book_seconds(1.0)
+    pacer.book_seconds(100.0)
+    assert pacer.seconds < 1.3
+
+
+@dataclass
+class Reads(Says):
+    """Has to read before it can guess."""
+
+    owed: float = 0.0
+
+    def arrears(self, index):
+        return self.owed
+
+
+def test_reading_a_prompt_is_put_off_until_the_gains_missed_would_have_paid_for_it():
+    given = run(0.1)
+    source = Reads([7], seconds=0.002)
+    union = Union(source).open(given)
+
+    def step():
+        union.propose([ask()])
+        asked = source.seen[-1] == 1
+        union.observe([outcome([5, 7], [0, 1]) if asked else outcome([5], [0])])
+        return asked
+
+    assert all(step() for _ in range(30))
+    source.owed = 0.5  # some five steps' gains
+    assert [step() for _ in range(12)].index(True) in range(3, 8)
 
 
 def test_sources_get_the_hidden_states_that_they_want():

@@ -42,9 +42,9 @@ def generate(
     system: Annotated[str | None, typer.Option(help="The system message of the chat.")] = None,
     raw: Annotated[bool, typer.Option("--raw", help="Continue the text as it is: no chat template.")] = False,
     draft: Annotated[
-        Literal["suffix", "recycling", "both", "none"],
-        typer.Option(help="Where guesses come from; the text is the same."),
-    ] = "suffix",
+        Literal["auto", "suffix", "head", "recycling", "none"],
+        typer.Option(help="Where guesses come from; the text is the same. auto: each source where it pays."),
+    ] = "auto",
     corpus: Annotated[
         Path | None, typer.Option(help="A file of `hornbeam corpus` to draw guesses from as well.")
     ] = None,
@@ -294,11 +294,16 @@ def _token_ids(tokenizer: Any, text: str, system: str | None, raw: bool) -> list
 def _draft(name: str, corpus: Path | None) -> Any:
     from hornbeam import spec
 
-    if corpus is not None and name not in ("suffix", "both"):
-        raise ArgumentError(f"--corpus goes with --draft suffix or both, got {name}")
-    suffix = spec.Suffix(corpus=None if corpus is None else spec.open_corpus(corpus))
-    recycling = spec.TokenRecycling()
-    sources = {"suffix": suffix, "recycling": recycling, "both": spec.Union(suffix, recycling), "none": None}
+    if corpus is not None and name not in ("auto", "suffix"):
+        raise ArgumentError(f"--corpus goes with --draft auto or suffix, got {name}")
+    index = None if corpus is None else spec.open_corpus(corpus)
+    sources = {
+        "auto": spec.Auto(corpus=index),
+        "suffix": spec.Suffix(corpus=index),
+        "head": spec.FeatureHead(),
+        "recycling": spec.TokenRecycling(),
+        "none": None,
+    }
     return sources[name]
 
 

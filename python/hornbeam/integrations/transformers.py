@@ -24,7 +24,7 @@ from hornbeam.warp import Warp
 
 __all__ = ["CandidateGenerator", "generate", "speculative_sampling"]
 
-_DEFAULT_DRAFTER = spec.Suffix()
+_DEFAULT_DRAFTER = spec.Auto()
 
 # Options of the generation config that belong to loops of another kind.
 _OTHER_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import (
+    Auto,
     Fixed,
     LayerSkip,
     MeasuredGain,
@@ -23,7 +24,6 @@ from hornbeam.spec import (
     Suffix,
     SuffixCorpus,
     TokenRecycling,
-    Union,
     shape,
 )
 
@@ -102,11 +102,11 @@ def token_recycling(*, size: int = 60, width: int = 8) -> Keywords:
     return _verified(TokenRecycling(size, width), "coupled", size)
 
 
-def auto(*drafts: Any, rows: int = 64) -> Keywords:
-    """The suffix automaton, recycled tokens and the ``drafts`` given, merged into one tree of which
-    only what pays is verified. Exact, and the text is that of no draft."""
-    union = Union(Suffix(), TokenRecycling(), *drafts, rows=rows)
-    return {"draft": union, "verify": "coupled", "length": MeasuredGain()}
+def auto(*drafts: Any, corpus: SuffixCorpus | None = None, rows: int = 64) -> Keywords:
+    """What :meth:`hornbeam.LM.generate` does by itself: all sources that there are for the model, and the
+    ``drafts`` given, merged into one tree of which only what pays is verified; a source that does not pay
+    is not asked. Exact, and the text is that of no draft."""
+    return {"draft": Auto(*drafts, corpus=corpus, rows=rows), "verify": "coupled", "length": MeasuredGain()}
 
 
 def _verified(draft: Any, rule: str, size: int) -> Keywords:

@@ -8,6 +8,7 @@ trees of any :mod:`~hornbeam.spec.shape`.
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
+from hornbeam.spec.auto import Auto
 from hornbeam.spec.confidence import Confidence
 from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
 from hornbeam.spec.entropy import Entropy
@@ -30,10 +31,11 @@ from hornbeam.spec.small_model import SmallModel
 from hornbeam.spec.stop import Fixed, MeasuredGain
 from hornbeam.spec.suffix import Suffix
 from hornbeam.spec.token_recycling import TokenRecycling
-from hornbeam.spec.union import Union
+from hornbeam.spec.union import Ledger, Union
 
 __all__ = [
     "Ask",
+    "Auto",
     "BatchDraft",
     "Confidence",
     "CostCurve",
@@ -44,6 +46,7 @@ __all__ = [
     "FeatureHead",
     "Fixed",
     "LayerSkip",
+    "Ledger",
     "MeasuredGain",
     "NGram",
     "Outcome",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
+from math import inf
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +15,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from hornbeam.errors import ArgumentError
 from hornbeam.spec.growth import Grown, Node, Shape
 from hornbeam.spec.head import PREFILL_ROWS, Head, HeadFile
 from hornbeam.spec.protocols import Ask, Law, Outcome, Run
@@ -28,8 +31,13 @@ __all__ = ["FeatureHead", "FeatureProposer"]
 # The head that comes with the default model.
 SHIPPED = "smollm2-135m.safetensors"
 
-# Heads in use, by target and file: the prompts that they have read are worth keeping.
-_heads: WeakKeyDictionary[LM, dict[Path, Head]] = WeakKeyDictionary()
+# Which files are heads for which models.
+_fits: WeakKeyDictionary[LM, dict[Path, bool]] = WeakKeyDictionary()
+
+# Rows that are read with an ordinary guess: what a step commits. More are a prompt, or a long silence.
+ORDINARY_ROWS = 16
+# Before a row was timed.
+SOME_SECONDS = 1e-6
 
 
 @dataclass(frozen=True)
@@ -45,14 +53,22 @@ class FeatureHead:
         weights: a safetensors file that ``scripts/train_feature_head.py`` wrote; None is the head of the
             default model, which comes with the package.
         shape: the tree that is drafted.
+        temperature: of the head's law, as a factor to the run's: below 1 it guesses with more confidence
+            than it was trained to have. Any value is exact, since a token is verified against the law that
+            it was drawn from; which accepts most is a matter of measurement (docs/decoding.md).
 
     Raises:
-        ArgumentError: when a run begins, if the file is no feature head.
+        ArgumentError: if the temperature is not positive; when a run begins, if the file is no feature head.
         UnsupportedModel: when a run begins, if the head was trained for another model.
     """
 
     weights: str | PathLike[str] | None = None
     shape: Shape = field(default_factory=lambda: BestFirst(size=12, width=3, depth=3))
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < inf:
+            raise ArgumentError(f"temperature is {self.temperature}, expected a positive number")
 
     @property
     def path(self) -> Path:
@@ -66,13 +82,19 @@ class FeatureHead:
         """That of the shape."""
         return self.shape.law
 
+    def fits(self, lm: LM) -> bool:
+        """Whether the head was trained for this model. Reads the file once a model."""
+        known = _fits.setdefault(lm, {})
+        if (path := self.path.resolve()) not in known:
+            known[path] = HeadFile.load(path).mismatch(lm) is None
+        return known[path]
+
     def open(self, run: Run) -> FeatureProposer:
         """Loads the weights, once a model, and begins a run."""
-        path = self.path.resolve()
-        heads = _heads.setdefault(run.lm, {})
+        path, heads = self.path.resolve(), run.lm.recalled
         if path not in heads:
             heads[path] = Head(HeadFile.load(path), run.lm)
-        return FeatureProposer(run, heads[path], self.shape)
+        return FeatureProposer(run, heads[path], self.shape, self.temperature)
 
 
 @dataclass
@@ -88,9 +110,10 @@ class _Reader:
 class FeatureProposer(Shaped):
     """:class:`FeatureHead` at work on all sequences of one run."""
 
-    def __init__(self, run: Run, head: Head, shape: Shape) -> None:
+    def __init__(self, run: Run, head: Head, shape: Shape, temperature: float = 1.0) -> None:
         super().__init__(run, shape)
         self.head = head
+        self.temperature = temperature
         self.hidden_layers = head.taps
         self._readers: dict[int, _Reader] = {}
         # Of the draft that grows: the branches that end with a node, and the head's outputs there.
@@ -120,10 +143,11 @@ class FeatureProposer(Shaped):
             self._outputs.clear()
 
     def expand(self, nodes: Sequence[Node]) -> Tensor:
-        """The head's logits after each node."""
+        """The head's logits after each node, over its temperature."""
         self._read([node for node in nodes if node.token < 0])
         self._guess([node for node in nodes if node.token >= 0])
-        return self.head.logits(torch.stack([self._outputs[node] for node in nodes]))
+        logits = self.head.logits(torch.stack([self._outputs[node] for node in nodes]))
+        return logits if self.temperature == 1 else logits / self.temperature
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Keeps the hidden states of what was committed until the head reads them."""
@@ -133,6 +157,12 @@ class FeatureProposer(Shaped):
             assert hidden is not None, "the run brings no hidden states"
             reader.labels += outcome.committed
             reader.states.append(hidden if len(outcome.kept) == len(hidden) else hidden[outcome.kept])
+
+    def arrears(self, index: int) -> float:
+        """Seconds that reading will take before the next guess, where there is more to read than a step
+        commits."""
+        rows = sum(len(states) for states in self._readers[index].states)
+        return rows * (self.head.row_seconds or SOME_SECONDS) if rows > ORDINARY_ROWS else 0.0
 
     def finish(self, index: int) -> None:
         """Keeps what was read of the sequence for later prompts."""
@@ -144,6 +174,7 @@ class FeatureProposer(Shaped):
         """Makes rows of what was committed since: the last one guesses what follows the pending token."""
         requests: list[tuple[Branch, list[int], list[int]]] = []
         features = []
+        begin, num_rows = time.perf_counter(), 0
         for node in roots:
             ask = self.growing[node.tree].ask
             reader = self._readers[ask.index]
@@ -153,6 +184,7 @@ class FeatureProposer(Shaped):
             tokens = [*labels[1:], ask.pending]
             states = torch.cat(reader.states)[skip:]
             reader.labels, reader.states = [], []
+            num_rows += len(labels)
             while len(labels) > PREFILL_ROWS:
                 part = (reader.branch, labels[:PREFILL_ROWS], tokens[:PREFILL_ROWS])
                 self.head.forward([part], self.head.read(states[:PREFILL_ROWS]))
@@ -166,6 +198,8 @@ class FeatureProposer(Shaped):
             for node, (_, labels, _) in zip(roots, requests, strict=True):
                 end += len(labels)
                 self._outputs[node] = output[end - 1]
+            if num_rows > ORDINARY_ROWS * len(roots):
+                self.head.row_seconds = (time.perf_counter() - begin) / num_rows
 
     def _guess(self, nodes: Sequence[Node]) -> None:
         """Makes rows of drafted tokens, on the outputs of the rows before."""

@@ -84,22 +84,28 @@ class HeadFile:
 
     def check(self, lm: LM) -> None:
         """Raises UnsupportedModel unless the head was trained for this model."""
+        if (reason := self.mismatch(lm)) is not None:
+            raise UnsupportedModel(f"{reason}; expected weights that were trained for this model")
+
+    def mismatch(self, lm: LM) -> str | None:
+        """Why the head was not trained for this model, if it was not."""
         matrix = output_matrix(lm.model)
         own = {"vocabulary": matrix.shape[0], "hidden": matrix.shape[1], "layers": lm.runner.shape.num_layers}
         for name, size in own.items():
             if self.settings[name] != size:
-                raise UnsupportedModel(
+                return (
                     f"the feature head {self.path.name} is for a target with {name} {self.settings[name]}, "
-                    f"but this model's is {size}; expected weights that were trained for this model"
+                    f"but this model's is {size}"
                 )
         sample = self.tensors["target_sample"].float()
         rows = matrix[sample_rows(matrix.shape[0])].float().cpu()
         # Both were rounded to bfloat16 or finer.
         if not torch.allclose(rows, sample, rtol=2**-6, atol=2**-10):
-            raise UnsupportedModel(
+            return (
                 f"the feature head {self.path.name} was trained for a model with the same sizes but other "
-                "weights; expected weights that were trained for this model"
+                "weights"
             )
+        return None
 
 
 def output_matrix(model: Any) -> Tensor:
@@ -145,6 +151,8 @@ class Head:
         self.vocabulary = output_matrix(lm.model)[self.draft_ids].to(stored).contiguous()
         self.embedding: Tensor = lm.model.get_input_embeddings().weight.detach()
         self.hidden_size = self.embedding.shape[1]
+        #: Seconds that a row of a prompt takes, once one was read.
+        self.row_seconds = 0.0
         exponents = torch.arange(0, self.head_dim, 2, device=self.device).float() / self.head_dim
         self.frequency = settings["rope_theta"] ** -exponents
         shape = lm.runner.shape
@@ -161,6 +169,11 @@ class Head:
             else max(lm.tree.max_bytes // shape.num_layers, 1 << 24),
             slabs_per_chunk=64,
         )
+
+    def forget(self) -> None:
+        """Lets go of what was read of earlier prompts."""
+        self.tree.clear()
+        self.tree.trim()
 
     def read(self, hidden: Tensor) -> Tensor:
         """Features ``[n, H]`` of the target's hidden states ``[n, taps, H]``."""

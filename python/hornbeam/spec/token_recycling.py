@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -16,9 +14,6 @@ from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
 from hornbeam.spec.growth import Grown
 from hornbeam.spec.protocols import Ask, Outcome, Run
-
-if TYPE_CHECKING:
-    from hornbeam.lm import LM
 
 __all__ = ["TokenRecycling"]
 
@@ -37,7 +32,8 @@ class TokenRecycling:
     computed without logits, and in the tree, which is the best one of its size for acceptances that
     fall off geometrically with the rank instead of one tuned on a corpus.
 
-    The matrix lives with the source and the model: a later run goes on with what an earlier one learned.
+    The matrix stays with the model: a later run goes on with what an earlier one learned, until
+    :meth:`hornbeam.LM.clear_cache`.
 
     Args:
         size: tokens in the tree.
@@ -51,9 +47,6 @@ class TokenRecycling:
     size: int = 60
     width: int = 8
     depth: int = 6
-    _matrices: WeakKeyDictionary[LM, np.ndarray] = field(
-        default_factory=WeakKeyDictionary, init=False, repr=False, compare=False
-    )
 
     def __post_init__(self) -> None:
         for name in ("size", "width", "depth"):
@@ -62,10 +55,21 @@ class TokenRecycling:
 
     def open(self, run: Run) -> Recycler:
         """Begins a run on the model's matrix."""
-        if run.lm not in self._matrices:
-            shape = (run.lm.runner.shape.vocab_size, self.width)
-            self._matrices[run.lm] = np.full(shape, -1, dtype=np.int32)
-        return Recycler(self, self._matrices[run.lm])
+        recalled = run.lm.recalled
+        if self not in recalled:
+            recalled[self] = Successors(run.lm.runner.shape.vocab_size, self.width)
+        return Recycler(self, recalled[self].ids)
+
+
+class Successors:
+    """Each token's likeliest successors as last seen, ``[V, width]``; -1 where there are none yet."""
+
+    def __init__(self, vocab_size: int, width: int) -> None:
+        self.ids = np.full((vocab_size, width), -1, dtype=np.int32)
+
+    def forget(self) -> None:
+        """Begins again."""
+        self.ids.fill(-1)
 
 
 class Recycler:

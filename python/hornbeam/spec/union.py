@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import heapq
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -14,19 +13,12 @@ from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
 from hornbeam.spec.growth import Grown
+from hornbeam.spec.merged import CONFIDENCES, Chances, Tree, cut
+from hornbeam.spec.pace import Pacer
 from hornbeam.spec.protocols import Ask, Drafted, Law, Outcome, Proposer, Run
 from hornbeam.spec.separate import open_source
 
-__all__ = ["Union"]
-
-# Observations that an expectation is worth, and observations after which one counts 1/e.
-PRIOR_WEIGHT, MEMORY = 4.0, 200.0
-# Depths and confidences that share what is learned: levels 1, 2, 3-4, 5-8, more; ends of the classes.
-CONFIDENCES = (0.2, 0.4, 0.6, 0.8)
-# A source that takes less than this share of a plain step is asked whatever it brings.
-CHEAP = 0.02
-# A source that does not pay is asked again after 2, 4, ... steps, at most after so many.
-LONGEST_PAUSE = 256
+__all__ = ["Ledger", "Union"]
 
 
 @dataclass(frozen=True, init=False)
@@ -35,12 +27,16 @@ class Union:
     ``rows`` tokens of best expected gain are kept, parents first.
 
     What a token is worth is learned by the sources that propose it, their confidence and its depth;
-    the text that follows judges every proposed token on its path, verified or not. A source whose
-    drafts take longer than the tokens save that no cheaper source had is asked ever more rarely, so
-    that a union does not lose what its best parts gain.
+    the text that follows judges every proposed token on its path, verified or not. A source is asked where
+    its tokens save more than it takes: a token is saved by the cheapest source that proposed it, verified
+    rows cost what the measured curve says, and how well the cheaper sources guess already tells one step
+    from another. A source that does not pay is asked as often as a half per cent of the time allows.
+    So a union does not lose what its best parts gain, and a union of one does not lose to no draft.
+
+    What is learned is kept with the model, for all unions of equal settings.
 
     The text is the target's under ``coupled`` and ``target_only``. A ratio test needs one law of draws
-    for a whole tree and is refused, unless every source is deterministic.
+    for a whole tree and is refused, unless every source is deterministic, or there is but one.
 
     Args:
         drafts: sources, those that work by sequence and those that work by run.
@@ -66,94 +62,41 @@ class Union:
         return Merger(self, run)
 
 
-class Tree:
-    """A merged tree while it grows. ``sources`` is a bit mask of those that propose the token."""
+class Ledger:
+    """What the unions of equal settings have learned on one model."""
 
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.parents: list[int] = []
-        self.depths: list[int] = []
-        self.sources: list[int] = []
-        self.signals: list[dict[int, tuple[int, int, float]]] = []
-        self.children: dict[int, dict[int, int]] = {-1: {}}
-
-    def add(self, drafted: Drafted, source: int, max_tokens: int) -> None:
-        """Merges a proposal; of twins the first one's signals count."""
-        given = getattr(drafted, "parents", None)
-        tokens, signals = drafted.tokens, drafted.signals
-        lengths, counts, confidences = signals.match_lengths, signals.counts, signals.confidences
-        parents = range(-1, len(tokens) - 1) if given is None else given
-        places: dict[int, int] = {-1: -1}
-        for node, (token, parent) in enumerate(zip(tokens, parents, strict=True)):
-            above = places.get(parent)
-            if above is None or (depth := 1 + (self.depths[above] if above >= 0 else 0)) > max_tokens:
-                continue
-            place = self.children[above].get(token)
-            if place is None:
-                place = len(self.tokens)
-                self.children[above][token] = place
-                self.children[place] = {}
-                self.tokens.append(token)
-                self.parents.append(above)
-                self.depths.append(depth)
-                self.sources.append(0)
-                self.signals.append({})
-            places[node] = place
-            self.sources[place] |= 1 << source
-            self.signals[place].setdefault(source, (lengths[node], counts[node], confidences[node]))
-
-
-@dataclass
-class Cell:
-    """Discounted counts of judged tokens and of those that came true."""
-
-    judged: float = 0.0
-    right: float = 0.0
-
-    def judge(self, right: bool) -> None:
-        keep = 1 - 1 / MEMORY
-        self.judged, self.right = self.judged * keep + 1, self.right * keep + right
-
-    def estimate(self, prior: float) -> float:
-        return (self.right + PRIOR_WEIGHT * prior) / (self.judged + PRIOR_WEIGHT)
-
-
-@dataclass
-class Account:
-    """What a source costs in seconds a step, and what it brings."""
-
-    seconds: float = 0.0
-    saved: float = 0.0
-    asked: int = 0
-    pause: int = 1
-    wait: int = 0
-
-    def book(self, spent: float) -> None:
-        """Records what a draft took; one that something interrupted counts no more than four others."""
-        self.asked += 1
-        if self.asked > 1:
-            spent = min(spent, 4 * self.seconds)
-        self.seconds += (spent - self.seconds) / min(self.asked, 8)
-
-    def is_due(self, plain: float | None) -> bool:
-        """Whether to ask the source in this step; ``plain`` is what a step without drafts takes."""
-        if plain is None or self.asked < 4 or self.seconds <= max(CHEAP * plain, self.saved):
-            self.pause = 1
-            return True
-        if self.wait > 0:
-            self.wait -= 1
-            return False
-        self.pause = min(2 * self.pause, LONGEST_PAUSE)
-        self.wait = self.pause
-        return True
+    def __init__(self, num_sources: int) -> None:
+        self.chances = Chances()
+        self.pacers = [Pacer() for _ in range(num_sources)]
 
 
 @dataclass
 class Last:
-    """The latest merged tree of a sequence, and where it began."""
+    """The latest proposals of a sequence, by source, and where they began. They are merged when needed."""
 
-    tree: Tree
+    proposals: list[tuple[int, Drafted]]
     position: int
+    tree: Tree | None = None
+
+    def merged(self, max_tokens: int) -> Tree:
+        """The merged tree, at least so deep."""
+        if self.tree is not None:
+            return self.tree
+        tree = Tree()
+        for number, drafted in self.proposals:
+            tree.add(drafted, number, max_tokens)
+        return tree
+
+
+@dataclass
+class Asked:
+    """A source in one step: the kinds of the sequences that it was asked for, and what that took."""
+
+    kinds: dict[int, Hashable] = field(default_factory=dict)
+    seconds: float = 0.0
+    #: Whether the seconds are those of an ordinary draft: something was wanted, and nothing had to be
+    #: caught up with.
+    is_typical: bool = True
 
 
 class Merger:
@@ -166,14 +109,26 @@ class Merger:
         layers = sorted({layer for source in self.sources for layer in source.hidden_layers})
         self.hidden_layers = tuple(layers)
         self._columns = [[layers.index(layer) for layer in s.hidden_layers] for s in self.sources]
-        self._accounts = [Account() for _ in self.sources]
-        self._cells: dict[tuple[int, int, int], Cell] = {}
+        ledger = run.lm.ledgers.setdefault(repr(settings), Ledger(len(self.sources)))
+        self._chances, self._pacers = ledger.chances, ledger.pacers
         self._last: dict[int, Last] = {}
-        self._asked: list[int] = []
+        self._asked: dict[int, Asked] = {}
+        # Of each source and sequence: what it would have saved, had it caught up with the text.
+        self._forgone: dict[tuple[int, int], float] = {}
+        # Whether the only source is to be asked for a sequence, if that was settled for an outline.
+        self._settled: dict[int, Hashable | None] = {}
+        if len(self.sources) == 1:
+            # A single source may offer all that it would offer without a union.
+            if hasattr(self.sources[0], "outline"):
+                self.outline = self._outline
+            if hasattr(self.sources[0], "reuse"):
+                self.reuse = self.sources[0].reuse
 
     @property
     def law(self) -> Law:
-        """Deterministic if every source is."""
+        """Deterministic if every source is; that of a single source."""
+        if len(self.sources) == 1:
+            return laws.law_of(self.sources[0])
         drawn = any(laws.law_of(source) != "deterministic" for source in self.sources)
         return "mixed" if drawn else "deterministic"
 
@@ -181,117 +136,178 @@ class Merger:
         """The least that any source needs to see."""
         return min(source.start(index, prompt_ids) for source in self.sources)
 
-    def propose(self, asks: Sequence[Ask]) -> list[Grown]:
+    def _outline(self, ask: Ask) -> Drafted | None:
+        """The outline of the only source, or an empty one where it is not worth asking."""
+        source: Any = self.sources[0]
+        kind = self._kind([], 1)
+        is_due = self._is_due(0, ask, kind, self._token_seconds(1))
+        self._settled[ask.index] = kind if is_due else None
+        outline: Drafted | None = source.outline(ask) if is_due else Grown([], Signals([]), [])
+        return outline
+
+    def propose(self, asks: Sequence[Ask]) -> list[Any]:
         """One merged tree for each ask."""
         for ask in asks:
             self._judge(ask)
-        plain = self.run.lm.cost_curve.seconds(max(len(asks), 1))
-        trees = [Tree() for _ in asks]
-        self._asked = []
-        for number, (source, account) in enumerate(zip(self.sources, self._accounts, strict=True)):
-            if not account.is_due(plain):
+        proposals: dict[int, list[tuple[int, Drafted]]] = {ask.index: [] for ask in asks}
+        self._asked = {}
+        for number in self._by_cost(range(len(self.sources))):
+            group = self._group(number, asks, proposals)
+            if not group:
                 continue
+            asked = self._asked[number] = Asked({ask.index: kind for ask, kind in group})
+            asked.is_typical = any(ask.max_tokens > 0 for ask, _ in group) and not any(
+                self._arrears(number, ask.index) for ask, _ in group
+            )
             begin = time.perf_counter()
-            proposals = source.propose(asks)
-            spent = time.perf_counter() - begin
-            account.book(spent)
-            self._asked.append(number)
-            for tree, ask, proposal in zip(trees, asks, proposals, strict=True):
-                tree.add(proposal, number, ask.max_tokens)
-        for ask, tree in zip(asks, trees, strict=True):
-            self._last[ask.index] = Last(tree, ask.position)
-        return [self._cut(tree) for tree in trees]
+            found = self.sources[number].propose([ask for ask, _ in group])
+            asked.seconds = time.perf_counter() - begin
+            for (ask, _), drafted in zip(group, found, strict=True):
+                if drafted.tokens:
+                    proposals[ask.index].append((number, drafted))
+        self._settled = {}
+        return [self._merge(ask, proposals[ask.index]) for ask in asks]
 
-    def _cut(self, tree: Tree) -> Grown:
-        """The tokens of best expected gain: those whose whole paths are likeliest."""
-        heap: list[tuple[float, int]] = []
-        index: dict[int, int] = {-1: -1}
-        grown = Grown([], Signals([]), [])
-        signals: tuple[list[float], list[int], list[int]] = ([], [], [])
+    def _group(
+        self, number: int, asks: Sequence[Ask], proposals: dict[int, list[tuple[int, Drafted]]]
+    ) -> list[tuple[Ask, Hashable]]:
+        """The sequences for which a source is worth asking, and the kinds of their steps."""
+        token_seconds = self._token_seconds(len(asks))
+        group = []
+        for ask in asks:
+            if ask.index in self._settled:
+                if (settled := self._settled[ask.index]) is not None:
+                    group.append((ask, settled))
+                continue
+            kind = self._kind(proposals[ask.index], len(asks))
+            if self._is_due(number, ask, kind, token_seconds):
+                group.append((ask, kind))
+        return group
 
-        def offer(above: int, likelihood: float) -> None:
-            below = list(tree.children[above].values())
-            chances = [self._chance(tree, node) for node in below]
-            # Siblings exclude each other.
-            excess = max(sum(chances) / 0.999, 1.0)
-            for node, chance in zip(below, chances, strict=True):
-                heapq.heappush(heap, (-likelihood * chance / excess, node))
+    def _is_due(self, number: int, ask: Ask, kind: Hashable, token_seconds: float | None) -> bool:
+        pacer = self._pacers[number]
+        if not pacer.is_due(kind, token_seconds):
+            return False
+        # What must be read first is worth reading when its price has been missed in gains: then the text
+        # is likely to go on for long enough.
+        arrears, gain = self._arrears(number, ask.index), pacer.gain(kind)
+        if arrears == 0.0 or gain >= arrears:
+            return True
+        forgone = self._forgone.get((number, ask.index), 0.0) + max(gain, 0.0)
+        self._forgone[number, ask.index] = forgone
+        return forgone >= arrears
 
-        offer(-1, 1.0)
-        while heap and len(grown.tokens) < self.settings.rows:
-            likelihood, node = heapq.heappop(heap)
-            index[node] = len(grown.tokens)
-            grown.tokens.append(tree.tokens[node])
-            grown.parents.append(index[tree.parents[node]])
-            # A stop rule knows what a match of this length is worth; of another source it knows the
-            # estimate alone.
-            length, count, confidence = max(tree.signals[node].values())
-            signals[0].append(confidence if length else min(self._chance(tree, node), 1.0))
-            signals[1].append(length)
-            signals[2].append(count)
-            offer(node, -likelihood)
-        return replace(grown, signals=Signals(*signals))
+    def _arrears(self, number: int, index: int) -> float:
+        told = getattr(self.sources[number], "arrears", None)
+        return 0.0 if told is None else float(told(index))
 
-    def _chance(self, tree: Tree, node: int) -> float:
-        """The learned probability that a token follows the one above it."""
-        sources, depth = tree.sources[node], tree.depths[node]
-        alone = [
-            self._cell(1 << source, depth, confidence).estimate(confidence)
-            for source, (_, _, confidence) in tree.signals[node].items()
-        ]
-        prior = max(alone)
-        if len(alone) == 1:
-            return prior
-        return self._cell(sources, depth, max(c for _, _, c in tree.signals[node].values())).estimate(prior)
+    def _kind(self, proposals: Sequence[tuple[int, Drafted]], num_sequences: int) -> Hashable:
+        """What tells one step from another: how sure the guesses are that there are, and the batch."""
+        likeliest = 0.0
+        for number, drafted in proposals:
+            likeliest = max(likeliest, self._chances.alone(number, 1, drafted.signals.confidences[0]))
+        strength = 1 + sum(likeliest >= end for end in CONFIDENCES) if proposals else 0
+        return strength, num_sequences.bit_length()
 
-    def _cell(self, sources: int, depth: int, confidence: float) -> Cell:
-        key = (sources, (depth - 1).bit_length(), sum(confidence >= end for end in CONFIDENCES))
-        return self._cells.setdefault(key, Cell())
+    def _merge(self, ask: Ask, proposals: list[tuple[int, Drafted]]) -> Any:
+        last = self._last[ask.index] = Last(proposals, ask.position)
+        if not proposals:
+            return Grown([], Signals([]), [])
+        if len(proposals) == 1 and len(proposals[0][1].tokens) <= self.settings.rows:
+            return proposals[0][1]
+        last.tree = last.merged(ask.max_tokens)
+        return cut(last.tree, self.settings.rows, self._chances)
 
     def _judge(self, ask: Ask) -> None:
-        """Compares the last tree with the text that followed."""
+        """Compares the last proposals with the text that followed."""
         last = self._last.pop(ask.index, None)
-        if last is None:
-            return
-        tree, at = last.tree, -1
-        for token in ask.output[last.position - len(ask.prompt) :]:
-            below = tree.children[at]
-            for node in below.values():
-                right = tree.tokens[node] == token
-                strongest = max(c for _, _, c in tree.signals[node].values())
-                for source, (_, _, confidence) in tree.signals[node].items():
-                    self._cell(1 << source, tree.depths[node], confidence).judge(right)
-                if len(tree.signals[node]) > 1:
-                    self._cell(tree.sources[node], tree.depths[node], strongest).judge(right)
-            if token not in below:
-                return
-            at = below[token]
+        if last is not None and last.proposals:
+            text = ask.output[last.position - len(ask.prompt) :]
+            self._chances.judge(last.merged(len(text)), text)
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Passes a forward pass on, and books what each source saved in it."""
-        for source, columns in zip(self.sources, self._columns, strict=True):
-            source.observe([_hidden(outcome, columns) for outcome in outcomes])
+        for number, (source, columns) in enumerate(zip(self.sources, self._columns, strict=True)):
+            asked = self._asked.get(number, Asked())
+            begin = time.perf_counter()
+            source.observe([self._shown(outcome, columns, asked) for outcome in outcomes])
+            asked.seconds += time.perf_counter() - begin
         drafted = [outcome for outcome in outcomes if not outcome.is_prompt]
-        if not drafted:
+        if drafted:
+            self._book(drafted)
+            self._asked = {}
+
+    def credit(self, seconds: float) -> None:
+        """Takes what the only source computed of a forward pass off its costs."""
+        for asked in self._asked.values():
+            asked.seconds -= seconds
+
+    def _shown(self, outcome: Outcome, columns: list[int], asked: Asked) -> Outcome:
+        """The outcome with what one source wants of it. A source that was not asked sees no logits: what it
+        would learn from them has its price too."""
+        if outcome.logits is not None and outcome.index not in asked.kinds:
+            outcome = replace(outcome, logits=None)
+        if outcome.hidden is None or len(columns) == len(self.hidden_layers):
+            return outcome
+        return replace(outcome, hidden=outcome.hidden[:, torch.tensor(columns)] if columns else None)
+
+    def _book(self, outcomes: Sequence[Outcome]) -> None:
+        """Every verified row and every token that was saved belongs to the cheapest source that proposed
+        it. A source's rows cost what they add to those of cheaper sources."""
+        for number, asked in self._asked.items():
+            if asked.is_typical:
+                self._pacers[number].book_seconds(max(asked.seconds, 0.0) / len(asked.kinds))
+        token_seconds = self._token_seconds(len(outcomes))
+        if token_seconds is None:
             return
-        token_seconds = (self.run.lm.cost_curve.seconds(len(drafted)) or 0.0) / len(drafted)
-        # A token is saved by the cheapest source that proposed it.
-        by_cost = sorted(self._asked, key=lambda number: self._accounts[number].seconds)
-        tokens = dict.fromkeys(self._asked, 0)
-        for outcome in drafted:
-            last, at = self._last.get(outcome.index), -1
-            if last is None:
-                continue
-            for token in outcome.committed[1:]:
-                at = last.tree.children[at][token]
-                tokens[next(number for number in by_cost if last.tree.sources[at] >> number & 1)] += 1
-        for number, count in tokens.items():
-            account = self._accounts[number]
-            account.saved += (count * token_seconds - account.saved) / min(account.asked, 16)
+        order = self._by_cost(self._asked)
+        owned = {outcome.index: self._owned(outcome, order) for outcome in outcomes}
+        rows, before = len(outcomes), self._seconds(len(outcomes))
+        for number in order:
+            kinds = self._asked[number].kinds
+            own = sum(owned[outcome.index][number][0] for outcome in outcomes)
+            rows += own
+            row_seconds = (self._seconds(rows) - before) / max(own, 1)
+            before = self._seconds(rows)
+            for index, kind in kinds.items():
+                if index in owned:
+                    num_rows, num_tokens = owned[index][number]
+                    saved = num_tokens * token_seconds - num_rows * row_seconds
+                    self._pacers[number].book_saved(kind, saved)
+
+    def _owned(self, outcome: Outcome, order: Sequence[int]) -> dict[int, list[int]]:
+        """Verified rows and saved tokens of one sequence, by source."""
+        owned = {number: [0, 0] for number in order}
+        last = self._last.get(outcome.index)
+        if last is None or not last.proposals:
+            return owned
+        if last.tree is None:
+            owned[last.proposals[0][0]] = [len(outcome.token_ids) - 1, len(outcome.kept) - 1]
+            return owned
+        parents = outcome.parents or range(-1, len(outcome.token_ids) - 1)
+        nodes, kept = [-1], set(outcome.kept)
+        for row in range(1, len(outcome.token_ids)):
+            node = last.tree.children[nodes[parents[row]]][outcome.token_ids[row]]
+            nodes.append(node)
+            owner = owned[next(number for number in order if last.tree.sources[node] >> number & 1)]
+            owner[0] += 1
+            owner[1] += row in kept
+        return owned
+
+    def _by_cost(self, numbers: Any) -> list[int]:
+        return sorted(numbers, key=lambda number: self._pacers[number].seconds or 0.0)
+
+    def _seconds(self, rows: int) -> float:
+        return self.run.lm.cost_curve.seconds(rows) or 0.0
+
+    def _token_seconds(self, num_sequences: int) -> float | None:
+        """What a token takes without drafts; None while nothing was measured."""
+        seconds = self.run.lm.cost_curve.seconds(max(num_sequences, 1))
+        return None if seconds is None else seconds / max(num_sequences, 1)
 
     def kind_of(self, index: int, path: Sequence[int]) -> str:
         """The names of the sources that proposed the last token of a path in the latest tree."""
-        tree, at = self._last[index].tree, -1
+        tree, at = self._last[index].merged(len(path)), -1
         for token in path:
             at = tree.children[at][token]
         names = [type(source).__name__ for source in self.settings.drafts]
@@ -300,14 +316,6 @@ class Merger:
     def finish(self, index: int) -> None:
         """Ends a sequence."""
         self._last.pop(index, None)
-        for source in self.sources:
+        for number, source in enumerate(self.sources):
+            self._forgone.pop((number, index), None)
             source.finish(index)
-
-
-def _hidden(outcome: Outcome, columns: list[int]) -> Outcome:
-    """The outcome with the hidden states that one source wants."""
-    if outcome.hidden is None:
-        return outcome
-    if not columns:
-        return replace(outcome, hidden=None)
-    return replace(outcome, hidden=outcome.hidden[:, torch.tensor(columns)])
