@@ -207,6 +207,9 @@ def move_page_rows_at_once(chunks: list[Tensor], moves: ArrayLike) -> None: ...
 
 def page_formats(chunk: Tensor) -> list[tuple[str, int]]: ...
 def quantise_pages(chunks: list[Tensor], moves: ArrayLike, format: int, by_page: bool) -> None: ...
+def condense_pages(
+    chunks: list[Tensor], moves: ArrayLike, codes: list[tuple[int, NDArray[int32]]]
+) -> None: ...
 
 # --- tree ---
 
@@ -243,7 +246,9 @@ class Tree:
     def quantise(
         self, branch: int, node: int, codes: list[Any], partial: bool, digest: int, by_head: bool
     ) -> int: ...
-    def condense(self, branch: int, keep: list[Any], digest: int, by_head: bool) -> int: ...
+    def condense(
+        self, branch: int, keep: list[Any], codes: list[Any] | None, digest: int, by_head: bool
+    ) -> int: ...
     def held(self, branch: int, in_step: bool) -> tuple[NDArray[int32], NDArray[int32]]: ...
     def pages_by_plane(self, branch: int) -> list[int]: ...
     def add_chunk(self) -> None: ...
@@ -451,17 +456,9 @@ def keep_select(
 def gather_rows(
     chunks: list[Tensor], counts: ArrayLike, entries: ArrayLike, keys: Tensor, values: Tensor
 ) -> None: ...
-def keep_add_mass(
-    chunks: list[Tensor],
-    counts: Any,
-    entries: Any,
-    queries: Tensor,
-    rows: Any,
-    first_layer: int,
-    num_kv_heads: int,
-    scale: float,
-    mass: Tensor,
-) -> None: ...
+def held_plan(
+    counts: ArrayLike, entries: ArrayLike, rows: ArrayLike, own_slots: ArrayLike | None = None
+) -> tuple[Plan, NDArray[int32]]: ...
 def keep_scores_held(
     score: tuple[str, dict[str, Any]],
     chunks: list[Tensor],
@@ -469,14 +466,15 @@ def keep_scores_held(
     entries: ArrayLike,
     queries: Tensor,
     rows: ArrayLike,
-    mass: Tensor,
-    mass_rows: ArrayLike,
+    masses: list[tuple[Tensor, NDArray[int32]]],
     num_seen: int,
     num_kv_heads: int,
     scale: float,
     out: Tensor,
 ) -> None: ...
-def keep_rows(score: tuple[str, dict[str, Any]], num_tokens: int) -> tuple[int, list[int] | None]: ...
+def keep_rows(
+    score: tuple[str, dict[str, Any]], num_tokens: int
+) -> list[tuple[int | None, list[int] | None]]: ...
 def keep_reduce(
     reduce: tuple[str, dict[str, Any]],
     keys: Tensor,

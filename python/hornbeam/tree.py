@@ -11,27 +11,24 @@ committed, and only :meth:`Step.commit` makes some of them part of the tree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from hornbeam import _native
-from hornbeam.cuda import upload
-from hornbeam.errors import ArgumentError, OutOfPages, StateError
-from hornbeam.ops.pages import page_formats, quantise_pages
+from hornbeam.branch import Branch
+from hornbeam.errors import ArgumentError, OutOfPages
+from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
 from hornbeam.ops.rows import move_page_rows, move_page_rows_at_once, move_rows
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from hornbeam._native import Plan
+from hornbeam.step import Step
 
 __all__ = ["Branch", "PrefixTree", "Step"]
 
+#: Bits of the slot in a key that :meth:`_native.Tree.held` tells; above them is the page's format.
+SLOT_BITS = 12
 #: Bytes of a chunk unless the caller says how many slabs it has.
 CHUNK_BYTES = 64 << 20
 
@@ -40,194 +37,6 @@ Request = tuple["Branch", TokenIds, "TokenIds | None"]
 
 _MOVES = {"rows": move_rows, "pages": move_page_rows, "at_once": move_page_rows_at_once}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
-
-
-class Branch:
-    """A handle to the end of a run of tokens. Made by :meth:`PrefixTree.branch`, ``match`` and ``fork``.
-
-    A branch that is collected without :meth:`release` is released with ``keep=True``.
-    """
-
-    __slots__ = ("__weakref__", "_id", "_native", "_pins", "tree")
-
-    def __init__(self, tree: PrefixTree, native: _native.Tree, branch_id: int) -> None:
-        self.tree = tree
-        self._native = native
-        self._id = branch_id
-        self._pins: list[int] | None = None
-
-    @property
-    def length(self) -> int:
-        """Tokens so far, which is the logical position of the next one."""
-        return self._native.length(self._id)
-
-    def __len__(self) -> int:
-        return self._native.length(self._id)
-
-    @property
-    def token_ids(self) -> Tensor:
-        """The tokens, int64 `[length]` on the CPU; a copy."""
-        return _int64(self._native.token_ids(self._id))
-
-    @property
-    def positions(self) -> Tensor:
-        """Logical positions of the tokens whose keys some plane still shows, int64, ascending."""
-        nodes = self._native.path_nodes(self._id)
-        if all(digest == 0 for *_, digest in nodes):
-            return torch.arange(self.length)
-        planes = [self._native.keys(self._id, plane)[:, 3] for plane in range(self.tree.num_planes)]
-        return torch.from_numpy(np.unique(np.concatenate(planes)).astype(np.int64))
-
-    def fork(self) -> Branch:
-        """A second branch with the same tokens; takes the same time for any length."""
-        return Branch(self.tree, self._native, self._native.fork(self._id))
-
-    def release(self, keep: bool = True) -> None:
-        """Close the branch. Releasing twice does nothing.
-
-        With ``keep`` the tokens stay cached for :meth:`PrefixTree.match` until there is pressure;
-        without, what no other branch, pin or kept prefix needs is freed at once. Raises StateError
-        while the branch has a request in the open step.
-        """
-        if not self.is_closed:
-            self._native.release(self._id, keep)
-
-    def pin(self) -> None:
-        """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`, also after release."""
-        pins = self._pins = self._pins or []
-        pins.append(self._native.pin(self._id))
-
-    def unpin(self) -> None:
-        """Undo the last :meth:`pin` of this handle; raises StateError if there is none."""
-        if not self._pins:
-            raise StateError("branch is not pinned")
-        self._native.unpin(self._pins.pop())
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the branch was released."""
-        return not self._native.is_open(self._id)
-
-    def bytes_by_head(self) -> Tensor:
-        """Bytes of the pages that the branch shows something of, int64 `[physical layers, kv heads]`."""
-        pages = torch.tensor(self._native.pages_by_plane(self._id), dtype=torch.int64)
-        page_bytes = self.tree.slab_bytes // self.tree.num_planes
-        return pages.view(self.tree.num_physical_layers, self.tree.num_kv_heads) * page_bytes
-
-    def stats(self) -> dict[str, int]:
-        """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``; and
-        ``bytes`` of pages, of which :meth:`bytes_by_head` tells the parts."""
-        nodes = self._native.path_nodes(self._id)
-        return {
-            "tokens": sum(n[2] for n in nodes),
-            "keys": sum(n[3] for n in nodes),
-            "nodes": len(nodes),
-            "inexact_nodes": sum(n[4] != 0 for n in nodes),
-            "bytes": int(self.bytes_by_head().sum()),
-        }
-
-    def __del__(self) -> None:
-        self._native.drop_branch(self._id)
-
-    def __repr__(self) -> str:
-        return "Branch(closed)" if self.is_closed else f"Branch(length={self.length})"
-
-
-class Step:
-    """The rows of one forward pass. A context manager: leaving it without :meth:`commit` rolls back.
-
-    ``plan`` says what each row sees and where it is written; rows are in depth-first order of the
-    tree, a request's rows are consecutive.
-    """
-
-    __slots__ = ("_branches", "_is_open", "_positions", "_rows", "_token_ids", "_tree", "is_dense", "plan")
-
-    def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any, is_dense: bool) -> None:
-        #: Whether the rows are one chain without a prefix: plain causal attention over the rows alone.
-        self.is_dense = is_dense
-        self._tree = tree
-        self._branches = branches
-        self._is_open = True
-        self.plan: Plan
-        self.plan, self._token_ids, self._positions, self._rows = opened
-
-    @property
-    def num_rows(self) -> int:
-        """Rows of the step."""
-        return self.plan.num_rows
-
-    @property
-    def token_ids(self) -> Tensor:
-        """int64 `[num_rows]` in row order, on the tree's device."""
-        return upload([self.host_token_ids], self._tree.device)[0]
-
-    @property
-    def positions(self) -> Tensor:
-        """Logical positions, int64 `[num_rows]` in row order, on the tree's device."""
-        return upload([self.host_positions], self._tree.device)[0]
-
-    @property
-    def host_token_ids(self) -> Tensor:
-        """As :attr:`token_ids`, on the CPU."""
-        return _int64(self._token_ids)
-
-    @property
-    def host_positions(self) -> Tensor:
-        """As :attr:`positions`, on the CPU."""
-        return _int64(self._positions)
-
-    @property
-    def rows(self) -> list[NDArray[np.int64]]:
-        """``rows[r][i]`` is the row of request ``r``'s token ``i``."""
-        return [np.frombuffer(rows, dtype=np.int64) for rows in self._rows]
-
-    @property
-    def is_open(self) -> bool:
-        """Whether neither commit nor rollback has ended the step."""
-        return self._is_open
-
-    def commit(self, accepted: Sequence[Iterable[int] | Tensor], *, is_moved: bool = False) -> None:
-        """Keep the accepted rows and free the rest; ends the step.
-
-        Args:
-            accepted: per request, indices within the request along a path from the branch's end;
-                empty accepts nothing.
-            is_moved: the accepted rows lie behind the branches' ends already, as a captured step leaves
-                them (:mod:`hornbeam.graphs`).
-
-        Raises:
-            ArgumentError: the indices are not such a path; the step is still open.
-            StateError: the step has ended.
-        """
-        if not self._is_open:
-            raise StateError("the step has ended")
-        paths = [p if isinstance(p, (list, tuple, Tensor, np.ndarray)) else list(p) for p in accepted]
-        self._tree._native.commit(paths)
-        self._is_open = False
-        self._tree._step = None
-        if is_moved:
-            self._tree._native.take_moves()
-        else:
-            self._tree._make_moves()
-
-    def rollback(self) -> None:
-        """Keep nothing; ends the step. Does nothing when it has ended."""
-        if self._is_open:
-            self._is_open = False
-            self._tree._step = None
-            self._tree._native.rollback()
-
-    def __enter__(self) -> Step:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.rollback()
-
-    def __del__(self) -> None:
-        if getattr(self, "_is_open", False):
-            self.rollback()
 
 
 class PrefixTree:
@@ -373,10 +182,16 @@ class PrefixTree:
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
     def _make_moves(self) -> None:
+        together: list[tuple[int, Any]] = []
         for kind, moves, number in self._native.take_moves():
-            if number:
-                names = {of: name for name, (of, _) in page_formats(self.chunks[0]).items()}
+            if kind == "at_once" and number:
+                together.append((number, moves))
+            elif number:
+                names = {of: name for name, (of, _) in self.page_formats().items()}
                 quantise_pages(self.chunks, moves, names[number], by_page=kind == "pages")
+            elif kind == "at_once" and together:
+                condense_pages(self.chunks, moves, together)
+                together = []
             else:
                 _MOVES[kind](self.chunks, moves)
 
@@ -460,15 +275,8 @@ class PrefixTree:
             ShapeError: lists of other lengths.
             OutOfPages: the new pages do not fit; nothing was changed.
         """
-        known = page_formats(self.chunks[0]) if self.chunks else {}
-
-        def number(name: str | None) -> int:
-            if name is not None and name not in known:
-                raise ArgumentError(f"format is {name}, expected one of {', '.join(known)}")
-            return 0 if name is None else known[name][0]
-
         plain: Any = formats
-        lists = [[number(name) for name in names] for names in (plain if by_head else [plain])]
+        lists = [self._numbers(names) for names in (plain if by_head else [plain])]
         chunks = self._native.quantise(branch._id, node, lists, partial, digest, by_head)
         while chunks:
             self._grow(chunks)
@@ -477,36 +285,69 @@ class PrefixTree:
 
     def page_tokens_of(self, format: str | None) -> int:
         """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
-        if format is None:
-            return self.page_tokens
-        # One page has the shape of any.
-        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))[format][1]
+        return self.page_tokens if format is None else self.page_formats()[format][1]
 
-    def condense(self, branch: Branch, keep: Sequence[TokenIds], *, digest: int) -> None:
+    def page_formats(self) -> dict[str, tuple[int, int]]:
+        """As :func:`hornbeam.ops.page_formats`, of the pages of this tree."""
+        # One page has the shape of any.
+        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))
+
+    def _numbers(self, formats: Any) -> Any:
+        """The numbers of formats, named or not."""
+        if isinstance(formats, Tensor | np.ndarray):
+            return formats.astype(np.int32) if isinstance(formats, np.ndarray) else formats.int()
+        known = self.page_formats()
+        unknown = [name for name in formats if name is not None and name not in known]
+        if unknown:
+            raise ArgumentError(f"format is {unknown[0]}, expected one of {', '.join(known)}")
+        return [0 if name is None else known[name][0] for name in formats]
+
+    def condense(
+        self,
+        branch: Branch,
+        keep: Sequence[TokenIds],
+        *,
+        digest: int,
+        formats: Sequence[Sequence[str | None] | Tensor | np.ndarray] | None = None,
+    ) -> None:
         """Give `branch` one node in place of its path, which shows only some of its keys.
 
         Where nobody else reads what the branch shows, its pages are given up first, so that the copy
-        needs no memory.
+        needs no memory; after a small cut only what fills the holes is copied. Keys in codes do not move:
+        a page of them stays as long as it shows one.
 
         Args:
             branch: the branch that asked; others keep what they have.
-            keep: one list a plane, ascending indices into the keys that the plane shows.
+            keep: one list a plane, ascending indices into the keys that the plane shows, in order of
+                position.
             digest: not 0; says what made the version inexact.
+            formats: one list a plane: a name of :func:`hornbeam.ops.page_formats` or None for each kept
+                key, or integers, numbers of formats and 0. Of each format whole pages are filled, in order;
+                what does not fill one stays plain, and what is in codes already stays as it is.
 
         Raises:
+            ArgumentError: no such format, elements beyond 65504, or codes in slabs (:meth:`quantise` without
+                ``by_head``) where planes are to differ or formats are given.
+            ShapeError: lists of other lengths.
             OutOfPages: the copies do not fit; nothing was changed.
         """
         counts, entries = self._native.held(branch._id, False)
         shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
         at = [plane[np.asarray(keys, np.int64)] for plane, keys in zip(shown, keep, strict=True)]
-        by_head = not all(np.array_equal(plane, at[0]) for plane in at)
         indices = [np.asarray(keys, np.int32) for keys in keep]
-        by_head = by_head or not all(np.array_equal(keys, indices[0]) for keys in indices)
+        by_head = formats is not None or any(
+            not np.array_equal(plane, at[0]) or not np.array_equal(keys, indices[0])
+            for plane, keys in zip(at, indices, strict=True)
+        )
+        if not by_head and len(entries) and (entries[:, 1] >> SLOT_BITS).any():
+            # Pages in codes stay what they are, those of slabs or of single heads.
+            by_head = any(self._native.keys(branch._id, 0)[:, 0])
         lists = indices if by_head else indices[:1]
-        chunks = self._native.condense(branch._id, lists, digest, by_head)
+        codes = None if formats is None else [self._numbers(names) for names in formats]
+        chunks = self._native.condense(branch._id, lists, codes, digest, by_head)
         while chunks:
             self._grow(chunks)
-            chunks = self._native.condense(branch._id, lists, digest, by_head)
+            chunks = self._native.condense(branch._id, lists, codes, digest, by_head)
         self._make_moves()
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
@@ -549,7 +390,3 @@ class PrefixTree:
         return (
             f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
         )
-
-
-def _int64(data: bytearray) -> Tensor:
-    return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)

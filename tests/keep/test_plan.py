@@ -31,6 +31,7 @@ ALL = {
     "ems": lambda budget: recipes.ems(budget, window=8),
     "zip_cache": recipes.zip_cache,
     "kivi": recipes.kivi,
+    "int8": recipes.int8,
     "window_kv": recipes.window_kv,
     "sparse_mm": lambda budget: recipes.sparse_mm(budget, head_scores=HEAD_SCORES, window=8),
 }

@@ -19,6 +19,7 @@ __all__ = [
     "KeyChannelValueToken",
     "Merge",
     "MixedBits",
+    "PageCodes",
     "Reduce",
     "Reduced",
     "SimilarityMerge",
@@ -112,8 +113,8 @@ class SimilarityMerge(Reduce):
 
 
 @dataclass(frozen=True)
-class _Quantise(Reduce):
-    """Drops the rest, then stores what is kept in codes."""
+class PageCodes(Reduce):
+    """Base of what drops the rest, then stores what is kept in codes."""
 
     native: ClassVar[str] = "drop"
 
@@ -130,11 +131,30 @@ class _Quantise(Reduce):
         """Parts of a plane `[K, D]`: (indices into it, keys, values). What no part names is not encoded."""
         raise NotImplementedError
 
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats of pages that :meth:`classes` chooses from, see :func:`hornbeam.ops.page_formats`."""
+        raise NotImplementedError
+
+    def classes(self, scores: Tensor, held: Tensor) -> Tensor:
+        """Which of :attr:`formats` each kept key of a plane shall have.
+
+        Args:
+            scores: `[K]`, in order of position.
+            held: int64 `[K]`: -1 for a plain key; what is in codes already has its class, or any other
+                number, and is passed over: nothing is encoded twice.
+
+        Returns:
+            int64 `[K]`; -1 stays plain.
+        """
+        raise NotImplementedError
+
     def page_formats(self, scores: Tensor) -> list[str | None]:
         """The format of pages that each kept key of a plane shall have, by its score `[K]`, for
         :meth:`hornbeam.PrefixTree.quantise`; None stays plain. There, a class that has its blocks over all
         of its tokens here has them page by page."""
-        raise NotImplementedError
+        names: list[str | None] = [*self.formats, None]
+        return [names[i] for i in self.classes(scores, torch.full((len(scores),), -1)).tolist()]
 
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
         size = keys.element_size()
@@ -147,13 +167,8 @@ class _Quantise(Reduce):
         return Reduced(plain.kept, k, v, plain.merge, num_bytes)
 
 
-def is_quantising(reduce: Reduce) -> bool:
-    """Whether what is kept is stored in codes."""
-    return isinstance(reduce, _Quantise)
-
-
 @dataclass(frozen=True)
-class MixedBits(_Quantise):
+class MixedBits(PageCodes):
     """The lowest ``low_share`` of tokens by score in ``low_bits``, the others in ``high_bits``. Keys by
     channel over the tokens of a class, values by token after their channels were brought to one size.
     ZipCache (arXiv 2405.14256), whose value rows span all heads of a layer; here a
@@ -188,15 +203,23 @@ class MixedBits(_Quantise):
         low = int(len(order) * self.low_share)
         return order[:low], order[low:]
 
-    def page_formats(self, scores: Tensor) -> list[str | None]:
-        names: list[str | None] = [f"zip_cache{self.high_bits}"] * len(scores)
-        for index in self._classes(scores)[0].tolist():
-            names[index] = f"zip_cache{self.low_bits}"
-        return names
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return f"zip_cache{self.low_bits}", f"zip_cache{self.high_bits}"
+
+    def classes(self, scores: Tensor, held: Tensor) -> Tensor:
+        """The lowest by score of those that are plain, until ``low_share`` of all are low."""
+        plain = (held < 0).nonzero().flatten()
+        low = int(len(scores) * self.low_share) - int((held == 0).sum())
+        classes = torch.full((len(scores),), -1)
+        classes[plain] = 1
+        order = torch.sort(scores[plain], stable=True).indices
+        classes[plain[order[: max(low, 0)]]] = 0
+        return classes
 
 
 @dataclass(frozen=True)
-class KeyChannelValueToken(_Quantise):
+class KeyChannelValueToken(PageCodes):
     """Keys by channel over ``group`` tokens, values by token over ``group`` channels; the last ``residual``
     tokens, and what does not fill a group before them, stay as they are. KIVI (arXiv 2402.02750)
     with the group and residual of its released code."""
@@ -225,15 +248,22 @@ class KeyChannelValueToken(_Quantise):
     def _sealed(self, tokens: int) -> int:
         return max(tokens - self.residual, 0) // max(self.group, 1) * self.group
 
-    def page_formats(self, scores: Tensor) -> list[str | None]:
+    @property
+    def formats(self) -> tuple[str, ...]:
         if self.group != 32:
             raise ArgumentError(f"group is {self.group}, expected 32, the group of pages in codes")
-        sealed = self._sealed(len(scores))
-        return [f"kivi{self.bits}"] * sealed + [None] * (len(scores) - sealed)
+        return (f"kivi{self.bits}",)
+
+    def classes(self, scores: Tensor, held: Tensor) -> Tensor:
+        """The oldest of those that are plain, in whole groups."""
+        plain = (held < 0).nonzero().flatten()
+        classes = torch.full((len(scores),), -1)
+        classes[plain[: self._sealed(len(plain))]] = 0
+        return classes
 
 
 @dataclass(frozen=True)
-class TokenBits(_Quantise):
+class TokenBits(PageCodes):
     """Keys and values by token, a row of a head a block: int8 unless told otherwise."""
 
     bits: int = 8
@@ -243,5 +273,10 @@ class TokenBits(_Quantise):
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
         return [(torch.arange(len(keys)), encode(keys, self.bits), encode(values, self.bits))]
 
-    def page_formats(self, scores: Tensor) -> list[str | None]:
-        return [f"int{self.bits}"] * len(scores)
+    @property
+    def formats(self) -> tuple[str, ...]:
+        return (f"int{self.bits}",)
+
+    def classes(self, scores: Tensor, held: Tensor) -> Tensor:
+        """All that are plain."""
+        return torch.where(held < 0, 0, -1)

@@ -2,7 +2,7 @@
 
 from hornbeam.ops.attention import tree_attention
 from hornbeam.ops.mass import MASS_ONE, attention_mass, mass_columns
-from hornbeam.ops.pages import page_formats, quantise_pages
+from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
 from hornbeam.ops.rows import (
     gather_rows,
     move_page_rows,
@@ -17,6 +17,7 @@ __all__ = [
     "MASS_ONE",
     "Verified",
     "attention_mass",
+    "condense_pages",
     "gather_rows",
     "mass_columns",
     "move_page_rows",

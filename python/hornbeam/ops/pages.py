@@ -10,7 +10,7 @@ from hornbeam.errors import ArgumentError, CudaError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["page_formats", "quantise_pages"]
+__all__ = ["condense_pages", "page_formats", "quantise_pages"]
 
 
 def page_formats(chunk: Tensor) -> dict[str, tuple[int, int]]:
@@ -58,3 +58,20 @@ def quantise_pages(chunks: list[Tensor], moves: "NDArray", format: str, *, by_pa
     if format not in formats:
         raise ArgumentError(f"format is {format}, expected one of {', '.join(formats)}")
     _native.quantise_pages(chunks, moves, formats[format][0], by_page)
+
+
+def condense_pages(chunks: list[Tensor], moves: "NDArray", codes: "list[tuple[int, NDArray]]") -> None:
+    """Copy plain slots and encode others into pages, in place and at once: all is read before any is written.
+
+    Args:
+        chunks: the pool, as for :func:`hornbeam.ops.write_rows`.
+        moves: int32 `[num_moves, 4]` of (from page, from slot, to page, to slot), ids of single pages.
+        codes: (number of a format, moves as :func:`quantise_pages` takes them by page).
+
+    Raises:
+        ArgumentError: as :func:`quantise_pages`; nothing is written then.
+        CudaError: a pool on a device, which has no such kernel yet.
+    """
+    if chunks[0].device.type != "cpu":
+        raise CudaError("condense_pages has no kernel for tensors on a device, expected tensors on the CPU")
+    _native.condense_pages(chunks, moves, codes)

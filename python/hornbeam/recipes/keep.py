@@ -30,6 +30,7 @@ from hornbeam.keep import (
     Position,
     Pyramid,
     Recipe,
+    TokenBits,
     WindowMass,
     WindowTokens,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "ems",
     "expected_attention",
     "h2o",
+    "int8",
     "key_diff",
     "kivi",
     "knorm",
@@ -53,20 +55,30 @@ __all__ = [
 ]
 
 
-def streaming_llm(budget: Budget, *, sinks: int = 4) -> Recipe:
-    """Sinks and the newest tokens (Xiao et al. 2024, arXiv 2309.17453). Positions are not renumbered."""
-    return Recipe(Position(sinks), budget, when=EveryTokens(1), name="streaming_llm")
+#: Tokens of a block that is evicted at once: a page of the default size.
+BLOCK = 16
 
 
-def h2o(budget: Budget) -> Recipe:
+def streaming_llm(budget: Budget, *, sinks: int = 4, every: int = BLOCK) -> Recipe:
+    """Sinks and the newest tokens (Xiao et al. 2024, arXiv 2309.17453). Positions are not renumbered.
+    The paper evicts at every token, ``every=1``; here in blocks, so that a plane holds less than ``every``
+    tokens above the budget in between."""
+    return Recipe(Position(sinks), budget, when=EveryTokens(every), name="streaming_llm")
+
+
+def h2o(budget: Budget, *, every: int = BLOCK) -> Recipe:
     """Half of the budget for the newest tokens, half for those of most accumulated probability (Zhang et
-    al. 2023, arXiv 2306.14048). Needs the queries of all tokens."""
-    return Recipe(AccumulatedMass(), budget, when=EveryTokens(1), name="h2o")
+    al. 2023, arXiv 2306.14048). Needs the queries of all tokens. The paper evicts at every token,
+    ``every=1``; here in blocks, so that a plane holds less than ``every`` tokens above the budget in
+    between."""
+    return Recipe(AccumulatedMass(), budget, when=EveryTokens(every), name="h2o")
 
 
-def tova(budget: Budget) -> Recipe:
-    """The tokens that the last one attends to (Oren et al. 2024, arXiv 2401.06104)."""
-    return Recipe(LastQuery(), budget, when=EveryTokens(1), name="tova")
+def tova(budget: Budget, *, every: int = BLOCK) -> Recipe:
+    """The tokens that the last one attends to (Oren et al. 2024, arXiv 2401.06104). The paper evicts at
+    every token, ``every=1``; here in blocks, so that a plane holds less than ``every`` tokens above the
+    budget in between."""
+    return Recipe(LastQuery(), budget, when=EveryTokens(every), name="tova")
 
 
 def snap_kv(budget: Budget, *, window: int = 64, kernel: int = 5) -> Recipe:
@@ -134,16 +146,24 @@ def zip_cache(
     budget: Budget = "100%", *, low_share: float = 0.4, low_bits: int = 2, high_bits: int = 4, seed: int = 0
 ) -> Recipe:
     """Every token in 4 bits, or in 2 where its normalised probability is low (He et al. 2024, arXiv
-    2405.14256). Drops nothing unless ``budget`` says so."""
+    2405.14256). Drops nothing unless ``budget`` says so. A hundred tokens of decoding stay exact until they
+    are encoded together, and so do those that do not fill a page of their class."""
     reduce = MixedBits(low_share, low_bits, high_bits)
     return Recipe(NormalisedMass(seed=seed), budget, reduce=reduce, when=EveryTokens(100), name="zip_cache")
 
 
 def kivi(budget: Budget = "100%", *, bits: int = 2, group: int = 32, residual: int = 32) -> Recipe:
-    """Keys by channel and values by token in 2 bits (Liu et al. 2024, arXiv 2402.02750). Drops nothing
-    unless ``budget`` says so, and then the oldest tokens."""
+    """Keys by channel and values by token in 2 bits (Liu et al. 2024, arXiv 2402.02750), but for the last
+    ``residual`` tokens and those before them that do not fill a page. Drops nothing unless ``budget`` says
+    so, and then the oldest tokens but for four sinks."""
     reduce = KeyChannelValueToken(bits, group, residual)
     return Recipe(Position(), budget, reduce=reduce, when=EveryTokens(group), name="kivi")
+
+
+def int8(budget: Budget = "100%", *, bits: int = 8) -> Recipe:
+    """Keys and values by token in 8 bits (or 4, or 2), a head's row a block, as serving stacks store them.
+    Drops nothing unless ``budget`` says so, and then the oldest tokens but for four sinks."""
+    return Recipe(Position(), budget, reduce=TokenBits(bits), when=EveryTokens(32), name=f"int{bits}")
 
 
 def window_kv(budget: Budget, *, pool: Literal["mean", "max"] = "mean", beta: int = 14) -> Recipe:

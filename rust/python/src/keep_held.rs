@@ -1,33 +1,59 @@
-//! Scores, mass and copies of the keys that a branch holds in its pages.
+//! Scores, plans and copies of the keys that a branch holds in its pages.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use half::{bf16, f16};
 use hornbeam_core::Error;
-use hornbeam_core::format::{Dtype, Element, PageLayout};
+use hornbeam_core::format::page::{CodedPage, FORMATS};
+use hornbeam_core::format::plan::{Entry, RowSlot};
+use hornbeam_core::format::{Dtype, Element};
 use hornbeam_core::keep::held::{Accumulated, score_held};
 use hornbeam_core::keep::score::{self, Score};
 use hornbeam_core::keep::{Layer, Plane, Rows};
-use hornbeam_core::ops::key_mass::{KeyMass, add_key_mass};
+use hornbeam_core::ops::pages::decode_row;
 use hornbeam_core::parallel::Parallel;
-use hornbeam_core::simd::Isa;
+use hornbeam_core::plan;
+use hornbeam_core::simd::bytes_of;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
 use crate::error::{OrRaise, detached};
 use crate::keep::{Factor, offsets, params};
 use crate::parallel::Host;
+use crate::plan::{PyPlan, int32s};
 use crate::rows::Chunks;
 use crate::tensor::{Item, Tensor};
-
-/// Rows of queries that one task adds up.
-const ROW_BLOCK: usize = 256;
 
 /// Keys of a branch: pages, slots and positions, plane by plane.
 struct Table {
     chunks: Chunks,
     offsets: Vec<usize>,
     entries: Vec<[u32; 3]>,
+    /// The formats that entries name, by number less one.
+    coded: [Option<CodedPage>; FORMATS.len()],
+}
+
+/// Where planes begin, and (page, slot, position) of the keys of all of them.
+fn held_keys(
+    py: Python<'_>,
+    counts: &Bound<'_, PyAny>,
+    entries: &Bound<'_, PyAny>,
+) -> PyResult<(Vec<usize>, Vec<[u32; 3]>)> {
+    let (c, e) = (Tensor::new(counts, "counts")?, Tensor::new(entries, "entries")?);
+    c.expect_shape(py, &[None])?;
+    e.expect_shape(py, &[None, Some(3)])?;
+    // SAFETY: the caller's arguments hold the arrays while they are copied, under the GIL.
+    let (counts, words) = unsafe { (c.i32s(py)?, e.i32s(py)?) };
+    let offsets = offsets(counts);
+    if counts.iter().any(|count| *count < 0) || offsets.last() != Some(&e.shape()[0]) {
+        return Err(c.refuse(py, &format!("{counts:?}"), &format!("{} entries in all", e.shape()[0])));
+    }
+    Ok((offsets, words.chunks_exact(3).map(|w| [w[0] as u32, w[1] as u32, w[2] as u32]).collect()))
+}
+
+/// The number of a page's format, 0 for a plain one, and the slot.
+fn format_and_slot(slot: u32) -> (usize, usize) {
+    ((slot >> Entry::SLOT_BITS) as usize, (slot & ((1 << Entry::SLOT_BITS) - 1)) as usize)
 }
 
 impl Table {
@@ -37,27 +63,32 @@ impl Table {
         counts: &Bound<'_, PyAny>,
         entries: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
-        let (c, e) = (Tensor::new(counts, "counts")?, Tensor::new(entries, "entries")?);
-        c.expect_shape(py, &[None])?;
-        e.expect_shape(py, &[None, Some(3)])?;
-        // SAFETY: the caller's arguments hold the arrays while they are copied, under the GIL.
-        let (counts, words) = unsafe { (c.i32s(py)?, e.i32s(py)?) };
-        let offsets = offsets(counts);
-        if counts.iter().any(|count| *count < 0) || offsets.last() != Some(&e.shape()[0]) {
-            return Err(c.refuse(py, &format!("{counts:?}"), &format!("{} entries in all", e.shape()[0])));
-        }
-        let entries: Vec<[u32; 3]> =
-            words.chunks_exact(3).map(|w| [w[0] as u32, w[1] as u32, w[2] as u32]).collect();
+        let (offsets, entries) = held_keys(py, counts, entries)?;
         let pages = entries.iter().map(|e| e[0]);
         let chunks = Chunks::describe(py, chunks, pages, |layout, page| layout.page(page).0)?;
+        let mut coded = [None; FORMATS.len()];
         for [page, slot, _] in &entries {
             let (chunk, _) = chunks.layout.page(*page);
-            if !chunks.has(chunk) || *slot as usize >= chunks.layout.page_tokens {
+            let tokens = match format_and_slot(*slot) {
+                (0, _) => chunks.layout.page_tokens,
+                (format, _) => {
+                    let known = coded.get_mut(format - 1);
+                    let Some(known) = known else {
+                        return Err(Error::value("format", format, "that of a page in codes")).or_raise(py);
+                    };
+                    let page = match *known {
+                        Some(page) => page,
+                        None => CodedPage::new(format as u8, &chunks.layout).or_raise(py)?,
+                    };
+                    known.insert(page).tokens
+                }
+            };
+            if !chunks.has(chunk) || format_and_slot(*slot).1 >= tokens {
                 let got = format!("page {page}, slot {slot}");
                 return Err(Error::value("entries", got, "a slot of the given chunks")).or_raise(py);
             }
         }
-        Ok(Self { chunks, offsets, entries })
+        Ok(Self { chunks, offsets, entries, coded })
     }
 
     fn num_planes(&self) -> usize {
@@ -69,21 +100,27 @@ impl Table {
     }
 }
 
-/// Appends keys, or values, of a plane in float32.
-fn gather<P: Element>(
-    views: &[&[P]],
-    layout: &PageLayout,
-    entries: &[[u32; 3]],
-    values: bool,
-    out: &mut Vec<f32>,
-) {
+/// Appends keys, or values, of a plane in float32; codes are decoded.
+fn gather<P: Element>(views: &[&[P]], table: &Table, entries: &[[u32; 3]], values: bool, out: &mut Vec<f32>) {
+    let layout = &table.chunks.layout;
     let d = layout.head_dim;
     let half = if values { layout.page_tokens * d } else { 0 };
     out.reserve(entries.len() * d);
     for [page, slot, _] in entries {
         let (chunk, at) = layout.page(*page);
-        let row = &views[chunk][at + half + *slot as usize * d..][..d];
-        out.extend(row.iter().map(|x| x.to_f32()));
+        let (format, slot) = format_and_slot(*slot);
+        match format.checked_sub(1).and_then(|number| table.coded[number].as_ref()) {
+            None => {
+                let row = &views[chunk][at + half + slot * d..][..d];
+                out.extend(row.iter().map(|x| x.to_f32()));
+            }
+            Some(page) => {
+                let bytes = bytes_of(&views[chunk][at..at + layout.page_elements()]);
+                let end = out.len();
+                out.resize(end + d, 0.0);
+                decode_row(page, bytes, slot, values, &mut out[end..]);
+            }
+        }
     }
 }
 
@@ -120,7 +157,7 @@ fn copy_out<P: Element + Item>(py: Python<'_>, table: &Table, k: &mut [f32], v: 
                 planes_of(out, &table.offsets, d).into_iter().map(Mutex::new).collect();
             Host.run(parts.len(), &|plane| {
                 let mut rows = Vec::new();
-                gather(&views, &table.chunks.layout, table.plane(plane), values, &mut rows);
+                gather(&views, table, table.plane(plane), values, &mut rows);
                 parts[plane].lock().unwrap_or_else(PoisonError::into_inner).copy_from_slice(&rows);
             });
         }
@@ -138,112 +175,49 @@ fn planes_of<'a, T>(mut all: &'a mut [T], offsets: &[usize], width: usize) -> Ve
     offsets.windows(2).map(cut).collect()
 }
 
-/// Adds the probability that rows of queries give to the keys that they see: to int64 `mass [T]`, in
-/// units of 2^-39. `queries` is float32 `[L, H, R, D]` of the layers from `first_layer` on, at int32
-/// `rows [R]`. Only the keys of those layers are read.
+/// The plan of rows at ascending positions int32 `rows [R]` over what a branch holds, and int32 `[T]`: the
+/// column of each key in its `mass_columns`, or -1 where no row sees it. With int32 `own_slots [R, 2]` the
+/// rows are those of an open step, whose keys are the last of every plane.
 #[pyfunction]
-#[pyo3(signature = (chunks, counts, entries, queries, rows, first_layer, num_kv_heads, scale, mass))]
-fn keep_add_mass(
-    py: Python<'_>,
-    chunks: &Bound<'_, PyList>,
-    counts: &Bound<'_, PyAny>,
-    entries: &Bound<'_, PyAny>,
-    queries: &Bound<'_, PyAny>,
-    rows: &Bound<'_, PyAny>,
-    first_layer: usize,
-    num_kv_heads: usize,
-    scale: f32,
-    mass: &Bound<'_, PyAny>,
-) -> PyResult<()> {
-    let table = Table::new(py, chunks, counts, entries)?;
-    let (q, r, m) =
-        (Tensor::new(queries, "queries")?, Tensor::new(rows, "rows")?, Tensor::new(mass, "mass")?);
-    q.expect_shape(py, &[None, None, None, Some(table.chunks.layout.head_dim)])?;
-    let &[layers, heads, num_rows, _] = q.shape() else { unreachable!("four sizes") };
-    r.expect_shape(py, &[Some(num_rows)])?;
-    m.expect_shape(py, &[Some(table.entries.len())])?;
-    let group = heads.checked_div(num_kv_heads).unwrap_or(0);
-    if group * num_kv_heads != heads || (first_layer + layers) * num_kv_heads > table.num_planes() {
-        let want = format!("{num_kv_heads} kv heads of {} planes", table.num_planes());
-        return Err(q.refuse(py, &format!("{:?}", q.shape()), &want));
-    }
-    // SAFETY: the objects are held by the caller, who lends `mass` for the call.
-    let (q, r, m) = unsafe { (q.slice::<f32>(py)?, r.i32s(py)?, m.i64s_mut(py)?) };
-    let work = Mass { table: &table, q, rows: r, group, num_kv_heads, layers, first_layer, scale };
-    match table.chunks.layout.dtype {
-        Dtype::F32 => work.run::<f32>(py, m),
-        Dtype::Bf16 => work.run::<bf16>(py, m),
-        Dtype::F16 => work.run::<f16>(py, m),
-    }
-}
-
-struct Mass<'a> {
-    table: &'a Table,
-    q: &'a [f32],
-    rows: &'a [i32],
-    group: usize,
-    num_kv_heads: usize,
-    layers: usize,
-    first_layer: usize,
-    scale: f32,
-}
-
-impl Mass<'_> {
-    fn run<P: Element + Item>(&self, py: Python<'_>, mass: &mut [i64]) -> PyResult<()> {
-        let views = self.table.chunks.views::<P>(py)?;
-        detached(py, || {
-            let parts: Vec<Mutex<&mut [i64]>> =
-                planes_of(mass, &self.table.offsets, 1).into_iter().map(Mutex::new).collect();
-            let blocks = self.rows.len().div_ceil(ROW_BLOCK).max(1);
-            let planes = self.layers * self.num_kv_heads;
-            let failure = Mutex::new(Ok(()));
-            Host.run(planes * blocks, &|task| {
-                let (plane, block) = (task / blocks, task % blocks);
-                match self.block(&views, plane, block) {
-                    Ok(sums) => {
-                        let at = self.first_layer * self.num_kv_heads + plane;
-                        let mut part = parts[at].lock().unwrap_or_else(PoisonError::into_inner);
-                        // Integers: the order of the tasks does not show.
-                        part.iter_mut().zip(sums).for_each(|(to, sum)| *to = to.wrapping_add(sum as i64));
-                    }
-                    Err(error) => *failure.lock().unwrap_or_else(PoisonError::into_inner) = Err(error),
-                }
-            });
-            failure.into_inner().unwrap_or_else(PoisonError::into_inner)
-        })
-    }
-
-    fn block<P: Element>(
-        &self,
-        views: &[&[P]],
-        plane: usize,
-        block: usize,
-    ) -> hornbeam_core::Result<Vec<u64>> {
-        let layout = &self.table.chunks.layout;
-        let d = layout.head_dim;
-        let entries = self.table.plane(self.first_layer * self.num_kv_heads + plane);
-        let begin = block * ROW_BLOCK;
-        let rows = &self.rows[begin..(begin + ROW_BLOCK).min(self.rows.len())];
-        let visible: Vec<u32> =
-            rows.iter().map(|row| entries.partition_point(|e| e[2] as i32 <= *row) as u32).collect();
-        let most = visible.iter().max().map_or(0, |most| *most as usize);
-        let mut keys = Vec::new();
-        gather(views, layout, &entries[..most], false, &mut keys);
-        let mut sums = vec![0u64; most];
-        for head in plane * self.group..(plane + 1) * self.group {
-            let queries = &self.q[(head * self.rows.len() + begin) * d..][..rows.len() * d];
-            let work = KeyMass { keys: &keys, queries, visible: &visible, head_dim: d, scale: self.scale };
-            add_key_mass(Isa::detected(), &work, &mut sums)?;
+#[pyo3(signature = (counts, entries, rows, own_slots=None))]
+fn held_plan<'py>(
+    py: Python<'py>,
+    counts: &Bound<'py, PyAny>,
+    entries: &Bound<'py, PyAny>,
+    rows: &Bound<'py, PyAny>,
+    own_slots: Option<&Bound<'py, PyAny>>,
+) -> PyResult<(PyPlan, Bound<'py, PyAny>)> {
+    let (offsets, entries) = held_keys(py, counts, entries)?;
+    let r = Tensor::new(rows, "rows")?;
+    r.expect_shape(py, &[None])?;
+    let own = own_slots.map(|slots| Tensor::new(slots, "own_slots")).transpose()?;
+    // SAFETY: the caller's arguments hold the arrays while they are copied, under the GIL.
+    let rows = unsafe { r.i32s(py)? };
+    let own: Vec<RowSlot> = match &own {
+        None => Vec::new(),
+        Some(own) => {
+            own.expect_shape(py, &[Some(rows.len()), Some(2)])?;
+            // SAFETY: as above.
+            let words = unsafe { own.i32s(py)? };
+            words.chunks_exact(2).map(|w| RowSlot { slab: w[0] as u32, slot: w[1] as u32 }).collect()
         }
-        Ok(sums)
+    };
+    if rows.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(Error::value("rows", format!("{rows:?}"), "ascending positions")).or_raise(py);
     }
+    let planes: Vec<&[[u32; 3]]> = offsets.windows(2).map(|pair| &entries[pair[0]..pair[1]]).collect();
+    if planes.iter().any(|plane| plane.len() < own.len()) {
+        return Err(Error::shape("own_slots", own.len(), "at most the keys of each plane")).or_raise(py);
+    }
+    let (plan, columns) = plan::held_plan(&planes, rows, &own);
+    Ok((PyPlan { plan: Arc::new(plan) }, int32s(py, columns.into_iter(), None)?))
 }
 
 /// Writes the scores float32 `out [T]` of what a branch holds. `queries` is float32 `[L, H, W, D]` at
-/// int32 `rows [W]`, `num_seen` the tokens seen so far; `mass` int64 `[T]` was added up from the rows
-/// int32 `mass_rows` for a score that needs more than the last ones.
+/// int32 `rows [W]`, `num_seen` the tokens seen so far; `masses` has, for each of the sets of rows that the
+/// score needs, int64 `[T]` sums and int32 `[T]` counts of the rows that saw the key.
 #[pyfunction]
-#[pyo3(signature = (score, chunks, counts, entries, queries, rows, mass, mass_rows, num_seen, num_kv_heads, scale, out))]
+#[pyo3(signature = (score, chunks, counts, entries, queries, rows, masses, num_seen, num_kv_heads, scale, out))]
 fn keep_scores_held(
     py: Python<'_>,
     score: Factor<'_>,
@@ -252,8 +226,7 @@ fn keep_scores_held(
     entries: &Bound<'_, PyAny>,
     queries: &Bound<'_, PyAny>,
     rows: &Bound<'_, PyAny>,
-    mass: &Bound<'_, PyAny>,
-    mass_rows: &Bound<'_, PyAny>,
+    masses: Vec<(Bound<'_, PyAny>, Bound<'_, PyAny>)>,
     num_seen: usize,
     num_kv_heads: usize,
     scale: f32,
@@ -262,7 +235,6 @@ fn keep_scores_held(
     let score = score::build(&score.0, params(&score.1)?).or_raise(py)?;
     let table = Table::new(py, chunks, counts, entries)?;
     let (q, r, o) = (Tensor::new(queries, "queries")?, Tensor::new(rows, "rows")?, Tensor::new(out, "out")?);
-    let (m, mr) = (Tensor::new(mass, "mass")?, Tensor::new(mass_rows, "mass_rows")?);
     let layers = table.num_planes().checked_div(num_kv_heads).unwrap_or(0);
     q.expect_shape(py, &[Some(layers), None, None, Some(table.chunks.layout.head_dim)])?;
     let (heads, num_rows) = (q.shape()[1], q.shape()[2]);
@@ -275,24 +247,26 @@ fn keep_scores_held(
     }
     r.expect_shape(py, &[Some(num_rows)])?;
     o.expect_shape(py, &[Some(table.entries.len())])?;
-    m.expect_shape(py, &[None])?;
-    mr.expect_shape(py, &[None])?;
     // SAFETY: the objects are held by the caller, who lends `out` for the call.
-    let (q, r, m, mr, o) =
-        unsafe { (q.slice::<f32>(py)?, r.i32s(py)?, m.i64s(py)?, mr.i32s(py)?, o.slice_mut::<f32>(py)?) };
-    let mass: Vec<u64> = m.iter().map(|m| *m as u64).collect();
-    if !mass.is_empty() && mass.len() != table.entries.len() {
-        let want = format!("{} sums, or none", table.entries.len());
-        return Err(Error::shape("mass", mass.len(), want)).or_raise(py);
-    }
-    let unsigned = |rows: &[i32]| rows.iter().map(|row| *row as u32).collect();
+    let (q, r, o) = unsafe { (q.slice::<f32>(py)?, r.i32s(py)?, o.slice_mut::<f32>(py)?) };
+    let masses = masses
+        .iter()
+        .map(|(sums, seen)| {
+            let (sums, seen) = (Tensor::new(sums, "sums")?, Tensor::new(seen, "seen")?);
+            sums.expect_shape(py, &[Some(table.entries.len())])?;
+            seen.expect_shape(py, &[Some(table.entries.len())])?;
+            // SAFETY: as above; both are copied under the GIL.
+            let (sums, seen) = unsafe { (sums.i64s(py)?, seen.i32s(py)?) };
+            let sums = sums.iter().map(|sum| *sum as u64).collect();
+            Ok((sums, seen.iter().map(|count| *count as u32).collect()))
+        })
+        .collect::<PyResult<Vec<(Vec<u64>, Vec<u32>)>>>()?;
     let call = Call {
         score: &*score,
         table: &table,
         q,
-        rows: unsigned(r),
-        mass,
-        mass_rows: unsigned(mr),
+        rows: r.iter().map(|row| *row as u32).collect(),
+        masses,
         num_seen,
         num_kv_heads,
         group: heads / num_kv_heads,
@@ -310,8 +284,8 @@ struct Call<'a> {
     table: &'a Table,
     q: &'a [f32],
     rows: Vec<u32>,
-    mass: Vec<u64>,
-    mass_rows: Vec<u32>,
+    /// Sums and counts of each set of rows, plane after plane.
+    masses: Vec<(Vec<u64>, Vec<u32>)>,
     num_seen: usize,
     num_kv_heads: usize,
     group: usize,
@@ -351,9 +325,9 @@ impl Call<'_> {
             .map(|plane| {
                 let entries = self.table.plane(plane);
                 let (mut keys, mut values) = (Vec::new(), Vec::new());
-                gather(views, layout, entries, false, &mut keys);
+                gather(views, self.table, entries, false, &mut keys);
                 if self.score.reads_values() {
-                    gather(views, layout, entries, true, &mut values);
+                    gather(views, self.table, entries, true, &mut values);
                 }
                 (keys, values, entries.iter().map(|e| e[2] as i32).collect())
             })
@@ -369,11 +343,15 @@ impl Call<'_> {
                 positions,
             })
             .collect();
-        let sums: Vec<&[u64]> = if self.mass.is_empty() {
-            Vec::new()
-        } else {
-            planes.map(|plane| &self.mass[self.table.offsets[plane]..self.table.offsets[plane + 1]]).collect()
-        };
+        let range = |plane: usize| self.table.offsets[plane]..self.table.offsets[plane + 1];
+        let accumulated: Vec<Accumulated<'_>> = self
+            .masses
+            .iter()
+            .map(|(sums, seen)| Accumulated {
+                sums: planes.clone().map(|plane| &sums[range(plane)]).collect(),
+                seen: planes.clone().map(|plane| &seen[range(plane)]).collect(),
+            })
+            .collect();
         let layer = Layer {
             planes: &views,
             group: self.group,
@@ -384,29 +362,28 @@ impl Call<'_> {
             head_dim: d,
             scale: self.scale,
         };
-        let accumulated = Accumulated { sums: &sums, rows: &self.mass_rows };
-        score_held(Isa::detected(), self.score, &layer, accumulated, out)
+        score_held(self.score, &layer, &accumulated, out)
     }
 }
 
-/// The rows whose mass a score needs: the number of last ones, and of the others, at these positions of
-/// `num_tokens`, int32.
+/// The number of last rows, or positions of others.
+type RowSet = (Option<usize>, Option<Vec<u32>>);
+
+/// The sets of rows whose mass a score needs: the number of last ones, or, of others, their positions in
+/// `num_tokens`.
 #[pyfunction]
-fn keep_rows(py: Python<'_>, score: Factor<'_>, num_tokens: usize) -> PyResult<(usize, Option<Vec<u32>>)> {
+fn keep_rows(py: Python<'_>, score: Factor<'_>, num_tokens: usize) -> PyResult<Vec<RowSet>> {
     let score = score::build(&score.0, params(&score.1)?).or_raise(py)?;
-    let (mut last, mut others) = (0, None);
-    for rows in score.rows() {
-        match rows {
-            Rows::Last(count) => last = last.max(count),
-            Rows::All | Rows::Probes { .. } => others = Some(rows.positions(num_tokens)),
-        }
-    }
-    Ok((last, others))
+    let set = |rows: Rows| match rows {
+        Rows::Last(count) => (Some(count), None),
+        Rows::All | Rows::Probes { .. } => (None, Some(rows.positions(num_tokens))),
+    };
+    Ok(score.rows().into_iter().map(set).collect())
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(gather_rows, m)?)?;
-    m.add_function(wrap_pyfunction!(keep_add_mass, m)?)?;
+    m.add_function(wrap_pyfunction!(held_plan, m)?)?;
     m.add_function(wrap_pyfunction!(keep_scores_held, m)?)?;
     m.add_function(wrap_pyfunction!(keep_rows, m)?)
 }

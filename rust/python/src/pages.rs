@@ -44,7 +44,28 @@ fn quantise_pages(
     detached(py, || pages::write_coded_pages(&moves, format, &mut bytes, &chunks.layout, by_page, &Host))
 }
 
+/// Copies plain slots and writes pages in codes, (format, moves), everything at once, with ids of pages.
+#[pyfunction]
+fn condense_pages(
+    py: Python<'_>,
+    chunks: &Bound<'_, PyList>,
+    moves: &Bound<'_, PyAny>,
+    codes: Vec<(u8, Bound<'_, PyAny>)>,
+) -> PyResult<()> {
+    let page_moves = |moves: &Bound<'_, PyAny>| -> PyResult<Vec<PageMove>> {
+        Ok(quads(py, moves)?.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect())
+    };
+    let moves = page_moves(moves)?;
+    let codes = codes.iter().map(|(n, moves)| Ok((*n, page_moves(moves)?))).collect::<PyResult<Vec<_>>>()?;
+    let all = codes.iter().flat_map(|(_, moves)| moves).chain(&moves);
+    let ids = all.flat_map(|m| [m.from[0], m.to[0]]);
+    let chunks = Chunks::describe(py, chunks, ids, |layout, id| layout.page(id).0)?;
+    let mut bytes = chunks.bytes(py)?;
+    detached(py, || pages::condense_pages(&moves, &codes, &mut bytes, &chunks.layout, &Host))
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(page_formats, m)?)?;
-    m.add_function(wrap_pyfunction!(quantise_pages, m)?)
+    m.add_function(wrap_pyfunction!(quantise_pages, m)?)?;
+    m.add_function(wrap_pyfunction!(condense_pages, m)?)
 }

@@ -256,7 +256,8 @@ impl PyTree {
     }
 
     /// The copies to make, in order: (`rows`, `pages` or `at_once`, int32 `[M, 4]`, the number of the
-    /// format to encode them in, or 0).
+    /// format to encode them in, or 0). Those `at_once` with a format go together with the next one
+    /// without.
     fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Bound<'py, PyAny>, u8)>> {
         let moves = self.lock().take_moves();
         let pages = |kind, moves: Vec<PageMove>, format| {
@@ -264,17 +265,20 @@ impl PyTree {
             Ok((kind, int32s(py, words.map(|w| w as i32), Some(4))?, format))
         };
         let array = |batch: Moves| match batch {
+            Moves::AtOnce { moves, codes } => {
+                let coded = codes.into_iter().map(|(format, moves)| pages("at_once", moves, format));
+                coded.chain([pages("at_once", moves, 0)]).collect()
+            }
             Moves::Rows(moves) => {
                 let words = moves.iter().flat_map(|m| [m.from.slab, m.from.slot, m.to.slab, m.to.slot]);
-                Ok(("rows", int32s(py, words.map(|w| w as i32), Some(4))?, 0))
+                Ok(vec![("rows", int32s(py, words.map(|w| w as i32), Some(4))?, 0)])
             }
-            Moves::Pages(moves) => pages("pages", moves, 0),
-            Moves::AtOnce(moves) => pages("at_once", moves, 0),
+            Moves::Pages(moves) => Ok(vec![pages("pages", moves, 0)?]),
             Moves::Codes { format, by_page, moves } => {
-                pages(if by_page { "pages" } else { "rows" }, moves, format)
+                Ok(vec![pages(if by_page { "pages" } else { "rows" }, moves, format)?])
             }
         };
-        moves.into_iter().map(array).collect()
+        Ok(moves.into_iter().map(array).collect::<PyResult<Vec<_>>>()?.into_iter().flatten().collect())
     }
 
     /// Gives a branch a version of a node that keeps only some keys: one list of indices, or one a
@@ -308,38 +312,37 @@ impl PyTree {
         digest: u64,
         by_head: bool,
     ) -> PyResult<usize> {
-        let lists = codes
-            .iter()
-            .map(|numbers| narrow::<u8>(py, numbers, "codes", "the number of a format"))
-            .collect::<PyResult<Vec<_>>>()?;
+        let lists = formats(py, &codes)?;
         let lists: Vec<&[u8]> = lists.iter().map(Vec::as_slice).collect();
-        let codes = match (by_head, lists.as_slice()) {
-            (true, lists) => Codes::ByHead(lists),
-            (false, [numbers]) => Codes::Uniform(numbers),
-            (false, lists) => return Err(to_py(py, Error::shape("codes", lists.len(), "one list"))),
-        };
+        let codes = codes_of(py, &lists, by_head)?;
         self.with(py, |tree| tree.quantise(branch.into(), node.into(), codes, partial, digest))
             .map(chunks_to_add)
     }
 
-    /// Gives a branch one node that shows only some of its keys: one list of indices, or one a plane; or
-    /// says how many chunks to add first.
+    /// Gives a branch one node that shows only some of its keys: one list of indices, or one a plane, and
+    /// with `codes` the number of the format that each shall have; or says how many chunks to add first.
+    #[pyo3(signature = (branch, keep, codes, digest, by_head))]
     fn condense(
         &self,
         py: Python<'_>,
         branch: u64,
         keep: Vec<Bound<'_, PyAny>>,
+        codes: Option<Vec<Bound<'_, PyAny>>>,
         digest: u64,
         by_head: bool,
     ) -> PyResult<usize> {
         let lists = indices(py, &keep)?;
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         let keep = keep_of(py, &lists, by_head)?;
-        self.with(py, |tree| tree.condense(branch.into(), keep, digest)).map(chunks_to_add)
+        let numbers = codes.map(|codes| formats(py, &codes)).transpose()?;
+        let numbers: Option<Vec<&[u8]>> = numbers.as_ref().map(|n| n.iter().map(Vec::as_slice).collect());
+        let codes = numbers.as_ref().map(|numbers| codes_of(py, numbers, by_head)).transpose()?;
+        self.with(py, |tree| tree.condense(branch.into(), keep, codes, digest)).map(chunks_to_add)
     }
 
     /// The keys that the planes of a branch show, with `in_step` those of its rows in the open step too:
-    /// int32 `[num_planes]` counts, and int32 `[num_keys, 3]` of (page, slot, position) plane by plane.
+    /// int32 `[num_planes]` counts, and int32 `[num_keys, 3]` of (page, slot, position) plane by plane, in
+    /// order of position. Above the twelve bits of the slot lies the number of the page's format.
     fn held<'py>(
         &self,
         py: Python<'py>,
@@ -446,6 +449,18 @@ fn chunks_to_add(begin: Begin) -> usize {
 
 fn indices(py: Python<'_>, keep: &[Bound<'_, PyAny>]) -> PyResult<Vec<Vec<u32>>> {
     keep.iter().map(|keys| narrow::<u32>(py, keys, "keep", "an index of a key")).collect()
+}
+
+fn formats(py: Python<'_>, codes: &[Bound<'_, PyAny>]) -> PyResult<Vec<Vec<u8>>> {
+    codes.iter().map(|numbers| narrow::<u8>(py, numbers, "codes", "the number of a format")).collect()
+}
+
+fn codes_of<'a>(py: Python<'_>, lists: &'a [&'a [u8]], by_head: bool) -> PyResult<Codes<'a>> {
+    match (by_head, lists) {
+        (true, lists) => Ok(Codes::ByHead(lists)),
+        (false, [numbers]) => Ok(Codes::Uniform(numbers)),
+        (false, lists) => Err(to_py(py, Error::shape("codes", lists.len(), "one list"))),
+    }
 }
 
 fn keep_of<'a>(py: Python<'_>, lists: &'a [&'a [u32]], by_head: bool) -> PyResult<Keep<'a>> {

@@ -1,33 +1,31 @@
-//! Scores of planes that hold different keys, as they do after an eviction by head, and of which some
-//! rows are gone: what those rows gave was added up when they were there.
+//! Scores of planes that hold different keys, as they do after an eviction by head, and whose rows are
+//! gone: what they gave was added up by attention itself, window, cap and sinks included.
 
-use super::rows::seen;
 use super::score::Score;
-use super::{Layer, Mass, Plane, Rows};
+use super::{Layer, Mass, Plane};
 use crate::error::{Error, Result};
-use crate::simd::Isa;
 
-/// Mass that was added up from rows which are gone, for the score's [`Rows`] that are not the last ones.
-#[derive(Debug, Clone, Copy)]
+/// Mass that was added up while its rows were there.
+#[derive(Debug, Clone)]
 pub struct Accumulated<'a> {
     /// For each plane, one sum a key.
-    pub sums: &'a [&'a [u64]],
-    /// Logical positions of the rows that were added, ascending.
-    pub rows: &'a [u32],
+    pub sums: Vec<&'a [u64]>,
+    /// For each plane, how many of the rows saw the key.
+    pub seen: Vec<&'a [u32]>,
 }
 
 /// Scores of the planes of one layer, each of as many keys as its positions say.
 ///
 /// Keys of different heads are matched by position where the score ranks a layer as a whole; a key that
-/// a head no longer holds adds nothing there. [`Layer::num_tokens`] is not read.
+/// a head no longer holds adds nothing there. `accumulated` has one entry for each of [`Score::rows`].
+/// [`Layer::num_tokens`] is not read.
 ///
 /// # Errors
 /// As [`super::score::score_layer`], and [`Error::Shape`] if lengths disagree.
 pub fn score_held(
-    isa: Isa,
     score: &dyn Score,
     layer: &Layer<'_>,
-    accumulated: Accumulated<'_>,
+    accumulated: &[Accumulated<'_>],
     out: &mut [&mut [f32]],
 ) -> Result<()> {
     layer.check_rows()?;
@@ -38,9 +36,19 @@ pub fn score_held(
             return Err(Error::shape("keys", plane.keys.len(), want));
         }
     }
-    let masses = (0..layer.planes.len())
-        .map(|at| masses(isa, score, &alone(layer, at), accumulated, at))
-        .collect::<Result<Vec<_>>>()?;
+    let sets = score.rows().len();
+    if accumulated.len() != sets {
+        return Err(Error::shape(
+            "accumulated mass",
+            accumulated.len(),
+            format!("{sets}, one a set of rows"),
+        ));
+    }
+    let masses = counts
+        .iter()
+        .enumerate()
+        .map(|(at, &count)| accumulated.iter().map(|set| mass(set, at, count)).collect())
+        .collect::<Result<Vec<Vec<Mass>>>>()?;
     let same = layer.planes.windows(2).all(|pair| pair[0].positions == pair[1].positions);
     if !score.by_layer() {
         for (at, out) in out.iter_mut().enumerate().filter(|(at, _)| counts[*at] > 0) {
@@ -107,25 +115,14 @@ fn alone<'a>(layer: &Layer<'a>, plane: usize) -> Layer<'a> {
     Layer { planes, num_tokens: planes[0].positions.len(), ..*layer }
 }
 
-/// The masses that a score needs of one plane: from the queries, or from what was added up.
-fn masses(
-    isa: Isa,
-    score: &dyn Score,
-    layer: &Layer<'_>,
-    accumulated: Accumulated<'_>,
-    at: usize,
-) -> Result<Vec<Mass>> {
-    let n = layer.num_tokens;
-    let mass = |rows| match rows {
-        Rows::Last(_) => Mass::of(isa, layer, rows),
-        Rows::All | Rows::Probes { .. } => {
-            let sums = accumulated.sums.get(at).filter(|sums| sums.len() == n);
-            let sums = sums.ok_or_else(|| Error::shape("accumulated mass", 0, format!("{n} sums")))?;
-            let positions = (0..n).map(|key| layer.planes[0].position(key));
-            Ok(Mass { sums: sums.to_vec(), seen: seen(accumulated.rows, positions) })
+/// The mass of one plane.
+fn mass(set: &Accumulated<'_>, plane: usize, count: usize) -> Result<Mass> {
+    match (set.sums.get(plane), set.seen.get(plane)) {
+        (Some(sums), Some(seen)) if sums.len() == count && seen.len() == count => {
+            Ok(Mass { sums: sums.to_vec(), seen: seen.to_vec() })
         }
-    };
-    score.rows().into_iter().map(mass).collect()
+        _ => Err(Error::shape("accumulated mass", "other lengths", format!("{count} sums and counts"))),
+    }
 }
 
 /// Scores planes of equal positions together.
@@ -151,9 +148,10 @@ fn whole(score: &dyn Score, layer: &Layer<'_>, masses: &[Vec<Mass>], out: &mut [
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::keep::Params;
     use crate::keep::score::{build, score_layer};
     use crate::keep::testing::with_layer;
+    use crate::keep::{Params, Rows};
+    use crate::simd::Isa;
 
     const NAMES: [&str; 6] =
         ["window_mass", "last_query", "window_tokens", "expected_attention", "key_difference", "position"];
@@ -168,16 +166,22 @@ mod tests {
                 let positions: Vec<i32> = (0..40).collect();
                 let planes: Vec<Plane<'_>> =
                     layer.planes.iter().map(|plane| Plane { positions: &positions, ..*plane }).collect();
-                let gone: Vec<Rows> =
-                    score.rows().into_iter().filter(|rows| !matches!(rows, Rows::Last(_))).collect();
-                let mass = gone.first().map(|rows| Mass::of(Isa::detected(), layer, *rows).unwrap());
-                let sums: Vec<&[u64]> = mass.iter().flat_map(|mass| mass.sums.chunks_exact(40)).collect();
-                let rows = gone.first().map_or(Vec::new(), |rows| rows.positions(40));
+                let masses: Vec<Mass> = score
+                    .rows()
+                    .into_iter()
+                    .map(|rows| Mass::of(Isa::detected(), layer, rows).unwrap())
+                    .collect();
+                let accumulated: Vec<Accumulated<'_>> = masses
+                    .iter()
+                    .map(|mass| Accumulated {
+                        sums: mass.sums.chunks_exact(40).collect(),
+                        seen: vec![&mass.seen; 3],
+                    })
+                    .collect();
                 let mut got = vec![0.0; 3 * 40];
                 let mut out: Vec<&mut [f32]> = got.chunks_exact_mut(40).collect();
-                let accumulated = Accumulated { sums: &sums, rows: &rows };
                 let held = Layer { planes: &planes, ..*layer };
-                score_held(Isa::detected(), &*score, &held, accumulated, &mut out).unwrap();
+                score_held(&*score, &held, &accumulated, &mut out).unwrap();
                 assert_eq!(got, want, "{name}");
             });
         }
@@ -194,8 +198,16 @@ mod tests {
             ];
             let held = Layer { planes: &planes, num_seen: 10, ..*layer };
             let (mut a, mut b) = ([0.0; 3], [0.0; 2]);
-            let none = Accumulated { sums: &[], rows: &[] };
-            score_held(Isa::detected(), &*score, &held, none, &mut [&mut a, &mut b]).unwrap();
+            let mass = |at: usize, n: usize| {
+                let layer = Layer { num_tokens: n, ..alone(&held, at) };
+                Mass::of(Isa::detected(), &layer, Rows::Last(1)).unwrap()
+            };
+            let masses = [mass(0, 3), mass(1, 2)];
+            let accumulated = Accumulated {
+                sums: masses.iter().map(|mass| mass.sums.as_slice()).collect(),
+                seen: masses.iter().map(|mass| mass.seen.as_slice()).collect(),
+            };
+            score_held(&*score, &held, &[accumulated], &mut [&mut a, &mut b]).unwrap();
             assert_eq!(a[1..], b);
             // Every head spends one; the first position is held by one head of two.
             assert!((a.iter().sum::<f32>() - 1.0).abs() < 1e-6 && a[0] < 0.5);

@@ -119,7 +119,7 @@ impl Mass {
 }
 
 /// For every key, by position, how many of the rows, ascending, lie at or after it.
-pub(super) fn seen(rows: &[u32], keys: impl Iterator<Item = usize>) -> Vec<u32> {
+fn seen(rows: &[u32], keys: impl Iterator<Item = usize>) -> Vec<u32> {
     keys.map(|key| (rows.len() - rows.partition_point(|row| (*row as usize) < key)) as u32).collect()
 }
 

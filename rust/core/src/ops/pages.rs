@@ -12,7 +12,7 @@ use half::{bf16, f16};
 use crate::error::{Error, Result};
 use crate::format::page::{CodedPage, KeyBlocks, MOST_TOKENS};
 use crate::format::{Dtype, PageLayout};
-use crate::ops::rows::PageMove;
+use crate::ops::rows::{PageMove, move_page_rows_at_once};
 use crate::parallel::Parallel;
 
 /// Pages that are encoded before any of them is written.
@@ -33,69 +33,155 @@ pub fn write_coded_pages(
     by_page: bool,
     pool: &dyn Parallel,
 ) -> Result<()> {
-    let page = CodedPage::new(format, layout)?;
-    let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
-    let per_chunk = layout.slabs_per_chunk * if by_page { layout.num_planes } else { 1 };
-    let mut runs: Vec<Range<usize>> = Vec::new();
-    for (i, m) in moves.iter().enumerate() {
-        let slot = match runs.last_mut() {
-            Some(run) if moves[run.start].to[0] == m.to[0] => {
-                run.end += 1;
-                run.len() - 1
-            }
-            _ => {
-                runs.push(i..i + 1);
-                0
-            }
-        };
-        let held = [m.from[0], m.to[0]]
-            .iter()
-            .all(|&id| chunks.get(id as usize / per_chunk).is_some_and(|chunk| chunk.len() == chunk_bytes));
-        if !held
-            || m.from[1] as usize >= layout.page_tokens
-            || m.to[1] as usize != slot
-            || slot >= page.tokens
-        {
-            let want = format!("plain slots of the given chunks to slots 0 to {} of a page", page.tokens - 1);
-            return Err(Error::value("moves", format!("{m:?}"), want));
-        }
-    }
-    let planes = if by_page { 1 } else { layout.num_planes };
-    let place = |id: u32, plane: usize| {
-        let (chunk, element) = if by_page { layout.page(id) } else { layout.slab_page(id, plane) };
-        (chunk, element * layout.dtype.size())
-    };
-    for plane in 0..planes {
+    let coder = Coder { page: CodedPage::new(format, layout)?, layout, by_page };
+    let runs = coder.runs(moves, chunks)?;
+    for plane in 0..if by_page { 1 } else { layout.num_planes } {
         for runs in runs.chunks(BATCH) {
-            let encoded: Vec<Mutex<Result<Vec<u8>>>> =
-                runs.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
-            let source: &[&mut [u8]] = chunks;
-            pool.run(runs.len(), &|run| {
-                let slots: Vec<(usize, usize)> = moves[runs[run].clone()]
-                    .iter()
-                    .map(|m| {
-                        let (chunk, byte) = place(m.from[0], plane);
-                        (chunk, byte + m.from[1] as usize * layout.head_dim * layout.dtype.size())
-                    })
-                    .collect();
-                let half = layout.page_tokens * layout.head_dim * layout.dtype.size();
-                let gather = |offset: usize| -> Vec<f32> {
-                    let width = layout.head_dim * layout.dtype.size();
-                    let rows =
-                        slots.iter().flat_map(|&(chunk, byte)| &source[chunk][byte + offset..][..width]);
-                    widen(&rows.copied().collect::<Vec<u8>>(), layout.dtype)
-                };
-                let bytes = encode(&page, &gather(0), &gather(half), layout.page_bytes());
-                *encoded[run].lock().unwrap_or_else(PoisonError::into_inner) = bytes;
-            });
-            for (run, bytes) in runs.iter().zip(encoded) {
-                let bytes = bytes.into_inner().unwrap_or_else(PoisonError::into_inner)?;
-                let (chunk, byte) = place(moves[run.start].to[0], plane);
-                chunks[chunk][byte..byte + bytes.len()].copy_from_slice(&bytes);
-            }
+            let pages = coder.encode(moves, runs, plane, chunks, pool)?;
+            pages.into_iter().for_each(|(at, bytes)| put_page(chunks, at, &bytes));
         }
     }
     Ok(())
+}
+
+/// Copies plain slots, `moves`, and writes pages in codes, `codes`, all ids those of pages and everything
+/// at once: every slot is read before any is written.
+///
+/// # Errors
+/// As [`write_coded_pages`] and [`move_page_rows_at_once`]; nothing is written then.
+pub fn condense_pages(
+    moves: &[PageMove],
+    codes: &[(u8, Vec<PageMove>)],
+    chunks: &mut [&mut [u8]],
+    layout: &PageLayout,
+    pool: &dyn Parallel,
+) -> Result<()> {
+    let mut pages = Vec::new();
+    for (format, moves) in codes {
+        let coder = Coder { page: CodedPage::new(*format, layout)?, layout, by_page: true };
+        pages.extend(coder.encode(moves, &coder.runs(moves, chunks)?, 0, chunks, pool)?);
+    }
+    move_page_rows_at_once(moves, chunks, layout)?;
+    pages.into_iter().for_each(|(at, bytes)| put_page(chunks, at, &bytes));
+    Ok(())
+}
+
+fn put_page(chunks: &mut [&mut [u8]], (chunk, byte): (usize, usize), bytes: &[u8]) {
+    chunks[chunk][byte..byte + bytes.len()].copy_from_slice(bytes);
+}
+
+/// Chunk of a page, and the byte at which it begins there.
+type Place = (usize, usize);
+
+/// Encodes pages of one format.
+struct Coder<'a> {
+    page: CodedPage,
+    layout: &'a PageLayout,
+    by_page: bool,
+}
+
+impl Coder<'_> {
+    /// The moves of each page.
+    fn runs(&self, moves: &[PageMove], chunks: &[&mut [u8]]) -> Result<Vec<Range<usize>>> {
+        let layout = self.layout;
+        let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
+        let per_chunk = layout.slabs_per_chunk * if self.by_page { layout.num_planes } else { 1 };
+        let mut runs: Vec<Range<usize>> = Vec::new();
+        for (i, m) in moves.iter().enumerate() {
+            let slot = match runs.last_mut() {
+                Some(run) if moves[run.start].to[0] == m.to[0] => {
+                    run.end += 1;
+                    run.len() - 1
+                }
+                _ => {
+                    runs.push(i..i + 1);
+                    0
+                }
+            };
+            let held = [m.from[0], m.to[0]].iter().all(|&id| {
+                chunks.get(id as usize / per_chunk).is_some_and(|chunk| chunk.len() == chunk_bytes)
+            });
+            if !held
+                || m.from[1] as usize >= layout.page_tokens
+                || m.to[1] as usize != slot
+                || slot >= self.page.tokens
+            {
+                let most = self.page.tokens - 1;
+                let want = format!("plain slots of the given chunks to slots 0 to {most} of a page");
+                return Err(Error::value("moves", format!("{m:?}"), want));
+            }
+        }
+        Ok(runs)
+    }
+
+    fn place(&self, id: u32, plane: usize) -> Place {
+        let layout = self.layout;
+        let (chunk, element) = if self.by_page { layout.page(id) } else { layout.slab_page(id, plane) };
+        (chunk, element * layout.dtype.size())
+    }
+
+    /// The bytes of the pages of some runs, and where they belong.
+    fn encode(
+        &self,
+        moves: &[PageMove],
+        runs: &[Range<usize>],
+        plane: usize,
+        source: &[&mut [u8]],
+        pool: &dyn Parallel,
+    ) -> Result<Vec<(Place, Vec<u8>)>> {
+        let layout = self.layout;
+        let width = layout.head_dim * layout.dtype.size();
+        let encoded: Vec<Mutex<Result<Vec<u8>>>> = runs.iter().map(|_| Mutex::new(Ok(Vec::new()))).collect();
+        pool.run(runs.len(), &|run| {
+            let slots: Vec<Place> = moves[runs[run].clone()]
+                .iter()
+                .map(|m| {
+                    let (chunk, byte) = self.place(m.from[0], plane);
+                    (chunk, byte + m.from[1] as usize * width)
+                })
+                .collect();
+            let gather = |offset: usize| -> Vec<f32> {
+                let rows = slots.iter().flat_map(|&(chunk, byte)| &source[chunk][byte + offset..][..width]);
+                widen(&rows.copied().collect::<Vec<u8>>(), layout.dtype)
+            };
+            let values = gather(layout.page_tokens * width);
+            let bytes = encode(&self.page, &gather(0), &values, layout.page_bytes());
+            *encoded[run].lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+        });
+        let to = |run: &Range<usize>| self.place(moves[run.start].to[0], plane);
+        let page = |(run, bytes): (&Range<usize>, Mutex<Result<Vec<u8>>>)| {
+            Ok((to(run), bytes.into_inner().unwrap_or_else(PoisonError::into_inner)?))
+        };
+        runs.iter().zip(encoded).map(page).collect()
+    }
+}
+
+/// Writes the key, or the value, at a slot of a page in codes, as attention sees it.
+pub fn decode_row(page: &CodedPage, bytes: &[u8], slot: usize, values: bool, out: &mut [f32]) {
+    let number = |at: usize| f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32();
+    let padded = page.head_dim.next_multiple_of(16);
+    let codes = if values { page.value_codes } else { 0 } + slot * page.row_bytes;
+    let mask = (1u32 << page.format.bits) - 1;
+    for (channel, out) in out.iter_mut().enumerate().take(page.head_dim) {
+        let (byte, shift) = page.code_at(channel);
+        let code = (u32::from(bytes[codes + byte]) >> shift & mask) as f32;
+        let (least, step) = if values {
+            let at = page.value_params + 4 * (channel / page.format.value_channels) * page.tokens;
+            (at + 2 * slot, at + 2 * (page.tokens + slot))
+        } else {
+            match page.format.keys {
+                KeyBlocks::Token => (page.key_params + 2 * slot, page.key_params + 2 * (page.tokens + slot)),
+                KeyBlocks::Channel(_) => {
+                    let at = page.key_params + slot / page.key_group() * 4 * padded;
+                    (at + 2 * channel, at + 2 * (padded + channel))
+                }
+            }
+        };
+        *out = number(least) + number(step) * code;
+        if values && page.format.value_factors {
+            *out *= number(page.factors + 2 * channel);
+        }
+    }
 }
 
 fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {

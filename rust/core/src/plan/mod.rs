@@ -3,6 +3,10 @@
 //! The tree walks its nodes in depth-first order and tells a [`Builder`] what it meets; the builder
 //! knows tables and rows, not nodes.
 
+mod held;
+
+pub use held::{HeldKey, held_plan};
+
 use crate::error::{Error, Result};
 use crate::format::plan::{Entry, Plan, Read, RowSlot};
 

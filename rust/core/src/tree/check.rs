@@ -60,8 +60,8 @@ impl Tree {
                 }
             }
             let mut positions: Vec<i32> = node.table.keys(plane).map(|(.., position)| position).collect();
-            // Pages in codes come before plain ones.
-            if node.table.plane(plane).iter().any(|entry| entry.format() != 0) {
+            // Pages in codes come before plain ones, and holes are filled by others.
+            if node.digest != 0 {
                 positions.sort_unstable();
             }
             let mut last = node.start as i32 - 1;

@@ -1,18 +1,22 @@
 //! Condensing: everything that a branch shows, replaced for it by a selection, as one node.
 //!
 //! Where nobody else reads what the branch shows, the old pages are given up first and the kept keys
-//! move into the lowest of them: no memory is needed for the copy, and the end of the pool empties.
+//! move among them ([`super::place`]): no memory is needed for the copy.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::node::{Node, ROOT};
-use super::version::{Keep, check_kept, push_entry};
-use super::{Begin, BranchId, Moves, Tree};
+use super::place::{Kept, Run, place};
+use super::version::{Keep, check_kept};
+use super::{Begin, BranchId, Codes, Moves, Tree};
 use crate::error::{Error, Result};
+use crate::format::page::CodedPage;
+use crate::format::plan::Entry;
 use crate::ops::rows::PageMove;
 use crate::plan::Table;
 
-/// A key that a plane of a branch shows: page id, slot, logical position.
+/// A key that a plane of a branch shows: page id, slot and format as [`Entry::first`] has them, logical
+/// position.
 pub type Held = (u32, u32, i32);
 
 impl Tree {
@@ -46,51 +50,84 @@ impl Tree {
 
     fn held_by(&self, path: &[u32], plane: usize) -> Vec<Held> {
         let layout = self.layout();
+        self.shown_by(
+            path,
+            plane,
+            |table, page| {
+                if table.is_by_head() { page } else { layout.page_id(page, plane) }
+            },
+        )
+    }
+
+    /// As [`Tree::held_by`], with pages as `id` names them.
+    fn shown_by(&self, path: &[u32], plane: usize, id: impl Fn(&Table, u32) -> u32) -> Vec<Held> {
         let mut keys = Vec::new();
         for &index in path {
             let table = &self.nodes[index].table;
-            let page = |page| if table.is_by_head() { page } else { layout.page_id(page, plane) };
-            keys.extend(table.keys(plane).map(|(at, slot, position)| (page(at), slot, position)));
+            let formats = table
+                .plane(plane)
+                .iter()
+                .flat_map(|e| std::iter::repeat_n(u32::from(Entry::first_of(0, e.format())), e.count.into()));
+            keys.extend(
+                table
+                    .keys(plane)
+                    .zip(formats)
+                    .map(|((p, slot, at), format)| (id(table, p), slot | format, at)),
+            );
+        }
+        if !keys.is_sorted_by_key(|key| key.2) {
+            keys.sort_by_key(|key| key.2);
         }
         keys
     }
 
     /// Gives `branch` one node in place of its path, which shows only the keys in `keep`, as indices
-    /// into what each plane shows now. One list for all planes needs them to show the same positions
-    /// there. `digest` is not 0 and says what made it inexact. The copies
-    /// are appended to [`Tree::take_moves`]. Not while a step is open. On an error nothing has
+    /// into what [`Tree::held`] says now. One list for all planes needs them to show the same positions
+    /// there. `codes` has the format that each kept key shall have, where it is plain so far and a whole
+    /// page comes together; `None` encodes nothing. `digest` is not 0 and says what made it inexact. The
+    /// copies are appended to [`Tree::take_moves`]. Not while a step is open. On an error nothing has
     /// changed; `Grow` asks for chunks first, which a branch that shares nothing never needs.
-    pub fn condense(&mut self, branch: BranchId, keep: Keep<'_>, digest: u64) -> Result<Begin> {
+    pub fn condense(
+        &mut self,
+        branch: BranchId,
+        keep: Keep<'_>,
+        codes: Option<Codes<'_>>,
+        digest: u64,
+    ) -> Result<Begin> {
         self.no_open_step()?;
         let leaf = self.branch_at(branch)?.node;
         let path = self.path(leaf);
         if digest == 0 {
             return Err(Error::value("digest", 0, "a number that is not 0"));
         }
-        path.iter().try_for_each(|&index| self.refuse_codes(index))?;
         check_kept(keep, false, self.layout().num_planes, |plane| {
             path.iter().map(|&index| self.nodes[index].table.num_keys(plane)).sum()
         })?;
+        check_codes(keep, codes)?;
         if path.is_empty() {
             return Ok(Begin::Open);
         }
         let layout = *self.layout();
         let old: Vec<Vec<Held>> = (0..layout.num_planes).map(|plane| self.held_by(&path, plane)).collect();
-        if let Keep::Uniform(keys) = keep {
-            let shown =
-                |old: &[Held]| keys.iter().map(|&key| old.get(key as usize).map(|k| k.2)).collect::<Vec<_>>();
+        let kept_on = |plane: usize| match keep {
+            Keep::Uniform(keys) => keys,
+            Keep::ByHead(planes) => planes[plane],
+        };
+        if matches!(keep, Keep::Uniform(_)) {
+            let shown = |plane: &[Held]| {
+                kept_on(0).iter().map(|&key| plane.get(key as usize).map(|k| k.2)).collect::<Vec<_>>()
+            };
             if old.iter().any(|plane| shown(plane) != shown(&old[0])) {
                 return Err(Error::value("keep", "one list", "one list a plane: positions differ by plane"));
             }
         }
-        let alone = self.is_alone(&path);
+        let alone = self.is_alone(&path) && never_grows(codes, &layout)?;
+        let runs = self.place_kept(&path, &old, keep, codes, alone)?;
         if !alone {
+            let new = runs.iter().flatten().filter(|run| run.page.is_none()).count();
             let needed = match keep {
-                Keep::Uniform(keys) => keys.len().div_ceil(layout.page_tokens),
-                Keep::ByHead(planes) => {
-                    let pages = planes.iter().map(|keys| keys.len().div_ceil(layout.page_tokens)).sum();
-                    self.slabs.slabs_for_pages(pages)
-                }
+                Keep::Uniform(_) => new,
+                Keep::ByHead(_) => self.slabs.slabs_for_pages(new),
             };
             match self.make_room(needed)? {
                 0 => {}
@@ -100,24 +137,24 @@ impl Tree {
         let tokens = path.iter().flat_map(|&index| self.nodes[index].tokens.iter().copied()).collect();
         self.clock += 1;
         // Columns move before a page of the old version may be taken again.
-        let kept_on = |plane: usize| match keep {
-            Keep::Uniform(keys) => keys,
-            Keep::ByHead(planes) => planes[plane],
-        };
         let saved: Vec<Vec<Vec<u8>>> = if self.columns.is_empty() {
             Vec::new()
         } else {
-            let slot = |key: Held| self.columns.read_slot((key.0, key.1));
+            let slot = |key: Held| self.columns.read_slot((key.0, key.1 & SLOT));
             old.iter()
                 .enumerate()
                 .map(|(p, old)| kept_on(p).iter().map(|&k| slot(old[k as usize])).collect())
                 .collect()
         };
         let node_columns = self.columns.read_node(leaf);
+        let by_head = matches!(keep, Keep::ByHead(_));
+        for page in runs.iter().flatten().filter_map(|run| run.page) {
+            if by_head { self.slabs.retain_page(page) } else { self.slabs.retain(page) }
+        }
         if alone {
             self.let_go(branch, leaf);
         }
-        let table = self.lay_down(keep, &old);
+        let table = self.lay_down(runs, &old, by_head);
         let node = Node {
             parent: ROOT,
             children: Vec::new(),
@@ -136,21 +173,78 @@ impl Tree {
         if !alone {
             self.leave(leaf, false);
         }
-        let mut moves = Vec::new();
+        let (mut moves, mut codes): (_, BTreeMap<u8, Vec<PageMove>>) = (Vec::new(), BTreeMap::new());
         for (plane, old) in old.iter().enumerate() {
             let new = self.held_by(&[node], plane);
             for (i, (&key, to)) in kept_on(plane).iter().zip(new).enumerate() {
                 let from = old[key as usize];
-                if (from.0, from.1) != (to.0, to.1) {
-                    moves.push(PageMove { from: [from.0, from.1], to: [to.0, to.1] });
+                let format = (to.1 >> Entry::SLOT_BITS) as u8;
+                let copy = PageMove { from: [from.0, from.1], to: [to.0, to.1 & SLOT] };
+                if (from.0, from.1) == (to.0, to.1) {
+                } else if format == 0 {
+                    moves.push(copy);
+                } else {
+                    codes.entry(format).or_default().push(copy);
                 }
-                if let Some(bytes) = saved.get(plane) {
+                if format == 0
+                    && let Some(bytes) = saved.get(plane)
+                {
                     self.columns.write_slot((to.0, to.1), &bytes[i]);
                 }
             }
         }
-        self.moves.push(Moves::AtOnce(moves));
+        codes.values_mut().for_each(|moves| moves.sort_unstable_by_key(|m| m.to));
+        self.moves.push(Moves::AtOnce { moves, codes: codes.into_iter().collect() });
         Ok(Begin::Open)
+    }
+
+    /// The runs of the new table: one list for all planes, or one a plane.
+    fn place_kept(
+        &self,
+        path: &[u32],
+        old: &[Vec<Held>],
+        keep: Keep<'_>,
+        codes: Option<Codes<'_>>,
+        alone: bool,
+    ) -> Result<Vec<Vec<Run>>> {
+        let by_head = matches!(keep, Keep::ByHead(_));
+        let mut pages: HashSet<u32> = HashSet::new();
+        for table in path.iter().map(|&index| &self.nodes[index].table) {
+            if table.is_by_head() == by_head {
+                pages.extend(table.entries.iter().map(|e| e.page));
+            } else if table.entries.iter().any(|e| e.format() != 0) {
+                let (got, want) = if by_head {
+                    ("one list a plane", "one list: the branch has slabs in codes")
+                } else {
+                    ("one list", "one list a plane: the branch has pages in codes")
+                };
+                return Err(Error::value("keep", got, want));
+            }
+        }
+        let stays = |page: u32| alone && pages.contains(&page);
+        match keep {
+            Keep::Uniform(keys) => {
+                let codes = match codes {
+                    Some(Codes::Uniform(codes)) => codes,
+                    _ => &[],
+                };
+                let all = path.iter().all(|&index| !self.nodes[index].table.is_by_head());
+                let slabs = self.shown_by(path, 0, |_, slab| slab);
+                // Pages of single heads are no slabs: all keys move then.
+                let runs = place(Kept { old: &slabs, keys, codes }, self.layout(), |p| all && stays(p))?;
+                Ok(vec![runs])
+            }
+            Keep::ByHead(planes) => {
+                let codes_on = |plane: usize| match codes {
+                    Some(Codes::ByHead(lists)) => lists[plane],
+                    _ => &[],
+                };
+                let one = |(plane, keys): (usize, &&[u32])| {
+                    place(Kept { old: &old[plane], keys, codes: codes_on(plane) }, self.layout(), stays)
+                };
+                planes.iter().enumerate().map(one).collect()
+            }
+        }
     }
 
     /// The branch leaves a path that only it reads, which frees it.
@@ -161,27 +255,28 @@ impl Tree {
         self.nodes[ROOT].handles -= 1;
     }
 
-    fn lay_down(&mut self, keep: Keep<'_>, old: &[Vec<Held>]) -> Table {
-        let page_tokens = self.layout().page_tokens;
+    /// The table of the runs, on the pages that stay and on new ones.
+    fn lay_down(&mut self, runs: Vec<Vec<Run>>, old: &[Vec<Held>], by_head: bool) -> Table {
+        let new = runs.iter().flatten().filter(|run| run.page.is_none()).count();
+        let mut pages: Vec<u32> = if by_head {
+            self.take_pages(new).unwrap_or_default()
+        } else {
+            (0..new).map_while(|_| self.take_slab()).collect()
+        };
+        pages.reverse();
         let mut table = Table::default();
-        match keep {
-            Keep::Uniform(keys) => {
-                for group in keys.chunks(page_tokens) {
-                    let Some(slab) = self.take_slab() else { break };
-                    push_entry(&mut table, slab, group, &old[0]);
-                }
+        for (runs, old) in runs.iter().zip(old) {
+            let begin = table.entries.len() as u32;
+            for run in runs {
+                let Some(page) = run.page.or_else(|| pages.pop()) else { break };
+                let positions_at = table.positions.len() as i32;
+                table.positions.extend(run.keys.iter().map(|&key| old[key as usize].2));
+                let position = table.positions[positions_at as usize];
+                let count = run.keys.len() as u16;
+                table.entries.push(Entry { page, first: run.first, count, position, positions_at });
             }
-            Keep::ByHead(planes) => {
-                let count = planes.iter().map(|keys| keys.len().div_ceil(page_tokens)).sum();
-                let mut pages = self.take_pages(count).unwrap_or_default().into_iter();
-                for (keys, old) in planes.iter().zip(old) {
-                    let begin = table.entries.len() as u32;
-                    for group in keys.chunks(page_tokens) {
-                        let Some(page) = pages.next() else { break };
-                        push_entry(&mut table, page, group, old);
-                    }
-                    table.head_ranges.push([begin, table.entries.len() as u32]);
-                }
+            if by_head {
+                table.head_ranges.push([begin, table.entries.len() as u32]);
             }
         }
         table
@@ -203,4 +298,32 @@ impl Tree {
         slabs.iter().all(|(&slab, &n)| self.slabs.references(slab) == n)
             && pages.iter().all(|(&page, &n)| self.slabs.page_references(page) == n)
     }
+}
+
+/// The slot of a [`Held`] without its format.
+const SLOT: u32 = (1 << Entry::SLOT_BITS) - 1;
+
+/// Codes name a format for each kept key.
+fn check_codes(keep: Keep<'_>, codes: Option<Codes<'_>>) -> Result<()> {
+    let agree = match (keep, codes) {
+        (_, None) => true,
+        (Keep::Uniform(keys), Some(Codes::Uniform(codes))) => keys.len() == codes.len(),
+        (Keep::ByHead(keys), Some(Codes::ByHead(codes))) => {
+            keys.len() == codes.len() && keys.iter().zip(codes).all(|(keys, codes)| keys.len() == codes.len())
+        }
+        _ => false,
+    };
+    if agree { Ok(()) } else { Err(Error::shape("codes", "other lists", "a format for each kept key")) }
+}
+
+/// Whether pages in the formats asked for hold as much as plain ones at least.
+fn never_grows(codes: Option<Codes<'_>>, layout: &crate::format::PageLayout) -> Result<bool> {
+    let lists: Vec<&[u8]> = match codes {
+        None => return Ok(true),
+        Some(Codes::Uniform(codes)) => vec![codes],
+        Some(Codes::ByHead(lists)) => lists.to_vec(),
+    };
+    let numbers: HashSet<u8> = lists.into_iter().flatten().copied().filter(|number| *number != 0).collect();
+    let mut tokens = numbers.into_iter().map(|number| CodedPage::new(number, layout).map(|page| page.tokens));
+    tokens.try_fold(true, |enough, tokens| Ok(enough && tokens? >= layout.page_tokens))
 }

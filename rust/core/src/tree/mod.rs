@@ -15,6 +15,7 @@ mod evict;
 mod matching;
 mod merge;
 mod node;
+mod place;
 mod quantise;
 mod step;
 mod version;
@@ -66,8 +67,14 @@ pub enum Moves {
         /// Page by page, slots ascending from 0.
         moves: Vec<PageMove>,
     },
-    /// On single pages, all at once: every slot is read before any is written.
-    AtOnce(Vec<PageMove>),
+    /// On single pages, all at once: every slot is read before any is written. See
+    /// [`crate::ops::pages::condense_pages`].
+    AtOnce {
+        /// To plain slots.
+        moves: Vec<PageMove>,
+        /// Into new pages of formats in codes, as in [`Moves::Codes`], with the ids of pages.
+        codes: Vec<(u8, Vec<PageMove>)>,
+    },
 }
 
 /// Counts, for people and for budgets.

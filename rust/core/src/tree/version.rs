@@ -92,7 +92,7 @@ impl Tree {
     }
 
     /// Keys in codes do not move.
-    pub(super) fn refuse_codes(&self, node: u32) -> Result<()> {
+    fn refuse_codes(&self, node: u32) -> Result<()> {
         match self.nodes[node].table.entries.iter().any(|entry| entry.format() != 0) {
             true => Err(Error::State {
                 what: format!("node {node}"),
@@ -208,7 +208,7 @@ pub(super) fn check_kept(
     Ok(())
 }
 
-pub(super) fn push_entry(table: &mut Table, page: u32, keys: &[u32], old: &[(u32, u32, i32)]) {
+fn push_entry(table: &mut Table, page: u32, keys: &[u32], old: &[(u32, u32, i32)]) {
     let positions_at = table.positions.len() as i32;
     table.positions.extend(keys.iter().map(|&key| old[key as usize].2));
     let position = table.positions[positions_at as usize];

@@ -1,0 +1,127 @@
+//! A plan of rows that were computed before, over the keys that a branch still holds: what the mass of
+//! such rows is summed by.
+
+use crate::format::plan::{Entry, Plan, Read, RowSlot};
+
+/// Page id, slot with the page's format as [`Entry::first`] has them, and logical position of a key.
+pub type HeldKey = [u32; 3];
+
+/// The plan of `rows`, ascending logical positions, over `planes`, each in order of position: a row sees
+/// what lies at or before it. And the column of each key in [`crate::ops::attention::mass_columns`] of all
+/// rows, plane after plane; -1 for a key that no row sees.
+///
+/// Where `own` is given, the rows are those of an open step: their keys are the last of every plane and
+/// lie in these slots of all planes, which spares a read for each.
+pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan, Vec<i32>) {
+    let num_rows = rows.len() as u32;
+    let mut plan = Plan {
+        row_positions: rows.to_vec(),
+        row_end: (1..=num_rows).collect(),
+        row_slots: vec![RowSlot { slab: 0, slot: 0 }; rows.len()],
+        ..Plan::default()
+    };
+    let starts: Vec<usize> = planes
+        .iter()
+        .scan(0, |at, plane| {
+            *at += plane.len();
+            Some(*at - plane.len())
+        })
+        .collect();
+    let mut columns = vec![-1; planes.iter().map(|plane| plane.len()).sum()];
+    let mut done = vec![0usize; planes.len()];
+    let mut begin = 0u32;
+    let firsts = if own.is_empty() { num_rows } else { num_rows.min(1) };
+    for first in 0..firsts {
+        let end_of = |plane: &[HeldKey]| match own.len() {
+            0 => plane.partition_point(|key| key[2] as i32 <= rows[first as usize]),
+            own => plane.len().saturating_sub(own),
+        };
+        let ends: Vec<usize> = planes.iter().map(|plane| end_of(plane)).collect();
+        let most = ends.iter().zip(&done).map(|(end, done)| (end - done) as u32).max().unwrap_or(0);
+        if most == 0 {
+            continue;
+        }
+        let ranges = plan.head_ranges.len() as u32;
+        for ((plane, start), (done, end)) in planes.iter().zip(&starts).zip(done.iter_mut().zip(&ends)) {
+            let entries = plan.entries.len() as u32;
+            push_runs(&mut plan, &plane[*done..*end]);
+            plan.head_ranges.push([entries, plan.entries.len() as u32]);
+            let own = &mut columns[start + *done..start + *end];
+            own.iter_mut().zip(begin as i32..).for_each(|(column, at)| *column = at);
+            *done = *end;
+        }
+        plan.reads.push(Read {
+            entry_begin: ranges,
+            entry_end: plan.head_ranges.len() as u32,
+            row_begin: first,
+            row_end: num_rows,
+            num_keys: most,
+            flags: Read::BY_HEAD,
+            mask: -1,
+            rotary_offset: 0,
+        });
+        begin += most;
+    }
+    if !own.is_empty() {
+        plan.row_slots = own.to_vec();
+        plan.row_end = vec![num_rows; rows.len()];
+        for ((plane, start), done) in planes.iter().zip(&starts).zip(&done) {
+            let own = &mut columns[start + done..start + plane.len()];
+            own.iter_mut().zip(begin as i32..).for_each(|(column, at)| *column = at);
+        }
+        plan.reads.push(Read {
+            entry_begin: 0,
+            entry_end: 0,
+            row_begin: 0,
+            row_end: num_rows,
+            num_keys: num_rows,
+            flags: Read::OWN,
+            mask: -1,
+            rotary_offset: 0,
+        });
+    }
+    (plan, columns)
+}
+
+/// Appends keys as entries of neighbouring slots.
+fn push_runs(plan: &mut Plan, keys: &[HeldKey]) {
+    let follows = |a: &HeldKey, b: &HeldKey| a[0] == b[0] && a[1] + 1 == b[1];
+    for run in keys.chunk_by(follows) {
+        let [page, first, position] = run[0];
+        let positions_at = plan.positions.len() as i32;
+        plan.positions.extend(run.iter().map(|key| key[2] as i32));
+        let (first, count, position) = (first as u16, run.len() as u16, position as i32);
+        plan.entries.push(Entry { page, first, count, position, positions_at });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_sees_what_lies_at_or_before_it() {
+        let a: [HeldKey; 4] = [[7, 0, 2], [7, 1, 5], [9, 0, 6], [9, 1, 8]];
+        let b: [HeldKey; 2] = [[8, 3, 6], [8, 2, 7]];
+        let (plan, columns) = held_plan(&[&a, &b], &[5, 7], &[]);
+        assert_eq!(columns, [0, 1, 2, -1, 2, 3]);
+        let reads: Vec<_> = plan.reads.iter().map(|r| (r.row_begin, r.row_end, r.num_keys)).collect();
+        assert_eq!(reads, [(0, 2, 2), (1, 2, 2)]);
+        assert_eq!(plan.head_ranges, [[0, 1], [1, 1], [1, 2], [2, 4]]);
+        assert_eq!(plan.positions, [2, 5, 6, 6, 7]);
+        assert_eq!(plan.num_rows(), 2);
+    }
+
+    #[test]
+    fn rows_of_an_open_step_are_one_read() {
+        let a: [HeldKey; 3] = [[7, 0, 2], [9, 0, 6], [9, 1, 7]];
+        let own = [RowSlot { slab: 4, slot: 0 }, RowSlot { slab: 4, slot: 1 }];
+        let (plan, columns) = held_plan(&[&a, &a[1..]], &[6, 7], &own);
+        assert_eq!(columns, [0, 1, 2, 1, 2]);
+        assert_eq!(plan.reads.len(), 2);
+        assert!(plan.reads[1].is_own());
+        assert_eq!(plan.row_end, [2, 2]);
+        let (plan, columns) = held_plan(&[&a[1..]], &[6, 7], &own);
+        assert_eq!((plan.reads.len(), columns), (1, vec![0, 1]));
+    }
+}
