@@ -494,23 +494,38 @@ class TestMemory:
         assert stats.kept_share == pytest.approx(0.25)
         assert lm.freed_bytes == stats.kv_bytes_before - stats.kv_bytes
 
-    @pytest.mark.parametrize("name", ["streaming_llm", "knorm", "snap_kv"])
-    def test_a_long_run_stays_inside_a_byte_budget(self, name):
-        model = models.llama(layers=1)
-        model.config.max_position_embeddings = 4096
-        budget = 12 * 16 * 2 * 2 * 32 * 4
+    @pytest.mark.parametrize("name", ["streaming_llm", "snap_kv", "int8"])
+    def test_twenty_thousand_tokens_stay_inside_a_byte_budget(self, name):
+        """A model that counts, so that drafts are known; its keys and queries are those of its tokens."""
+        model, prompt, count = models.llama(layers=1), [i % models.VOCABULARY for i in range(100)], 20_000
+        model.config.max_position_embeddings = 32_768
+        with torch.no_grad():
+            model.model.layers[0].self_attn.o_proj.weight.zero_()
+            model.model.layers[0].mlp.down_proj.weight.zero_()
+            model.lm_head.weight.copy_(model.model.embed_tokens.weight.roll(1, 0))
+        text = [i % models.VOCABULARY for i in range(100, 100 + count)]
+        budget = 24 * 16 * 2 * 2 * 32 * 4
         lm = hb.LM(model, max_kv_bytes=budget)
-        recipe = when(RECIPES[name](f"{budget // 2}B"), EveryTokens(16))
-        most = 0
+        recipe = when(getattr(hb.recipes, name)(f"{budget // 2}B"), EveryTokens(16))
+        looks = []
 
         def look(*_):
-            nonlocal most
-            most = max(most, lm.tree.num_bytes)
-            assert most <= budget
+            assert lm.tree.num_bytes <= budget
+            looks.append(lm.tree.num_bytes)
 
-        out = lm.generate(ids(100), keep=recipe, max_new_tokens=600, draft=None, stream=look)
-        assert len(out.token_ids) == 600
-        assert most > 0
+        out = lm.generate(
+            prompt,
+            keep=recipe,
+            max_new_tokens=count,
+            draft=Foresight([prompt + text], wrong=60),
+            length=hb.spec.Fixed(15),
+            stream=look,
+        )
+        assert out.token_ids == text
+        assert len(looks) > count // 32
+        assert max(looks) > 0
+        assert lm.tree.peak_bytes <= budget
+        assert out.stats.kv_bytes <= budget // 2
 
     def test_pressure_reduces_before_the_pool_is_full(self, model):
         budget = 16 * 16 * 4 * 2 * 32 * 4
