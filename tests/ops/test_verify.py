@@ -547,3 +547,44 @@ def test_bf16_and_f16_are_widened_exactly() -> None:
             ]
         ]
         assert all(torch.equal(a, b) for a, b in pairwise(runs) for a, b in zip(a, b, strict=True))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.sampled_from(RULES), st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 50]), st.integers(0, 3))
+def test_edges_follow_the_reference(rule: str, seed: int, size: int, edge: int) -> None:
+    """The edges by name: rows with one finite logit; rows all equal; p = q; and laws of the draft that hold
+    nothing of the target's, with more siblings than the draft has tokens, so that residuals run out."""
+    rng = np.random.default_rng(seed)
+    trees, targets, drafts = [], [], []
+    for count in (0, 1, 4, 7):
+        parents = [
+            i - 1 if rule in ("chain", "block") else int(rng.integers(-1, min(i, 1))) for i in range(count)
+        ]
+        rows = np.full((count + 1, size), -np.inf)
+        if edge == 0:
+            rows[np.arange(count + 1), rng.integers(0, size, count + 1)] = 1.5
+        elif edge == 1:
+            rows[:] = -2.0
+        elif edge == 2:
+            rows = rng.normal(0, 2, (count + 1, size))
+        else:
+            rows[:, : size // 2] = rng.normal(0, 1, (count + 1, size // 2))
+        q = rows if edge < 3 else np.where(np.isfinite(rows), -np.inf, 0.5)
+        trees.append([(int(rng.integers(size)), parent) for parent in parents])
+        targets.append(rows.astype(np.float32))
+        drafts.append(q.astype(np.float32))
+    warp, key = hb.Warp(), torch.arange(4)
+    got = hb.ops.verify(
+        *tensors(trees),
+        torch.tensor(np.concatenate(targets)),
+        torch.tensor(np.concatenate(drafts)),
+        rule=rule,
+        seed=seed,
+        sequences=key,
+        positions=key,
+    )
+    for b, (tree, target, draft) in enumerate(zip(trees, targets, drafts, strict=True)):
+        options = {"epsilon": 0.3, "alpha": 0.09} if rule == "typical" else {}
+        rows, token = expected(rule, tree, target, draft, warp, warp, (seed, b, b), ([], []), **options)
+        assert got.accepted[b, : got.num_accepted[b]].tolist() == rows
+        assert got.next_token[b] == token

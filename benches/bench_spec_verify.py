@@ -1,6 +1,6 @@
 """Verification against transformers and against vectorised PyTorch of the same law.
 
-    python benches/run.py verify [--quick] [--json FILE]
+    python benches/run.py spec_verify [--quick] [--json FILE]
 
 Before timing, both sides are held to the same greedy outcome, and to the same acceptance on many small
 random drafts.
