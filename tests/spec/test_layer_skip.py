@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from itertools import pairwise
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 import hornbeam as hb
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import Fixed, LayerSkip, MeasuredGain, shape
+from hornbeam.spec.pace import Pacer
 from tests import models
 
 SAMPLING = dict(temperature=1.1, top_k=30, top_p=0.97)
@@ -155,3 +157,19 @@ def test_balanced_spacing():
 def test_wrong_subsets(draft, message):
     with pytest.raises(ArgumentError, match=message):
         draft()
+
+
+@pytest.mark.parametrize("verify", ["coupled", "without_replacement"])
+def test_a_draft_that_is_asked_now_and_then_is_asked_for_the_whole_batch(monkeypatch, verify):
+    """What the verification goes on from are the rows of all sequences of the step. Red where each sequence
+    is asked about."""
+    lm, turns = hb.LM(models.llama(layers=4)), itertools.count()
+    monkeypatch.setattr(Pacer, "is_due", lambda *_: next(turns) % 3 != 0)
+    prompts = [models.prompt(6 + n, n)[0].tolist() for n in range(4)]
+    draft = LayerSkip(exit_layer=3, shape=shape.GumbelTree((2, 1)))
+    options = dict(max_new_tokens=24, temperature=0.8, seed=2)
+    outs = lm.generate(prompts, draft=draft, verify=verify, **options)
+    assert sum(out.stats.drafted for out in outs) > 0
+    if verify == "coupled":
+        plain = lm.generate(prompts, draft=None, **options)
+        assert [out.token_ids for out in outs] == [out.token_ids for out in plain]

@@ -117,6 +117,8 @@ class Merger:
         self._forgone: dict[tuple[int, int], float] = {}
         # Whether the only source is to be asked for a sequence, if that was settled for an outline.
         self._settled: dict[int, Hashable | None] = {}
+        # A draft that goes on into the verification is one for all sequences of a step.
+        self._is_whole = [hasattr(source, "reuse") for source in self.sources]
         if len(self.sources) == 1:
             # A single source may offer all that it would offer without a union.
             if hasattr(self.sources[0], "outline"):
@@ -140,7 +142,10 @@ class Merger:
         """The outline of the only source, or an empty one where it is not worth asking."""
         source: Any = self.sources[0]
         kind = self._kind([], 1)
-        is_due = self._is_due(0, ask, kind, self._token_seconds(1))
+        if self._settled and self._is_whole[0]:
+            is_due = next(iter(self._settled.values())) is not None
+        else:
+            is_due = self._is_due(0, ask, kind, self._token_seconds(1))
         self._settled[ask.index] = kind if is_due else None
         outline: Drafted | None = source.outline(ask) if is_due else Grown([], Signals([]), [])
         return outline
@@ -173,14 +178,17 @@ class Merger:
     ) -> list[tuple[Ask, Hashable]]:
         """The sequences for which a source is worth asking, and the kinds of their steps."""
         token_seconds = self._token_seconds(len(asks))
-        group = []
-        for ask in asks:
+        group: list[tuple[Ask, Hashable]] = []
+        for place, ask in enumerate(asks):
+            if self._is_whole[number] and len(group) < place:
+                return []  # it was not due for the first
             if ask.index in self._settled:
                 if (settled := self._settled[ask.index]) is not None:
                     group.append((ask, settled))
                 continue
             kind = self._kind(proposals[ask.index], len(asks))
-            if self._is_due(number, ask, kind, token_seconds):
+            is_settled = self._is_whole[number] and bool(group)
+            if is_settled or self._is_due(number, ask, kind, token_seconds):
                 group.append((ask, kind))
         return group
 
