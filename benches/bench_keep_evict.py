@@ -1,0 +1,59 @@
+"""What eviction costs in the course of decoding: token by token, and in blocks of a page.
+
+Plain decoding on the default model with a budget of 256 tokens a head, of which every plane is full:
+``blocks`` says how many times as fast the recipe's own part of a step (`seconds["keep"]`) is in blocks of 16
+as token by token, ``share`` how much of the whole step it is in blocks.
+
+    python benches/run.py keep_evict [--quick]
+
+``--quick`` takes fewer alternations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import harness
+import hornbeam as hb
+from bench_keep_decode import opened, text
+from hornbeam import models
+from hornbeam.decode import Decoding
+from hornbeam.sequence import Sequence
+
+RECIPES = ("streaming_llm", "h2o", "tova")
+BUDGET, PROMPT, STEPS = 256, 512, 16
+
+
+def run(quick: bool) -> dict[str, Any]:
+    torch.manual_seed(0)
+    model, tokenizer = models.load(models.resolve("smollm2"), dtype=torch.float32)
+    prompt = text(tokenizer, PROMPT)
+    results: dict[str, Any] = {"prompt_tokens": PROMPT, "budget": BUDGET, "recipes": {}}
+    for name in RECIPES:
+        lm = hb.LM(model, tokenizer)
+        make = getattr(hb.recipes, name)
+        blocks, single = (opened(lm, prompt, make(BUDGET, every=every)) for every in (16, 1))
+        seconds = harness.alternate(
+            {"blocks": lambda run=blocks: spent(*run), "single": lambda run=single: spent(*run)},
+            3 if quick else harness.ALTERNATIONS,
+        )
+        decoding = blocks[0]
+        whole = sum(time for phase, time in decoding.seconds.items() if phase != "prefill")
+        results["recipes"][name] = {
+            "blocks": harness.ratio(seconds["blocks"], seconds["single"]),
+            "share": decoding.seconds["keep"] / whole,
+        }
+        print(name, results["recipes"][name], flush=True)
+        for _, sequence in (blocks, single):
+            sequence.close()
+    return results
+
+
+def spent(decoding: Decoding, sequence: Sequence) -> float:
+    """Seconds that the recipe takes in a block of steps."""
+    before = decoding.seconds["keep"]
+    for _ in range(STEPS):
+        decoding._step([sequence])
+    return decoding.seconds["keep"] - before
