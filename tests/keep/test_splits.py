@@ -116,6 +116,12 @@ def test_heads_compete(
         assert reserved == reference.competition(scores[0].tolist(), total, int(equal * alpha))
 
 
+def test_heads_compete_for_less_than_a_key_each() -> None:
+    """With nothing protected an equal share of no key is no reason to give up the competition."""
+    scores = torch.tensor([[[0.5, 0.5], [0.75, 1.0]]])
+    assert keep.AcrossHeads(0.0).budgets(scores, 1)[0].tolist() == [0, 1]
+
+
 def test_groups_share_the_indices_of_their_first_layer() -> None:
     scores = scores_of(4, 2, 40, 0)
     budgets, kept = keep.LayerGroups(2, 2).select(scores, 4 * 2 * 10, (0, 0, 0), 1)

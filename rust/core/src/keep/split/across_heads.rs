@@ -40,7 +40,7 @@ impl AcrossHeads {
         let caps = &scores.caps()[planes.clone()];
         let equal = total / heads as u64;
         let protected = &scores.floors()[planes];
-        if protected.iter().any(|protected| equal <= *protected) {
+        if protected.iter().any(|protected| *protected > 0 && equal <= *protected) {
             return apportion(total, &vec![1; heads], &vec![0; heads], caps);
         }
         let reserved: Vec<u64> = match self.blend {

@@ -38,8 +38,8 @@ pub use mass::{Columns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
 use work::Work;
 
-/// Multiply-adds below which the calling thread does everything: about 100 µs of one core.
-const SERIAL_WORK: u64 = 1 << 22;
+/// Multiply-adds below which the calling thread does everything: about 50 µs of one core.
+const SERIAL_WORK: u64 = 1 << 21;
 
 /// Numbers of one of the three element types.
 #[derive(Debug, Clone, Copy)]
