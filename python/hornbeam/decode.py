@@ -158,14 +158,14 @@ class Decoding:
                 logits = torch.cat(
                     [process(s, Draft(), row[None]) for s, row in zip(batch, logits, strict=True)]
                 )
-            return ops.sample(
+            return ops.sample_ids(
                 logits,
                 self.options.warp,
                 seed=self.options.seed,
                 sequences=_integers([s.number for s in batch]),
                 positions=_integers([s.position for s in batch]),
                 history=history(batch, self.options),
-            ).tolist()
+            )
 
     # -- decoding --------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hornbeam import ops, spec
+from hornbeam import cuda, ops, spec
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
 from hornbeam.spec.gate import Gate, levels
@@ -55,7 +55,11 @@ class Draft:
                 )
         logits = getattr(proposal, "logits", None)
         if logits is not None and len(nodes) < len(tokens):
-            logits = logits[[0, *(node + 1 for node in nodes)]]
+            if nodes == list(range(len(nodes))):
+                logits = logits[: 1 + len(nodes)]
+            else:
+                [rows] = cuda.upload([torch.tensor([0, *(node + 1 for node in nodes)])], logits.device)
+                logits = logits[rows]
         return cls([tokens[node] for node in nodes], [index[parents[node]] for node in nodes], logits, nodes)
 
     @property
@@ -221,20 +225,14 @@ class Drafting:
             logits = torch.cat(parts)
         if not self.is_ratio_test:
             return self._verify(active, drafts, logits, None, rule)
-        # A sequence without a draft reads no row of one; it is sampled as any other.
-        verdicts: dict[int, Verdict] = {}
-        for has_draft in (True, False):
-            own = [i for i, draft in enumerate(drafts) if bool(draft.tokens) is has_draft]
-            if not own:
-                continue
-            group = [drafts[i] for i in own]
-            rows = logits if len(own) == len(drafts) else torch.cat([parts[i] for i in own])
-            drawn_from = None
-            if has_draft:
-                drawn_from = torch.cat([d.logits for d in group if d.logits is not None]).to(logits.device)
-            found = self._verify([active[i] for i in own], group, rows, drawn_from, rule)
-            verdicts.update(zip(own, found, strict=True))
-        return [verdicts[i] for i in range(len(drafts))]
+        # A sequence without a draft reads no row of one: zeros stand for it, so that one call serves all.
+        given = [draft.logits for draft in drafts if draft.logits is not None]
+        columns = given[0].shape[1] if given else logits.shape[1]
+        blank = torch.zeros(
+            (1, columns), dtype=given[0].dtype if given else logits.dtype, device=logits.device
+        )
+        rows = [blank if draft.logits is None else draft.logits.to(logits.device) for draft in drafts]
+        return self._verify(active, drafts, logits, torch.cat(rows), rule)
 
     def _verify(
         self,
@@ -274,14 +272,14 @@ class Drafting:
                 at = _last(paths[i])
                 rows.append(process_row(active[i], drafts[i].path(at), parts[i][at + 1]))
             sequences = [active[i] for i in walking]
-            tokens = ops.sample(
+            tokens = ops.sample_ids(
                 torch.cat(rows),
                 self.options.warp,
                 seed=self.options.seed,
                 sequences=torch.tensor([s.number for s in sequences], dtype=torch.int64),
                 positions=torch.tensor([active[i].position + len(paths[i]) for i in walking]),
                 history=history(sequences, self.options, [drafts[i].path(_last(paths[i])) for i in walking]),
-            ).tolist()
+            )
             still = []
             for i, token in zip(walking, tokens, strict=True):
                 child = drafts[i].child(_last(paths[i]), token)

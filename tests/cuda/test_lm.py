@@ -127,15 +127,22 @@ class OnDevice(torch.Tensor):
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if getattr(function, "__name__", "") in cls.READS:
             cls.reads.append(function.__name__)
-        return super().__torch_function__(function, types, args, kwargs or {})
+        found = super().__torch_function__(function, types, args, kwargs or {})
+        return found.as_subclass(torch.Tensor) if getattr(function, "__name__", "") == "cpu" else found
 
 
 def test_a_step_reads_the_device_once(
     model: Any, launches: Counter[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """From the draft to the commit the host takes one thing from the device: the verdicts."""
-    upload, read = cuda.upload, decide.Outputs.read
+    upload, read, make = cuda.upload, decide.Outputs.read, decide.Outputs.__init__
     verdicts = 0
+    OnDevice.reads = []
+
+    def marked_outputs(self: decide.Outputs, *arguments: Any) -> None:
+        make(self, *arguments)
+        self.buffer = self.buffer.as_subclass(OnDevice)
+        self.next_token, self.num_accepted, self.fault_rows, self.accepted = self._parts(self.buffer)
 
     def marked(*arguments: Any) -> list[torch.Tensor]:
         return [tensor.as_subclass(OnDevice) for tensor in upload(*arguments)]
@@ -148,6 +155,7 @@ def test_a_step_reads_the_device_once(
     for module in (cuda, decide, plans, tree):
         monkeypatch.setattr(module, "upload", marked)
     monkeypatch.setattr(decide.Outputs, "read", counted)
+    monkeypatch.setattr(decide.Outputs, "__init__", marked_outputs)
     verify = cuda.verify
 
     def marked_logits(*arguments: Any, **options: Any) -> Any:
@@ -159,9 +167,31 @@ def test_a_step_reads_the_device_once(
     text = models.prompt(60)[0].tolist()
     for draft in (None, Foresight([text])):
         verdicts = 0
+        OnDevice.reads = []
         out = lm.generate(text[:30], max_new_tokens=10, draft=draft, length=hb.spec.Fixed(4), temperature=0.8)
         assert verdicts == 1 + out.stats.forward_passes
-    assert OnDevice.reads == []
+        assert OnDevice.reads == ["cpu"] * verdicts
+
+
+def test_a_step_of_a_ratio_test_is_verified_once(
+    model: Any, launches: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where some sequences have no draft, as before their last token."""
+    batches: list[list[int]] = []
+    verify = cuda.verify
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        batches.append(arguments[2].diff().tolist())
+        return verify(*arguments, **options)
+
+    monkeypatch.setattr(cuda, "verify", counted)
+    lm = hb.LM(model)
+    texts = [models.prompt(n, n)[0].tolist() for n in (30, 9, 12)]
+    draft = hb.spec.SmallModel(hb.LM(models.llama(seed=5)))
+    options = {"draft": draft, "verify": "chain", "length": hb.spec.Fixed(4), "temperature": 0.8}
+    outs = lm.generate(texts, max_new_tokens=10, **options)
+    assert len(batches) == 1 + max(out.stats.forward_passes for out in outs)
+    assert any(0 in sizes and max(sizes) > 0 for sizes in batches)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")

@@ -11,7 +11,7 @@ from hornbeam.ops.rows import (
     put_rows,
     write_rows,
 )
-from hornbeam.ops.verify import Verified, sample, verify
+from hornbeam.ops.verify import Verified, sample, sample_ids, verify
 
 __all__ = [
     "MASS_ONE",
@@ -27,6 +27,7 @@ __all__ = [
     "put_rows",
     "quantise_pages",
     "sample",
+    "sample_ids",
     "tree_attention",
     "verify",
     "write_rows",

@@ -1,7 +1,7 @@
 """Sampling, and verification of draft trees."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from hornbeam import _native, cuda
 from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
-__all__ = ["Verified", "sample", "verify"]
+__all__ = ["Verified", "sample", "sample_ids", "verify"]
 
 Tokens = Tensor | Sequence[int]
 History = Sequence[tuple[Tokens, Tokens]]
@@ -189,20 +189,41 @@ def sample(
     The noise is keyed by (seed, sequence, position, token), so the draw is the one that
     :func:`verify` with rule ``coupled`` makes at this position. Arguments and errors as there.
     """
-    batch = logits.shape[0]
+    return _drawn(logits, warp, seed, sequences, positions, history).next_token
+
+
+def sample_ids(
+    logits: Tensor,
+    warp: Warp | Sequence[Warp] = _PLAIN,
+    *,
+    seed: int = 0,
+    sequences: Tensor | None = None,
+    positions: Tensor | None = None,
+    history: History | None = None,
+) -> list[int]:
+    """As :func:`sample`, the tokens as a list: of logits on a device they are read once."""
+    return [token for _, token in _drawn(logits, warp, seed, sequences, positions, history).paths()]
+
+
+def _drawn(
+    logits: Tensor,
+    warp: Warp | Sequence[Warp],
+    seed: int,
+    sequences: Tensor | None,
+    positions: Tensor | None,
+    history: History | None,
+) -> Verified:
+    """A verification without drafts."""
     empty = torch.empty(0, dtype=torch.int32)
-    return cast(
-        Tensor,
-        verify(
-            empty.to(torch.int64),
-            empty,
-            torch.zeros(batch + 1, dtype=torch.int32),
-            logits,
-            rule="coupled",
-            warp=warp,
-            seed=seed,
-            sequences=sequences,
-            positions=positions,
-            history=history,
-        ).next_token,
+    return verify(
+        empty.to(torch.int64),
+        empty,
+        torch.zeros(logits.shape[0] + 1, dtype=torch.int32),
+        logits,
+        rule="coupled",
+        warp=warp,
+        seed=seed,
+        sequences=sequences,
+        positions=positions,
+        history=history,
     )
