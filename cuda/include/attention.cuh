@@ -7,7 +7,7 @@
 // maximum, its sum and its unnormalised output to the merge.
 #pragma once
 
-#include "hornbeam.cuh"
+#include "coded.cuh"
 
 namespace hornbeam {
 
@@ -33,10 +33,10 @@ __device__ inline float minus_infinity() { return __int_as_float(int(0xff800000u
 
 // What a tile knows of one key.
 struct Key {
-    const unsigned char* address;  // of the key on its page; null where no key is
+    const unsigned char* address;  // of the key on its page, of the page where it is in codes; null where no key is
     int row_begin, row_end;        // the rows that see it
     int position;
-    int reserved;
+    int code;                      // 0, or format << SLOT_BITS | slot
 };
 static_assert(sizeof(Key) == 24, "reckoned with in attention.rs");
 
@@ -60,38 +60,46 @@ struct Tiles {
     }
 };
 
-// The key at a slot of a read, for one plane.
-__device__ inline Key key_at(const TreeAttention& p, const Segment& segment, int slot, int plane) {
-    const PlanHeader& header = header_of(p.plan);
-    const Read read = part<Read>(p.plan, header.reads)[segment.read];
+// The key at a slot of a read, for one plane; `index` is its number among the keys of the read there.
+__device__ inline Key key_at(const int32_t* plan, const Pages& pages, const Segment& segment, int slot, int plane,
+                             int& index) {
+    const PlanHeader& header = header_of(plan);
+    const Read read = part<Read>(plan, header.reads)[segment.read];
     const bool by_head = (read.flags & Read::BY_HEAD) != 0;
     uint32_t begin = read.entry_begin, end = read.entry_end;
     if (by_head) {
-        const int32_t* range = part<int32_t>(p.plan, header.head_ranges) + 2 * (read.entry_begin + plane);
+        const int32_t* range = part<int32_t>(plan, header.head_ranges) + 2 * (read.entry_begin + plane);
         begin = uint32_t(range[0]);
         end = uint32_t(range[1]);
     }
-    const uint32_t index = begin + uint32_t(slot) / uint32_t(p.pages.page_tokens);
-    const int within = int(uint32_t(slot) % uint32_t(p.pages.page_tokens));
+    const uint32_t at = begin + uint32_t(slot) / uint32_t(pages.page_tokens);
+    const int within = int(uint32_t(slot) % uint32_t(pages.page_tokens));
     Key key{nullptr, 0, 0, 0, 0};
-    if (slot >= segment.slot_end || index >= end) return key;
-    const Entry entry = part<Entry>(p.plan, header.entries)[index];
-    const int offset = within - int(entry.first);
+    if (slot >= segment.slot_end || at >= end) return key;
+    const Entry entry = part<Entry>(plan, header.entries)[at];
+    // An entry in codes shows slots from `first` on, a plain one those of its page that it names.
+    const bool is_coded = entry.first >> Entry::SLOT_BITS != 0;
+    const int offset = is_coded ? within : within - int(entry.first);
     if (offset < 0 || offset >= int(entry.count)) return key;
-    const uint64_t* chunks = part<uint64_t>(p.plan, header.chunks);
-    const unsigned char* page =
-        by_head ? page_of_id(chunks, p.pages, entry.page) : slab_page(chunks, p.pages, entry.page, plane);
-    key.address = page + int64_t(within) * p.pages.head_dim * size_of(p.pages.dtype);
+    const uint64_t* chunks = part<uint64_t>(plan, header.chunks);
+    key.address = by_head ? page_of_id(chunks, pages, entry.page) : slab_page(chunks, pages, entry.page, plane);
+    if (is_coded) key.code = int(entry.first) + offset;
+    else key.address += int64_t(within) * pages.head_dim * size_of(pages.dtype);
     key.position = entry.positions_at < 0 ? entry.position + offset
-                                          : part<int32_t>(p.plan, header.positions)[entry.positions_at + offset];
+                                          : part<int32_t>(plan, header.positions)[entry.positions_at + offset];
+    index = part<int32_t>(plan, header.entry_keys)[at] + offset;
     if (read.flags & Read::OWN) {
-        key.row_begin = int(read.row_begin) + part<int32_t>(p.plan, header.entry_keys)[index] + offset;
-        key.row_end = part<int32_t>(p.plan, header.row_end)[key.row_begin];
+        key.row_begin = int(read.row_begin) + index;
+        key.row_end = part<int32_t>(plan, header.row_end)[key.row_begin];
     } else {
         key.row_begin = int(read.row_begin);
         key.row_end = int(read.row_end);
     }
     return key;
+}
+__device__ inline Key key_at(const TreeAttention& p, const Segment& segment, int slot, int plane) {
+    int index;
+    return key_at(p.plan, p.pages, segment, slot, plane, index);
 }
 
 // One row of queries: which it is, and where it stands.

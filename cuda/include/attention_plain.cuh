@@ -27,12 +27,21 @@ __device__ inline PlainShared plain_shared(unsigned char* memory, int head_dim) 
 }
 
 // Keys or values of the tile to shared memory, widened; zeros where no key is.
-__device__ inline void plain_load(const TreeAttention& p, const PlainShared& s, int64_t offset) {
-    const int head_dim = p.pages.head_dim;
+__device__ inline void plain_load(const int32_t* plan, const Pages& pages, const Key* keys, float* tile, bool values) {
+    const int head_dim = pages.head_dim, pieces = (head_dim + 7) / 8;
+    const int64_t offset = values ? int64_t(pages.page_tokens) * head_dim : 0;
     for (int i = int(threadIdx.x); i < PLAIN_KEYS * head_dim; i += ATTENTION_THREADS) {
         const int k = i / head_dim, d = i % head_dim;
-        const unsigned char* address = s.keys[k].address;
-        s.tile[k * (head_dim + 1) + d] = address == nullptr ? 0.0f : load_element(address, p.pages.dtype, offset + d);
+        const unsigned char* address = keys[k].address;
+        if (keys[k].code != 0) continue;
+        tile[k * (head_dim + 1) + d] = address == nullptr ? 0.0f : load_element(address, pages.dtype, offset + d);
+    }
+    for (int i = int(threadIdx.x); i < PLAIN_KEYS * pieces; i += ATTENTION_THREADS) {
+        const int k = i / pieces, piece = i % pieces, code = keys[k].code;
+        if (code == 0) continue;
+        float x[8];
+        decode_piece(coded_page(plan, code), keys[k].address, code & Entry::SLOTS, values, piece, x);
+        for (int j = 0; j < 8 && 8 * piece + j < head_dim; ++j) tile[k * (head_dim + 1) + 8 * piece + j] = x[j];
     }
 }
 
@@ -66,7 +75,7 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
             seen = any_sees(p, item, key);
         }
         if (!block_any(seen)) continue;
-        plain_load(p, s, 0);
+        plain_load(p.plan, p.pages, s.keys, s.tile, false);
         __syncthreads();
         for (int i = 0; i < 4; ++i) {
             const int query = 4 * warp + i;
@@ -85,7 +94,7 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
             if (lane == 0) s.alpha[query] = alpha;
         }
         __syncthreads();
-        plain_load(p, s, int64_t(p.pages.page_tokens) * head_dim);
+        plain_load(p.plan, p.pages, s.keys, s.tile, true);
         __syncthreads();
         for (int j = 0; j < PLAIN_DIMS; ++j) {
             const int d = int(threadIdx.x) + j * ATTENTION_THREADS;

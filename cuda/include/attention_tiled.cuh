@@ -60,6 +60,15 @@ struct Tiled {
         copy_commit();
     }
 
+    // Eight channels of a key in codes, or of its value, to shared memory in the tile's own type.
+    __device__ static void store_decoded(const CodedPage& format, const unsigned char* page, int slot, bool values,
+                                         int piece, uint16_t* to) {
+        float x[8];
+        decode_piece(format, page, slot, values, piece, x);
+        uint32_t* words = reinterpret_cast<uint32_t*>(to);
+        for (int j = 0; j < 4; ++j) words[j] = pack_pair<T>(x[2 * j], x[2 * j + 1]);
+    }
+
     // Finds the next tile with a key that some row sees and starts to copy it.
     __device__ static bool produce(const TreeAttention& p, const Item& item, int kv_head, Tiles& tiles, int number,
                                    Shared& s) {
@@ -79,8 +88,15 @@ struct Tiled {
                 const int k = i / PIECES, piece = i % PIECES;
                 const uint16_t* from = reinterpret_cast<const uint16_t*>(keys[k].address);
                 const bool valid = from != nullptr && piece * 8 < p.pages.head_dim;
+                const int at = swizzled<HEAD>(k, piece), code = keys[k].code;
+                if (code != 0 && valid) {
+                    const CodedPage& format = coded_page(p.plan, code);
+                    const int slot = code & Entry::SLOTS;
+                    store_decoded(format, keys[k].address, slot, false, piece, to + at);
+                    store_decoded(format, keys[k].address, slot, true, piece, to + KEYS * HEAD + at);
+                    continue;
+                }
                 if (!valid) from = static_cast<const uint16_t*>(p.q);
-                const int at = swizzled<HEAD>(k, piece);
                 copy_async_16(to + at, valid ? from + piece * 8 : from, valid);
                 copy_async_16(to + KEYS * HEAD + at, valid ? from + values + piece * 8 : from, valid);
             }
@@ -108,9 +124,15 @@ struct Tiled {
         float out[HEAD / 8][4] = {};
         float largest[2] = {minus_infinity(), minus_infinity()}, sum[2] = {0.0f, 0.0f};
         Tiles tiles(p.plan, item);
-        bool have = produce(p, item, kv_head, tiles, 0, s);
-        for (int number = 0; have; ++number) {
+        // One tile ahead; the first round only fetches.
+        bool have = false;
+        for (int number = -1; have || number < 0; ++number) {
             const bool next = produce(p, item, kv_head, tiles, number + 1, s);
+            if (!have) {
+                if (!next) break;
+                have = true;
+                continue;
+            }
             if (next) copy_wait<1>();
             else copy_wait<0>();
             __syncthreads();

@@ -18,6 +18,8 @@
 #define HORNBEAM_KERNEL(name, Parameters, threads, blocks) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Parameters p)
 #define HORNBEAM_SHARED(name) extern __shared__ __align__(128) unsigned char name[]
+// A function that is compiled once and called: for what stands in many places and passes over a row.
+#define HORNBEAM_CALLED __noinline__ __device__
 
 #endif
 
@@ -110,7 +112,8 @@ struct PlanHeader {
     int32_t merged_rows;    // i32: rows that several items share
     int32_t parts_begin;    // i32 [num_merged_rows + 1]
     int32_t parts;          // i32: partial rows, in the order in which they are merged
-    int32_t reserved[14];
+    int32_t formats;        // CodedPage, by number less one; all 0 for those that no entry names
+    int32_t reserved[13];
 };
 static_assert(sizeof(PlanHeader) == 128, "mirrored in packed.rs");
 
@@ -118,6 +121,8 @@ struct Entry {
     uint32_t page;
     uint16_t first, count;
     int32_t position, positions_at;
+    // Bits of `first` that are a slot; the number of the page's format is above them.
+    static constexpr int SLOT_BITS = 12, SLOTS = (1 << SLOT_BITS) - 1;
 };
 static_assert(sizeof(Entry) == 16, "mirrored in format/plan.rs");
 

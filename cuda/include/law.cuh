@@ -35,12 +35,6 @@ struct DecideShared {
     int32_t flags;
 };
 
-// A float as an unsigned integer of the same order; -0 as 0.
-__device__ inline uint32_t ordered(float x) {
-    const uint32_t bits = __float_as_uint(x + 0.0f);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
-}
-
 // The tokens that a row may still become: those above a threshold, and those on it up to an id.
 // `key` is the logit's order for top-k, the weight's bits for the nucleus.
 struct Cut {

@@ -6,7 +6,8 @@
 
 namespace hornbeam {
 
-// exp(x) for x <= 0 or -inf; 0 where the result would be denormal. simd::math::exp_nonpositive.
+// exp(x) for x <= 0 or -inf; 0 where the result would be denormal. simd::math::exp_nonpositive. The same
+// polynomial serves x up to 88.7, where exp overflows.
 __device__ inline float exp_nonpositive(float x) {
     constexpr float ROUND = 12582912.0f, LN_2_HIGH = 0.6933594f, LN_2_LOW = -2.1219444e-4f;
     if (x < -87.33654f) return 0.0f;
@@ -40,6 +41,23 @@ __device__ inline float logarithm(float x) {
     const float square = f * f;
     const float y = fmaf(n, LN_2_LOW, q * (square * f));
     return fmaf(n, LN_2_HIGH, f + fmaf(square, -0.5f, y));
+}
+
+// tanh(x). simd::math::tanh.
+__device__ inline float hyperbolic_tangent(float x) {
+    const float twice = fabsf(x) + fabsf(x);
+    const float e = twice > 88.72283f ? __int_as_float(0x7f800000) : exp_nonpositive(twice);
+    const float y = 1.0f - 2.0f / (e + 1.0f);
+    return x < 0.0f ? 0.0f - y : y;
+}
+
+// A float as an unsigned integer of the same order; -0 as 0. And back.
+__device__ inline uint32_t ordered(float x) {
+    const uint32_t bits = __float_as_uint(x + 0.0f);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+__device__ inline float unordered(uint32_t key) {
+    return __uint_as_float(key & 0x80000000u ? key ^ 0x80000000u : ~key);
 }
 
 // The upper half of a 128-bit product.
@@ -84,6 +102,11 @@ __device__ inline double double_of(uint64_t bits) {
     return __longlong_as_double(int64_t(bits));
 #endif
 }
+
+constexpr double MAGIC = 4503599627370496.0;  // 2^52: adding it rounds a smaller double to an integer
+
+// The nearest integer of a number from 0 to 2^51, ties to even.
+__device__ inline uint64_t rounded(double x) { return bits_of(x + MAGIC) - bits_of(MAGIC); }
 
 // -ln((word + 1/2) / 2^32), within 1e-15. rng::exponential, operation by operation.
 __device__ inline double exponential(uint32_t word) {

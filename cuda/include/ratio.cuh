@@ -92,13 +92,10 @@ struct Weigher {
         const float x = row.logit(int(id));
         return is_listed(row, law.cuts, uint32_t(id), x) ? row.weight(x) : 0.0f;
     }
-    __device__ double probability(int64_t id) const { return double(weight(id)) / double(law.total); }
+    HORNBEAM_CALLED double probability(int64_t id) const { return double(weight(id)) / double(law.total); }
 };
 
-constexpr double UNITS = 1125899906842624.0;   // 2^50: the unit of an excess
-constexpr double MAGIC = 4503599627370496.0;   // 2^52: adding it rounds a smaller double to an integer
-
-__device__ inline uint64_t rounded(double x) { return bits_of(x + MAGIC) - bits_of(MAGIC); }
+constexpr double UNITS = 1125899906842624.0;  // 2^50: the unit of an excess
 
 // max(a p - b q, 0), before rounding.
 __device__ inline double excess_of(float p, float q, double a, double b) {
@@ -218,7 +215,7 @@ struct Walk {
     __device__ bool read_target(int row) { return read(target, p.target_laws, p.target_stride, row); }
     __device__ bool read_draft(int row) { return read(draft, p.draft_laws, p.draft_stride, row); }
 
-    __device__ Words words(Domain domain, int row) const {
+    HORNBEAM_CALLED Words words(Domain domain, int row) const {
         return philox(0, position, stream, uint32_t(domain) << 24 | uint32_t(row), p.seed_low, p.seed_high);
     }
     __device__ double uniform(Domain domain, int row) const {
@@ -230,36 +227,41 @@ struct Walk {
     }
 
     // The excess of the target over the draft, token by token, in units of 2^-50.
+    // Both laws are copied: a pass over a row then has them in registers.
     struct Excess {
-        const Walk& walk;
+        Weigher target, draft;
         double a, b;
         __device__ uint64_t operator()(int id) const {
-            const float weight = walk.target.weight(id);
-            return weight == 0.0f ? 0 : rounded(excess_of(weight, walk.draft.weight(id), a, b));
+            const float weight = target.weight(id);
+            return weight == 0.0f ? 0 : rounded(excess_of(weight, draft.weight(id), a, b));
         }
     };
     __device__ Excess excess_in_units(double a, double b) const {
-        return {*this, a * UNITS / double(target.law.total), b * UNITS / double(draft.law.total)};
+        return {target, draft, a * UNITS / double(target.law.total), b * UNITS / double(draft.law.total)};
     }
-    __device__ double excess(double a, double b) {
+    HORNBEAM_CALLED double excess(double a, double b) {
         return double(sum_by_runs(s, target.row.vocabulary, excess_in_units(a, b))) / UNITS;
     }
-    __device__ double excess_at(int64_t id, double a, double b) const {
+    HORNBEAM_CALLED double excess_at(int64_t id, double a, double b) const {
         return excess_of(target.weight(id), draft.weight(id), a / double(target.law.total), b / double(draft.law.total));
     }
 
-    __device__ uint32_t draw_target(Domain domain, int row) {
+    HORNBEAM_CALLED uint32_t draw_target(Domain domain, int row) {
         if (target.law.point != EVERY_ID) return target.law.point;
-        const auto weight = [&](int id) { return uint64_t(target.weight(id)); };
+        const auto weight = [law = target](int id) { return uint64_t(law.weight(id)); };
         sum_by_runs(s, target.row.vocabulary, weight);
         return locate(s, target.row.vocabulary, below(target.law.total, domain, row), weight);
     }
-    // In proportion to max(a p - b q, 0), or from p if that is nowhere above 0.
-    __device__ uint32_t draw_excess(double a, double b, int row) {
+    // In proportion to max(a p - b q, 0); EVERY_ID if that is nowhere above 0.
+    HORNBEAM_CALLED uint32_t draw_positive_excess(double a, double b, int row) {
         const Excess value = excess_in_units(a, b);
         const uint64_t total = sum_by_runs(s, target.row.vocabulary, value);
-        if (total == 0) return draw_target(RESIDUAL, row);
-        return locate(s, target.row.vocabulary, below(total, RESIDUAL, row), value);
+        return total == 0 ? EVERY_ID : locate(s, target.row.vocabulary, below(total, RESIDUAL, row), value);
+    }
+    // The same, from p then.
+    __device__ uint32_t draw_excess(double a, double b, int row) {
+        const uint32_t token = draw_positive_excess(a, b, row);
+        return token == EVERY_ID ? draw_target(RESIDUAL, row) : token;
     }
 };
 

@@ -7,7 +7,7 @@
 namespace hornbeam {
 
 // A law that is sure of one token needs no draw.
-__device__ inline uint32_t follow_points(Walk& w) {
+HORNBEAM_CALLED uint32_t follow_points(Walk& w) {
     int row = 0;
     while (true) {
         if (!w.read_target(row)) return EVERY_ID;
@@ -18,7 +18,7 @@ __device__ inline uint32_t follow_points(Walk& w) {
     }
 }
 
-__device__ inline uint32_t target_only(Walk& w) {
+HORNBEAM_CALLED uint32_t target_only(Walk& w) {
     int row = 0;
     while (true) {
         if (!w.read_target(row)) return EVERY_ID;
@@ -30,7 +30,7 @@ __device__ inline uint32_t target_only(Walk& w) {
     }
 }
 
-__device__ inline uint32_t chain(Walk& w) {
+HORNBEAM_CALLED uint32_t chain(Walk& w) {
     for (int row = 0; row < w.size; ++row) {
         if (!w.read_target(row) || !w.read_draft(row)) return EVERY_ID;
         const int64_t token = w.token(row + 1);
@@ -41,7 +41,7 @@ __device__ inline uint32_t chain(Walk& w) {
     return w.read_target(w.size) ? w.draw_target(BONUS, w.size) : EVERY_ID;
 }
 
-__device__ inline uint32_t block(Walk& w) {
+HORNBEAM_CALLED uint32_t block(Walk& w) {
     int longest = 0;
     double factor = 1.0, factor_of_longest = 1.0;
     for (int row = 0; row <= w.size; ++row) {
@@ -77,7 +77,7 @@ __device__ inline bool has_earlier_twin(const Walk& w, int row, int child) {
     return false;
 }
 
-__device__ inline uint32_t recursive(Walk& w, bool are_distinct) {
+HORNBEAM_CALLED uint32_t recursive(Walk& w, bool are_distinct) {
     int row = 0;
     while (true) {
         if (!w.read_target(row)) return EVERY_ID;
@@ -127,7 +127,7 @@ __device__ inline double entropy(Walk& w) {
     return double(sum) / total + double(logarithm(float(total / double(UNIT))));
 }
 
-__device__ inline uint32_t typical(Walk& w) {
+HORNBEAM_CALLED uint32_t typical(Walk& w) {
     const Ratio& p = w.p;
     const int64_t root = w.first + w.sequence;
     double* likelihoods = p.likelihoods + root;

@@ -173,6 +173,7 @@ To bits(From from) {
         #name, [](void** parameters) { name(*static_cast<const Parameters*>(parameters[0])); }, threads); \
     static void name(const Parameters& p)
 #define HORNBEAM_SHARED(name) unsigned char* const name = simt::shared
+#define HORNBEAM_CALLED inline
 
 inline float __uint_as_float(uint32_t x) { return simt::bits<float>(x); }
 inline uint32_t __float_as_uint(float x) { return simt::bits<uint32_t>(x); }

@@ -330,6 +330,7 @@ class CudaPlan:
     ) -> CudaPlan: ...
     @property
     def words(self) -> bytes: ...
+    def mass_segments(self, columns: list[tuple[int, int, int]]) -> bytes: ...
     @property
     def num_rows(self) -> int: ...
     @property
@@ -371,6 +372,35 @@ def cuda_tree_attention(
     window: int | None,
     soft_cap: float | None,
     sinks: Tensor | None,
+) -> None: ...
+def cuda_key_mass(
+    lane: CudaLane,
+    q: Tensor,
+    words: Tensor,
+    chunk: Tensor,
+    rows: Tensor,
+    segments: Tensor,
+    stats: Tensor,
+    mass: Tensor,
+    seen: Tensor | None,
+    lse: Tensor | None,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None,
+    window: int | None,
+    soft_cap: float | None,
+    sinks: Tensor | None,
+) -> None: ...
+def cuda_format_words(chunk: Tensor, format: int) -> list[int]: ...
+def cuda_encode_pages(
+    lane: CudaLane,
+    addresses: Tensor,
+    moves: Tensor,
+    runs: Tensor,
+    format: Tensor,
+    fault: Tensor,
+    chunk: Tensor,
+    by_page: bool,
 ) -> None: ...
 def cuda_sample(
     lane: CudaLane,

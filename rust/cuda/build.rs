@@ -12,9 +12,11 @@ use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One image a file: they compile side by side, load lazily, and an edit recompiles its own file.
-const FILES: [&str; 6] = ["rows", "attention", "attention_bf16", "attention_f16", "decide", "ratio"];
+const FILES: [&str; 8] =
+    ["rows", "attention", "attention_bf16", "attention_f16", "decide", "ratio", "mass", "pages"];
 
 /// Machine code for these; PTX for 8.0 covers what lies between and what comes later.
 const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
@@ -32,8 +34,11 @@ const FLAGS: [&str; 9] = [
     "-v",
 ];
 
+/// The files that take longest, first: the short ones then fill what the last of these leaves idle.
+const LONGEST_FIRST: [&str; 3] = ["attention_bf16", "attention_f16", "ratio"];
+
 /// Counts changes of what is kept beside an image.
-const FORM: u32 = 1;
+const FORM: u32 = 2;
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -141,14 +146,20 @@ fn compile_all(nvcc: &Path, sources: &Path, out: &Path) -> Result<String, Failur
         })
         .collect::<Result<_, std::io::Error>>()?;
 
-    let missing: Vec<_> = jobs.iter().filter(|job| !job.2.join("done").is_file()).collect();
-    for pair in missing.chunks(2) {
-        std::thread::scope(|scope| -> Result<(), String> {
-            let running: Vec<_> =
-                pair.iter().map(|(_, source, kept)| scope.spawn(|| compile(nvcc, source, kept))).collect();
-            running.into_iter().try_for_each(|job| job.join().map_err(|_| "nvcc thread died".to_owned())?)
-        })?;
-    }
+    let mut missing: Vec<_> = jobs.iter().filter(|job| !job.2.join("done").is_file()).collect();
+    missing.sort_by_key(|job| LONGEST_FIRST.iter().position(|file| *file == job.0).unwrap_or(usize::MAX));
+    let next = AtomicUsize::new(0);
+    let work = || -> Result<(), String> {
+        while let Some((_, source, kept)) = missing.get(next.fetch_add(1, Ordering::Relaxed)) {
+            compile(nvcc, source, kept)?;
+        }
+        Ok(())
+    };
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).min(missing.len());
+    std::thread::scope(|scope| -> Result<(), String> {
+        let running: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        running.into_iter().try_for_each(|job| job.join().map_err(|_| "nvcc thread died".to_owned())?)
+    })?;
     let mut resources = String::from("kernel\tarch\tregisters\tstatic_shared\tspill_stores\tspill_loads\n");
     for (file, _, kept) in &jobs {
         fs::copy(kept.join("image.fatbin"), out.join(format!("{file}.fatbin")))?;
@@ -190,30 +201,36 @@ fn cache() -> PathBuf {
     base.unwrap_or_else(env::temp_dir).join("hornbeam/cuda-images")
 }
 
-/// What ptxas says about each kernel, a line a kernel and architecture, sorted.
+/// What ptxas says about each kernel, a line a kernel and architecture, sorted. Spills of the functions
+/// that a kernel calls (they are listed after it) count as its own.
 fn resources(log: &str) -> String {
     let number = |line: &str, unit: &str| -> u64 {
         let before = line.split(unit).next().unwrap_or("");
         before.rsplit([' ', ',']).find_map(|word| word.parse().ok()).unwrap_or(0)
     };
-    let (mut rows, mut kernel, mut spills) = (Vec::new(), None, (0, 0));
+    // Registers, shared memory, spill stores, spill loads.
+    let (mut rows, mut kernel): (Vec<(String, [u64; 4])>, _) = (Vec::new(), None);
     for line in log.lines() {
         if line.contains("Compiling entry function") {
             let mut quoted = line.split('\'').skip(1).step_by(2);
             kernel = quoted.next().zip(quoted.next()).map(|(k, a)| format!("{k}\t{a}"));
-        } else if line.contains("bytes spill stores") {
-            spills = (number(line, " bytes spill stores"), number(line, " bytes spill loads"));
-        } else if line.contains("Used")
-            && line.contains("registers")
-            && let Some(kernel) = kernel.take()
-        {
-            let shared = if line.contains(" bytes smem") { number(line, " bytes smem") } else { 0 };
-            let registers = number(line, " registers");
-            rows.push(format!("{kernel}\t{registers}\t{shared}\t{}\t{}\n", spills.0, spills.1));
+            if let Some(name) = &kernel {
+                rows.push((name.clone(), [0; 4]));
+            }
+        }
+        let Some((_, row)) = rows.last_mut().filter(|_| kernel.is_some()) else { continue };
+        if line.contains("bytes spill stores") {
+            row[2] += number(line, " bytes spill stores");
+            row[3] += number(line, " bytes spill loads");
+        } else if line.contains("Used") && line.contains("registers") {
+            row[0] = number(line, " registers");
+            row[1] = if line.contains(" bytes smem") { number(line, " bytes smem") } else { 0 };
         }
     }
     rows.sort();
-    rows.concat()
+    rows.iter()
+        .map(|(name, [r, shared, stores, loads])| format!("{name}\t{r}\t{shared}\t{stores}\t{loads}\n"))
+        .collect()
 }
 
 /// The Rust source of the table that `image.rs` includes.

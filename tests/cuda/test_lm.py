@@ -204,3 +204,23 @@ def test_without_a_device_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> 
     assert str(caught.value) == reason
     with pytest.raises(CudaError):
         hb.LM.from_pretrained("smollm2", device="cuda:1")
+
+
+@pytest.mark.parametrize("name", ["snap_kv", "h2o", "ems"])
+def test_what_is_kept_is_what_the_cpu_keeps(model: Any, name: str, request: pytest.FixtureRequest) -> None:
+    """Recipes on the device: mass by key, compaction and merged keys; text and sizes are those of the CPU."""
+    options = {"max_new_tokens": NEW_TOKENS, "draft": None, "keep": getattr(hb.recipes, name)(budget=24)}
+
+    def seen(lm: hb.LM) -> list[Any]:
+        outs = lm.generate(prompts(), **options)
+        return [
+            (out.token_ids, out.stats.reductions, out.stats.kept_share, out.stats.kv_bytes) for out in outs
+        ]
+
+    want = seen(hb.LM(model))
+    launches = request.getfixturevalue("launches")
+    lm = hb.LM(model)
+    assert seen(lm) == want
+    assert all(reductions > 0 for _, reductions, _, _ in want[:2])
+    assert launches["cuda_tree_attention"] > 0
+    lm.tree.debug_check()

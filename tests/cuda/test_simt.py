@@ -109,7 +109,8 @@ def test_the_kernels_pass_the_sanitizer() -> None:
     done = sanitized(
         "import pytest, sys\n"
         f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', {chosen!r}, 'tests/cuda/test_rows.py',"
-        " 'tests/cuda/test_attention.py', 'tests/cuda/test_decide.py']))\n"
+        " 'tests/cuda/test_attention.py', 'tests/cuda/test_decide.py', 'tests/cuda/test_mass.py',"
+        " 'tests/cuda/test_codes.py']))\n"
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "passed" in done.stdout

@@ -5,16 +5,21 @@
 Kernels run on torch's current stream; nothing is allocated or waited for within a launch.
 """
 
+from hornbeam.cuda.codes import quantise_pages
 from hornbeam.cuda.decide import verify
 from hornbeam.cuda.device import emulated, is_on_device, lane, require, runs_on, status, upload
-from hornbeam.cuda.plans import DevicePlan, move_rows, tree_attention, write_rows
+from hornbeam.cuda.mass import attention_mass
+from hornbeam.cuda.plans import DevicePlan, gather_rows, move_rows, tree_attention, write_rows
 
 __all__ = [
     "DevicePlan",
+    "attention_mass",
     "emulated",
+    "gather_rows",
     "is_on_device",
     "lane",
     "move_rows",
+    "quantise_pages",
     "require",
     "runs_on",
     "status",

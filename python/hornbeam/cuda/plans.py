@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hornbeam._native import Plan
 
-__all__ = ["DevicePlan", "move_rows", "tree_attention", "write_rows"]
+__all__ = ["DevicePlan", "gather_rows", "move_rows", "tree_attention", "write_rows"]
 
 
 class DevicePlan:
@@ -42,6 +42,7 @@ class DevicePlan:
         num_rows: rows, padding included.
         extent: (items, merged rows) to launch for.
         partial_rows: rows of the workspace.
+        packed: what was packed, with its words on the host.
 
     Raises:
         ShapeError: the buffer or the workspace is too small for the plan; nothing was written.
@@ -61,7 +62,7 @@ class DevicePlan:
         self.plan = plan
         self.chunk = chunks[0]
         device = self.chunk.device
-        packed = pack(plan, chunks, num_heads, num_kv_heads, num_rows)
+        self.packed = packed = pack(plan, chunks, num_heads, num_kv_heads, num_rows)
         self.num_rows = packed.num_rows
         self.extent = (packed.num_items, packed.num_merged_rows)
         self.partial_rows = packed.num_partial_rows
@@ -108,9 +109,10 @@ _MOST_PLANS = 4
 _num_heads: dict[int, int] = {}
 
 
-def _on_device(
+def on_device(
     plan: Plan | DevicePlan, chunks: list[Tensor], num_kv_heads: int, num_heads: int | None
 ) -> DevicePlan:
+    """A plan on the device of the chunks: that of this step, if an operation has asked for it before."""
     if isinstance(plan, DevicePlan):
         return plan
     if num_heads is None:
@@ -134,7 +136,7 @@ def write_rows(
     driver = lane()
     if k.shape[0] != plan.num_rows:
         raise ShapeError(f"k is of {k.shape[0]} rows, expected the plan's {plan.num_rows}")
-    words = _on_device(plan, chunks, num_kv_heads, None).words
+    words = on_device(plan, chunks, num_kv_heads, None).words
     _native.cuda_write_rows(driver, k, v, words, chunks[0], layer, num_kv_heads)
 
 
@@ -150,6 +152,24 @@ def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool) -> None:
     addresses = torch.tensor([chunk.data_ptr() for chunk in chunks], dtype=torch.int64)
     addresses, table = upload([addresses, table], device)
     _native.cuda_move_rows(driver, addresses, table, chunks[0], by_page)
+
+
+def gather_rows(chunks: list[Tensor], entries: NDArray) -> tuple[Tensor, Tensor]:
+    """See :func:`hornbeam.ops.gather_rows`: what is asked for comes over in one transfer."""
+    chunk = chunks[0]
+    pages = chunk.shape[0] * chunk.shape[1]
+    rows = torch.empty((2, len(entries), chunk.shape[-1]), dtype=torch.float32, device=chunk.device)
+    which, page, slot = (
+        torch.as_tensor(x, dtype=torch.int64)
+        for x in (entries[:, 0] // pages, entries[:, 0] % pages, entries[:, 1])
+    )
+    for index in which.unique().tolist():
+        own = (which == index).nonzero().flatten()
+        own, from_page, from_slot = upload([own, page[own], slot[own]], chunk.device)
+        flat = chunks[index].view(pages, *chunk.shape[2:])
+        rows[:, own] = flat[from_page, :, from_slot].transpose(0, 1).float()
+    keys, values = rows.cpu()
+    return keys, values
 
 
 def tree_attention(
@@ -170,7 +190,7 @@ def tree_attention(
     driver = lane()
     if q.shape[0] != plan.num_rows:
         raise ShapeError(f"q is of {q.shape[0]} rows, expected the plan's {plan.num_rows}")
-    there = _on_device(plan, chunks, num_kv_heads, q.shape[1])
+    there = on_device(plan, chunks, num_kv_heads, q.shape[1])
     _native.cuda_tree_attention(
         driver,
         q,

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from hornbeam import _native
-from hornbeam.errors import CudaError
+from hornbeam import _native, cuda
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
@@ -53,7 +52,7 @@ def attention_mass(
     still hold what the plan says, so call it before the step's commit; with the queries of the accepted
     rows alone, what was rejected leaves no trace. Sums are 64-bit integers, and a row's part does not
     depend on the rows beside it: the same numbers on any number of threads, on any instruction set, and
-    however rows were batched into steps.
+    however rows were batched into steps, on the CPU and on a device.
 
     Args:
         q: queries `[len(rows), num_heads, head_dim]` of ``rows``, rotated already; float32, bfloat16 or
@@ -79,11 +78,25 @@ def attention_mass(
     Raises:
         ShapeError: a tensor's shape, dtype, stride or device differs from what the plan and the pool need.
         ArgumentError: a value outside of its range, or a plan that names slots outside of the pool.
-        CudaError: tensors on a device, which has no such kernel yet.
     """
     rows = rows if isinstance(rows, Tensor) else list(rows)
-    if getattr(q, "is_cuda", False):
-        raise CudaError("attention_mass has no kernel for tensors on a device, expected tensors on the CPU")
+    if cuda.is_on_device(q):
+        rows = rows.cpu() if isinstance(rows, Tensor) else torch.tensor(rows, dtype=torch.int32)
+        return cuda.attention_mass(
+            q,
+            chunks,
+            plan,
+            rows,
+            layer=layer,
+            num_kv_heads=num_kv_heads,
+            scale=scale,
+            window=window,
+            soft_cap=soft_cap,
+            sinks=sinks,
+            out=out,
+            seen=seen,
+            lse=lse,
+        )
     if out is None:
         width = sum(count for _, _, count in _native.mass_columns(plan, rows))
         out = torch.zeros(num_kv_heads, width, dtype=torch.int64)

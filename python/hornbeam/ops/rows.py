@@ -108,10 +108,11 @@ def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> 
         counts: int32 `[num_planes]`, entries of each plane.
         entries: int32 `[N, 3]` of (page, slot, position), plane after plane.
     """
-    host = [chunk if chunk.device.type == "cpu" else chunk.cpu() for chunk in chunks]
+    if cuda.is_on_device(chunks[0]):
+        return cuda.gather_rows(chunks, entries)
     shape = (len(entries), chunks[0].shape[-1])
     keys, values = torch.empty(shape), torch.empty(shape)
-    _native.gather_rows(host, counts, entries, keys, values)
+    _native.gather_rows(chunks, counts, entries, keys, values)
     return keys, values
 
 

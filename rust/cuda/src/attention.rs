@@ -33,7 +33,7 @@ const fn tiled_shared(head: u32) -> u32 {
     let keys = if head <= 128 { 64 } else { 32 };
     64 * head * 2 + 4 * keys * head * 2 + 3 * keys * 24 + 4 * 64 * 8
 }
-const fn plain_shared(head: u32) -> u32 {
+pub(crate) const fn plain_shared(head: u32) -> u32 {
     16 * head * 4 + 32 * (head + 1) * 4 + 16 * 32 * 4 + 32 * 24 + 16 * 4
 }
 

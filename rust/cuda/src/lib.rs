@@ -10,11 +10,13 @@
 //! and their order are the caller's.
 
 pub mod attention;
+pub mod codes;
 pub mod decide;
 mod driver;
 mod error;
 mod image;
 mod lane;
+pub mod mass;
 pub mod packed;
 pub mod params;
 pub mod rows;

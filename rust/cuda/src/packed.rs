@@ -12,6 +12,7 @@
 use hornbeam_core::format::PageLayout;
 use hornbeam_core::format::plan::{Plan, Read};
 
+use crate::codes;
 use crate::error::{Error, Result};
 
 /// Queries (rows times heads a kv head) of one tile.
@@ -96,6 +97,8 @@ pub struct Packed {
     pub num_partial_rows: usize,
     /// Rows of the step, padding included.
     pub num_rows: usize,
+    /// Slots that each read spans, at most over the planes.
+    pub read_slots: Vec<usize>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +130,8 @@ fn unsupported(what: &'static str, got: impl std::fmt::Display, expected: &str) 
 /// A read has a mask or a rotary offset, or is both own and by head; an entry lies outside of the pool.
 pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Result<Packed> {
     check(plan, chunks, layout)?;
+    let formats = codes::format_table(plan, layout)?;
+    let plan = &*codes::cut(plan, layout);
     let keys = entry_keys(plan);
     let items = split(group(plan, layout, cut, &keys), cut);
     let rows = plan.num_rows().max(cut.num_rows);
@@ -191,6 +196,7 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
         buffer.push(merged_rows.iter().copied()),
         buffer.push(parts_begin.into_iter()),
         buffer.push(flat_parts),
+        buffer.push(formats.into_iter()),
     ];
     let rows_per_item = TILE_QUERIES / cut.group;
     let counts = [rows as i32, items.len() as i32, merged_rows.len() as i32, rows_per_item as i32];
@@ -202,6 +208,7 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
         num_merged_rows: merged_rows.len(),
         num_partial_rows: num_partial as usize,
         num_rows: rows,
+        read_slots: plan.reads.iter().map(|read| slots(plan, read, layout)).collect(),
     })
 }
 
@@ -222,6 +229,7 @@ impl Buffer {
 fn check(plan: &Plan, chunks: &[u64], layout: &PageLayout) -> Result<()> {
     let slabs = chunks.len() * layout.slabs_per_chunk;
     let pages = slabs * layout.num_planes;
+    let formats = codes::formats(plan, layout)?;
     for read in &plan.reads {
         if read.mask != -1 || read.rotary_offset != 0 {
             let got = format!("mask {}, rotary offset {}", read.mask, read.rotary_offset);
@@ -237,13 +245,9 @@ fn check(plan: &Plan, chunks: &[u64], layout: &PageLayout) -> Result<()> {
         for range in ranges {
             let limit = if read.is_by_head() { pages } else { slabs };
             for entry in &plan.entries[range[0] as usize..range[1] as usize] {
-                if entry.format() != 0 {
-                    let want = "plain pages: no kernel reads codes yet";
-                    return Err(unsupported("format of a page", entry.format(), want));
-                }
-                let end = usize::from(entry.first) + usize::from(entry.count);
-                if entry.page as usize >= limit || end > layout.page_tokens {
-                    let got = format!("{} slots {}..{end}", entry.page, entry.first);
+                let end = entry.slot() as usize + usize::from(entry.count);
+                if entry.page as usize >= limit || end > formats.tokens(entry) {
+                    let got = format!("{} slots {}..{end}", entry.page, entry.slot());
                     return Err(unsupported("page of an entry", got, "a page and slots of the pool"));
                 }
             }

@@ -366,6 +366,79 @@ pub struct CommitRows {
     pub max_depth: i32,
 }
 
+/// `hornbeam_key_mass`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct KeyMass {
+    /// Queries of `rows`, `[num_rows, num_heads, head_dim]`, unit last stride.
+    pub q: u64,
+    /// The packed plan.
+    pub plan: u64,
+    /// Ascending rows of the plan, int32.
+    pub rows: u64,
+    /// What [`crate::mass::segments`] gives.
+    pub segments: u64,
+    /// As for [`TreeAttention`].
+    pub sinks: u64,
+    /// Zeros, [`QUERY_STATS_BYTES`] a query.
+    pub stats: u64,
+    /// `[num_kv_heads, num_columns]` int64, added to.
+    pub mass: u64,
+    /// Likewise int32, or 0.
+    pub seen: u64,
+    /// Takes `[num_rows, num_heads]` floats, or 0.
+    pub lse: u64,
+    /// Strides of `q`, rows then heads, in elements.
+    pub q_strides: [i64; 2],
+    /// What is read.
+    pub pages: Pages,
+    /// Multiplies the scores.
+    pub scale: f32,
+    /// As for [`TreeAttention`].
+    pub soft_cap: f32,
+    /// As for [`TreeAttention`].
+    pub window: i32,
+    /// Rows.
+    pub num_rows: i32,
+    /// Query heads.
+    pub num_heads: i32,
+    /// Element type of `q`.
+    pub dtype: i32,
+    /// Segments.
+    pub num_segments: i32,
+    /// Columns.
+    pub num_columns: i32,
+    /// Which of the three passes.
+    pub phase: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// Bytes of what the first passes of key mass leave of a query.
+pub const QUERY_STATS_BYTES: usize = 16;
+
+/// `hornbeam_encode_pages`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct EncodePages {
+    /// Addresses of the chunks, on the device.
+    pub chunks: u64,
+    /// `[num_moves, 4]` 32-bit: from page, from slot, to page, to slot; page by page.
+    pub moves: u64,
+    /// Where each page's moves begin, `[num_runs + 1]`.
+    pub runs: u64,
+    /// [`crate::codes::format_words`] of the format.
+    pub format: u64,
+    /// Takes 1 where an element cannot be encoded.
+    pub fault: u64,
+    /// All planes.
+    pub pages: Pages,
+    /// Pages to write (of each plane).
+    pub num_runs: i32,
+    /// 1 where ids are those of pages, 0 of slabs.
+    pub by_page: i32,
+}
+
 /// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
 pub type MovePageRows = MoveRows;
 
@@ -381,3 +454,5 @@ const _: () = assert!(size_of::<Adjust>() == 96);
 const _: () = assert!(size_of::<Laws>() == 56);
 const _: () = assert!(size_of::<Ratio>() == 208);
 const _: () = assert!(size_of::<CommitRows>() == 80);
+const _: () = assert!(size_of::<KeyMass>() == 160);
+const _: () = assert!(size_of::<EncodePages>() == 80);

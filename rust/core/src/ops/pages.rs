@@ -264,6 +264,8 @@ fn encode(page: &CodedPage, keys: &[f32], values: &[f32], page_bytes: usize) -> 
 /// element, and the least step that reaches the greatest one.
 fn range(x: impl Iterator<Item = f32>, bits: usize) -> (f16, f16) {
     let (low, high) = x.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)));
+    // Zeros of one sign, whatever the order of the elements.
+    let (low, high) = (low + 0.0, high + 0.0);
     let most = ((1usize << bits) - 1) as f32;
     let mut least = f16::from_f32(low);
     if least.to_f32() > low {

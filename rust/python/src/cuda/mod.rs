@@ -1,7 +1,9 @@
 //! The CUDA lane: an open driver, and where its launches go. One file a group of operations.
 
 mod attention;
+mod codes;
 mod decide;
+mod mass;
 mod plan;
 mod ratio;
 mod rows;
@@ -158,6 +160,8 @@ impl PyCudaLane {
         py.detach(|| {
             row_kernels::prepare(lane, device)?;
             hornbeam_cuda::attention::prepare(lane, device)?;
+            hornbeam_cuda::mass::prepare(lane, device)?;
+            hornbeam_cuda::codes::prepare(lane, device)?;
             kernels::prepare(lane, device)
         })
         .or_raise(py)
@@ -200,6 +204,8 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     plan::register(m)?;
     rows::register(m)?;
     attention::register(m)?;
+    mass::register(m)?;
+    codes::register(m)?;
     decide::register(m)?;
     ratio::register(m)?;
     m.add_function(wrap_pyfunction!(cuda_status, m)?)

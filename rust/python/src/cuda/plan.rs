@@ -1,5 +1,6 @@
 //! Packed plans.
 
+use hornbeam_cuda::mass::segments;
 use hornbeam_cuda::packed::{Cut, Packed, pack};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
@@ -73,6 +74,14 @@ impl PyCudaPlan {
     #[getter]
     fn num_rows(&self) -> usize {
         self.packed.num_rows
+    }
+
+    /// The work list of key mass for the columns `(read, begin, count)` of `mass_columns`: bytes of int32
+    /// `[segments, 4]`.
+    fn mass_segments<'py>(&self, py: Python<'py>, columns: Vec<(u32, u32, u32)>) -> Bound<'py, PyBytes> {
+        let words = segments(&self.packed, columns.into_iter().map(|(read, begin, _)| (read, begin)));
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        PyBytes::new(py, &bytes)
     }
 
     /// Pieces of attention work, each launched once a kv head.
