@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import hornbeam as hb
-from hornbeam import _native, cuda, tree
+from hornbeam import _native, cuda, step
 from hornbeam.cuda import decide, device, plans
 from hornbeam.errors import CudaError
 from tests import models
@@ -152,7 +152,7 @@ def test_a_step_reads_the_device_once(
         verdicts += 1
         return read(*arguments)
 
-    for module in (cuda, decide, plans, tree):
+    for module in (cuda, decide, plans, step):
         monkeypatch.setattr(module, "upload", marked)
     monkeypatch.setattr(decide.Outputs, "read", counted)
     monkeypatch.setattr(decide.Outputs, "__init__", marked_outputs)
