@@ -228,7 +228,7 @@ def verification_pairs(batch: int, depth: int, vocabulary: int, device: str) -> 
             torch.empty(batch, dtype=torch.int64),
         )
         draws = (0, None, options["positions"], None)
-        _native.verify(*tree, logits.cpu(), None, "coupled", 0.3, 0.09, *handles, *draws, *want)
+        _native.verify(*tree, logits.cpu(), None, "coupled", 0.3, 0.09, *handles, *draws, *want, None)
         for got, expected in zip(ours(), want, strict=True):
             if not torch.equal(got.cpu(), expected):
                 raise AssertionError("the device and the CPU decide differently")

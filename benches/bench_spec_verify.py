@@ -157,6 +157,26 @@ def against_transformers(vocabulary: int, rounds: int) -> harness.Ratio:
     )
 
 
+def reads_of(tokens: Tensor, target: Tensor, draft: Tensor, warp: hb.Warp) -> dict[str, float]:
+    """Bytes of logits that are read over those that the walks need: a row of the target at every node visited
+    and one of the draft where a token is tried; and passes over a row, the first of which reads memory."""
+    reads = hb.ops.Reads()
+    batch, length = tokens.shape
+    verified = hb.ops.verify(
+        *chain_arguments(tokens),
+        target.flatten(0, 1),
+        draft.flatten(0, 1),
+        rule="chain",
+        warp=warp,
+        draft_warp=warp,
+        positions=torch.zeros(batch, dtype=torch.int64),
+        reads=reads,
+    )
+    needed = int((verified.num_accepted + 1).sum() + (verified.num_accepted + 1).clamp(max=length).sum())
+    rows = reads.target_rows + reads.draft_rows
+    return {"bytes_over_needed": rows / needed, "passes": reads.elements / (rows * target.shape[-1])}
+
+
 def batched(batch: int, length: int, vocabulary: int, top_p: float | None, rounds: int) -> dict[str, Any]:
     """B chains against the same rule in vectorised PyTorch."""
     target, draft = (x.view(batch, length + 1, vocabulary) for x in laws(batch * (length + 1), vocabulary))
@@ -171,7 +191,7 @@ def batched(batch: int, length: int, vocabulary: int, top_p: float | None, round
         rounds,
     )
     accepted = verify_chain(tokens, target, draft, warp, 0).num_accepted.float().mean().item()
-    return {"ratio": case, "mean_accepted": accepted}
+    return {"ratio": case, "mean_accepted": accepted, **reads_of(tokens, target, draft, warp)}
 
 
 def tree(vocabulary: int, rounds: int) -> harness.Ratio:

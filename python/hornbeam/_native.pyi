@@ -298,6 +298,7 @@ def verify(
     accepted: Tensor,
     num_accepted: Tensor,
     next_token: Tensor,
+    reads: Tensor | None,
 ) -> None: ...
 def draw(
     logits_rows: Tensor,

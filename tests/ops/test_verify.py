@@ -549,6 +549,52 @@ def test_bf16_and_f16_are_widened_exactly() -> None:
         assert all(torch.equal(a, b) for a, b in pairwise(runs) for a, b in zip(a, b, strict=True))
 
 
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("warp", [hb.Warp(0.8), hb.Warp(0.8, top_p=0.9), hb.Warp(0)], ids=repr)
+def test_reads_are_those_of_the_walk(rule: str, warp: hb.Warp) -> None:
+    """A row of the target for every node that the walk visits, and one of the draft where children are tried:
+    from the tree and the outcome alone. Red when a row is read twice, or one beside the walk."""
+    random = np.random.default_rng(5)
+    size, seen = 1000, 0
+    for seed in range(20):
+        target = torch.randn(9, size) * 3
+        draft = target + torch.randn(9, size)
+        linear = rule in ("chain", "block")
+        parents = [i - 1 if linear else int(random.integers(-1, i)) for i in range(8)]
+        laws = torch.softmax(draft / 0.8, -1)
+        tree = [(int(torch.multinomial(laws[parent + 1], 1)), parent) for parent in parents]
+        reads = hb.ops.Reads()
+        arguments = dict(rule=rule, warp=warp, draft_warp=warp, seed=seed, positions=torch.tensor([0]))
+        got = hb.ops.verify(*tensors([tree]), target, draft, **arguments, reads=reads)
+        rows = [0, *got.accepted[0, : got.num_accepted.item()].tolist()]
+        seen += len(rows)
+        asks_draft = rule in RATIO and not warp.is_greedy
+        parent_rows = {parent + 1 for parent in parents}
+        if rule == "block" and asks_draft:  # goes on while any longer prefix may pass
+            assert len(rows) <= reads.target_rows <= 9
+            assert reads.target_rows - 1 <= reads.draft_rows <= min(reads.target_rows, 8)
+        elif rule == "typical" and not warp.is_greedy:  # every path that passes
+            assert len(rows) <= reads.target_rows <= 9
+            assert reads.draft_rows == 0
+        else:
+            assert reads.target_rows == len(rows)
+            assert reads.draft_rows == (len(parent_rows & set(rows)) if asks_draft else 0)
+        passes = reads.elements / (size * (reads.target_rows + reads.draft_rows))
+        assert passes == 1 if warp.is_greedy else 1 <= passes <= 2
+        again = hb.ops.verify(*tensors([tree]), target, draft, **arguments)
+        assert all(torch.equal(a, b) for a, b in zip(got, again, strict=True))
+    assert seen > 22  # the walks went somewhere
+
+
+def test_reads_add_up_over_calls_and_threads() -> None:
+    reads = hb.ops.Reads()
+    logits = torch.randn(600, 2000)
+    for _ in range(3):
+        hb.ops.verify(*tensors([[]] * 600), logits, rule="coupled", positions=torch.arange(600), reads=reads)
+    assert (reads.target_rows, reads.draft_rows) == (1800, 0)
+    assert 1800 * 2000 <= reads.elements <= 2 * 1800 * 2000
+
+
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(RULES), st.integers(0, 2**32 - 1), st.sampled_from([2, 3, 50]), st.integers(0, 3))
 def test_edges_follow_the_reference(rule: str, seed: int, size: int, edge: int) -> None:

@@ -11,10 +11,11 @@ from hornbeam.ops.rows import (
     put_rows,
     write_rows,
 )
-from hornbeam.ops.verify import Verified, sample, sample_ids, verify
+from hornbeam.ops.verify import Reads, Verified, sample, sample_ids, verify
 
 __all__ = [
     "MASS_ONE",
+    "Reads",
     "Verified",
     "attention_mass",
     "condense_pages",

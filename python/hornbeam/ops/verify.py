@@ -10,7 +10,7 @@ from hornbeam import _native, cuda
 from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
-__all__ = ["Verified", "sample", "sample_ids", "verify"]
+__all__ = ["Reads", "Verified", "sample", "sample_ids", "verify"]
 
 Tokens = Tensor | Sequence[int]
 History = Sequence[tuple[Tokens, Tokens]]
@@ -48,6 +48,32 @@ class _Read(Verified):
         return self._paths
 
 
+class Reads:
+    """What :func:`verify` read of its logits, summed over the calls that it was passed to.
+
+    Attributes:
+        target_rows: rows of the target, a row that was read again counted again.
+        draft_rows: rows of the draft, likewise.
+        elements: logits, over all passes over a row. Only the first pass reads memory: after it a row lies
+            in the cache.
+    """
+
+    def __init__(self) -> None:
+        self._sums = torch.zeros(3, dtype=torch.int64)
+
+    @property
+    def target_rows(self) -> int:
+        return int(self._sums[0])
+
+    @property
+    def draft_rows(self) -> int:
+        return int(self._sums[1])
+
+    @property
+    def elements(self) -> int:
+        return int(self._sums[2])
+
+
 def _handles(warp: Warp | Sequence[Warp]) -> list[Any]:
     return [w._handle for w in ([warp] if isinstance(warp, Warp) else warp)]  # type: ignore[attr-defined]
 
@@ -78,6 +104,7 @@ def verify(
     history: History | None = None,
     epsilon: float = 0.3,
     alpha: float = 0.09,
+    reads: Reads | None = None,
 ) -> Verified:
     """Decides how much of each draft tree a target keeps, and which token comes next.
 
@@ -122,6 +149,7 @@ def verify(
         history: for penalties: per sequence its (prompt ids, output ids) up to and with the root.
         epsilon: see ``typical``.
         alpha: see ``typical``.
+        reads: counts what is read of the logits; on the CPU only.
 
     Raises:
         ShapeError: a tensor has the wrong shape, dtype, stride or device.
@@ -129,6 +157,8 @@ def verify(
         LogitsError: a row that was read holds NaN, +inf or nothing finite.
     """
     if cuda.is_on_device(target_logits):
+        if reads is not None:
+            raise ArgumentError("reads is given, expected None for logits on a device: nothing counts there")
         outputs, paths = cuda.verify(
             draft_tokens,
             draft_parents,
@@ -171,6 +201,7 @@ def verify(
         positions,
         None if history is None else [(_ids(prompt), _ids(output)) for prompt, output in history],
         *out,
+        None if reads is None else reads._sums,
     )
     return out
 

@@ -127,6 +127,7 @@ fn verdicts_agree() {
                 sequences: None,
                 positions: Some(&[3, 8]),
                 histories: None,
+                reads: None,
             };
             let mut seen = None;
             for isa in Isa::available() {

@@ -3,7 +3,7 @@
 use hornbeam_core::format::Dtype;
 use hornbeam_core::ops::draw::{self, Noise};
 use hornbeam_core::ops::logits::{Logits, Row};
-use hornbeam_core::ops::verify::{self, Request, Rule, Verdict};
+use hornbeam_core::ops::verify::{self, Reads, Request, Rule, Verdict};
 use hornbeam_core::ops::warp::Warp as CoreWarp;
 use hornbeam_core::simd::Isa;
 use hornbeam_core::{Error, Result};
@@ -121,6 +121,7 @@ fn verify_drafts(
     accepted: &Bound<'_, PyAny>,
     num_accepted: &Bound<'_, PyAny>,
     next_token: &Bound<'_, PyAny>,
+    reads: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let vector = |object: &Bound<'_, PyAny>, name| {
         let tensor = Tensor::new(object, name)?;
@@ -145,6 +146,7 @@ fn verify_drafts(
                 histories.iter().map(pair).collect::<PyResult<_>>()
             })
             .transpose()?;
+        let counted = reads.map(|_| Reads::default());
         let warps: Vec<&CoreWarp> = warps.iter().map(|warp| &warp.0).collect();
         let draft_warps: Vec<&CoreWarp> = draft_warps.iter().map(|warp| &warp.0).collect();
         let request = Request {
@@ -160,13 +162,20 @@ fn verify_drafts(
             sequences: integers(sequences, "sequences")?,
             positions: integers(positions, "positions")?,
             histories: histories.as_deref(),
+            reads: counted.as_ref(),
         };
         let verdict = Verdict {
             accepted: accepted.i32s_mut(py)?,
             num_accepted: vector(num_accepted, "num_accepted")?.i32s_mut(py)?,
             next_token: vector(next_token, "next_token")?.i64s_mut(py)?,
         };
-        detached(py, || verify::verify(Isa::detected(), &Host, &request, verdict))
+        detached(py, || verify::verify(Isa::detected(), &Host, &request, verdict))?;
+        if let (Some(counted), Some(reads)) = (&counted, reads) {
+            let sums = [counted.target_rows(), counted.draft_rows(), counted.elements()];
+            let reads = vector(reads, "reads")?.i64s_mut(py)?;
+            reads.iter_mut().zip(sums).for_each(|(sum, more)| *sum += more as i64);
+        }
+        Ok(())
     }
 }
 

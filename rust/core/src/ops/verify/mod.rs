@@ -12,6 +12,7 @@
 mod block;
 mod chain;
 mod coupled;
+mod reads;
 mod recursive;
 mod target_only;
 mod typical;
@@ -25,6 +26,7 @@ use crate::ops::warp::Warp;
 use crate::parallel::{Parallel, Serial};
 use crate::rng::{MAX_NODES, Stream};
 use crate::simd::Isa;
+pub use reads::Reads;
 pub(super) use walk::Workspace;
 use walk::{Accepted, Walk};
 
@@ -79,6 +81,8 @@ pub struct Request<'a> {
     pub positions: Option<&'a [i64]>,
     /// Prompt and output of each sequence, for penalties.
     pub histories: Option<&'a [(&'a [i64], &'a [i64])]>,
+    /// Counts what is read.
+    pub reads: Option<&'a Reads>,
 }
 
 /// Where the outcome goes.

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::{Request, of};
+use super::{Reads, Request, of};
 use crate::error::Result;
 use crate::ops::logits::Logits;
 use crate::ops::warp::{Counts, Excess, Law, Warp, Warper};
@@ -69,6 +69,7 @@ pub(super) struct Walk<'a> {
     warp: &'a Warp,
     draft_warp: &'a Warp,
     follows: bool,
+    reads: Option<&'a Reads>,
 }
 
 impl<'a> Walk<'a> {
@@ -81,6 +82,7 @@ impl<'a> Walk<'a> {
         let range = request.offsets[sequence] as usize..request.offsets[sequence + 1] as usize;
         let (warp, draft_warp) = (of(request.warps, sequence), of(request.draft_warps, sequence));
         let follows = warp.has_penalties() || (request.draft.is_some() && draft_warp.has_penalties());
+        workspace.warper.read = request.reads.map(|_| 0);
         workspace.counts.reset(if follows { request.target.vocabulary() } else { 0 });
         if let (true, Some(histories)) = (follows, request.histories) {
             let (prompt, output) = histories[sequence];
@@ -100,6 +102,7 @@ impl<'a> Walk<'a> {
             warp,
             draft_warp,
             follows,
+            reads: request.reads,
         })
     }
 
@@ -149,7 +152,17 @@ impl<'a> Walk<'a> {
     pub(super) fn read_target(&mut self, row: usize) -> Result<()> {
         let logits = self.target.row(self.first_row + row);
         let Workspace { warper, counts, p, .. } = &mut *self.workspace;
-        warper.warp(self.isa, logits, self.warp, counts, p).map_err(|fault| fault.at(self.sequence, row))
+        warper.warp(self.isa, logits, self.warp, counts, p).map_err(|fault| fault.at(self.sequence, row))?;
+        self.note(true);
+        Ok(())
+    }
+
+    /// Counts a row that was read, if anybody wants to know.
+    fn note(&mut self, is_target: bool) {
+        if let Some(reads) = self.reads {
+            let elements = self.workspace.warper.read.replace(0).unwrap_or(0);
+            reads.add(is_target, elements);
+        }
     }
 
     /// Reads a row of the draft into `q`.
@@ -159,7 +172,9 @@ impl<'a> Walk<'a> {
         let Workspace { warper, counts, q, .. } = &mut *self.workspace;
         warper
             .warp(self.isa, logits, self.draft_warp, counts, q)
-            .map_err(|fault| fault.at(self.sequence, row))
+            .map_err(|fault| fault.at(self.sequence, row))?;
+        self.note(false);
+        Ok(())
     }
 
     /// Sets the laws aside, in the place of those set aside before.

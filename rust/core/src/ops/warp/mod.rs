@@ -197,6 +197,8 @@ pub struct Warper {
     maxima: Vec<f32>,
     top_k: SelectTopK,
     histogram: Histogram,
+    /// Logits that were read, in all passes over rows; counted where it is not `None`.
+    pub(crate) read: Option<u64>,
 }
 
 impl Warper {
@@ -221,6 +223,7 @@ impl Warper {
             };
         }
         let mut logits = std::mem::take(&mut self.logits);
+        self.count(row.len(), None);
         match row {
             Row::F32(row) => passes::widen(isa, row, &mut logits),
             Row::Bf16(row) => passes::widen(isa, row, &mut logits),
@@ -237,6 +240,18 @@ impl Warper {
         outcome
     }
 
+    /// Counts a pass over a row of `len` logits: over the blocks whose maximum is at least `cut`, or all.
+    fn count(&mut self, len: usize, cut: Option<f32>) {
+        let Some(read) = &mut self.read else { return };
+        *read += match cut {
+            None => len as u64,
+            Some(cut) => {
+                let blocks = self.maxima.iter().enumerate().filter(|(_, max)| **max >= cut);
+                blocks.map(|(block, _)| BLOCK.min(len - block * BLOCK) as u64).sum()
+            }
+        };
+    }
+
     /// Temperature, top-k, top-p and min-p.
     fn warp_plain<E: Element>(
         &mut self,
@@ -246,6 +261,7 @@ impl Warper {
         law: &mut Law,
     ) -> std::result::Result<(), Fault> {
         let max = passes::maxima(isa, row, &mut self.maxima)?;
+        self.count(row.len(), None);
         if warp.is_greedy() {
             law.set_point(passes::first(isa, row, &self.maxima, max));
             return Ok(());
@@ -253,13 +269,15 @@ impl Warper {
         let scale = (1.0 / warp.temperature) as f32;
         if let Some(k) = warp.top_k.filter(|k| *k < row.len()) {
             law.clear();
-            self.top_k.select(isa, row, &self.maxima, k, |id, logit| law.push(id, logit));
+            let cuts = self.top_k.select(isa, row, &self.maxima, k, |id, logit| law.push(id, logit));
+            cuts.iter().for_each(|cut| self.count(row.len(), Some(*cut)));
             law.weigh_candidates(isa, max, scale);
             if let Some(p) = warp.top_p {
                 law.keep_mass(limit(p, law.total()), &mut self.histogram);
             }
         } else if let Some(p) = warp.top_p {
             law.weigh_row(isa, row, &self.maxima, max, scale);
+            self.count(row.len(), Some(passes::lowest(max, scale)));
             let limit = limit(p, law.total());
             law.narrow(isa, limit, &self.maxima, max, scale);
             law.keep_mass(limit, &mut self.histogram);
@@ -269,9 +287,11 @@ impl Warper {
             let cut = (cut - cut.abs() * 1e-6) as f32;
             law.clear();
             select::each_from(isa, row, &self.maxima, cut, |id, logit| law.push(id, logit));
+            self.count(row.len(), Some(cut));
             law.weigh_candidates(isa, max, scale);
         } else {
             law.weigh_row(isa, row, &self.maxima, max, scale);
+            self.count(row.len(), Some(passes::lowest(max, scale)));
         }
         if let Some(p) = warp.min_p {
             law.keep_from(p * f64::from(UNIT));

@@ -14,6 +14,11 @@ pub const UNIT: f32 = 1_099_511_627_776.0;
 /// Below it, `exp(z) * UNIT < 1`, so the weight is 0.
 const LOWEST: f32 = -28.0;
 
+/// The block maximum below which [`weights`] does not read a block, up to rounding.
+pub(super) fn lowest(max: f32, scale: f32) -> f32 {
+    max + LOWEST / scale
+}
+
 /// 2^52: adding it to an integral double below 2^52 leaves the integer in the low bits.
 const MAGIC: f64 = 4_503_599_627_370_496.0;
 

@@ -31,7 +31,8 @@ impl SelectTopK {
     /// below the length of the row.
     ///
     /// The k-th greatest block maximum bounds the k-th greatest logit from below, so only logits
-    /// from there up are looked at, about k of them where the greatest are spread over blocks.
+    /// from there up are looked at, about k of them where the greatest are spread over blocks. Returns
+    /// the bounds of its two passes.
     pub(super) fn select<E: Element>(
         &mut self,
         isa: Isa,
@@ -39,7 +40,7 @@ impl SelectTopK {
         maxima: &[f32],
         k: usize,
         mut visit: impl FnMut(usize, f32),
-    ) {
+    ) -> [f32; 2] {
         let bound = if k <= maxima.len() {
             self.keys.clear();
             self.keys.extend_from_slice(maxima);
@@ -62,6 +63,7 @@ impl SelectTopK {
                 visit(id, x);
             }
         });
+        [bound, threshold]
     }
 }
 
