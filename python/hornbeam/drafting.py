@@ -115,6 +115,7 @@ class Drafting:
             self.source = open_source(source if is_paced else spec.Union(source, rows=MOST_ROWS), run)
             if gate is not None:
                 laws.check_gate(options.length, source, self.source)
+                gate.attach(self.source)
             law = laws.law_of(self.source)
             laws.check_law(law, options.rule)
             self.is_ratio_test = laws.is_ratio_test(options.rule, law, options.warp.is_greedy)

@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from math import inf, log
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import pytest
+import torch
 
 import hornbeam as hb
 from hornbeam import drafting
-from hornbeam.spec import Confidence, Entropy, Fixed, Signals, shape
+from hornbeam.spec import AcceptanceHead, Confidence, Entropy, Fixed, Signals, shape
+from hornbeam.spec.acceptance_head import AcceptanceStop, acceptance
 from hornbeam.spec.gate import Gate
 from hornbeam.spec.growth import Child, Grown, Growth, Node
 from hornbeam.spec.laws import RATIO_TESTS, check_law
@@ -28,10 +32,15 @@ from tests.reference import draws
 from tests.reference import entropy as entropies
 from tests.reference import verify as reference
 from tests.reference.verify import Enumeration
+from tests.spec.test_acceptance_head import random_weights
 
 
 class Model(RationalModel):
     """Random logits for every path, warped; laws in doubles."""
+
+    def __init__(self, vocabulary: int, seed: int, warp: hb.Warp) -> None:
+        super().__init__(vocabulary, seed, warp)
+        self.state = cache(lambda path: torch.tensor(self.logits(path)))
 
     def _law(self, path: tuple[int, ...]) -> Any:
         return [float(p) for p in super()._law(path)]
@@ -53,17 +62,26 @@ class Enumerated(Growth):
     ) -> None:
         run = Run(None, hb.Warp(), 0, "chain", gate=gate)  # type: ignore[arg-type]
         ask = Ask(0, 0, 0, 0, max_tokens)
-        super().__init__(run, [ask], lambda nodes: None, grows.law)  # type: ignore[arg-type, return-value]
+        super().__init__(run, [ask], lambda nodes: None, grows.law, states=self._logits)  # type: ignore[arg-type, return-value]
         self.chance, self.draft = chance, draft
+        self.nodes: Sequence[Node] = ()
         grows.grow(self)
 
     def _draw(self, nodes: Sequence[Node], counts: Any, noise: str) -> list[list[Child]]:
         counts = [counts] * len(nodes) if isinstance(counts, int) else counts
+        if not nodes:
+            return []
+        self.nodes = nodes
         limits = self._limits(nodes) or [inf] * len(nodes)
         return [
             self._children(node, count, noise) if entropy(self._law_after(node)) <= limit else []
             for node, count, limit in zip(nodes, counts, limits, strict=True)
         ]
+
+    def _logits(self) -> torch.Tensor:
+        """In the place of hidden states: what the laws of the nodes come from."""
+        paths = [tuple(self.trees[0].path(node.token)) for node in self.nodes]
+        return torch.stack([self.draft.state(path) for path in paths])
 
     def _law_after(self, node: Node) -> Any:
         return self.draft.law(tuple(self.trees[0].path(node.token)))
@@ -218,6 +236,64 @@ def test_entropy_stops_before_the_draw(name: str, rule: str, pair: tuple[str, st
     assert len(sizes) > 1
 
 
+HEADS = {3: random_weights(3, bias=1.5), 4: random_weights(4, bias=1.5)}
+
+
+class Accepting(AcceptanceStop):
+    """An acceptance head with random weights, at work; it predicts once a state."""
+
+    predicted: ClassVar[dict[Any, float]] = {}
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__(AcceptanceHead("none", 0.35, 0), HEADS[vocabulary])
+
+    def predict(self, states: torch.Tensor) -> list[float]:
+        for state in states:
+            if (key := tuple(state.tolist())) not in self.predicted:
+                (self.predicted[key],) = super().predict(state[None])
+        return [self.predicted[tuple(state.tolist())] for state in states]
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"), [(name, rule) for name in GATED for rule in rules_for(GATED[name][2].law)]
+)
+def test_an_acceptance_head_stops_before_the_draw(name: str, rule: str) -> None:
+    vocabulary, depth, grows = GATED[name]
+    shapes = set()
+    for seed in range(3):
+        target, draft = Model(vocabulary, seed, hb.Warp()), Model(vocabulary, seed + 100, hb.Warp())
+        draw = draw_shape(grows, draft, lambda: Accepting(vocabulary))
+        assert is_exact(law_of(verifying(rule, draft), target, depth, draw), target, depth)
+        shapes |= {tuple(parent for _, parent in tree) for _, (tree, _) in reference.outcomes(draw)}
+    assert len(shapes) > 1
+
+
+def ends_by_the_head(draft: Model) -> Any:
+    """What :class:`Accepting` decides after a path."""
+
+    @cache
+    def ends(path: tuple[int, ...]) -> bool:
+        if not path:
+            return False
+        states = torch.tensor(np.array([draft.logits(path[:i]) for i in range(1, len(path) + 1)]))
+        return bool(acceptance(HEADS[draft.vocabulary], states).prod() < 0.65)
+
+    return ends
+
+
+@pytest.mark.parametrize(("vocabulary", "width"), [(3, 2), (4, 2)])
+def test_an_acceptance_head_stops_a_beam(vocabulary: int, width: int) -> None:
+    ended = set()
+    for seed in range(3):
+        target, draft = Model(vocabulary, seed, hb.Warp()), Model(vocabulary, seed + 100, hb.Warp())
+        ends = ends_by_the_head(draft)
+        draw = draw_shape(Beam(width, 2, ends), draft)
+        law = law_of(verifying("without_replacement", draft), target, 3, draw)
+        assert is_exact(law, target, 3)
+        ended |= {ends((token,)) for token in range(vocabulary)}
+    assert ended == {True, False}
+
+
 def ends_where_flat(draft: Model) -> Any:
     """What :data:`FLAT` decides, by the reference."""
     return lambda path: entropies.bound(draft.law(path), FLAT.gamma) < FLAT.threshold
@@ -339,6 +415,20 @@ def dropping_before_a_flat_law(draft: Model) -> Any:
     return choose
 
 
+def dropping_what_the_head_refuses(draft: Model) -> Any:
+    """The token that the acceptance head expects to be refused, dropped itself."""
+
+    ends = ends_by_the_head(draft)
+
+    def choose(tree: Any) -> list[int]:
+        for token in range(len(tree.tokens)):
+            if ends(tuple(tree.path(token))):
+                return list(range(token))
+        return list(range(len(tree.tokens)))
+
+    return choose
+
+
 def pruning_siblings(draft: Model) -> Any:
     def choose(tree: Any) -> list[int]:
         return [token for token in range(len(tree.tokens)) if tree.probabilities[token] >= 0.34]
@@ -371,6 +461,11 @@ BIASED = {
         "chain",
         shape.Chain(2),
         dropping_before_a_flat_law,
+    ),
+    "a token dropped because the acceptance head refuses it": (
+        "chain",
+        shape.Chain(2),
+        dropping_what_the_head_refuses,
     ),
     "siblings pruned by q": ("without_replacement", shape.GumbelTree((2,)), pruning_siblings),
     "a token dropped because of a later draw": ("chain", shape.Chain(2), looking_ahead),

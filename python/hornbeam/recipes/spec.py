@@ -15,7 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import (
+    AcceptanceHead,
     Auto,
+    FeatureHead,
     Fixed,
     LayerSkip,
     MeasuredGain,
@@ -39,6 +41,7 @@ __all__ = [
     "rsd_c",
     "rsd_s",
     "sequoia",
+    "specdec_pp",
     "suffix_decoding",
     "token_recycling",
 ]
@@ -63,6 +66,19 @@ def sequoia(draft_lm: LM, *, size: int = 48, acceptance: Sequence[float] | None 
     2024, arXiv 2402.12374). Exact. Without ``acceptance`` it is learned."""
     tree = shape.Sequoia(size=size, acceptance=None if acceptance is None else tuple(acceptance))
     return _verified(SmallModel(draft_lm, tree), "without_replacement", size)
+
+
+def specdec_pp(
+    draft: Any = None, *, weights: Any = None, threshold: float = 0.3, least: int = 2, most: int = 20
+) -> Keywords:
+    """Chains that end where a trained head expects a refusal (Huang et al. 2024, arXiv 2405.19715), with the
+    authors' threshold and bounds. Exact. ``draft`` is a source with a shape, by default the feature head that
+    comes with the default model; ``weights`` are those of an acceptance head that was trained for it."""
+    draft = FeatureHead() if draft is None else draft
+    if not hasattr(draft, "shape"):
+        raise ArgumentError(f"draft is a {type(draft).__name__}, expected a source with a shape")
+    length = AcceptanceHead(weights, threshold, least)
+    return {"draft": replace(draft, shape=shape.Chain(most)), "verify": "chain", "length": length}
 
 
 def eagle2(draft: Any, *, size: int = 59, width: int = 10, depth: int = 6) -> Keywords:

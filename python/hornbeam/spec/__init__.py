@@ -8,6 +8,7 @@ trees of any :mod:`~hornbeam.spec.shape`.
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
 from hornbeam.spec import shape
+from hornbeam.spec.acceptance_head import AcceptanceHead
 from hornbeam.spec.auto import Auto
 from hornbeam.spec.confidence import Confidence
 from hornbeam.spec.corpus import build_corpus, index_files, open_corpus, save_corpus
@@ -34,6 +35,7 @@ from hornbeam.spec.token_recycling import TokenRecycling
 from hornbeam.spec.union import Ledger, Union
 
 __all__ = [
+    "AcceptanceHead",
     "Ask",
     "Auto",
     "BatchDraft",

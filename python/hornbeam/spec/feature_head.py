@@ -146,8 +146,13 @@ class FeatureProposer(Shaped):
         """The head's logits after each node, over its temperature."""
         self._read([node for node in nodes if node.token < 0])
         self._guess([node for node in nodes if node.token >= 0])
-        logits = self.head.logits(torch.stack([self._outputs[node] for node in nodes]))
+        self.states = torch.stack([self._outputs[node] for node in nodes])
+        logits = self.head.logits(self.states)
         return logits if self.temperature == 1 else logits / self.temperature
+
+    def signature(self) -> Tensor:
+        """Some of the head's own weights."""
+        return self.head.fuse[:: max(len(self.head.fuse) // 8, 1), :8].flatten().float().cpu()
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Keeps the hidden states of what was committed until the head reads them."""

@@ -10,7 +10,7 @@ of that level does not depend on them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -28,6 +28,9 @@ class Gate(Protocol):
 
     needs_states: bool
     """Whether :meth:`limits` reads hidden states."""
+
+    def attach(self, proposer: Any) -> None:
+        """The run's source was opened; raises if the gate cannot judge it."""
 
     def begin(self, trees: Sequence[Tree]) -> None:
         """The drafts of a step begin to grow; the trees are empty."""
@@ -48,6 +51,9 @@ class GateStop:
     def __init__(self) -> None:
         #: Which sequences the drafts of this step are of.
         self.indices: list[int] = []
+
+    def attach(self, proposer: Any) -> None:
+        """Takes any source that asks."""
 
     def begin(self, trees: Sequence[Tree]) -> None:
         """Notes the sequences."""

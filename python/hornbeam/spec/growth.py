@@ -14,7 +14,7 @@ depend neither on the batch nor on the order of calls. A stop rule may be asked 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import inf, log
 from typing import NamedTuple, Protocol
@@ -111,12 +111,20 @@ class Growth:
     """The drafts of one step, growing."""
 
     def __init__(
-        self, run: Run, asks: Sequence[Ask], expand: Expand, law: Law, record: Record | None = None
+        self,
+        run: Run,
+        asks: Sequence[Ask],
+        expand: Expand,
+        law: Law,
+        record: Record | None = None,
+        states: Callable[[], Tensor | None] = lambda: None,
     ) -> None:
         self.run = run
         self.record = record or Record()
         self.trees = [Tree(ask) for ask in asks]
         self._expand = expand
+        # The hidden states of the nodes expanded last.
+        self._states = states
         self._gate = run.gate
         if self._gate is not None:
             self._gate.begin(self.trees)
@@ -210,7 +218,7 @@ class Growth:
 
     def _limits(self, nodes: Sequence[Node]) -> Sequence[float] | None:
         """The entropies of laws up to which children of nodes are drawn, if a stop rule wants a say."""
-        return None if self._gate is None else self._gate.limits(self.trees, nodes, None)
+        return None if self._gate is None else self._gate.limits(self.trees, nodes, self._states())
 
     def _processed(self, logits: Tensor, asks: Sequence[Ask], paths: Sequence[list[int]]) -> Tensor:
         processor = self.run.processor

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hornbeam.lm import LM
     from hornbeam.tree import Branch, PrefixTree
 
-__all__ = ["FORMAT", "SAMPLE_ROWS", "Head", "HeadFile", "output_matrix", "sample_rows"]
+__all__ = ["FORMAT", "SAMPLE_ROWS", "Head", "HeadFile", "output_matrix", "sample_of", "sample_rows"]
 
 FORMAT = "hornbeam-feature-head-1"
 
@@ -117,6 +117,12 @@ def output_matrix(model: Any) -> Tensor:
 def sample_rows(vocabulary: int) -> Tensor:
     """Which rows of the output matrix a file repeats."""
     return torch.linspace(0, vocabulary - 1, SAMPLE_ROWS).long()
+
+
+def sample_of(model: Any) -> Tensor:
+    """A few numbers of the output matrix, float32, to tell models apart."""
+    matrix = output_matrix(model)
+    return matrix[sample_rows(matrix.shape[0]).to(matrix.device), :8].flatten().float().cpu()
 
 
 class Head:

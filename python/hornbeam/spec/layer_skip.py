@@ -12,6 +12,7 @@ from hornbeam.errors import ArgumentError
 from hornbeam.layers import Computed, Tap
 from hornbeam.spec.branches import Key, NodeBranches
 from hornbeam.spec.growth import Growth, Node, Shape
+from hornbeam.spec.head import sample_of
 from hornbeam.spec.protocols import Ask, Law, Run
 from hornbeam.spec.shape import Chain
 from hornbeam.spec.shaped import Shaped
@@ -140,11 +141,19 @@ class LayerSkipProposer(Shaped):
     def _forward(self, step: Step, rows: Sequence[int]) -> Tensor:
         lm = self.run.lm
         tap = Tap(self.first)
-        output = lm.runner.forward(lm.tree, step, logits_rows=rows, layers=self._running, tap=tap)
+        output = lm.runner.forward(
+            lm.tree, step, logits_rows=rows, layers=self._running, tap=tap, hidden=self.needs_states
+        )
+        if output.hidden is not None:
+            self.states = output.hidden[-1][torch.as_tensor(rows, device=output.logits.device)]
         computed = tap.computed()
         for key, row in zip(self._keys, rows, strict=True):
             self._computed[key] = computed[torch.tensor([row], device=computed.hidden.device)]
         return output.logits
+
+    def signature(self) -> Tensor:
+        """Which layers run, and some of the model's output matrix."""
+        return torch.cat([torch.tensor(sorted(self.kept)).float(), sample_of(self.run.lm.model)])
 
     def reuse(self, chosen: Sequence[Sequence[int]]) -> Computed | None:
         """What was computed of the rows ``[pending, *chosen tokens]`` of every ask, after computing what is

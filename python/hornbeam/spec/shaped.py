@@ -37,6 +37,9 @@ class Shaped(ABC):
         #: The trees of the draft that grows, in the order of the asks.
         self.growing: list[Tree] = []
         self.trees: dict[int, Tree] = {}
+        #: Whether :meth:`expand` is to leave its nodes' hidden states, ``[len(nodes), H]``, in ``states``.
+        self.needs_states = run.gate is not None and run.gate.needs_states
+        self.states: Tensor | None = None
 
     @property
     def law(self) -> Law:
@@ -51,7 +54,9 @@ class Shaped(ABC):
         """One draft for each ask."""
         self.asks = list(asks)
         self.record.num_sequences = max(len(self.asks), 1)
-        growth = Growth(self.run, self.asks, self._timed_expand, self.shape.law, self.record)
+        growth = Growth(
+            self.run, self.asks, self._timed_expand, self.shape.law, self.record, lambda: self.states
+        )
         self.begin(growth)
         self.growing = growth.trees
         self.shape.grow(growth)
@@ -83,6 +88,11 @@ class Shaped(ABC):
     def begin(self, growth: Growth) -> None:
         """Called before a draft grows. ``growth.trees[i]`` belongs to ``self.asks[i]``."""
         return
+
+    @abstractmethod
+    def signature(self) -> Tensor:
+        """Some numbers ``[n]``, float32, that tell this draft from others: what was trained on its hidden
+        states is of no use for them."""
 
     @abstractmethod
     def expand(self, nodes: Sequence[Node]) -> Tensor:

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from hornbeam.errors import ArgumentError
 from hornbeam.spec.branches import Key, NodeBranches
 from hornbeam.spec.growth import Growth, Node, Shape, Tree
+from hornbeam.spec.head import sample_of
 from hornbeam.spec.protocols import Ask, Law, Run
 from hornbeam.spec.shape import Chain
 from hornbeam.spec.shaped import Shaped
@@ -119,7 +121,14 @@ class SmallModelProposer(Shaped):
         return self._nodes.expand(keys, requests)
 
     def _forward(self, step: Step, rows: Sequence[int]) -> Tensor:
-        return self.lm.runner.forward(self.lm.tree, step, logits_rows=rows).logits
+        output = self.lm.runner.forward(self.lm.tree, step, logits_rows=rows, hidden=self.needs_states)
+        if output.hidden is not None:
+            self.states = output.hidden[-1][torch.as_tensor(rows, device=output.logits.device)]
+        return output.logits
+
+    def signature(self) -> Tensor:
+        """Some of the model's output matrix."""
+        return sample_of(self.lm.model)
 
     def finish(self, index: int) -> None:
         """Releases the sequence's branch; its tokens stay cached."""
