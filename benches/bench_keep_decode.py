@@ -3,7 +3,9 @@
 ``overhead`` is the time of the reduction over that of the prefill, a run a recipe; ``bytes`` what pages
 the branch holds afterwards over what it held before, and what the pool holds after its end was given
 back; ``attention`` the attention of all layers for one row over our own without eviction; ``decode``
-tokens a second over transformers with its full cache, plain greedy steps on both sides.
+tokens a second over transformers with its full cache, plain greedy steps on both sides; ``decode_kvpress``
+the same over kvpress at the same share, with its head-wise press and with its plain one, in a process and an
+environment of its own (:mod:`kvpress_peer`).
 
     python benches/run.py keep_decode [--quick]
 
@@ -17,27 +19,32 @@ from typing import Any
 
 import torch
 
+import driving
 import harness
 import hornbeam as hb
 from hornbeam import models, ops
-from hornbeam.decode import Decoding, Options
+from hornbeam.decode import Decoding
 from hornbeam.sequence import Sequence
+from kvpress_peer import Peer
 
 RECIPES = ("ada_kv", "snap_kv", "pyramid_kv")
 BUDGET = "12%"
+KEEP = 0.12
+PRESSES = ("ada_kv", "snap_kv")
 STEPS = 4
 
 
 def run(quick: bool) -> dict[str, Any]:
     torch.manual_seed(0)
-    model, tokenizer = models.load(models.resolve("smollm2"), dtype=torch.float32)
+    folder = models.resolve("smollm2")
+    model, tokenizer = models.load(folder, dtype=torch.float32)
     length, alternations = (2048, 3) if quick else (7900, harness.ALTERNATIONS)
     prompt = text(tokenizer, length)
     results: dict[str, Any] = {"prompt_tokens": length, "budget": BUDGET, "recipes": {}}
     kept_lm = hb.LM(model, tokenizer)
     for name in reversed(RECIPES):
         kept_lm.clear_cache()
-        decoding, kept = opened(kept_lm, prompt, getattr(hb.recipes, name)(BUDGET))
+        decoding, kept = driving.opened(kept_lm, prompt, getattr(hb.recipes, name)(BUDGET))
         full_bytes = kept.stats.kv_bytes_before
         results["recipes"][name] = {
             "overhead": decoding.seconds["keep"] / decoding.seconds["prefill"],
@@ -49,7 +56,7 @@ def run(quick: bool) -> dict[str, Any]:
         if name != RECIPES[0]:
             kept.close()
     full_lm = hb.LM(model, tokenizer)
-    _, full = opened(full_lm, prompt, None)
+    _, full = driving.opened(full_lm, prompt)
     seconds = harness.alternate(
         {"kept": lambda: attention(kept_lm, kept), "full": lambda: attention(full_lm, full)}, alternations
     )
@@ -67,6 +74,20 @@ def run(quick: bool) -> dict[str, Any]:
     )
     results["decode"] = harness.ratio(seconds["ours"], seconds["theirs"])
     print("decode", results["decode"], flush=True)
+    results["decode_kvpress"] = {}
+    with Peer(folder, torch.get_num_threads()) as peer:
+        for press in PRESSES:
+            peer.call("prefill", context=prompt, press=press, keep=KEEP)
+            seconds = harness.alternate(
+                {
+                    "ours": lambda: decode(decoding, kept),
+                    "theirs": lambda: peer.call("steps", token=token, count=STEPS),
+                },
+                alternations,
+            )
+            results["decode_kvpress"][press] = harness.ratio(seconds["ours"], seconds["theirs"])
+            print("decode over kvpress", press, results["decode_kvpress"][press], flush=True)
+        results["peer"] = peer.versions
     kept.close()
     return results
 
@@ -78,25 +99,6 @@ def text(tokenizer: Any, length: int) -> list[int]:
     ids: list[int] = tokenizer(words)["input_ids"][:length]
     assert len(ids) == length
     return ids
-
-
-def opened(lm: hb.LM, prompt: list[int], recipe: Any) -> tuple[Decoding, Sequence]:
-    """A run whose prompt is read and reduced, and which goes on as long as anybody asks."""
-    options = Options(
-        max_new_tokens=lm.max_positions,
-        warp=hb.Warp(temperature=0.0),
-        seed=0,
-        rule="coupled",
-        draft=None,
-        length=None,
-        stop=(),
-        stream=None,
-        keep=recipe,
-    )
-    decoding = Decoding(lm, [prompt], options)
-    decoding._reusable = [0]
-    decoding._prefill()
-    return decoding, decoding.sequences[0]
 
 
 def attention(lm: hb.LM, sequence: Sequence) -> float:

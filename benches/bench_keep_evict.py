@@ -17,7 +17,8 @@ import torch
 
 import harness
 import hornbeam as hb
-from bench_keep_decode import opened, text
+from bench_keep_decode import text
+from driving import opened
 from hornbeam import models
 from hornbeam.decode import Decoding
 from hornbeam.sequence import Sequence

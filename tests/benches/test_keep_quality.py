@@ -1,0 +1,136 @@
+"""The keep_quality bench: what it asks, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import importlib
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Words:
+    """A tokenizer of whole words."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, int] = {}
+
+    def __call__(self, text: str, **options: Any) -> dict[str, list[int]]:
+        return {"input_ids": [self.known.setdefault(word, len(self.known)) for word in text.split()]}
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **options: Any) -> str:
+        return f"<user> {turns[0]['content']} <assistant> "
+
+    def text(self, tokens: list[int]) -> list[str]:
+        words = list(self.known)
+        return [words[token] for token in tokens]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "benches"))
+    return importlib.import_module
+
+
+def test_every_needle_lies_at_its_depth_and_only_its_own_answer_follows_its_question(load: Any) -> None:
+    words = Words()
+    item = load("needles").Items(words).needles("one", 1024, 1)
+    context = words.text(item.context)
+    assert len(context) == 1024
+    assert context[0] == "<user>"
+    nouns = set()
+    for depth, question, answer in zip(item.depths, item.questions, item.answers, strict=True):
+        asked = words.text(question)
+        noun = asked[asked.index("<assistant>") - 1].removesuffix("?")
+        assert asked[-2:] == [noun, "is:"]
+        nouns.add(noun)
+        [number] = words.text(answer)
+        begin = context.index(f"{number}.")
+        assert context[begin - 7 : begin] == f"The magic number of the {noun} is:".split()
+        assert abs(begin / 1024 - depth) < 0.05
+    assert len(nouns) == 5
+
+
+def test_parts_of_the_grid_are_balanced(load: Any) -> None:
+    rounds = load("needles").Items(Words()).grid()
+    assert sum(len(item.questions) for own in rounds for item in own) == 200
+    assert len({tuple(item.context) for own in rounds for item in own}) == 40
+    for count in range(2, len(rounds) + 1, 2):
+        cells = Counter(
+            (len(item.context), depth) for own in rounds[:count] for item in own for depth in item.depths
+        )
+        assert len(cells) == 40
+        assert set(cells.values()) == {count // 2}
+
+
+def test_windows_do_not_overlap(load: Any) -> None:
+    items = load("needles").Items(Words())
+    windows = items.windows(100, 20)
+    whole = [token for w in windows for token in w.context + w.questions[0] + w.answers[0]]
+    assert whole == items.scored[: len(whole)]
+    assert all(len(w.context) == 100 and len(w.answers[0]) == 19 for w in windows)
+    assert len(items.scored) - len(whole) < 120
+
+
+def context(bench: Any, ours: list[bool], theirs: list[bool]) -> dict[str, Any]:
+    """An outcome in which all recipes answered alike."""
+
+    def side(names: Any, found: list[bool]) -> dict[str, Any]:
+        answers = [[hit, -1.0 if hit else -9.0] for hit in found]
+        kept = {str(keep): answers for keep in bench.KEEPS}
+        return {"full": answers, **dict.fromkeys(names, kept)}
+
+    return {
+        "tokens": 1024,
+        "depths": [0.25, 0.75],
+        "scored": 8,
+        "ours": side(bench.COUNTERPARTS, ours),
+        "theirs": side(bench.PRESSES, theirs),
+    }
+
+
+def test_differences_are_paired_and_what_was_not_run_is_absent(load: Any) -> None:
+    bench = load("bench_keep_quality")
+    outcomes = {
+        "needles-0-1024": context(bench, [True, True], [True, False]),
+        "needles-1-1024": context(bench, [False, True], [True, True]),
+        "needles-2-1024": context(bench, [True, True], [False, True]),
+    }
+    results = bench.report(outcomes)
+    assert "perplexity" not in results
+    found = results["needles"]
+    assert (found["needles"], found["contexts"], found["lengths"]) == (6, 3, {"1024": 3})
+    assert found["full_cache"]["differing"] == 3
+    assert found["full_cache"]["by_depth"] == pytest.approx({"0.25": 200 / 3, "0.75": 100})
+    row = found["recipes"]["snap_kv"]["0.25"]
+    assert (row["ours"], row["kvpress"]) == pytest.approx((500 / 6, 400 / 6))
+    assert row["difference"] == pytest.approx(100 / 6)
+    # The mean of three draws of contexts whose means are 50, -50 and 50 points.
+    assert row["interval"] == pytest.approx([-50, 50])
+    assert row["logprob"] == pytest.approx((5 * -1 - 9) / 6)
+    assert "kvpress" not in found["recipes"]["ems"]["0.25"]
+    assert "| `snap_kv` | `snap_kv` | 83.3 / 66.7, +16.7 [-50.0, +50.0] |" in "\n".join(
+        load("keep_quality_table").needles(found)
+    )
+
+
+def test_perplexity_is_that_of_all_tokens(load: Any) -> None:
+    bench = load("bench_keep_quality")
+    outcomes = {}
+    for number, (own, their) in enumerate([(-6.0, -4.0), (-10.0, -12.0)]):
+        kept = {"0.25": [[False, own]]}, {"0.25": [[False, their]]}
+        outcomes[f"window-{number}"] = {
+            "tokens": 100,
+            "scored": 8,
+            "ours": {"full": [[False, -2.0]], **dict.fromkeys(bench.COUNTERPARTS, kept[0])},
+            "theirs": {"full": [[False, -2.0]], **dict.fromkeys(bench.PRESSES, kept[1])},
+        }
+    found = bench.report(outcomes)["perplexity"]
+    assert found["tokens_scored"] == 16
+    assert found["full_cache"]["ours"] == pytest.approx(2.718281828459045**0.25)
+    row = found["recipes"]["knorm"]
+    assert (row["ours"], row["ratio"]) == pytest.approx((2.718281828459045, 1))
+    assert row["interval"][0] < 1 < row["interval"][1]
