@@ -103,7 +103,7 @@ def window_tokens(keys, values, queries, scale, window=8, suffix=16, pool="mean"
 def expected_attention(
     keys, values, queries, scale, future=512, sinks=4, epsilon=0.0, inverse_frequencies=None
 ):
-    """The Gaussian moment formula, rotations as complex matrices."""
+    """The Gaussian moment formula, rotations as complex matrices. Sinks take no part in the softmax."""
     heads, tokens, dim = keys.shape
     rows = queries.shape[1]
     positions = np.arange(tokens - rows, tokens)
@@ -131,8 +131,9 @@ def expected_attention(
         covariance = rotation @ np.cov(head[used].T, bias=True).reshape(dim, dim) @ rotation.T
         k = keys[h // (len(queries) // heads)]
         logits = scale * k @ mean + 0.5 * scale**2 * np.einsum("nd,de,ne->n", k, covariance, k)
-        weights = np.exp(logits - logits.max())
-        out[h] = weights / weights.sum()
+        if tokens > sinks:
+            weights = np.exp(logits[sinks:] - logits[sinks:].max())
+            out[h, sinks:] = weights / weights.sum()
     return (grouped(out, heads) + epsilon) * np.linalg.norm(values, axis=-1)
 
 

@@ -140,7 +140,8 @@ class WindowTokens(Score):
 class ExpectedAttention(Score):
     """Probability expected under queries yet to come, times the norm of the value (arXiv 2510.00636).
 
-    Queries are taken as Gaussian, with the mean and covariance of those given, from after the ``sinks``.
+    Queries are taken as Gaussian, with the mean and covariance of those given, from after the ``sinks``; the
+    probability is that among the keys after the sinks, as kvpress, the authors' code, has it.
     With ``inverse_frequencies`` (`head_dim / 2`, rotary by halves as in Llama) they are turned back first,
     then by the average rotation of the next ``future`` positions; without them they are used as given.
     kvpress takes its statistics from hidden states; the outcome is the same for all rows of a prompt."""

@@ -7,8 +7,9 @@ use crate::simd::math::exp_scalar;
 
 /// The probability that queries yet to come are expected to give to a key, times the norm of its
 /// value: queries are taken as Gaussian with the mean and covariance of those seen, so that the
-/// expected unnormalised weight is `exp(scale * m.k + scale^2/2 * k'Ck)`; softmax over keys; mean
-/// over the query heads of the group.
+/// expected unnormalised weight is `exp(scale * m.k + scale^2/2 * k'Ck)`; softmax over the keys after
+/// the sinks, which are kept anyway and would else decide how much each head of a group says; mean
+/// over the query heads of the group. The sinks' own probability is 0.
 ///
 /// With `inverse_frequencies` (rotary, halves paired as in Llama) the rotation of each query is
 /// taken off, mean and covariance are found, and both are turned by the average rotation over the
@@ -126,6 +127,7 @@ impl Score for ExpectedAttention {
         let (mut logits, mut line) = (vec![0.0f64; n], vec![0.0f64; d]);
         for (plane, out) in layer.planes.iter().zip(out.chunks_exact_mut(n)) {
             let mut sums = vec![0.0f64; n];
+            let first = (0..n).take_while(|key| plane.position(*key) < self.sinks).count();
             for queries in plane.queries.chunks_exact(layer.num_rows * d) {
                 let (mean, covariance) = self.statistics(layer, queries);
                 for (logit, key) in logits.iter_mut().zip(plane.keys.chunks_exact(d)) {
@@ -137,10 +139,11 @@ impl Score for ExpectedAttention {
                     let spread: f64 = line.iter().zip(key).map(|(l, &k)| l * f64::from(k)).sum();
                     *logit = scale * along + 0.5 * scale * scale * spread;
                 }
-                let max = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                logits.iter_mut().for_each(|x| *x = f64::from(exp_scalar((*x - max) as f32)));
-                let total: f64 = logits.iter().sum();
-                sums.iter_mut().zip(&logits).for_each(|(sum, p)| *sum += p / total);
+                let weights = &mut logits[first..];
+                let max = weights.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                weights.iter_mut().for_each(|x| *x = f64::from(exp_scalar((*x - max) as f32)));
+                let total: f64 = weights.iter().sum();
+                sums[first..].iter_mut().zip(weights).for_each(|(sum, p)| *sum += *p / total);
             }
             for ((out, sum), value) in out.iter_mut().zip(sums).zip(plane.values.chunks_exact(d)) {
                 *out = ((sum / layer.group as f64 + self.epsilon) * norm(value)) as f32;
