@@ -1,4 +1,4 @@
-"""Feature heads with random weights for tiny models."""
+"""Feature heads and acceptance heads with random weights for tiny models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+import hornbeam as hb
+from hornbeam.spec import acceptance_head
 from hornbeam.spec.head import FORMAT, output_matrix, sample_rows
+from hornbeam.spec.protocols import Run
 
 
 def random_head(
@@ -53,3 +56,24 @@ def random_head(
     file = folder / f"head-{seed}.safetensors"
     save_file(tensors, file, {"format": FORMAT, "settings": json.dumps(settings)})
     return file
+
+
+def acceptance_weights(hidden, *, width=8, blocks=2, seed=0, bias=1.0):
+    """Random weights of an acceptance head over states of a size."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = {"in.weight": torch.randn(width, hidden, generator=generator)}
+    for block in range(blocks):
+        weights[f"{block}.weight"] = torch.randn(width, width, generator=generator) / 3
+        weights[f"{block}.bias"] = torch.randn(width, generator=generator)
+    weights["out.weight"] = torch.randn(1, width, generator=generator) / 8
+    weights["out.bias"] = torch.tensor([bias])
+    return weights
+
+
+def write_acceptance_head(path, draft, lm, weights):
+    """A file of such weights for a draft of ``lm``; its path."""
+    proposer = draft.open(Run(lm, hb.Warp(), 0, "coupled"))
+    blocks = sum(name.endswith(".bias") for name in weights) - 1
+    tensors = weights | {"signature": proposer.signature()}
+    save_file(tensors, path, {"format": acceptance_head.FORMAT, "settings": json.dumps({"blocks": blocks})})
+    return path

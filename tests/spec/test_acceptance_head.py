@@ -15,30 +15,10 @@ from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.spec import AcceptanceHead, FeatureHead, Fixed, LayerSkip, SmallModel, shape
 from hornbeam.spec.acceptance_head import FORMAT, acceptance
 from hornbeam.spec.growth import Node, Tree
-from hornbeam.spec.protocols import Ask, Run
+from hornbeam.spec.protocols import Ask
 from tests import models
-from tests.heads import random_head
+from tests.heads import acceptance_weights, random_head, write_acceptance_head
 from tests.reference import acceptance_head as reference
-
-
-def random_weights(hidden, *, width=8, blocks=2, seed=0, bias=1.0):
-    generator = torch.Generator().manual_seed(seed)
-    weights = {"in.weight": torch.randn(width, hidden, generator=generator)}
-    for block in range(blocks):
-        weights[f"{block}.weight"] = torch.randn(width, width, generator=generator) / 3
-        weights[f"{block}.bias"] = torch.randn(width, generator=generator)
-    weights["out.weight"] = torch.randn(1, width, generator=generator) / 8
-    weights["out.bias"] = torch.tensor([bias])
-    return weights
-
-
-def write(path, draft, lm, weights):
-    """A file of weights for a draft of ``lm``."""
-    proposer = draft.open(Run(lm, hb.Warp(), 0, "coupled"))
-    blocks = sum(name.endswith(".bias") for name in weights) - 1
-    tensors = weights | {"signature": proposer.signature()}
-    save_file(tensors, path, {"format": FORMAT, "settings": json.dumps({"blocks": blocks})})
-    return path
 
 
 def ids(length, seed=0):
@@ -50,7 +30,7 @@ PROMPTS = [ids(9 + 11 * i, seed=i) for i in range(3)]
 
 @pytest.mark.parametrize("blocks", [0, 1, 3])
 def test_the_network(blocks):
-    weights = random_weights(12, blocks=blocks)
+    weights = acceptance_weights(12, blocks=blocks)
     states = torch.randn(5, 12) * 3
     plain = {name: value.double().numpy() for name, value in weights.items()}
     expected = [reference.predict(plain, state, blocks) for state in states.double().numpy()]
@@ -60,14 +40,14 @@ def test_the_network(blocks):
 @pytest.mark.parametrize("least", [0, 1, 2])
 def test_the_rule(tmp_path, least):
     """Along each path of a tree, by the product of what was predicted there."""
-    weights = random_weights(6, bias=2.0)
+    weights = acceptance_weights(6, bias=2.0)
     path = tmp_path / "head.safetensors"
     settings = json.dumps({"blocks": 2})
     save_file(weights | {"signature": torch.zeros(1)}, path, {"format": FORMAT, "settings": settings})
     stop = AcceptanceHead(path, 0.3, least).start()
     tree = Tree(Ask(0, 0, 0, 0, 9))
     tree.tokens, tree.parents, tree.depths = [1, 2, 3, 4], [-1, -1, 0, 2], [1, 1, 2, 3]
-    states = torch.randn(5, 6)
+    states = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
     predicted = acceptance(weights, states).tolist()
     stop.begin([tree])
     nodes = [Node(0, token) for token in (-1, 0, 1, 2, 3)]
@@ -94,7 +74,9 @@ def test_every_draft_that_draws(tmp_path, kind, grows):
         "feature_head": lambda: FeatureHead(random_head(tmp_path, model), grows),
     }[kind]()
     hidden = model.config.hidden_size
-    path = write(tmp_path / "acceptance.safetensors", draft, lm, random_weights(hidden, bias=1.5))
+    path = write_acceptance_head(
+        tmp_path / "acceptance.safetensors", draft, lm, acceptance_weights(hidden, bias=1.5)
+    )
     options = dict(max_new_tokens=10, temperature=1.1, seed=3)
     plain = lm.generate(PROMPTS, draft=None, **options)
     drafted = []
@@ -120,8 +102,8 @@ def test_every_draft_that_draws(tmp_path, kind, grows):
 
 def test_another_draft_is_refused(tmp_path):
     lm = hb.LM(models.llama())
-    weights = random_weights(lm.model.config.hidden_size)
-    path = write(tmp_path / "a.safetensors", LayerSkip(exit_layer=1), lm, weights)
+    weights = acceptance_weights(lm.model.config.hidden_size)
+    path = write_acceptance_head(tmp_path / "a.safetensors", LayerSkip(exit_layer=1), lm, weights)
     other = SmallModel(hb.LM(models.llama(layers=1)))
     with pytest.raises(UnsupportedModel, match="trained for another draft than this SmallModelProposer"):
         lm.generate([1, 2], draft=other, length=AcceptanceHead(path))

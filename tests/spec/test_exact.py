@@ -345,6 +345,7 @@ def test_a_threshold_that_follows_acceptance(rule: str) -> None:
 
         def __init__(self, model: Model, text: tuple[int, ...]) -> None:
             self.law = lambda path: model.law((*text, *path))  # type: ignore[assignment]
+            self.state = lambda path: model.state((*text, *path))  # type: ignore[assignment]
 
     def experiment(chance: Enumeration) -> tuple[int, ...]:
         text: tuple[int, ...] = ()

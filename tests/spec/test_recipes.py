@@ -8,6 +8,7 @@ import hornbeam as hb
 from hornbeam import recipes
 from hornbeam.errors import ArgumentError
 from tests import models
+from tests.heads import acceptance_weights, write_acceptance_head
 
 PROMPT = models.prompt(9, 4)[0].tolist()
 
@@ -22,9 +23,17 @@ def draft_lm():
     return hb.LM(models.llama())
 
 
-def cases(draft_lm):
+@pytest.fixture(scope="module")
+def acceptance_head(tmp_path_factory, lm, draft_lm):
+    small = hb.spec.SmallModel(draft_lm)
+    weights = acceptance_weights(draft_lm.model.config.hidden_size, bias=3.0)
+    return write_acceptance_head(tmp_path_factory.mktemp("head") / "a.safetensors", small, lm, weights)
+
+
+def cases(draft_lm, acceptance_head):
     small = hb.spec.SmallModel(draft_lm)
     return {
+        "specdec_pp": recipes.specdec_pp(small, weights=acceptance_head, most=4),
         "rsd_c": recipes.rsd_c(draft_lm),
         "rsd_s": recipes.rsd_s(draft_lm),
         "sequoia": recipes.sequoia(draft_lm, size=8),
@@ -42,9 +51,9 @@ NAMES = sorted(recipes.spec.__all__)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_recipe_is_keywords_of_generate(name, lm, draft_lm):
-    assert sorted(cases(draft_lm)) == NAMES, "every recipe is tried"
-    keywords = cases(draft_lm)[name]
+def test_a_recipe_is_keywords_of_generate(name, lm, draft_lm, acceptance_head):
+    assert sorted(cases(draft_lm, acceptance_head)) == NAMES, "every recipe is tried"
+    keywords = cases(draft_lm, acceptance_head)[name]
     plain = lm.generate(PROMPT, max_new_tokens=14, draft=None)
     greedy = lm.generate(PROMPT, max_new_tokens=14, **keywords)
     assert greedy.token_ids == plain.token_ids
@@ -53,10 +62,11 @@ def test_a_recipe_is_keywords_of_generate(name, lm, draft_lm):
     if keywords["verify"] == "coupled":
         same = lm.generate(PROMPT, max_new_tokens=14, temperature=0.9, seed=2, draft=None)
         assert sampled.token_ids == same.token_ids
-    if name in ("rsd_c", "rsd_s", "sequoia", "eagle2"):
+    if name in ("rsd_c", "rsd_s", "sequoia", "eagle2", "specdec_pp"):
         assert greedy.stats.accepted > 0, "the draft is the target here"
 
 
-def test_eagle2_wants_a_shape():
+@pytest.mark.parametrize("recipe", [recipes.eagle2, recipes.specdec_pp])
+def test_some_recipes_want_a_shape(recipe):
     with pytest.raises(ArgumentError, match="draft is a Suffix, expected a source with a shape"):
-        recipes.eagle2(hb.spec.Suffix())
+        recipe(hb.spec.Suffix())

@@ -28,6 +28,7 @@ from hornbeam.recipes.spec import (
     rsd_c,
     rsd_s,
     sequoia,
+    specdec_pp,
     suffix_decoding,
     token_recycling,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "sequoia",
     "snap_kv",
     "sparse_mm",
+    "specdec_pp",
     "streaming_llm",
     "suffix_decoding",
     "token_recycling",
