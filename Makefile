@@ -45,7 +45,7 @@ test-rust: $(READY) ## Run the Rust tests
 
 .PHONY: test-python
 test-python: dev ## Run the Python tests
-	$(PY) -m pytest --quiet
+	$(PY) -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile
 
 .PHONY: lint
 lint: dev ## Check format, lints and types

@@ -109,10 +109,12 @@ class Drafting:
         if source is not None:
             self.stop = options.length.start(lm.cost_curve)
             gate = self.stop if isinstance(self.stop, Gate) else None
-            run = Run(lm, options.warp, options.seed, options.rule, options.processor, gate)
+            is_paced = options.length.needs_costs
+            run = Run(lm, options.warp, options.seed, options.rule, options.processor, gate, is_paced)
             # A rule that weighs seconds has the source asked only where it is worth its own.
-            is_paced = not options.length.needs_costs or isinstance(source, (spec.Auto, spec.Union))
-            self.source = open_source(source if is_paced else spec.Union(source, rows=MOST_ROWS), run)
+            if is_paced and not isinstance(source, (spec.Auto, spec.Union)):
+                source = spec.Union(source, rows=MOST_ROWS)
+            self.source = open_source(source, run)
             if gate is not None:
                 laws.check_gate(options.length, source, self.source)
                 gate.attach(self.source)

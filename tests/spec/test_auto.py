@@ -72,7 +72,7 @@ def test_the_text_is_the_same_where_sources_come_and_go(model, shipped, monkeypa
     monkeypatch.setattr(Pacer, "is_due", lambda *_: next(turns) % 5 in (0, 1))
     prompts = [models.prompt(6 + n, n)[0].tolist() for n in range(4)]
     plain = [out.token_ids for out in lm.generate(prompts, draft=None, max_new_tokens=40)]
-    outs = lm.generate(prompts, max_new_tokens=40, length=hb.spec.Fixed(20))
+    outs = lm.generate(prompts, max_new_tokens=40, length=hb.spec.MeasuredGain())
     assert [out.token_ids for out in outs] == plain
 
 

@@ -32,7 +32,7 @@ from tests.reference import draws
 from tests.reference import entropy as entropies
 from tests.reference import verify as reference
 from tests.reference.verify import Enumeration
-from tests.spec.test_acceptance_head import random_weights
+from tests.heads import acceptance_weights
 
 
 class Model(RationalModel):
@@ -236,7 +236,7 @@ def test_entropy_stops_before_the_draw(name: str, rule: str, pair: tuple[str, st
     assert len(sizes) > 1
 
 
-HEADS = {3: random_weights(3, bias=1.5), 4: random_weights(4, bias=1.5)}
+HEADS = {3: acceptance_weights(3, bias=1.5), 4: acceptance_weights(4, bias=1.5)}
 
 
 class Accepting(AcceptanceStop):

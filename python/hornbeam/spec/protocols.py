@@ -105,6 +105,8 @@ class Run:
     gate: Gate | None = None
     """The run's stop rule, if it decides before each draw: for a source whose proposer declares
     ``takes_gates = True`` (:class:`hornbeam.spec.gate.Gate`). With any other source it is refused."""
+    weighs_seconds: bool = True
+    """Whether the stop rule does: only then may a source that does not pay be left unasked."""
 
 
 @dataclass(frozen=True)

@@ -32,6 +32,7 @@ class Union:
     rows cost what the measured curve says, and how well the cheaper sources guess already tells one step
     from another. A source that does not pay is asked as often as a half per cent of the time allows.
     So a union does not lose what its best parts gain, and a union of one does not lose to no draft.
+    A stop rule that weighs no seconds (``needs_costs = False``) has every source asked in every step.
 
     What is learned is kept with the model, for all unions of equal settings.
 
@@ -193,6 +194,8 @@ class Merger:
         return group
 
     def _is_due(self, number: int, ask: Ask, kind: Hashable, token_seconds: float | None) -> bool:
+        if not self.run.weighs_seconds:
+            return True
         pacer = self._pacers[number]
         if not pacer.is_due(kind, token_seconds):
             return False
