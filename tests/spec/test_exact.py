@@ -26,13 +26,13 @@ from hornbeam.spec.growth import Child, Grown, Growth, Node
 from hornbeam.spec.laws import RATIO_TESTS, check_law
 from hornbeam.spec.protocols import Ask, Run
 from hornbeam.spec.record import Record
+from tests.heads import acceptance_weights
 from tests.ops.test_verify_exact import PAIRS, WARPS, distance, joint, law_of
 from tests.ops.test_verify_exact import Model as RationalModel
 from tests.reference import draws
 from tests.reference import entropy as entropies
 from tests.reference import verify as reference
 from tests.reference.verify import Enumeration
-from tests.heads import acceptance_weights
 
 
 class Model(RationalModel):
