@@ -103,15 +103,38 @@ def machine() -> dict[str, Any]:
     return {"revision": revision.stdout.strip() or None, **facts}
 
 
-def write(name: str, results: Any, command: str, file: Path | None = None) -> Path:
-    """Writes ``results`` with the machine and the command; by default to results/<name>-<processor>.json."""
+def write(
+    name: str, results: Any, command: str, file: Path | None = None, rows: Sequence[str] | None = None
+) -> Path:
+    """Writes ``results`` with the machine and the command; by default to results/<name>-<processor>.json.
+    With ``rows`` only these rows of a file that is there are replaced."""
     facts = machine()
     processor = re.sub(r"[^a-z0-9]+", "-", str(facts["processor"]).lower()).strip("-")
     file = file or RESULTS / f"{name}-{processor}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     report = {"bench": name, "command": command, "machine": facts, "results": plain(results)}
+    if rows and file.exists():
+        report = merged(json.loads(file.read_text(encoding="utf-8")), report, rows)
     file.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return file
+
+
+def merged(old: dict[str, Any], new: dict[str, Any], rows: Sequence[str]) -> dict[str, Any]:
+    """The older report with some rows of a newer one; ``measured`` says of each row what measured it."""
+    if old["bench"] != new["bench"]:
+        raise SystemExit(f"the file holds results of {old['bench']}, expected those of {new['bench']}")
+
+    def source(report: dict[str, Any]) -> dict[str, Any]:
+        return {"command": report["command"], "revision": report["machine"]["revision"]}
+
+    measured = old.get("measured", dict.fromkeys(old["results"], source(old)))
+    measured = {**measured, **dict.fromkeys(rows, source(new))}
+    return {
+        **old,
+        "machine": new["machine"],
+        "measured": measured,
+        "results": {**old["results"], **new["results"]},
+    }
 
 
 def plain(value: Any) -> Any:

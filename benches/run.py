@@ -4,6 +4,8 @@
 
 NAME is that of a file ``bench_<NAME>.py`` with a function ``run(quick: bool) -> dict``; ``all`` runs
 every one. ``--quick`` is for a look, not for a result: it is written only where ``--json`` says.
+``--only`` with ``--json`` and a file that is there replaces these rows of it; the report says by row when
+and with what each was measured.
 """
 
 from __future__ import annotations
@@ -31,9 +33,14 @@ def main() -> None:
 
     for name in names if arguments.name == "all" else [arguments.name]:
         results = measure(name, arguments.quick, arguments.only)
-        command = " ".join(["python", "benches/run.py", name, *(["--quick"] if arguments.quick else [])])
+        options = [
+            *(["--quick"] if arguments.quick else []),
+            *(["--only", *arguments.only] if arguments.only else []),
+        ]
+        command = " ".join(["python", "benches/run.py", name, *options])
         if arguments.json or not (arguments.quick or arguments.only):
-            print("written to", harness.write(name, results, command, arguments.json))
+            file = harness.write(name, results, command, arguments.json, rows=arguments.only)
+            print("written to", file)
         else:
             print(json.dumps(harness.plain(results), indent=2))
 

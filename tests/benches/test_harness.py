@@ -113,3 +113,23 @@ def test_the_readme_shows_the_results_that_are_kept() -> None:
     command = [sys.executable, str(ROOT / "benches" / "table.py"), "--check"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_rows_of_a_result_are_replaced_and_say_their_source(
+    harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "result.json"
+    revisions = iter(["one", "two", "three", "four"])
+    monkeypatch.setattr(harness, "machine", lambda: {"processor": "x", "revision": next(revisions)})
+    harness.write("b", {"fast": 1, "slow": 2}, "run b", file)
+    harness.write("b", {"slow": 3}, "run b --only slow", file, rows=["slow"])
+    harness.write("b", {"new": 4}, "run b --only new", file, rows=["new"])
+    report = json.loads(file.read_text())
+    assert report["results"] == {"fast": 1, "slow": 3, "new": 4}
+    assert {row: entry["revision"] for row, entry in report["measured"].items()} == {
+        "fast": "one",
+        "slow": "two",
+        "new": "three",
+    }
+    with pytest.raises(SystemExit, match="holds results of b, expected those of c"):
+        harness.write("c", {}, "run c", file, rows=["slow"])
