@@ -51,12 +51,7 @@ def without_replacement(tokens: Sequence[int], parents: Sequence[int], target: R
             chance = min(1.0, float(p[drawn] / q[drawn]))
             reach[token] = left * chance
             left *= 1.0 - chance
-            rest = (p - q).clamp_(min=0)
-            total = float(rest.sum())
-            if left > 0 and total > 0:
-                p = rest.div_(total)
-            q[drawn] = 0
-            q /= max(float(q.sum()), 1e-300)
+            p = _refused(p, q, drawn)
     return sum(reach.values()) - 1.0
 
 
@@ -67,13 +62,18 @@ def accepted_by_rank(tokens: Sequence[int], target: Tensor, draft: Tensor) -> li
     for drawn in tokens:
         found.append(left * float(torch.minimum(p, q).sum()))
         left *= 1.0 - min(1.0, float(p[drawn] / q[drawn]))
-        rest = (p - q).clamp_(min=0)
-        total = float(rest.sum())
-        if left > 0 and total > 0:
-            p = rest.div_(total)
-        q[drawn] = 0
-        q /= max(float(q.sum()), 1e-300)
+        p = _refused(p, q, drawn)
     return found
+
+
+def _refused(p: Tensor, q: Tensor, drawn: int) -> Tensor:
+    """What the target is to draw from once ``drawn`` was refused; ``q`` becomes the law of the next sibling.
+    Where nothing is left of the target it was accepted for sure, and its law stays."""
+    rest = (p - q).clamp_(min=0)
+    total = float(rest.sum())
+    q[drawn] = 0
+    q /= max(float(q.sum()), 1e-300)
+    return rest.div_(total) if total > 0 else p
 
 
 def block(tokens: Sequence[int], parents: Sequence[int], target: Rows, draft: Rows) -> float:

@@ -38,6 +38,8 @@ KEEPS = (0.5, 0.25, 0.12)
 PERPLEXITY_KEEP = 0.25
 #: At half of a short prompt kvpress's pyramid does not fall back to uniform.
 CHECKED_KEEP = 0.5
+#: Presses that are no recipe: without a score, with a split of their own, or in need of eager attention.
+MORE_THAN_SCORES = ("ada_kv", "snap_kv_merged", "pyramid_kv", "observed_attention")
 DRAWS = 10_000
 #: Raise it when outcomes of an older state of the code are no longer those of this one.
 EDITION = 1
@@ -132,11 +134,7 @@ class Bench:
             # Ties of presses' scores, and sums of eager attention, may fall otherwise in a near tie.
             if told["moved"] > 1e-3 or told["logits"] > 1e-2:
                 raise RuntimeError(f"{press} differs from a run under its context manager: {told}")
-            if press not in (
-                "ada_kv",
-                "snap_kv_merged",
-                "observed_attention",
-            ):  # no score, or eager attention
+            if press not in MORE_THAN_SCORES:
                 told["as_recipe_moved"] = self.peer.call("as_recipe", press=press, keep=CHECKED_KEEP)
                 if told["as_recipe_moved"] > 1e-3:
                     raise RuntimeError(f"{press} as a recipe keeps something else: {told}")

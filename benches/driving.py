@@ -9,27 +9,12 @@ from hornbeam.decode import Decoding, Options
 from hornbeam.sequence import Sequence
 
 
-def greedy(lm: hb.LM, recipe: Any = None) -> Options:
-    """Plain greedy decoding that goes on as long as anybody asks."""
-    return Options(
-        max_new_tokens=lm.max_positions,
-        warp=hb.Warp(temperature=0.0),
-        seed=0,
-        rule="coupled",
-        draft=None,
-        length=None,
-        stop=(),
-        stream=None,
-        keep=recipe,
-    )
-
-
 def opened(
     lm: hb.LM, prompt: list[int], recipe: Any = None, *, keeper: Any = None
 ) -> tuple[Decoding, Sequence]:
     """A run whose prompt is read, and reduced where there is a recipe; ``keeper`` takes the place of the
     recipe's own."""
-    decoding = Decoding(lm, [prompt], greedy(lm, recipe))
+    decoding = Decoding(lm, [prompt], Options.greedy(lm.max_positions, recipe))
     decoding.keeper = decoding.keeper if keeper is None else keeper
     decoding._reusable = [0]
     decoding._prefill()

@@ -13,6 +13,16 @@ import hornbeam as hb
 from hornbeam.spec import acceptance_head
 from hornbeam.spec.head import FORMAT, output_matrix, sample_rows
 from hornbeam.spec.protocols import Run
+from tests import models
+
+
+def drawing_draft(kind: str, model: Any, shape: Any, folder: Path) -> Any:
+    """A draft for ``model`` that draws from logits: ``small``, ``layer_skip`` or ``feature_head``."""
+    if kind == "small":
+        return hb.spec.SmallModel(hb.LM(models.llama(layers=1)), shape)
+    if kind == "layer_skip":
+        return hb.spec.LayerSkip(exit_layer=1, shape=shape)
+    return hb.spec.FeatureHead(random_head(folder, model), shape)
 
 
 def random_head(

@@ -93,6 +93,21 @@ class Options:
     trace: Trace | None = None
     keep: Any = None
 
+    @classmethod
+    def greedy(cls, max_new_tokens: int, keep: Any = None) -> Options:
+        """Plain greedy decoding: no draft, no stop."""
+        return cls(
+            max_new_tokens=max_new_tokens,
+            warp=Warp(temperature=0.0),
+            seed=0,
+            rule="coupled",
+            draft=None,
+            length=None,
+            stop=(),
+            stream=None,
+            keep=keep,
+        )
+
 
 class Sequence:
     """One prompt on its way."""

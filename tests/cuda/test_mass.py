@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda, ops
-from hornbeam.errors import ShapeError
+from hornbeam.errors import CudaError, ShapeError
 from hornbeam.ops import MASS_ONE
 from tests.cuda.emulator import DEVICE, Device, Emulation, backend
 from tests.cuda.plans import DTYPES, Case, forest
@@ -128,16 +128,17 @@ def test_rows_without_keys_and_rows_that_are_no_distribution(simt: Emulation | D
     assert none[0].shape == (2, 0)
 
 
-def test_own_reads_without_entries(simt: Emulation | Device) -> None:
-    """Own keys are found by the slots of their rows, as on the CPU."""
+def test_own_reads_without_entries_are_refused() -> None:
+    """A CPU finds own keys by the slots of their rows, a kernel by entries."""
     case = forest(np.random.default_rng(3), most_rows=9, num_requests=3)
     reads = case.plan.reads.copy()
     own = reads[:, 5] == 1
     reads[own, 1] = reads[own, 0]
     names = ("entries", "positions", "head_ranges")
     arrays = [getattr(case.plan, name) for name in names]
-    case.plan = _native.Plan(*arrays, reads, case.plan.row_positions, case.plan.row_end, case.plan.row_slots)
-    check(case, list(range(case.plan.num_rows)), 2, torch.float32, window=60)
+    plan = _native.Plan(*arrays, reads, case.plan.row_positions, case.plan.row_end, case.plan.row_slots)
+    with pytest.raises(CudaError, match="own read"):
+        _native.CudaPlan(plan, case.chunks, 4, 2, 4)
 
 
 def test_bad_shapes_are_refused() -> None:

@@ -12,12 +12,12 @@ from safetensors.torch import save_file
 
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, UnsupportedModel
-from hornbeam.spec import AcceptanceHead, FeatureHead, Fixed, LayerSkip, SmallModel, shape
+from hornbeam.spec import AcceptanceHead, Fixed, LayerSkip, SmallModel, shape
 from hornbeam.spec.acceptance_head import FORMAT, acceptance
 from hornbeam.spec.growth import Node, Tree
 from hornbeam.spec.protocols import Ask
 from tests import models
-from tests.heads import acceptance_weights, random_head, write_acceptance_head
+from tests.heads import acceptance_weights, drawing_draft, write_acceptance_head
 from tests.reference import acceptance_head as reference
 
 
@@ -68,11 +68,7 @@ def test_every_draft_that_draws(tmp_path, kind, grows):
     """The coupled text stays, ratio tests take it, and drafts end where the head says so."""
     model = models.llama()
     lm = hb.LM(model)
-    draft = {
-        "small": lambda: SmallModel(hb.LM(models.llama(layers=1)), grows),
-        "layer_skip": lambda: LayerSkip(exit_layer=1, shape=grows),
-        "feature_head": lambda: FeatureHead(random_head(tmp_path, model), grows),
-    }[kind]()
+    draft = drawing_draft(kind, model, grows, tmp_path)
     hidden = model.config.hidden_size
     path = write_acceptance_head(
         tmp_path / "acceptance.safetensors", draft, lm, acceptance_weights(hidden, bias=1.5)

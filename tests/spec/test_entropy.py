@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import hornbeam as hb
 from hornbeam import _native
 from hornbeam.errors import ArgumentError, ShapeError
-from hornbeam.spec import Entropy, FeatureHead, Fixed, LayerSkip, SmallModel, Union, shape
+from hornbeam.spec import Entropy, Fixed, SmallModel, Union, shape
 from hornbeam.spec.growth import Child, Grown, Growth, Node, Tree
 from hornbeam.spec.protocols import Ask
 from tests import models
-from tests.heads import random_head
+from tests.heads import drawing_draft
 from tests.ops.test_warp import warps
 from tests.reference import draws
 from tests.reference import entropy as reference
@@ -132,11 +132,7 @@ def test_every_draft_that_draws(tmp_path, kind, grows):
     """The coupled text stays, and drafts end early; a threshold of 1 leaves only what is always drawn."""
     model = models.llama()
     lm = hb.LM(model)
-    draft = {
-        "small": lambda: SmallModel(hb.LM(models.llama(layers=1)), grows),
-        "layer_skip": lambda: LayerSkip(exit_layer=1, shape=grows),
-        "feature_head": lambda: FeatureHead(random_head(tmp_path, model), grows),
-    }[kind]()
+    draft = drawing_draft(kind, model, grows, tmp_path)
     options = dict(max_new_tokens=12, temperature=1.1, seed=3)
     plain = lm.generate(PROMPTS[:3], draft=None, **options)
     drafted = {}

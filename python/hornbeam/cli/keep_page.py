@@ -27,20 +27,8 @@ class Kept:
 def kept_by(lm: Any, token_ids: list[int], recipe: Any) -> Kept:
     """Runs the prompt through the model and the recipe over its cache; writes nothing."""
     from hornbeam.decode import Decoding, Options
-    from hornbeam.warp import Warp
 
-    options = Options(
-        max_new_tokens=1,
-        warp=Warp(temperature=0.0),
-        seed=0,
-        rule="coupled",
-        draft=None,
-        length=None,
-        stop=(),
-        stream=None,
-        keep=recipe,
-    )
-    decoding = Decoding(lm, [token_ids], options)
+    decoding = Decoding(lm, [token_ids], Options.greedy(1, recipe))
     keeper = decoding.keeper
     assert keeper is not None
     keeper.record = {}

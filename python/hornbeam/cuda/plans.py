@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,41 +92,7 @@ def pack(
 ) -> _native.CudaPlan:
     """The plan as words for the device of the chunks."""
     facts = lane().device(index_of(chunks[0].device))
-    return _native.CudaPlan(
-        _with_own_entries(plan), chunks, num_heads, num_kv_heads, facts["multiprocessors"], num_rows
-    )
-
-
-def _with_own_entries(plan: Plan) -> Plan:
-    """The plan with entries for own reads that name none: a CPU finds those keys by the rows' slots, a kernel
-    by entries."""
-    reads = plan.reads
-    missing = np.flatnonzero(
-        (reads[:, 5] & 1 != 0) & (reads[:, 0] == reads[:, 1]) & (reads[:, 2] < reads[:, 3])
-    )
-    if len(missing) == 0:
-        return plan
-    reads, entries, positions = reads.copy(), plan.entries.tolist(), plan.positions.tolist()
-    for read in missing:
-        begin, end = reads[read, 2:4].tolist()
-        reads[read, 0] = len(entries)
-        slots = plan.row_slots[begin:end].tolist()
-        for row, (slab, slot) in enumerate(slots, begin):
-            if row > begin and slots[row - begin - 1] == [slab, slot - 1]:
-                entries[-1][1] += 1 << 16  # one slot more
-            else:
-                entries.append([slab, slot | 1 << 16, 0, len(positions)])
-            positions.append(int(plan.row_positions[row]))
-        reads[read, 1] = len(entries)
-    return _native.Plan(
-        np.array(entries, dtype=np.int32).reshape(-1, 4),
-        np.array(positions, dtype=np.int32),
-        plan.head_ranges,
-        reads,
-        plan.row_positions,
-        plan.row_end,
-        plan.row_slots,
-    )
+    return _native.CudaPlan(plan, chunks, num_heads, num_kv_heads, facts["multiprocessors"], num_rows)
 
 
 def write(buffer: Tensor, host: Tensor) -> None:

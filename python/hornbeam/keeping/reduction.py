@@ -64,9 +64,7 @@ class Reduction:
         branch, tree, recipe = sequence.branch, self.tree, self.recipe
         counts, entries = tree._native.held(branch._id, False)
         total = self._total(branch.length)
-        if self.codes is None and total >= len(entries):
-            return None
-        if self.codes is not None and total >= len(entries) and not self._fills_a_page(counts, entries):
+        if total >= len(entries) and (self.codes is None or not self._fills_a_page(counts, entries)):
             return None
         state.grow(entries, branch.length)
         scores = scoring.scores(sequence, state, counts, entries)
@@ -182,13 +180,14 @@ class Reduction:
     ) -> NDArray[np.uint8]:
         """The number of the format that each kept key shall have; 0 for plain, and for what is in codes."""
         assert self.codes is not None
-        known = {number: i for i, (number, _) in enumerate(self.formats)}
         own = np.array([number for number, _ in self.formats] + [0], np.uint8)  # the last one is -1's
         now = entries[:, 1] >> SLOT_BITS
         # Of a format that the recipe does not ask for: in codes all the same.
-        classes = np.vectorize(lambda number: known.get(number, len(known)) if number else -1, otypes=[int])(
-            np.arange(16)
-        )[now]
+        class_of = np.full(int(now.max(initial=0)) + 1, len(self.formats))
+        class_of[0] = -1
+        for index, (number, _) in enumerate(self.formats):
+            class_of[number : number + 1] = index
+        classes = class_of[now]
         numbers = np.zeros(len(entries), np.uint8)
         ends = np.cumsum(counts)
         for begin, end in zip(ends - counts, ends, strict=True):

@@ -66,6 +66,18 @@ fn is_tiled(p: &TreeAttention) -> bool {
     p.dtype == p.pages.dtype && p.dtype != 0 && p.pages.head_dim % 8 == 0 && aligned
 }
 
+/// Refuses heads that the kernels' shared memory does not hold.
+pub(crate) fn check_head_dim(head_dim: i32) -> Result<()> {
+    if (1..=MOST_HEAD_DIM).contains(&head_dim) {
+        return Ok(());
+    }
+    Err(Error::Unsupported {
+        what: "head_dim",
+        got: head_dim.to_string(),
+        expected: format!("1 to {MOST_HEAD_DIM}"),
+    })
+}
+
 /// Runs tree attention over a packed plan.
 ///
 /// # Safety
@@ -82,13 +94,7 @@ pub unsafe fn tree_attention(
     extent: Extent,
 ) -> Result<()> {
     let head_dim = parameters.pages.head_dim;
-    if !(1..=MOST_HEAD_DIM).contains(&head_dim) {
-        return Err(Error::Unsupported {
-            what: "head_dim",
-            got: head_dim.to_string(),
-            expected: format!("1 to {MOST_HEAD_DIM}"),
-        });
-    }
+    check_head_dim(head_dim)?;
     let heads = parameters.pages.num_kv_heads as u32;
     if extent.num_items > 0 {
         let (kernel, shared) = if is_tiled(parameters) {

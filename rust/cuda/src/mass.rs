@@ -1,7 +1,7 @@
 //! Launches of key mass: three passes over the keys, see cuda/include/mass.cuh.
 
-use crate::attention::{MOST_HEAD_DIM, plain_shared};
-use crate::error::{Error, Result};
+use crate::attention::{check_head_dim, plain_shared};
+use crate::error::Result;
 use crate::lane::{Kernel, Lane, Launch};
 use crate::packed::Packed;
 use crate::params::KeyMass;
@@ -33,17 +33,11 @@ pub fn segments(packed: &Packed, columns: impl IntoIterator<Item = (u32, u32)>) 
 /// As [`Lane::launch`]: every address in `parameters` is valid on the device, and the statistics are zeros.
 ///
 /// # Errors
-/// As [`Lane::launch`], and a head of more than [`MOST_HEAD_DIM`].
+/// As [`Lane::launch`], and a head of more than [`MOST_HEAD_DIM`](crate::attention::MOST_HEAD_DIM).
 pub unsafe fn key_mass(lane: &Lane, device: i32, stream: u64, parameters: &KeyMass) -> Result<()> {
     let mut parameters = *parameters;
     let head_dim = parameters.pages.head_dim;
-    if !(1..=MOST_HEAD_DIM).contains(&head_dim) {
-        return Err(Error::Unsupported {
-            what: "head_dim",
-            got: head_dim.to_string(),
-            expected: format!("1 to {MOST_HEAD_DIM}"),
-        });
-    }
+    check_head_dim(head_dim)?;
     let kv_heads = parameters.pages.num_kv_heads as u32;
     let queries = parameters.num_rows as u32 * (parameters.num_heads as u32 / kv_heads);
     if queries == 0 || parameters.num_segments == 0 {

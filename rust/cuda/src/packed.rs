@@ -238,6 +238,9 @@ fn check(plan: &Plan, chunks: &[u64], layout: &PageLayout) -> Result<()> {
         if read.is_own() && read.is_by_head() {
             return Err(unsupported("read", "own and by head", "one of both"));
         }
+        if read.is_own() && read.entry_begin == read.entry_end && read.row_begin < read.row_end {
+            return Err(unsupported("own read", "no entries", "entries, which a kernel finds keys by"));
+        }
         let ranges = entry_ranges(plan, read);
         if read.is_by_head() && ranges.len() != layout.num_planes {
             return Err(unsupported("head ranges of a read", ranges.len(), "one a plane"));

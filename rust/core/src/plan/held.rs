@@ -69,9 +69,12 @@ pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan,
             let own = &mut columns[start + done..start + plane.len()];
             own.iter_mut().zip(begin as i32..).for_each(|(column, at)| *column = at);
         }
+        let entries = plan.entries.len() as u32;
+        let keys = own.iter().zip(rows).map(|(slot, row)| [slot.slab, slot.slot, *row as u32]);
+        push_runs(&mut plan, &keys.collect::<Vec<HeldKey>>());
         plan.reads.push(Read {
-            entry_begin: 0,
-            entry_end: 0,
+            entry_begin: entries,
+            entry_end: plan.entries.len() as u32,
             row_begin: 0,
             row_end: num_rows,
             num_keys: num_rows,
@@ -120,6 +123,9 @@ mod tests {
         assert_eq!(columns, [0, 1, 2, 1, 2]);
         assert_eq!(plan.reads.len(), 2);
         assert!(plan.reads[1].is_own());
+        let entry = plan.entries[plan.reads[1].entry_begin as usize];
+        assert_eq!(plan.reads[1].entry_end as usize, plan.entries.len());
+        assert_eq!((entry.page, entry.first, entry.count, entry.position), (4, 0, 2, 6));
         assert_eq!(plan.row_end, [2, 2]);
         let (plan, columns) = held_plan(&[&a[1..]], &[6, 7], &own);
         assert_eq!((plan.reads.len(), columns), (1, vec![0, 1]));

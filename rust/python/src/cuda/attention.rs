@@ -5,7 +5,7 @@ use hornbeam_cuda::attention::{self, Extent};
 use hornbeam_cuda::params::{TreeAttention, dtype_code};
 use pyo3::prelude::*;
 
-use super::{OrRaise, PyCudaLane, layer_pages, strides};
+use super::{OrRaise, PyCudaLane, contiguous, layer_pages, query_heads, strides};
 use crate::tensor::{Kind, Tensor};
 
 /// `hornbeam.ops.tree_attention` on the device. `extent` is (items, merged rows) to launch for:
@@ -40,20 +40,10 @@ fn tree_attention(
     all.extend(lse.iter().chain(&sinks));
     let target = lane.get().target(py, q, &all)?;
     let (layout, pages) = layer_pages(py, &chunk, layer, num_kv_heads)?;
-    queries.expect_shape(py, &[None, None, Some(layout.head_dim)])?;
-    let (num_rows, num_heads) = (queries.shape()[0], queries.shape()[1]);
-    if num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
-        let want = format!("a multiple of {num_kv_heads} heads");
-        return Err(queries.refuse(py, &format!("with {num_heads} heads"), &want));
-    }
+    let (num_rows, num_heads) = query_heads(py, &queries, None, layout.head_dim, num_kv_heads)?;
     let shape = [Some(num_rows), Some(num_heads), Some(layout.head_dim)];
-    let floats = |tensor: &Tensor, shape: &[Option<usize>]| {
-        tensor.expect_shape(py, shape)?;
-        if tensor.kind() != Kind::Float(Dtype::F32) || !tensor.is_contiguous() {
-            return Err(tensor.refuse(py, &tensor.kind().to_string(), "contiguous float32"));
-        }
-        Ok(tensor.address())
-    };
+    let floats =
+        |tensor: &Tensor, shape: &[Option<usize>]| contiguous(py, tensor, Kind::Float(Dtype::F32), shape);
     let need = attention::workspace_floats(partial_rows, num_heads, layout.head_dim);
     if workspace.kind() != Kind::Float(Dtype::F32) || !workspace.is_contiguous() || workspace.len() < need {
         let got = format!("{} {:?}", workspace.kind(), workspace.shape());

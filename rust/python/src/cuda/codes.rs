@@ -6,7 +6,7 @@ use hornbeam_cuda::params::EncodePages;
 use pyo3::prelude::*;
 
 use super::decide::vector;
-use super::{OrRaise, PyCudaLane, layer_pages};
+use super::{OrRaise, PyCudaLane, contiguous, layer_pages};
 use crate::rows::layout_of;
 use crate::tensor::{Kind, Tensor};
 
@@ -37,14 +37,10 @@ fn cuda_encode_pages(
     let (begins, words) = (Tensor::new(runs, "runs")?, Tensor::new(format, "format")?);
     let (broken, chunk) = (Tensor::new(fault, "fault")?, Tensor::new(chunk, "chunk")?);
     let target = lane.get().target(py, moves, &[&list, &table, &begins, &words, &broken, &chunk])?;
-    list.expect_shape(py, &[None, Some(4)])?;
-    if list.kind() != Kind::I32 || !list.is_contiguous() {
-        return Err(list.refuse(py, &list.kind().to_string(), "contiguous int32"));
-    }
     let (_, pages) = layer_pages(py, &chunk, 0, 1)?;
     let parameters = EncodePages {
         chunks: vector(py, &table, Kind::I64, None)?,
-        moves: list.address(),
+        moves: contiguous(py, &list, Kind::I32, &[None, Some(4)])?,
         runs: vector(py, &begins, Kind::I32, None)?,
         format: vector(py, &words, Kind::I32, Some(FORMAT_WORDS))?,
         fault: vector(py, &broken, Kind::I32, Some(1))?,

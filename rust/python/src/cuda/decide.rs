@@ -4,16 +4,12 @@ use hornbeam_cuda::decide;
 use hornbeam_cuda::params::{Follow, Law, Sample, dtype_code};
 use pyo3::prelude::*;
 
-use super::{OrRaise, PyCudaLane};
+use super::{OrRaise, PyCudaLane, contiguous};
 use crate::tensor::{Kind, Tensor};
 
 /// A contiguous integer vector, or an error; its address.
 pub(super) fn vector(py: Python<'_>, tensor: &Tensor, kind: Kind, len: Option<usize>) -> PyResult<u64> {
-    tensor.expect_shape(py, &[len])?;
-    if tensor.kind() != kind || !tensor.is_contiguous() {
-        return Err(tensor.refuse(py, &tensor.kind().to_string(), &format!("contiguous {kind}")));
-    }
-    Ok(tensor.address())
+    contiguous(py, tensor, kind, &[len])
 }
 
 /// Samples every row of `logits` `[rows, vocabulary]` into `tokens` (int32, -1 for a row that is

@@ -6,7 +6,7 @@ use hornbeam_cuda::params::{KeyMass, QUERY_STATS_BYTES, dtype_code};
 use pyo3::prelude::*;
 
 use super::decide::vector;
-use super::{OrRaise, PyCudaLane, layer_pages, strides};
+use super::{OrRaise, PyCudaLane, contiguous, layer_pages, query_heads, strides};
 use crate::tensor::{Kind, Tensor};
 
 /// `hornbeam.ops.attention_mass` on the device. `rows`, int32, and `segments`, int32 `[S, 4]` of
@@ -44,19 +44,8 @@ fn key_mass(
     all.extend(seen.iter().chain(&lse).chain(&sinks));
     let target = lane.get().target(py, q, &all)?;
     let (layout, pages) = layer_pages(py, &chunk, layer, num_kv_heads)?;
-    queries.expect_shape(py, &[Some(rows.len()), None, Some(layout.head_dim)])?;
-    let (num_rows, num_heads) = (queries.shape()[0], queries.shape()[1]);
-    if num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
-        let want = format!("a multiple of {num_kv_heads} heads");
-        return Err(queries.refuse(py, &format!("with {num_heads} heads"), &want));
-    }
-    let of = |tensor: &Tensor, kind: Kind, shape: &[Option<usize>]| {
-        tensor.expect_shape(py, shape)?;
-        if tensor.kind() != kind || !tensor.is_contiguous() {
-            return Err(tensor.refuse(py, &tensor.kind().to_string(), &format!("contiguous {kind}")));
-        }
-        Ok(tensor.address())
-    };
+    let (num_rows, num_heads) = query_heads(py, &queries, Some(rows.len()), layout.head_dim, num_kv_heads)?;
+    let of = |tensor: &Tensor, kind, shape: &[Option<usize>]| contiguous(py, tensor, kind, shape);
     let float = Kind::Float(Dtype::F32);
     let mass_address = of(&total, Kind::I64, &[Some(num_kv_heads), None])?;
     let columns = total.shape()[1];

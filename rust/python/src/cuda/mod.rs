@@ -95,6 +95,32 @@ fn words(py: Python<'_>, object: &Bound<'_, PyAny>) -> PyResult<Tensor> {
     Ok(words)
 }
 
+/// The address of a contiguous tensor of a kind and shape, or an error.
+fn contiguous(py: Python<'_>, tensor: &Tensor, kind: Kind, shape: &[Option<usize>]) -> PyResult<u64> {
+    tensor.expect_shape(py, shape)?;
+    if tensor.kind() != kind || !tensor.is_contiguous() {
+        return Err(tensor.refuse(py, &tensor.kind().to_string(), &format!("contiguous {kind}")));
+    }
+    Ok(tensor.address())
+}
+
+/// Rows and heads of queries `[rows, heads, head_dim]`: heads are a multiple of the kv heads.
+fn query_heads(
+    py: Python<'_>,
+    queries: &Tensor,
+    rows: Option<usize>,
+    head_dim: usize,
+    num_kv_heads: usize,
+) -> PyResult<(usize, usize)> {
+    queries.expect_shape(py, &[rows, None, Some(head_dim)])?;
+    let (num_rows, num_heads) = (queries.shape()[0], queries.shape()[1]);
+    if num_kv_heads == 0 || num_heads % num_kv_heads != 0 {
+        let want = format!("a multiple of {num_kv_heads} heads");
+        return Err(queries.refuse(py, &format!("with {num_heads} heads"), &want));
+    }
+    Ok((num_rows, num_heads))
+}
+
 /// The strides of rows and heads of a `[rows, heads, dim]` tensor.
 fn strides(py: Python<'_>, tensor: &Tensor, shape: [Option<usize>; 3]) -> PyResult<[i64; 2]> {
     tensor.expect_shape(py, &shape)?;

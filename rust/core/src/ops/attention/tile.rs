@@ -106,7 +106,7 @@ fn add<E: Element, L: Lanes>(
         for key in ahead.by_ref().take(TILE_KEYS.div_ceil(width) * vectors) {
             task::prefetch(l, key);
         }
-        if vectors == const { vectors_of_line::<E>() } && dim >= (first + vectors) * WIDTH {
+        if dim >= (first + const { vectors_of_line::<E>() }) * WIDTH {
             widen_lines(l, &block.values[..block.count], first * WIDTH, widened);
         } else {
             for (i, value) in block.values[..block.count].iter().enumerate() {
