@@ -37,7 +37,7 @@ demo: dev ## Add type hints to a file of this repository, with plain transformer
 	$(PY) -m hornbeam generate --raw --file examples/type_hints.txt --max-new-tokens 295 --compare
 
 .PHONY: test
-test: test-rust test-python ## Run all tests
+test: test-rust test-python test-wheel ## Run all tests
 
 .PHONY: test-rust
 test-rust: $(READY) ## Run the Rust tests
@@ -46,6 +46,12 @@ test-rust: $(READY) ## Run the Rust tests
 .PHONY: test-python
 test-python: dev ## Run the Python tests
 	$(PY) -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile
+
+.PHONY: test-wheel
+test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine
+	rm -rf target/wheel/dist
+	$(VENV)/bin/maturin build --quiet --profile fast --target-dir target/wheel --out target/wheel/dist
+	$(PY) scripts/try_wheel.py target/wheel/dist
 
 .PHONY: lint
 lint: dev ## Check format, lints and types
@@ -80,7 +86,7 @@ cuda-build-tools: $(CUDA_READY) ## Install nvcc into .venv/cuda-build
 wheel: $(READY) $(CUDA_READY) ## Build the wheel, CPU and GPU in one, into dist/; try it in fresh environments
 	rm -rf dist
 	HORNBEAM_CUDA=require HORNBEAM_NVCC=$(abspath $(NVCC)) $(VENV)/bin/maturin build --profile dist --out dist
-	$(PY) scripts/try_wheel.py dist
+	$(PY) scripts/try_wheel.py dist --to-publish
 
 # Exits with the reason where no kernel can run.
 NEEDS_DEVICE = $(PY) -c "import sys; from hornbeam import cuda; s = cuda.status(); sys.exit(None if s['available'] else 'no CUDA device to run on: ' + s['reason'])"

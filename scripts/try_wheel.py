@@ -1,14 +1,16 @@
 """Installs the wheel of a folder into throwaway environments and imports the extension there.
 
-``python scripts/try_wheel.py dist``
+``python scripts/try_wheel.py FOLDER [--to-publish]``
 
 One wheel serves every Python from 3.10 on: it is tried with the oldest and the newest interpreter
 that this machine has, without dependencies, so that the extension is seen to stand without torch. It
-must hold kernels, and say why none can run where none can.
+says why no kernel can run where none can; one that is to be published must hold kernels, and be built with
+the profile ``dist``.
 """
 
 from __future__ import annotations
 
+import argparse
 import re
 import shutil
 import subprocess
@@ -26,8 +28,9 @@ spec = importlib.util.spec_from_file_location("_native", file)
 native = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(native)
 info = native.build_info()
-assert info["profile"] == "dist", info
-assert info["cuda"].startswith("CUDA "), info["cuda"]
+if "--to-publish" in sys.argv:
+    assert info["profile"] == "dist", info
+    assert info["cuda"].startswith("CUDA "), info["cuda"]
 status = native.cuda_status()
 assert status["available"] or status["reason"], status
 assert "torch" not in sys.modules
@@ -60,24 +63,30 @@ def minor_version(python: str) -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
-def try_wheel(wheel: Path, python: str) -> None:
+def try_wheel(wheel: Path, python: str, options: list[str]) -> None:
     """Fails with the output of whatever failed."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run([python, "-m", "venv", scratch], check=True)
         local = str(Path(scratch, "bin", "python"))
         install = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", str(wheel)]
         subprocess.run([local, *install], check=True)
-        subprocess.run([local, "-I", "-c", CHECK], check=True)
+        subprocess.run([local, "-I", "-c", CHECK, *options], check=True)
 
 
 def main() -> None:
-    [folder] = sys.argv[1:]
-    [wheel] = Path(folder).glob("hornbeam-*.whl")
+    parser = argparse.ArgumentParser(description="Try a wheel in fresh environments.")
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--to-publish", action="store_true", help="it must hold kernels, fully optimised")
+    arguments = parser.parse_args()
+    options = ["--to-publish"] if arguments.to_publish else []
+    [wheel] = arguments.folder.glob("hornbeam-*.whl")
     if not re.search(r"-cp310-abi3-", wheel.name):
         raise SystemExit(f"wheel is {wheel.name}, expected the tag cp310-abi3")
     found = interpreters()
     for python in dict.fromkeys([found[0], found[-1]]):
-        try_wheel(wheel, python)
+        try_wheel(wheel, python, options)
+    if len(found) == 1:
+        print("this machine has one Python only: the wheel was not tried in a second one")
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB")
 
 

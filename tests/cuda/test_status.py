@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -134,17 +135,34 @@ def test_operations_on_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatc
     assert status["devices"] == []
 
 
-def test_the_environment_names_the_driver(mocks: Path) -> None:
-    code = "from hornbeam import cuda; print(cuda.status()['reason'])"
-    done = subprocess.run(
-        [sys.executable, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "HORNBEAM_LIBCUDA": mock(mocks, "OLD"), "PYTHONPATH": "python"},
-        cwd=HERE.parent.parent,
-    )
-    assert "supports CUDA 12.4" in done.stdout
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        ("OLD", "the CUDA driver supports CUDA 12.4, the kernels need a driver for CUDA 13.0"),
+        ("NO_DEVICE", "no CUDA device: the driver sees none"),
+        ("INIT", "cuInit failed: CUDA_ERROR_UNKNOWN (999): mock error"),
+        ("NO_DRIVER", "no CUDA driver: "),
+    ],
+)
+def test_the_command_line_says_why(mocks: Path, fault: str, message: str) -> None:
+    """``hornbeam info`` with the driver that the environment names."""
+    library = "/nowhere/libcuda.so" if fault == "NO_DRIVER" else mock(mocks, fault)
+
+    def info(*options: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "hornbeam", "info", *options],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "HORNBEAM_LIBCUDA": library, "PYTHONPATH": "python"},
+            cwd=HERE.parent.parent,
+        )
+        return done.stdout
+
+    assert message in info()
+    told = json.loads(info("--json"))
+    assert message in told["cuda_kernels"]
+    assert told["cuda_devices"] == []
 
 
 def test_the_module_runs_on_the_emulation(monkeypatch: pytest.MonkeyPatch) -> None:
