@@ -13,20 +13,27 @@ seven alternations each, the first two left out, because the worst of many noisy
 ``edits``: input that the answer mostly repeats: a source file with type hints added (``make demo``), the
 same file with a function renamed, and a report with its spelling corrected; seven alternations each.
 
+``no_draft``: the same sixty requests against our own ``generate`` without a draft, in the same way: ``auto``
+must never lose to it.
+
     python benches/run.py spec_generate [--quick] [--only ROW ...]
 
-Rows: free_chat edits.
+Rows: free_chat edits no_draft.
 """
 
 from __future__ import annotations
 
 import random
 import statistics
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import harness
 from workload import Sides, mixed, report_to_correct, type_hints, with_renamed_function
+
+Side = Callable[[list[list[int]], int], list[list[int]]]
+"""New token ids of each prompt, at most so many."""
 
 PASSES = 2
 BUDGET = 56
@@ -36,32 +43,42 @@ NUM_WORST = 6
 class Bench(Sides):
     """The rows."""
 
-    def pair(self, prompt: list[int], budget: int, alternations: int) -> tuple[harness.Ratio, bool]:
+    def pair(
+        self, prompt: list[int], budget: int, alternations: int, other: Side | None = None
+    ) -> tuple[harness.Ratio, bool]:
         """The ratio of one prompt, and whether all texts were the same."""
         texts: list[list[int]] = []
 
-        def noting(side: Any) -> None:
+        def noting(side: Side) -> None:
             texts.extend(side([prompt], budget))
 
         seconds = harness.alternate(
-            {"ours": partial(noting, self.ours), "theirs": partial(noting, self.theirs)},
+            {"ours": partial(noting, self.ours), "theirs": partial(noting, other or self.theirs)},
             alternations,
             warm_up=0,
         )
         return harness.ratio(seconds["ours"], seconds["theirs"]), all(text == texts[0] for text in texts)
 
     def free_chat(self) -> dict[str, Any]:
-        """All prompts, and the worst ones again."""
+        """All prompts, and the worst ones again, against transformers."""
+        return self.over_prompts(self.theirs)
+
+    def no_draft(self) -> dict[str, Any]:
+        """The same against ourselves without a draft."""
+        return self.over_prompts(partial(self.ours, draft=None))
+
+    def over_prompts(self, other: Side) -> dict[str, Any]:
+        """Two passes over all prompts, and the worst ones again."""
         requests = mixed()[::15] if self.quick else mixed()
         budget = 16 if self.quick else BUDGET
         prompts = [self.chat(text) for text in requests]
         # Both sides start warm, on a prompt that is none of these.
-        self.pair(self.chat("Say hello."), 8, 1)
+        self.pair(self.chat("Say hello."), 8, 1, other)
         ratios: list[list[float]] = [[] for _ in prompts]
         is_same = [True for _ in prompts]
         for number in range(PASSES):
             for place, prompt in enumerate(prompts):
-                ratio, same = self.pair(prompt, budget, 1)
+                ratio, same = self.pair(prompt, budget, 1, other)
                 ratios[place].append(ratio.median)
                 is_same[place] &= same
                 print(f"pass {number + 1}, prompt {place + 1}: {ratio.median:.2f}x", flush=True)
@@ -69,7 +86,7 @@ class Bench(Sides):
         order = sorted(range(len(own)), key=own.__getitem__)
         again = []
         for place in order[: 1 if self.quick else NUM_WORST]:
-            ratio, same = self.pair(prompts[place], budget, self.alternations)
+            ratio, same = self.pair(prompts[place], budget, self.alternations, other)
             is_same[place] &= same
             again.append({"prompt": requests[place], "identical": same, "hornbeam": ratio})
             print(f"again, prompt {place + 1}: {ratio.median:.2f}x", flush=True)
@@ -125,7 +142,7 @@ def mean_over_prompts(ratios: list[float], times: int = 2000) -> dict[str, float
 def run(quick: bool = False, only: list[str] | None = None) -> dict[str, Any]:
     """All rows, or those that ``only`` names."""
     bench = Bench(quick)
-    rows = {"free_chat": bench.free_chat, "edits": bench.edits}
+    rows = {"free_chat": bench.free_chat, "edits": bench.edits, "no_draft": bench.no_draft}
     if unknown := sorted(set(only or ()) - set(rows)):
         raise SystemExit(f"rows are {', '.join(rows)}, got {', '.join(unknown)}")
     return {name: row() for name, row in rows.items() if only is None or name in only}
