@@ -9,6 +9,7 @@ from typing import ClassVar
 from hornbeam._native import CostCurve
 from hornbeam.errors import ArgumentError
 from hornbeam.spec.protocols import Drafted, Nodes
+from hornbeam.spec.stop import LearnsNothing
 
 __all__ = ["Confidence"]
 
@@ -41,7 +42,7 @@ class Confidence:
         return ConfidenceStop(self)
 
 
-class ConfidenceStop:
+class ConfidenceStop(LearnsNothing):
     """:class:`Confidence` at work."""
 
     def __init__(self, settings: Confidence) -> None:
@@ -62,12 +63,3 @@ class ConfidenceStop:
             if goes_on[parent]:
                 chosen.append(node)
         return len(chosen) if given is None else chosen
-
-    def observe(
-        self,
-        proposals: Sequence[Drafted],
-        chosen: Sequence[Nodes],
-        accepted: Sequence[Nodes],
-        next_tokens: Sequence[int] | None = None,
-    ) -> None:
-        """Learns nothing."""

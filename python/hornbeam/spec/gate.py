@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 from torch import Tensor
 
 from hornbeam.spec.protocols import Drafted, Nodes
+from hornbeam.spec.stop import LearnsNothing
 
 if TYPE_CHECKING:
     from hornbeam.spec.growth import Node, Tree
@@ -43,7 +44,7 @@ class Gate(Protocol):
         """
 
 
-class GateStop:
+class GateStop(LearnsNothing):
     """A stop rule at work that is a :class:`Gate` and verifies all that was drawn."""
 
     needs_states: ClassVar[bool] = False
@@ -62,15 +63,6 @@ class GateStop:
     def choose(self, proposals: Sequence[Drafted]) -> list[Nodes]:
         """Everything."""
         return [len(proposal.tokens) for proposal in proposals]
-
-    def observe(
-        self,
-        proposals: Sequence[Drafted],
-        chosen: Sequence[Nodes],
-        accepted: Sequence[Nodes],
-        next_tokens: Sequence[int] | None = None,
-    ) -> None:
-        """Learns nothing."""
 
 
 def levels(parents: Sequence[int]) -> int:

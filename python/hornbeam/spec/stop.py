@@ -52,6 +52,19 @@ class MeasuredGain:
         return Gain(cost, self.exploration, self.tolerance, self.memory)
 
 
+class LearnsNothing:
+    """A rule at work that is not moved by what comes of its choices."""
+
+    def observe(
+        self,
+        proposals: Sequence[Drafted],
+        chosen: Sequence[Nodes],
+        accepted: Sequence[Nodes],
+        next_tokens: Sequence[int] | None = None,
+    ) -> None:
+        """Learns nothing."""
+
+
 @dataclass(frozen=True)
 class Fixed:
     """Verifies the first ``length`` tokens of every proposal, whatever they cost. Of a
@@ -75,7 +88,7 @@ class Fixed:
         return FixedStop(self)
 
 
-class FixedStop:
+class FixedStop(LearnsNothing):
     """:class:`Fixed` at work."""
 
     def __init__(self, settings: Fixed) -> None:
@@ -84,12 +97,3 @@ class FixedStop:
     def choose(self, proposals: Sequence[Drafted]) -> list[int]:
         """The fixed length, or the proposal's if it is shorter."""
         return [min(self.settings.length, len(proposal.signals)) for proposal in proposals]
-
-    def observe(
-        self,
-        proposals: Sequence[Drafted],
-        chosen: Sequence[Nodes],
-        accepted: Sequence[Nodes],
-        next_tokens: Sequence[int] | None = None,
-    ) -> None:
-        """Learns nothing."""
