@@ -13,6 +13,7 @@ constexpr int ENCODE_THREADS = 256;
 
 struct EncodePages {
     const uint64_t* chunks;
+    const uint64_t* to;      // the chunks of the pages that are written
     const Move* moves;       // page by page, to slots 0, 1, ... of each
     const int32_t* runs;     // [num_runs + 1]: where each page's moves begin
     const CodedPage* format;
@@ -20,7 +21,7 @@ struct EncodePages {
     Pages pages;
     int32_t num_runs, by_page;
 };
-static_assert(sizeof(EncodePages) == 80, "mirrored in params.rs");
+static_assert(sizeof(EncodePages) == 88, "mirrored in params.rs");
 
 __device__ inline f16 half_of_bits(uint32_t bits) {
     f16 x;
@@ -55,13 +56,13 @@ struct Encoding {
     int tokens, plane;
     unsigned char* page;
 
-    __device__ unsigned char* page_at(uint32_t id) const {
-        return p.by_page != 0 ? page_of_id(p.chunks, p.pages, id) : slab_page(p.chunks, p.pages, id, plane);
+    __device__ unsigned char* page_at(const uint64_t* chunks, uint32_t id) const {
+        return p.by_page != 0 ? page_of_id(chunks, p.pages, id) : slab_page(chunks, p.pages, id, plane);
     }
     __device__ float element(bool values, int token, int channel) const {
         const Move move = moves[token];
         const int64_t slot = int64_t(values ? p.pages.page_tokens : 0) + move.from_slot;
-        return load_element(page_at(move.from_slab), p.pages.dtype, slot * p.pages.head_dim + channel);
+        return load_element(page_at(p.chunks, move.from_slab), p.pages.dtype, slot * p.pages.head_dim + channel);
     }
     // As it is encoded: a value by its channel's factor.
     __device__ float scaled(bool values, int token, int channel) const {
@@ -147,7 +148,7 @@ __device__ inline void encode_pages(const EncodePages& p) {
         for (int run = int(blockIdx.x); run < p.num_runs; run += int(gridDim.x)) {
             const Move* moves = p.moves + p.runs[run];
             Encoding e{p, format, moves, p.runs[run + 1] - p.runs[run], plane, nullptr};
-            e.page = e.page_at(moves[0].to_slab);
+            e.page = e.page_at(p.to, moves[0].to_slab);
             bool bad = false;
             for (int i = int(threadIdx.x); i < 2 * e.tokens * head_dim; i += int(blockDim.x)) {
                 const float x = e.element(i >= e.tokens * head_dim, i / head_dim % e.tokens, i % head_dim);
@@ -179,6 +180,78 @@ __device__ inline void encode_pages(const EncodePages& p) {
             put_codes(e, false);
             put_codes(e, true);
             __syncthreads();
+        }
+    }
+}
+
+// A slot of a page, as Tree::held names it.
+struct Held {
+    uint32_t page, slot;  // above SLOT_BITS of the slot is the page's format
+    int32_t position;
+};
+static_assert(sizeof(Held) == 12, "an int32 table of three columns");
+
+struct GatherRows {
+    const uint64_t* chunks;
+    const Held* held;
+    const CodedPage* formats;  // by number less one; or null where all slots are plain
+    float* keys;               // [num_rows, head_dim]
+    float* values;             // likewise
+    Pages pages;
+    int32_t num_rows, reserved;
+};
+static_assert(sizeof(GatherRows) == 80, "mirrored in params.rs");
+
+// Keys and values of single slots, widened or decoded. One warp a slot. Grid: warps over blocks, any size.
+__device__ inline void gather_rows(const GatherRows& p) {
+    const int head_dim = p.pages.head_dim, pieces = (head_dim + 7) / 8;
+    const int warps = int(blockDim.x) / WARP, lane = int(threadIdx.x) % WARP;
+    for (int64_t i = int64_t(blockIdx.x) * warps + int(threadIdx.x) / WARP; i < p.num_rows;
+         i += int64_t(gridDim.x) * warps) {
+        const Held held = p.held[i];
+        const unsigned char* page = page_of_id(p.chunks, p.pages, held.page);
+        const int format = int(held.slot >> Entry::SLOT_BITS), slot = int(held.slot) & Entry::SLOTS;
+        if (format == 0) {
+            const int64_t key = int64_t(slot) * head_dim, value = key + int64_t(p.pages.page_tokens) * head_dim;
+            for (int d = lane; d < head_dim; d += WARP) {
+                p.keys[i * head_dim + d] = load_element(page, p.pages.dtype, key + d);
+                p.values[i * head_dim + d] = load_element(page, p.pages.dtype, value + d);
+            }
+            continue;
+        }
+        for (int piece = lane; piece < 2 * pieces; piece += WARP) {
+            const bool values = piece >= pieces;
+            const int first = 8 * (piece % pieces);
+            float x[8];
+            decode_piece(p.formats[format - 1], page, slot, values, first / 8, x);
+            float* out = (values ? p.values : p.keys) + i * head_dim;
+            for (int j = 0; j < 8 && first + j < head_dim; ++j) out[first + j] = x[j];
+        }
+    }
+}
+
+struct PutRows {
+    const uint64_t* chunks;
+    const Held* held;     // plain slots
+    const float* keys;    // [num_rows, head_dim]
+    const float* values;  // likewise
+    Pages pages;
+    int32_t num_rows, reserved;
+};
+static_assert(sizeof(PutRows) == 72, "mirrored in params.rs");
+
+// Keys and values to single slots, rounded to the pages' type. One warp a slot. Grid: warps over blocks, any size.
+__device__ inline void put_rows(const PutRows& p) {
+    const int head_dim = p.pages.head_dim;
+    const int warps = int(blockDim.x) / WARP, lane = int(threadIdx.x) % WARP;
+    for (int64_t i = int64_t(blockIdx.x) * warps + int(threadIdx.x) / WARP; i < p.num_rows;
+         i += int64_t(gridDim.x) * warps) {
+        const Held held = p.held[i];
+        unsigned char* page = page_of_id(p.chunks, p.pages, held.page);
+        const int64_t key = int64_t(held.slot) * head_dim, value = key + int64_t(p.pages.page_tokens) * head_dim;
+        for (int d = lane; d < head_dim; d += WARP) {
+            store_element(page, p.pages.dtype, key + d, p.keys[i * head_dim + d]);
+            store_element(page, p.pages.dtype, value + d, p.values[i * head_dim + d]);
         }
     }
 }

@@ -80,6 +80,35 @@ __device__ inline void move_rows(const MoveRows& p, bool by_page) {
     }
 }
 
+// Slots of pages to slots of others. Nothing that is read is written, so moves have no order.
+struct CopyRows {
+    const uint64_t* from;  // chunks
+    const uint64_t* to;    // chunks, of pages of the same kind
+    const Move* moves;     // with ids of pages for slabs
+    Pages pages;
+    int32_t num_moves, reserved;
+};
+static_assert(sizeof(CopyRows) == 64, "mirrored in params.rs");
+
+// One warp a move. Grid: warps over blocks, any size.
+__device__ inline void copy_rows(const CopyRows& p) {
+    const int words = p.pages.head_dim * size_of(p.pages.dtype) / 4;  // of one key, and of one value
+    const int warps = int(blockDim.x) / WARP, lane = int(threadIdx.x) % WARP;
+    const int64_t value = int64_t(p.pages.page_tokens) * words;
+    for (int64_t m = int64_t(blockIdx.x) * warps + int(threadIdx.x) / WARP; m < p.num_moves;
+         m += int64_t(gridDim.x) * warps) {
+        const Move move = p.moves[m];
+        const uint32_t* from = reinterpret_cast<const uint32_t*>(page_of_id(p.from, p.pages, move.from_slab)) +
+                               int64_t(move.from_slot) * words;
+        uint32_t* to =
+            reinterpret_cast<uint32_t*>(page_of_id(p.to, p.pages, move.to_slab)) + int64_t(move.to_slot) * words;
+        for (int i = lane; i < 2 * words; i += WARP) {
+            const int64_t at = i < words ? i : value + i - words;
+            to[at] = from[at];
+        }
+    }
+}
+
 // The commit of a captured step: each sequence's accepted rows to the places behind its root, in
 // every plane, as Tree::commit moves them.
 struct CommitRows {

@@ -393,9 +393,36 @@ def cuda_key_mass(
     sinks: Tensor | None,
 ) -> None: ...
 def cuda_format_words(chunk: Tensor, format: int) -> list[int]: ...
-def cuda_encode_pages(
+def cuda_all_format_words(chunk: Tensor) -> list[int]: ...
+def cuda_gather_rows(
     lane: CudaLane,
     addresses: Tensor,
+    held: Tensor,
+    formats: Tensor | None,
+    keys: Tensor,
+    values: Tensor,
+    chunk: Tensor,
+) -> None: ...
+def cuda_put_rows(
+    lane: CudaLane, addresses: Tensor, held: Tensor, keys: Tensor, values: Tensor, chunk: Tensor
+) -> None: ...
+def cuda_copy_rows(
+    lane: CudaLane, addresses: tuple[Tensor, Tensor], moves: Tensor, chunk: Tensor
+) -> None: ...
+def cuda_merge_rows(
+    lane: CudaLane,
+    rows: tuple[Tensor, Tensor],
+    kept: tuple[Tensor, Tensor, Tensor],
+    asked: tuple[Tensor, Tensor, Tensor],
+    rule: tuple[int, float],
+    most: tuple[int, int],
+    scratch: tuple[Tensor, Tensor, Tensor],
+    out: tuple[Tensor, Tensor],
+    weights: tuple[Tensor, Tensor, Tensor],
+) -> None: ...
+def cuda_encode_pages(
+    lane: CudaLane,
+    addresses: tuple[Tensor, Tensor],
     moves: Tensor,
     runs: Tensor,
     format: Tensor,
@@ -506,6 +533,7 @@ def keep_scores_held(
 def keep_rows(
     score: tuple[str, dict[str, Any]], num_tokens: int
 ) -> list[tuple[int | None, list[int] | None]]: ...
+def keep_reads(score: tuple[str, dict[str, Any]]) -> tuple[bool, bool]: ...
 def keep_reduce(
     reduce: tuple[str, dict[str, Any]],
     keys: Tensor,

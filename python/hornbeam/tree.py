@@ -20,6 +20,7 @@ from torch import Tensor
 
 from hornbeam import _native
 from hornbeam.branch import Branch
+from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError, OutOfPages
 from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
 from hornbeam.ops.rows import move_page_rows, move_page_rows_at_once, move_rows
@@ -27,8 +28,6 @@ from hornbeam.step import Step
 
 __all__ = ["Branch", "PrefixTree", "Step"]
 
-#: Bits of the slot in a key that :meth:`_native.Tree.held` tells; above them is the page's format.
-SLOT_BITS = 12
 #: Bytes of a chunk unless the caller says how many slabs it has.
 CHUNK_BYTES = 64 << 20
 

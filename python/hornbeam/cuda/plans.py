@@ -1,4 +1,4 @@
-"""Plans on the device, and the operations that read them: row writes, row moves, tree attention."""
+"""Plans on the device, and the operations that read them: row writes, tree attention."""
 
 from __future__ import annotations
 
@@ -10,14 +10,12 @@ from torch import Tensor
 
 from hornbeam import _native
 from hornbeam.cuda.device import index_of, lane, upload
-from hornbeam.errors import ArgumentError, ShapeError
+from hornbeam.errors import ShapeError
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hornbeam._native import Plan
 
-__all__ = ["DevicePlan", "gather_rows", "move_rows", "tree_attention", "write_rows"]
+__all__ = ["DevicePlan", "tree_attention", "write_rows"]
 
 
 class DevicePlan:
@@ -138,38 +136,6 @@ def write_rows(
         raise ShapeError(f"k is of {k.shape[0]} rows, expected the plan's {plan.num_rows}")
     words = on_device(plan, chunks, num_kv_heads, None).words
     _native.cuda_write_rows(driver, k, v, words, chunks[0], layer, num_kv_heads)
-
-
-def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool) -> None:
-    """See :func:`hornbeam.ops.move_rows` and :func:`hornbeam.ops.move_page_rows`."""
-    driver = lane()
-    device = chunks[0].device
-    places = len(chunks) * chunks[0].shape[1] * (chunks[0].shape[0] if by_page else 1)
-    limits = torch.tensor([places, chunks[0].shape[3]] * 2)
-    table = torch.as_tensor(moves, dtype=torch.int32)
-    if bool(((table < 0) | (table >= limits)).any()):
-        raise ArgumentError(f"a move is outside of the pool, expected columns below {limits.tolist()}")
-    addresses = torch.tensor([chunk.data_ptr() for chunk in chunks], dtype=torch.int64)
-    addresses, table = upload([addresses, table], device)
-    _native.cuda_move_rows(driver, addresses, table, chunks[0], by_page)
-
-
-def gather_rows(chunks: list[Tensor], entries: NDArray) -> tuple[Tensor, Tensor]:
-    """See :func:`hornbeam.ops.gather_rows`: what is asked for comes over in one transfer."""
-    chunk = chunks[0]
-    pages = chunk.shape[0] * chunk.shape[1]
-    rows = torch.empty((2, len(entries), chunk.shape[-1]), dtype=torch.float32, device=chunk.device)
-    which, page, slot = (
-        torch.as_tensor(x, dtype=torch.int64)
-        for x in (entries[:, 0] // pages, entries[:, 0] % pages, entries[:, 1])
-    )
-    for index in which.unique().tolist():
-        own = (which == index).nonzero().flatten()
-        own, from_page, from_slot = upload([own, page[own], slot[own]], chunk.device)
-        flat = chunks[index].view(pages, *chunk.shape[2:])
-        rows[:, own] = flat[from_page, :, from_slot].transpose(0, 1).float()
-    keys, values = rows.cpu()
-    return keys, values
 
 
 def tree_attention(

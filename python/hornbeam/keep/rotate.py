@@ -24,13 +24,13 @@ def inverse_frequencies(model: Any) -> tuple[float, ...] | None:
 
 def turn(keys: Tensor, by: Tensor, frequencies: tuple[float, ...]) -> Tensor:
     """Rotates keys `[N, D]` on by `by [N]` positions; halves are paired as in Llama, and elements beyond
-    twice the number of frequencies stay. Angles are found in float64.
+    twice the number of frequencies stay. Angles are found in float64, on the host, where ``by`` is.
 
     A key that was rotated for position `p` becomes the one for `p + by`, since rotations add up.
     """
     half = len(frequencies)
     angles = by.double()[:, None] * torch.tensor(frequencies, dtype=torch.float64)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(keys.device), angles.sin().to(keys.device)
     low, high = keys[:, :half].double(), keys[:, half : 2 * half].double()
     turned = torch.cat([low * cos - high * sin, high * cos + low * sin], dim=1)
     return torch.cat([turned.to(keys.dtype), keys[:, 2 * half :]], dim=1)

@@ -108,7 +108,7 @@ class Keeper:
                     known.hidden.extend(inputs.hidden)
                     known.rotary.extend(inputs.rotary)
                 if take.mass is not None:
-                    state.mass, state.length = take.mass.sums, sequence.branch.length
+                    state.mass, state.length = take.mass.sums.cpu(), sequence.branch.length
                     state.mass_rows.extend(take.mass.positions.tolist())
             state.added = sequence.branch.length
             state.prefilled = sequence.branch.length == len(sequence.prompt)

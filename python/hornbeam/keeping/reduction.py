@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native, ops
+from hornbeam import _native, cuda, ops
+from hornbeam.cuda.merge import merge_pages, merges
+from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.budget import parse, resolve
 from hornbeam.keep.reduce import Drop, PageCodes
 from hornbeam.keep.rotate import inverse_frequencies, turn
-from hornbeam.tree import SLOT_BITS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -222,6 +223,8 @@ class Reduction:
         """Keys and values of the kept slots, where the reduction changes them in place."""
         if isinstance(self.recipe.reduce, Drop | PageCodes):
             return None
+        if cuda.is_on_device(self.tree.chunks[0]) and merges(self.recipe.reduce):
+            return merge_pages(self.recipe.reduce, self.tree.chunks, counts, entries, scores, planes)
         keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
         parts = zip(*(torch.split(x, counts.tolist()) for x in (keys, values, scores)), planes, strict=True)
         done = [self.recipe.reduce.reduce(k, v, s, plane) for k, v, s, plane in parts]
@@ -237,7 +240,12 @@ class Reduction:
     ) -> None:
         """Writes merged and turned keys to the new version's pages, which only this branch reads."""
         counts, entries = self.tree._native.held(branch._id, False)
-        keys, values = merged if merged is not None else ops.gather_rows(self.tree.chunks, counts, entries)
+        if merged is not None:
+            keys, values = merged
+        elif cuda.is_on_device(self.tree.chunks[0]):
+            keys, values = cuda.gather_rows(self.tree.chunks, entries)
+        else:
+            keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
         if self.recipe.rerotate:
             before = old[:, 2] if state.rotated is None else state.rotated
             # The newest key lies one before the next token, the others follow without a gap.

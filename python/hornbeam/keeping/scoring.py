@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native, ops
+from hornbeam import _native, cuda, ops
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.score import ExpectedAttention, Score
 from hornbeam.keeping.state import Inputs, MassTake, State, stride
-from hornbeam.keeping.watch import Rule, add_mass, on_host
+from hornbeam.keeping.watch import Rule, add_mass
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,9 +80,9 @@ class Scoring:
             torch.from_numpy(np.flatnonzero(asked)),
             positions[asked],
             plan,
-            torch.from_numpy(columns).long(),
+            torch.from_numpy(columns).long().to(self.tree.device),
             _offsets(counts),
-            sums,
+            sums.to(self.tree.device),
         )
 
     def remember(self, state: State, positions: NDArray[np.int32], rows: Tensor) -> None:
@@ -128,15 +128,17 @@ class Scoring:
         self, counts: NDArray[np.int32], entries: NDArray[np.int32], positions: Any, queries: Tensor
     ) -> Tensor:
         """What rows at ``positions``, `queries [L, H, R, D]`, give to all keys that a branch holds."""
-        sums = torch.zeros(len(entries), dtype=torch.int64)
         if len(positions) == 0:
-            return sums
+            return torch.zeros(len(entries), dtype=torch.int64)
+        sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
+        queries = queries.to(self.tree.device)
         plan, columns = _native.held_plan(counts, entries, np.ascontiguousarray(positions))
-        rows, at, offsets = torch.arange(len(positions)), torch.from_numpy(columns).long(), _offsets(counts)
+        rows, offsets = torch.arange(len(positions)), _offsets(counts)
+        at = torch.from_numpy(columns).long().to(self.tree.device)
         for layer in range(len(queries)):
             rule = self.rules.get(layer, Rule())
             add_mass(self.tree, queries[layer], plan, rows, layer, rule, at, offsets, sums)
-        return sums
+        return sums.cpu()
 
     def _seen(
         self, counts: NDArray[np.int32], entries: NDArray[np.int32], rows: NDArray[np.int32]
@@ -175,12 +177,13 @@ class Scoring:
             sums = self._mass(counts, entries, positions[last], rows[:, :, torch.from_numpy(last)])
             masses.append((sums, self._seen(counts, entries, positions[last])))
         out = torch.empty(len(entries))
+        chunks, shown = self._host_pool(counts, entries)
         _native.keep_scores_held(
             self.score.spec(),
-            on_host(self.tree.chunks),
+            chunks,
             counts,
-            entries,
-            rows,
+            shown,
+            rows.cpu(),
             positions,
             masses,
             sequence.branch.length,
@@ -190,12 +193,32 @@ class Scoring:
         )
         return out
 
+    def _host_pool(
+        self, counts: NDArray[np.int32], entries: NDArray[np.int32]
+    ) -> tuple[list[Tensor], NDArray[np.int32]]:
+        """A pool on the host that has what the score reads, and the entries there: of a pool on a device the
+        keys, and the values, of this branch, or neither."""
+        chunk = self.tree.chunks[0]
+        if not cuda.is_on_device(chunk):
+            return self.tree.chunks, entries
+        reads = _native.keep_reads(self.score.spec())
+        shown, size = entries.copy(), chunk.shape[3]
+        index = np.arange(len(entries), dtype=np.int32) * any(reads)
+        shown[:, 0], shown[:, 1] = np.divmod(index, size)
+        pool = torch.zeros(1, int(shown[:, 0].max(initial=0)) + 1, 2, size, chunk.shape[4])
+        if any(reads):
+            rows = cuda.gather_rows(self.tree.chunks, entries)
+            for side in (side for side in (0, 1) if reads[side]):
+                pool[0, shown[:, 0], side, shown[:, 1]] = rows[side].cpu()
+        return [pool], shown
+
     def _python_scores(
         self, sequence: Sequence, state: State, counts: Any, entries: Any, rows: Tensor
     ) -> Tensor:
         """A score written in Python sees the heads of a layer together while they hold equally many keys,
         and one by one when not."""
         heads, group = self.tree.num_kv_heads, rows.shape[1] // self.tree.num_kv_heads
+        rows = rows.cpu()
         keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
         planes = list(
             zip(torch.split(keys, counts.tolist()), torch.split(values, counts.tolist()), strict=True)

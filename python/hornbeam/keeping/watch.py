@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hornbeam._native import Plan
     from hornbeam.tree import PrefixTree
 
-__all__ = ["Rule", "Watch", "add_mass", "on_host"]
+__all__ = ["Rule", "Watch", "add_mass"]
 
 
 class Rule(NamedTuple):
@@ -36,7 +36,7 @@ class Rule(NamedTuple):
             options.get("scaling"),
             options.get("sliding_window"),
             options.get("softcap"),
-            None if sinks is None else sinks.detach().to("cpu", torch.float32).contiguous(),
+            None if sinks is None else sinks.detach().to(torch.float32).contiguous(),
         )
 
 
@@ -89,12 +89,14 @@ class Watch:
                     "reads queries itself; take one of probability mass or one without queries"
                 )
         rule = self.rules[layer] = Rule.of(options)
+        # Where probabilities are found: on the pool's device, unless the score reads queries itself.
+        device = "cpu" if self.is_plain_only else self.tree.device
         for take in self.takes:
-            take.layers.append(query[:, take.index].to("cpu", torch.float32, copy=True))
+            take.layers.append(query[:, take.index].to(device, torch.float32, copy=True))
             mass = take.mass
             if mass is None or len(mass.index) == 0:
                 continue
-            rows = query[:, mass.index].to("cpu", torch.float32)
+            rows = query[:, mass.index].to(self.tree.device, torch.float32)
             add_mass(self.tree, rows, mass.plan, mass.own, layer, rule, mass.columns, mass.offsets, mass.sums)
 
 
@@ -110,11 +112,12 @@ def add_mass(
     sums: Tensor,
 ) -> None:
     """Adds to the int64 ``sums`` of all keys what ``rows`` of a plan, `queries [H, R, D]`, give to those of
-    a layer. ``columns`` says of each key where :func:`hornbeam.ops.attention_mass` has it, or -1."""
+    a layer. ``columns`` says of each key where :func:`hornbeam.ops.attention_mass` has it, or -1. Tensors but
+    ``rows`` lie on the pool's device, and nothing is waited for."""
     heads = tree.num_kv_heads
     found = ops.attention_mass(
         queries.transpose(0, 1),
-        on_host(tree.chunks),
+        tree.chunks,
         plan,
         rows,
         layer=layer,
@@ -122,13 +125,9 @@ def add_mass(
         scale=rule.scale,
         window=rule.window,
         soft_cap=rule.soft_cap,
-        sinks=rule.sinks,
+        sinks=None if rule.sinks is None else rule.sinks.to(queries.device),
     )
     for head in range(heads):
         own = slice(offsets[layer * heads + head], offsets[layer * heads + head + 1])
         at = columns[own]
         sums[own] += torch.where(at >= 0, found[head, at.clamp_min(0)], 0)
-
-
-def on_host(chunks: list[Tensor]) -> list[Tensor]:
-    return [chunk if chunk.device.type == "cpu" else chunk.cpu() for chunk in chunks]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from hornbeam import _native, cuda
-from hornbeam.errors import ArgumentError, CudaError
+from hornbeam.errors import ArgumentError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -64,6 +64,7 @@ def quantise_pages(chunks: list[Tensor], moves: "NDArray", format: str, *, by_pa
 
 def condense_pages(chunks: list[Tensor], moves: "NDArray", codes: "list[tuple[int, NDArray]]") -> None:
     """Copy plain slots and encode others into pages, in place and at once: all is read before any is written.
+    The same bytes on the CPU and on a device, where the host waits once and what is written is staged.
 
     Args:
         chunks: the pool, as for :func:`hornbeam.ops.write_rows`.
@@ -72,8 +73,10 @@ def condense_pages(chunks: list[Tensor], moves: "NDArray", codes: "list[tuple[in
 
     Raises:
         ArgumentError: as :func:`quantise_pages`; nothing is written then.
-        CudaError: a pool on a device, which has no such kernel yet.
     """
-    if chunks[0].device.type != "cpu":
-        raise CudaError("condense_pages has no kernel for tensors on a device, expected tensors on the CPU")
-    _native.condense_pages(chunks, moves, codes)
+    if cuda.is_on_device(chunks[0]):
+        tokens = dict(page_formats(chunks[0]).values())
+        together = [(number, tokens[number], own) for number, own in codes if len(own)]
+        cuda.condense_pages(chunks, moves, together)
+    else:
+        _native.condense_pages(chunks, moves, codes)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda
+from hornbeam.errors import ArgumentError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -85,23 +86,14 @@ def move_page_rows_at_once(chunks: list[Tensor], moves: "NDArray") -> None:
     """
     if len(moves) == 0:
         return
-    if chunks[0].device.type == "cpu":
+    if cuda.is_on_device(chunks[0]):
+        cuda.condense_pages(chunks, moves, [])
+    else:
         _native.move_page_rows_at_once(chunks, moves)
-        return
-    table = torch.as_tensor(moves, dtype=torch.int64, device=chunks[0].device)
-    pages = chunks[0].shape[0] * chunks[0].shape[1]
-    staged = torch.empty(len(moves), 2, chunks[0].shape[-1], dtype=chunks[0].dtype, device=chunks[0].device)
-    flat = [chunk.view(pages, *chunk.shape[2:]) for chunk in chunks]
-    for index, chunk in enumerate(flat):
-        own = (table[:, 0] // pages == index).nonzero().flatten()
-        staged[own] = chunk[table[own, 0] % pages, :, table[own, 1]]
-    for index, chunk in enumerate(flat):
-        own = (table[:, 2] // pages == index).nonzero().flatten()
-        chunk[table[own, 2] % pages, :, table[own, 3]] = staged[own]
 
 
 def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> tuple[Tensor, Tensor]:
-    """Keys and values of single slots, float32 `[N, head_dim]` on the CPU.
+    """Keys and values of single slots, float32 `[N, head_dim]` on the CPU; codes are decoded.
 
     Args:
         chunks: the pool, as in :func:`write_rows`; on any device.
@@ -109,7 +101,8 @@ def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> 
         entries: int32 `[N, 3]` of (page, slot, position), plane after plane.
     """
     if cuda.is_on_device(chunks[0]):
-        return cuda.gather_rows(chunks, entries)
+        keys, values = cuda.gather_rows(chunks, entries).cpu()
+        return keys, values
     shape = (len(entries), chunks[0].shape[-1])
     keys, values = torch.empty(shape), torch.empty(shape)
     _native.gather_rows(chunks, counts, entries, keys, values)
@@ -124,14 +117,27 @@ def put_rows(chunks: list[Tensor], entries: "NDArray", keys: Tensor, values: Ten
         entries: int32 `[N, 3]` of (page, slot, position); slots differ.
         keys: any float dtype, rounded to the pages'.
         values: as `keys`.
+
+    Raises:
+        ArgumentError: a slot outside of the pool, or on a page in codes.
     """
+    if len(entries) == 0:
+        return
+    if cuda.is_on_device(chunks[0]):
+        cuda.put_rows(chunks, entries, keys, values)
+        return
     pages = chunks[0].shape[0] * chunks[0].shape[1]
     table = torch.as_tensor(entries, dtype=torch.int64)
+    limits = torch.tensor([len(chunks) * pages, chunks[0].shape[3]])
+    outside = ((table[:, :2] < 0) | (table[:, :2] >= limits)).any(1)
+    if bool(outside.any()):
+        page, slot, _ = table[outside][0].tolist()
+        raise ArgumentError(f"an entry is page {page}, slot {slot}, expected a plain slot of the pool")
     for index, chunk in enumerate(chunks):
         own = (table[:, 0] // pages == index).nonzero().flatten()
         if len(own) == 0:
             continue
         flat = chunk.view(pages, *chunk.shape[2:])
-        page, slot = (table[own, 0] % pages).to(chunk.device), table[own, 1].to(chunk.device)
-        flat[page, 0, slot] = keys[own].to(chunk.device, chunk.dtype)
-        flat[page, 1, slot] = values[own].to(chunk.device, chunk.dtype)
+        page, slot = table[own, 0] % pages, table[own, 1]
+        flat[page, 0, slot] = keys[own].to(chunk.dtype)
+        flat[page, 1, slot] = values[own].to(chunk.dtype)

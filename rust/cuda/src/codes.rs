@@ -1,5 +1,5 @@
 //! Pages in codes as the kernels read them: a plan whose entries each span one page's worth of plain
-//! slots, the layout of every format, and the launch that writes them.
+//! slots, the layout of every format, and the launches that write them and read single rows.
 
 use std::borrow::Cow;
 
@@ -9,13 +9,23 @@ use hornbeam_core::format::plan::{Entry, Plan};
 
 use crate::error::{Error, Result};
 use crate::lane::{Kernel, Lane, Launch};
-use crate::params::EncodePages;
+use crate::params::{EncodePages, GatherRows, PutRows};
+use crate::rows::a_warp_each;
 
 const ENCODE: Kernel = Kernel { image: 7, name: "hornbeam_encode_pages", number: 19 };
+const GATHER: Kernel = Kernel { image: 7, name: "hornbeam_gather_rows", number: 21 };
+const PUT: Kernel = Kernel { image: 7, name: "hornbeam_put_rows", number: 22 };
 const ENCODE_THREADS: u32 = 256;
 
 /// Words of a format's layout, `CodedPage` of coded.cuh.
 pub const FORMAT_WORDS: usize = 12;
+
+/// The layouts of all formats on pages of this kind, zeros for those of which a page holds no token.
+pub fn all_format_words(layout: &PageLayout) -> Vec<i32> {
+    let words =
+        |i: usize| CodedPage::new(i as u8 + 1, layout).map_or([0; FORMAT_WORDS], |p| format_words(&p));
+    (0..FORMATS.len()).flat_map(words).collect()
+}
 
 /// A format's layout as the kernels read it.
 pub fn format_words(page: &CodedPage) -> [i32; FORMAT_WORDS] {
@@ -114,12 +124,42 @@ pub unsafe fn encode_pages(lane: &Lane, device: i32, stream: u64, parameters: &E
     unsafe { lane.launch(device, stream, ENCODE, launch, parameters) }
 }
 
-/// Loads the kernel of this file.
+/// Copies keys and values of single slots, as f32.
+///
+/// # Safety
+/// As [`Lane::launch`]: every address in `parameters` is valid on the device, and slots are of the pool.
+///
+/// # Errors
+/// As [`Lane::launch`].
+pub unsafe fn gather_rows(lane: &Lane, device: i32, stream: u64, parameters: &GatherRows) -> Result<()> {
+    if parameters.num_rows == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's contract.
+    unsafe { lane.launch(device, stream, GATHER, a_warp_each(parameters.num_rows as u32), parameters) }
+}
+
+/// Writes keys and values to single plain slots.
+///
+/// # Safety
+/// As [`gather_rows`].
+///
+/// # Errors
+/// As [`Lane::launch`].
+pub unsafe fn put_rows(lane: &Lane, device: i32, stream: u64, parameters: &PutRows) -> Result<()> {
+    if parameters.num_rows == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's contract.
+    unsafe { lane.launch(device, stream, PUT, a_warp_each(parameters.num_rows as u32), parameters) }
+}
+
+/// Loads the kernels of this file.
 ///
 /// # Errors
 /// As [`Lane::prepare`].
 pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    lane.prepare(device, ENCODE)
+    [ENCODE, GATHER, PUT].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
 }
 
 #[cfg(test)]

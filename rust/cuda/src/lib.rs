@@ -17,6 +17,7 @@ mod error;
 mod image;
 mod lane;
 pub mod mass;
+pub mod merge;
 pub mod packed;
 pub mod params;
 pub mod rows;

@@ -423,6 +423,8 @@ pub const QUERY_STATS_BYTES: usize = 16;
 pub struct EncodePages {
     /// Addresses of the chunks, on the device.
     pub chunks: u64,
+    /// Those of the chunks that pages are written to.
+    pub to: u64,
     /// `[num_moves, 4]` 32-bit: from page, from slot, to page, to slot; page by page.
     pub moves: u64,
     /// Where each page's moves begin, `[num_runs + 1]`.
@@ -437,6 +439,126 @@ pub struct EncodePages {
     pub num_runs: i32,
     /// 1 where ids are those of pages, 0 of slabs.
     pub by_page: i32,
+}
+
+/// `hornbeam_copy_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct CopyRows {
+    /// Addresses of the chunks that are read, on the device.
+    pub from: u64,
+    /// Those of the chunks that are written.
+    pub to: u64,
+    /// `[num_moves, 4]` 32-bit: from page, from slot, to page, to slot.
+    pub moves: u64,
+    /// Of both.
+    pub pages: Pages,
+    /// Moves.
+    pub num_moves: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_gather_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct GatherRows {
+    /// Addresses of the chunks, on the device.
+    pub chunks: u64,
+    /// `[num_rows, 3]` 32-bit: page, slot with its format, position.
+    pub held: u64,
+    /// [`crate::codes::format_words`] of every format, or 0.
+    pub formats: u64,
+    /// Takes `[num_rows, head_dim]` floats.
+    pub keys: u64,
+    /// Likewise.
+    pub values: u64,
+    /// What is read.
+    pub pages: Pages,
+    /// Slots.
+    pub num_rows: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_put_rows`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct PutRows {
+    /// Addresses of the chunks, on the device.
+    pub chunks: u64,
+    /// As for [`GatherRows`], plain slots.
+    pub held: u64,
+    /// `[num_rows, head_dim]` floats.
+    pub keys: u64,
+    /// Likewise.
+    pub values: u64,
+    /// Where to.
+    pub pages: Pages,
+    /// Slots.
+    pub num_rows: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_merge_*`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct MergeRows {
+    /// Rows `[rows, head_dim]`.
+    pub keys: u64,
+    /// Likewise.
+    pub values: u64,
+    /// Rows that stay, plane after plane, `[num_kept]` int32.
+    pub kept: u64,
+    /// Rows that may join one of them, likewise, ascending in a plane.
+    pub asked: u64,
+    /// Where planes begin in `kept`, `[num_planes + 1]`.
+    pub kept_begin: u64,
+    /// Likewise in `asked`.
+    pub asked_begin: u64,
+    /// Their scores.
+    pub kept_scores: u64,
+    /// Their scores.
+    pub asked_scores: u64,
+    /// Scratch, `[num_kept, head_dim]` floats.
+    pub kept_directions: u64,
+    /// Likewise, `[num_asked, head_dim]`.
+    pub asked_directions: u64,
+    /// Scratch, `[num_kept]` doubles.
+    pub kept_sizes: u64,
+    /// Likewise, `[num_asked]`.
+    pub asked_sizes: u64,
+    /// Scratch, `[num_asked]` floats.
+    pub cosines: u64,
+    /// Scratch, `[num_asked]` doubles.
+    pub raw: u64,
+    /// Scratch, `[num_planes]` int32.
+    pub merged: u64,
+    /// Takes a slot among the plane's kept, or -1, `[num_asked]`.
+    pub targets: u64,
+    /// Takes the weights there; zeros before.
+    pub weights: u64,
+    /// Takes the weights of the kept ones.
+    pub own: u64,
+    /// Takes `[num_kept, head_dim]` floats.
+    pub out_keys: u64,
+    /// Likewise.
+    pub out_values: u64,
+    /// The rule's; nothing to the rule of similarity.
+    pub threshold: f64,
+    /// Planes.
+    pub num_planes: i32,
+    /// Rows that stay.
+    pub num_kept: i32,
+    /// Rows that may join one.
+    pub num_asked: i32,
+    /// Elements of a row.
+    pub head_dim: i32,
+    /// `MergeRule` of merge.cuh.
+    pub rule: i32,
+    /// Zero.
+    pub reserved: i32,
 }
 
 /// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
@@ -455,4 +577,8 @@ const _: () = assert!(size_of::<Laws>() == 56);
 const _: () = assert!(size_of::<Ratio>() == 208);
 const _: () = assert!(size_of::<CommitRows>() == 80);
 const _: () = assert!(size_of::<KeyMass>() == 160);
-const _: () = assert!(size_of::<EncodePages>() == 80);
+const _: () = assert!(size_of::<EncodePages>() == 88);
+const _: () = assert!(size_of::<CopyRows>() == 64);
+const _: () = assert!(size_of::<GatherRows>() == 80);
+const _: () = assert!(size_of::<PutRows>() == 72);
+const _: () = assert!(size_of::<MergeRows>() == 192);

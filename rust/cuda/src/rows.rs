@@ -2,12 +2,13 @@
 
 use crate::error::Result;
 use crate::lane::{Kernel, Lane, Launch};
-use crate::params::{CommitRows, MoveRows, WriteRows};
+use crate::params::{CommitRows, CopyRows, MoveRows, WriteRows};
 
 const WRITE: Kernel = Kernel { image: 0, name: "hornbeam_write_rows", number: 0 };
 const MOVE: Kernel = Kernel { image: 0, name: "hornbeam_move_rows", number: 1 };
 const MOVE_PAGES: Kernel = Kernel { image: 0, name: "hornbeam_move_page_rows", number: 10 };
 const COMMIT: Kernel = Kernel { image: 0, name: "hornbeam_commit_rows", number: 17 };
+const COPY: Kernel = Kernel { image: 0, name: "hornbeam_copy_rows", number: 20 };
 /// Warps of a block of row writes: small, so that a few rows still spread over multiprocessors.
 const WRITE_WARPS: u32 = 4;
 const MOVE_THREADS: u32 = 128;
@@ -26,10 +27,8 @@ pub unsafe fn write_rows(lane: &Lane, device: i32, stream: u64, parameters: &Wri
     if warps == 0 {
         return Ok(());
     }
-    let blocks = warps.div_ceil(WRITE_WARPS).min(MOST_BLOCKS);
-    let launch = Launch { grid: [blocks, 1, 1], threads: WRITE_WARPS * 32, shared: 0 };
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, WRITE, launch, parameters) }
+    unsafe { lane.launch(device, stream, WRITE, a_warp_each(warps), parameters) }
 }
 
 /// Moves rows from slot to slot, one move after the other: in every plane, or of single pages (then
@@ -59,6 +58,27 @@ pub unsafe fn move_rows(
     unsafe { lane.launch(device, stream, if by_page { MOVE_PAGES } else { MOVE }, launch, parameters) }
 }
 
+/// Blocks and threads of a kernel that takes a row a warp.
+pub(crate) fn a_warp_each(rows: u32) -> Launch {
+    let blocks = rows.div_ceil(WRITE_WARPS).min(MOST_BLOCKS);
+    Launch { grid: [blocks, 1, 1], threads: WRITE_WARPS * 32, shared: 0 }
+}
+
+/// Copies rows from slots of pages to slots of others, of which none is read.
+///
+/// # Safety
+/// As [`Lane::launch`]: every address in `parameters` is valid on the device.
+///
+/// # Errors
+/// As [`Lane::launch`].
+pub unsafe fn copy_rows(lane: &Lane, device: i32, stream: u64, parameters: &CopyRows) -> Result<()> {
+    if parameters.num_moves == 0 {
+        return Ok(());
+    }
+    // SAFETY: the caller's contract.
+    unsafe { lane.launch(device, stream, COPY, a_warp_each(parameters.num_moves as u32), parameters) }
+}
+
 /// Moves the accepted rows of a step behind their sequences' roots, as the tree's commit does.
 ///
 /// # Safety
@@ -85,5 +105,5 @@ pub unsafe fn commit_rows(lane: &Lane, device: i32, stream: u64, parameters: &Co
 /// # Errors
 /// As [`Lane::prepare`].
 pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [WRITE, MOVE, MOVE_PAGES, COMMIT].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+    [WRITE, MOVE, MOVE_PAGES, COMMIT, COPY].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
 }

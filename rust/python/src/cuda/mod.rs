@@ -4,6 +4,7 @@ mod attention;
 mod codes;
 mod decide;
 mod mass;
+mod merge;
 mod plan;
 mod ratio;
 mod rows;
@@ -187,6 +188,7 @@ impl PyCudaLane {
             row_kernels::prepare(lane, device)?;
             hornbeam_cuda::attention::prepare(lane, device)?;
             hornbeam_cuda::mass::prepare(lane, device)?;
+            hornbeam_cuda::merge::prepare(lane, device)?;
             hornbeam_cuda::codes::prepare(lane, device)?;
             kernels::prepare(lane, device)
         })
@@ -231,6 +233,7 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     rows::register(m)?;
     attention::register(m)?;
     mass::register(m)?;
+    merge::register(m)?;
     codes::register(m)?;
     decide::register(m)?;
     ratio::register(m)?;

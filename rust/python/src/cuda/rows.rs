@@ -1,11 +1,11 @@
 //! Row writes and row moves on the device.
 
-use hornbeam_cuda::params::{CommitRows, MoveRows, Pages, WriteRows, dtype_code};
+use hornbeam_cuda::params::{CommitRows, CopyRows, MoveRows, Pages, WriteRows, dtype_code};
 use hornbeam_cuda::rows;
 use pyo3::prelude::*;
 
 use super::decide::vector;
-use super::{OrRaise, PyCudaLane, layer_pages, strides};
+use super::{OrRaise, PyCudaLane, contiguous, layer_pages, strides};
 use crate::tensor::{Kind, Tensor};
 
 /// `hornbeam.ops.write_rows` on the device; `words` of the plan, `chunk` any of the pool's.
@@ -68,20 +68,13 @@ fn move_rows(
     chunk: &Bound<'_, PyAny>,
     by_page: bool,
 ) -> PyResult<()> {
-    let table = Tensor::new(addresses, "addresses")?;
+    let from = Tensor::new(addresses, "addresses")?;
     let (list, chunk) = (Tensor::new(moves, "moves")?, Tensor::new(chunk, "chunk")?);
-    let target = lane.get().target(py, moves, &[&list, &table, &chunk])?;
-    list.expect_shape(py, &[None, Some(4)])?;
-    if list.kind() != Kind::I32 || !list.is_contiguous() {
-        return Err(list.refuse(py, &list.kind().to_string(), "contiguous int32"));
-    }
-    if table.kind() != Kind::I64 || !table.is_contiguous() {
-        return Err(table.refuse(py, &table.kind().to_string(), "contiguous int64"));
-    }
+    let target = lane.get().target(py, moves, &[&list, &from, &chunk])?;
     let pages = movable_pages(py, &chunk)?;
     let parameters = MoveRows {
-        chunks: table.address(),
-        moves: list.address(),
+        chunks: vector(py, &from, Kind::I64, None)?,
+        moves: contiguous(py, &list, Kind::I32, &[None, Some(4)])?,
         pages,
         num_moves: list.shape()[0] as i32,
         reserved: 0,
@@ -89,6 +82,32 @@ fn move_rows(
     // SAFETY: as above; the caller checked the moves against the pool.
     unsafe { rows::move_rows(lane.get().lane(), target.device, target.stream, &parameters, by_page) }
         .or_raise(py)
+}
+
+/// Copies rows of single pages to slots that no move reads. `addresses` are those of the chunks that are
+/// read, and of those that are written: int64 on the device; `moves` int32 `[M, 4]` there, with ids of pages.
+#[pyfunction]
+#[pyo3(name = "cuda_copy_rows")]
+fn copy_rows(
+    py: Python<'_>,
+    lane: &Bound<'_, PyCudaLane>,
+    addresses: (Bound<'_, PyAny>, Bound<'_, PyAny>),
+    moves: &Bound<'_, PyAny>,
+    chunk: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let (from, to) = (Tensor::new(&addresses.0, "addresses")?, Tensor::new(&addresses.1, "addresses")?);
+    let (list, chunk) = (Tensor::new(moves, "moves")?, Tensor::new(chunk, "chunk")?);
+    let target = lane.get().target(py, moves, &[&list, &from, &to, &chunk])?;
+    let parameters = CopyRows {
+        from: vector(py, &from, Kind::I64, None)?,
+        to: vector(py, &to, Kind::I64, None)?,
+        moves: contiguous(py, &list, Kind::I32, &[None, Some(4)])?,
+        pages: movable_pages(py, &chunk)?,
+        num_moves: list.shape()[0] as i32,
+        reserved: 0,
+    };
+    // SAFETY: as above; the caller checked the moves against both pools.
+    unsafe { rows::copy_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
 }
 
 /// Moves the accepted rows of a step behind their sequences' roots, on all planes: the device's part
@@ -132,5 +151,6 @@ fn commit_rows(
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(write_rows, m)?)?;
     m.add_function(wrap_pyfunction!(move_rows, m)?)?;
+    m.add_function(wrap_pyfunction!(copy_rows, m)?)?;
     m.add_function(wrap_pyfunction!(commit_rows, m)?)
 }

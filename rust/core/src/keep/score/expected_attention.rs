@@ -105,6 +105,10 @@ fn average_rotation(frequencies: &[f64], first: usize, future: usize) -> Vec<(f6
 }
 
 impl Score for ExpectedAttention {
+    fn reads_keys(&self) -> bool {
+        true
+    }
+
     fn reads_values(&self) -> bool {
         true
     }

@@ -28,6 +28,10 @@ impl Score for ValueWeighted {
         self.score.rows()
     }
 
+    fn reads_keys(&self) -> bool {
+        self.score.reads_keys()
+    }
+
     fn reads_values(&self) -> bool {
         true
     }

@@ -1,0 +1,81 @@
+"""Single rows of pages on the device: moved, copied at once, read and written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbeam import _native
+from hornbeam.cuda.device import lane, upload
+from hornbeam.errors import ArgumentError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["SLOT_BITS", "addresses_of", "gather_rows", "move_rows", "num_places", "put_rows"]
+
+#: Bits of the slot in a key that :meth:`_native.Tree.held` tells; above them is the page's format.
+SLOT_BITS = 12
+
+
+def addresses_of(chunks: list[Tensor]) -> Tensor:
+    """Where the chunks lie, for the kernels: int64, on the host."""
+    return torch.tensor([chunk.data_ptr() for chunk in chunks], dtype=torch.int64)
+
+
+def num_places(chunks: list[Tensor], *, by_page: bool) -> int:
+    """Pages of the pool, or slabs."""
+    return len(chunks) * chunks[0].shape[1] * (chunks[0].shape[0] if by_page else 1)
+
+
+def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool) -> None:
+    """See :func:`hornbeam.ops.move_rows` and :func:`hornbeam.ops.move_page_rows`."""
+    driver = lane()
+    limits = torch.tensor([num_places(chunks, by_page=by_page), chunks[0].shape[3]] * 2)
+    table = torch.as_tensor(moves, dtype=torch.int32)
+    if bool(((table < 0) | (table >= limits)).any()):
+        raise ArgumentError(f"a move is outside of the pool, expected columns below {limits.tolist()}")
+    addresses, table = upload([addresses_of(chunks), table], chunks[0].device)
+    _native.cuda_move_rows(driver, addresses, table, chunks[0], by_page)
+
+
+def _checked(chunks: list[Tensor], held: NDArray, *, plain_only: bool) -> NDArray[np.int32]:
+    """The table of slots, which lie in the pool."""
+    table = np.ascontiguousarray(held, dtype=np.int32)
+    tokens = [chunks[0].shape[3], *(tokens for _, tokens in _native.page_formats(chunks[0]))]
+    # Numbers that are no format hold nothing.
+    most = np.array([*tokens[: 1 if plain_only else None], *[0] * 16], np.int32)
+    numbers = np.clip(table[:, 1] >> SLOT_BITS, 0, len(most) - 1)
+    outside = (table[:, :2] < 0).any(axis=1) | (table[:, 0] >= num_places(chunks, by_page=True))
+    outside |= (table[:, 1] & ((1 << SLOT_BITS) - 1)) >= most[numbers]
+    if outside.any():
+        page, slot, _ = table[outside][0].tolist()
+        kind = "plain slot" if plain_only else "slot"
+        raise ArgumentError(f"an entry is page {page}, slot {slot}, expected a {kind} of the pool")
+    return table
+
+
+def gather_rows(chunks: list[Tensor], held: NDArray) -> Tensor:
+    """Keys and values of single slots, decoded where they are in codes: float32 `[2, N, head_dim]` on the
+    device. ``held`` is int32 `[N, 3]` of (page, slot, position); nothing is waited for."""
+    driver, chunk = lane(), chunks[0]
+    table = _checked(chunks, held, plain_only=False)
+    out = torch.empty((2, len(table), chunk.shape[-1]), dtype=torch.float32, device=chunk.device)
+    parts = [addresses_of(chunks), torch.from_numpy(table)]
+    if (table[:, 1] >> SLOT_BITS).any():
+        parts.append(torch.tensor(_native.cuda_all_format_words(chunk), dtype=torch.int32))
+    addresses, slots, *formats = upload(parts, chunk.device)
+    _native.cuda_gather_rows(driver, addresses, slots, formats[0] if formats else None, out[0], out[1], chunk)
+    return out
+
+
+def put_rows(chunks: list[Tensor], held: NDArray, keys: Tensor, values: Tensor) -> None:
+    """See :func:`hornbeam.ops.put_rows`; rows on the host come over, and nothing is waited for."""
+    driver, chunk = lane(), chunks[0]
+    table = _checked(chunks, held, plain_only=True)
+    rows = [x.to(chunk.device, torch.float32).contiguous() for x in (keys, values)]
+    addresses, slots = upload([addresses_of(chunks), torch.from_numpy(table)], chunk.device)
+    _native.cuda_put_rows(driver, addresses, slots, rows[0], rows[1], chunk)
