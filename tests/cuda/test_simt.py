@@ -105,12 +105,12 @@ def test_the_sanitizer_sees_an_overrun_of_global_memory() -> None:
 
 def test_the_kernels_pass_the_sanitizer() -> None:
     """One order of threads, every kernel: what the other tests run on, without room beside it."""
-    chosen = "permuted and (dtype1 or 32 or rows or moves) or window or walks and dtype1"
+    chosen = "permuted and (dtype1 or 32 or rows or moves or merge and 40) or window or walks and dtype1"
     done = sanitized(
         "import pytest, sys\n"
         f"sys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', '-k', {chosen!r}, 'tests/cuda/test_rows.py',"
         " 'tests/cuda/test_attention.py', 'tests/cuda/test_decide.py', 'tests/cuda/test_mass.py',"
-        " 'tests/cuda/test_codes.py']))\n"
+        " 'tests/cuda/test_codes.py', 'tests/cuda/test_held.py', 'tests/cuda/test_merge.py']))\n"
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "passed" in done.stdout

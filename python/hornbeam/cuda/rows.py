@@ -73,7 +73,7 @@ def gather_rows(chunks: list[Tensor], held: NDArray) -> Tensor:
 
 
 def put_rows(chunks: list[Tensor], held: NDArray, keys: Tensor, values: Tensor) -> None:
-    """See :func:`hornbeam.ops.put_rows`; rows on the host come over, and nothing is waited for."""
+    """See :func:`hornbeam.ops.put_rows`; rows that are on the host come over first."""
     driver, chunk = lane(), chunks[0]
     table = _checked(chunks, held, plain_only=True)
     rows = [x.to(chunk.device, torch.float32).contiguous() for x in (keys, values)]
