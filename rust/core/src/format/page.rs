@@ -143,7 +143,7 @@ impl CodedPage {
         Self { format, head_dim, tokens, row_bytes, value_codes, key_params, value_params, factors }
     }
 
-    fn end(&self) -> usize {
+    pub(crate) fn end(&self) -> usize {
         self.factors + if self.format.value_factors { 2 * self.head_dim.next_multiple_of(16) } else { 0 }
     }
 

@@ -6,6 +6,7 @@
 //! same bits on every instruction set, and a test of one is a test of all.
 
 pub(crate) mod blocks;
+pub(crate) mod codes;
 pub(crate) mod dot;
 pub mod lanes;
 pub mod math;

@@ -10,6 +10,7 @@
 //! pages directly ([`stream`]); more rows share tiles that were widened and turned once ([`tile`]).
 
 mod coded;
+mod coded_stream;
 mod mass;
 mod partial;
 mod stream;

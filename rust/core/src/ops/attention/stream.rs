@@ -5,7 +5,7 @@
 
 use super::Problem;
 use super::partial::{Partial, absorb};
-use super::task::{self, KeyBlock, Scratch, TILE_KEYS};
+use super::task::{self, KeyBlock, Scratch, Shown, TILE_KEYS};
 use crate::format::Element;
 use crate::simd::product::{dots, weigh};
 use crate::simd::{Lanes, WIDTH};
@@ -26,12 +26,12 @@ pub(super) fn attend<E: Element, L: Lanes>(
 ) {
     let width = problem.layout.head_dim.div_ceil(WIDTH);
     let (queries, scores) = (&*scratch.queries, &mut *scratch.scores);
-    let mut ahead = next.keys[..next.count].iter();
-    let mut query = block.queries.start;
-    while query < block.queries.end {
+    let mut ahead = next.keys[..next.shown.count].iter();
+    let mut query = block.shown.queries.start;
+    while query < block.shown.queries.end {
         let q = &queries[query * width..];
         let to = &mut scores[query * PANELS..];
-        match block.queries.end - query {
+        match block.shown.queries.end - query {
             1 => score::<1, 4, E, L>(l, width, q, block, &mut ahead, to),
             2 => score::<2, 2, E, L>(l, width, q, block, &mut ahead, to),
             3 => score::<3, 1, E, L>(l, width, q, block, &mut ahead, to),
@@ -39,13 +39,13 @@ pub(super) fn attend<E: Element, L: Lanes>(
         }
         query += 4;
     }
-    soften(l, problem, first_row, block, scores, partial, width);
-    let mut ahead = next.values[..next.count].iter();
-    let mut query = block.queries.start;
-    while query < block.queries.end {
+    soften(l, problem, first_row, &block.shown, scores, partial, width);
+    let mut ahead = next.values[..next.shown.count].iter();
+    let mut query = block.shown.queries.start;
+    while query < block.shown.queries.end {
         let weights = &scores[query * PANELS..];
         let to = &mut partial.values[query * width..];
-        match block.queries.end - query {
+        match block.shown.queries.end - query {
             1 => add::<1, E, L>(l, width, weights, block, &mut ahead, to),
             2 => add::<2, E, L>(l, width, weights, block, &mut ahead, to),
             3 => add::<3, E, L>(l, width, weights, block, &mut ahead, to),
@@ -67,12 +67,12 @@ fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
 ) {
     let queries: [&[[f32; WIDTH]]; Q] = std::array::from_fn(|q| &queries[q * width..][..width]);
     let scores = &mut scores.as_flattened_mut()[..Q * TILE_KEYS];
-    for first in (0..block.count).step_by(K) {
+    for first in (0..block.shown.count).step_by(K) {
         for key in ahead.by_ref().take(K) {
             task::prefetch(l, key);
         }
         // The last keys again where the count is no multiple.
-        let index: [usize; K] = std::array::from_fn(|k| (first + k).min(block.count - 1));
+        let index: [usize; K] = std::array::from_fn(|k| (first + k).min(block.shown.count - 1));
         let sums = dots(l, queries, index.map(|i| block.keys[i]));
         for k in 0..K {
             for q in 0..Q {
@@ -84,31 +84,31 @@ fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
 
 /// Caps, masks and exponentiates the scores, row by row.
 #[inline(always)]
-pub(super) fn soften<E: Element, L: Lanes>(
+pub(super) fn soften<L: Lanes>(
     l: L,
     problem: &Problem<'_>,
     first_row: usize,
-    block: &KeyBlock<'_, E>,
+    shown: &Shown,
     scores: &mut [[f32; WIDTH]],
     partial: &mut Partial,
     width: usize,
 ) {
     let group = problem.group();
-    let panels = block.count.div_ceil(WIDTH);
-    let masked = block.own.is_some() || problem.params.window.is_some();
-    let all = task::all(block);
+    let panels = shown.count.div_ceil(WIDTH);
+    let masked = shown.own.is_some() || problem.params.window.is_some();
+    let all = task::all(shown);
     let mut bits = all;
-    for query in block.queries.clone() {
-        if masked && (query % group == 0 || query == block.queries.start) {
-            bits = task::visible(problem, block, first_row + query / group);
+    for query in shown.queries.clone() {
+        if masked && (query % group == 0 || query == shown.queries.start) {
+            bits = task::visible(problem, shown, first_row + query / group);
         }
         let scores = &mut scores[query * PANELS..][..panels];
         task::cap(l, problem, scores);
         let flat = scores.as_flattened_mut();
         // Lanes past the last key, and keys that the row does not see.
-        flat[block.count..].fill(f32::NEG_INFINITY);
+        flat[shown.count..].fill(f32::NEG_INFINITY);
         if bits != all {
-            for (i, s) in flat[..block.count].iter_mut().enumerate() {
+            for (i, s) in flat[..shown.count].iter_mut().enumerate() {
                 if bits >> i & 1 == 0 {
                     *s = f32::NEG_INFINITY;
                 }
@@ -130,8 +130,8 @@ fn add<const Q: usize, E: Element, L: Lanes>(
     to: &mut [[f32; WIDTH]],
 ) {
     let weights = weights.as_flattened();
-    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q * TILE_KEYS..][..block.count]);
-    let values = &block.values[..block.count];
+    let weights: [&[f32]; Q] = std::array::from_fn(|q| &weights[q * TILE_KEYS..][..block.shown.count]);
+    let values = &block.values[..block.shown.count];
     let each = TILE_KEYS.div_ceil(width);
     for d in 0..width {
         for value in ahead.by_ref().take(each) {

@@ -15,33 +15,32 @@ pub(super) const TILE_KEYS: usize = 96;
 /// Query rows up to which keys are read directly, without a tile.
 const STREAM_QUERIES: usize = 12;
 
-/// Some keys of one segment, and where they are.
-pub(super) struct KeyBlock<'a, E> {
-    /// How many.
+/// Which keys a block has, and who sees them.
+#[derive(Clone)]
+pub(super) struct Shown {
+    /// How many keys.
     pub(super) count: usize,
-    pub(super) keys: [&'a [E]; TILE_KEYS],
-    pub(super) values: [&'a [E]; TILE_KEYS],
     /// Logical positions; filled where there is a window.
     pub(super) positions: [i32; TILE_KEYS],
-    /// Where the keys are those of a page in codes: `keys` and `values` are not filled then.
-    pub(super) coded: Option<Coded<'a>>,
     /// Own reads: the row that writes key 0; key `i` is of row `own + i`.
     pub(super) own: Option<u32>,
     /// Query rows that see some key, counted from the first of the piece.
     pub(super) queries: std::ops::Range<usize>,
 }
 
+/// Some keys of one segment, and where they are.
+pub(super) struct KeyBlock<'a, E> {
+    pub(super) shown: Shown,
+    pub(super) keys: [&'a [E]; TILE_KEYS],
+    pub(super) values: [&'a [E]; TILE_KEYS],
+    /// Where the keys are those of a page in codes: `keys` and `values` are not filled then.
+    pub(super) coded: Option<Coded<'a>>,
+}
+
 impl<E> Default for KeyBlock<'_, E> {
     fn default() -> Self {
-        Self {
-            count: 0,
-            keys: [&[]; TILE_KEYS],
-            values: [&[]; TILE_KEYS],
-            positions: [0; TILE_KEYS],
-            coded: None,
-            own: None,
-            queries: 0..0,
-        }
+        let shown = Shown { count: 0, positions: [0; TILE_KEYS], own: None, queries: 0..0 };
+        Self { shown, keys: [&[]; TILE_KEYS], values: [&[]; TILE_KEYS], coded: None }
     }
 }
 
@@ -59,6 +58,8 @@ pub(super) struct Scratch {
     /// Scores, then weights. Of a stream: `[queries, TILE_KEYS]` numbers; of tiles:
     /// `[queries / 16, TILE_KEYS]` vectors of sixteen queries.
     pub(super) scores: Vectors,
+    /// Of a block in codes: queries, and then weights, with its steps folded in.
+    pub(super) folded: Vectors,
     /// Keys and values of a block in codes, decoded: twice `[TILE_KEYS, width]` vectors.
     pub(super) decoded: Vectors,
 }
@@ -122,32 +123,33 @@ impl<E: Element> Kernel for Task<'_, E> {
             row_begin: piece.row_begin,
         };
         // The next block is known one ahead, so that it can be prefetched.
-        let (mut block, mut next) = (KeyBlock::default(), KeyBlock::default());
-        let mut more = source.fill(&mut block);
+        let (mut block, mut next) = (&mut KeyBlock::default(), &mut KeyBlock::default());
+        let mut more = source.fill(block);
         while more {
-            more = source.fill(&mut next);
+            more = source.fill(next);
             if !more {
-                next.count = 0;
+                next.shown.count = 0;
             }
-            if let Some(ahead) = next.coded {
-                ahead.prefetch(l, next.count);
-            }
-            if let Some(page) = block.coded {
+            let few = block.shown.queries.len() <= STREAM_QUERIES;
+            if let Some(coded) = block.coded {
                 self.isa.run(coded::Attend {
                     problem,
                     first_row: rows.start,
-                    coded: page,
-                    count: block.count,
-                    positions: &block.positions,
-                    queries: block.queries.clone(),
-                    few: block.queries.len() <= STREAM_QUERIES,
+                    shown: &block.shown,
+                    coded,
+                    ahead: next.coded.map(|coded| (coded, next.shown.count)),
+                    few,
                     scratch: &mut *self.scratch,
                     partial: &mut *self.partial,
                 });
-            } else if block.queries.len() <= STREAM_QUERIES {
-                stream::attend(l, problem, rows.start, &block, &next, self.scratch, self.partial);
             } else {
-                tile::attend(l, problem, rows.start, &block, &next, self.scratch, self.partial);
+                if let Some(ahead) = next.coded {
+                    ahead.prefetch(l, 0..next.shown.count);
+                }
+                match few {
+                    true => stream::attend(l, problem, rows.start, block, next, self.scratch, self.partial),
+                    false => tile::attend(l, problem, rows.start, block, next, self.scratch, self.partial),
+                }
             }
             std::mem::swap(&mut block, &mut next);
         }
@@ -199,7 +201,7 @@ impl<'a, E: Element> Source<'a, E> {
     fn fill(&mut self, block: &mut KeyBlock<'a, E>) -> bool {
         loop {
             let Some(&segment) = self.segments.first() else { return false };
-            block.count = 0;
+            block.shown.count = 0;
             let done = match segment.keys {
                 Keys::Prefix { begin, end, by_head } => self.fill_prefix(block, begin, end, by_head),
                 Keys::Own { begin, end } => self.fill_own(block, begin, end),
@@ -209,14 +211,14 @@ impl<'a, E: Element> Source<'a, E> {
                 (self.at, self.skip) = (0, 0);
             }
             let (mut row_begin, mut row_end) = (segment.row_begin, segment.row_end);
-            if let Some(first) = block.own {
-                let keys = first as usize..first as usize + block.count;
+            if let Some(first) = block.shown.own {
+                let keys = first as usize..first as usize + block.shown.count;
                 let last = self.problem.plan.row_end[keys].iter().copied().max().unwrap_or(0);
                 (row_begin, row_end) = (row_begin.max(first), row_end.min(last));
             }
             if let Some(window) = self.problem.params.window {
                 // Rows at the ends of the interval that lie too far after the latest key.
-                let latest = block.positions[..block.count].iter().copied().max().unwrap_or(0);
+                let latest = block.shown.positions[..block.shown.count].iter().copied().max().unwrap_or(0);
                 let rows = &self.problem.plan.row_positions;
                 let far = |row: u32| i64::from(rows[row as usize]) - i64::from(latest) >= i64::from(window);
                 while row_begin < row_end && far(row_begin) {
@@ -228,7 +230,7 @@ impl<'a, E: Element> Source<'a, E> {
             }
             if row_begin < row_end {
                 let group = self.problem.group();
-                block.queries = (row_begin - self.row_begin) as usize * group
+                block.shown.queries = (row_begin - self.row_begin) as usize * group
                     ..(row_end - self.row_begin) as usize * group;
                 return true;
             }
@@ -237,23 +239,28 @@ impl<'a, E: Element> Source<'a, E> {
 
     #[inline(always)]
     fn fill_prefix(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32, by_head: bool) -> bool {
-        (block.own, block.coded) = (None, None);
+        (block.shown.own, block.coded) = (None, None);
         let (plan, layout) = (self.problem.plan, self.problem.layout);
         let windowed = self.problem.params.window.is_some();
         let half = layout.page_tokens * layout.head_dim;
-        while block.count < TILE_KEYS && begin + self.at < end {
+        while block.shown.count < TILE_KEYS && begin + self.at < end {
             let entry = plan.entries[(begin + self.at) as usize];
             let (chunk, page) =
                 if by_head { layout.page(entry.page) } else { layout.slab_page(entry.page, self.plane) };
             let coded = self.problem.formats.coded(entry.format());
-            if coded.is_some() && block.count > 0 || block.coded.is_some() {
+            if coded.is_some() && block.shown.count > 0 || block.coded.is_some() {
                 // A page in codes is a block of its own, or several.
                 break;
             }
-            let take = (TILE_KEYS - block.count).min((u32::from(entry.count) - self.skip) as usize);
+            let left = (u32::from(entry.count) - self.skip) as usize;
+            let take = match coded {
+                None => left.min(TILE_KEYS - block.shown.count),
+                // Blocks of one size: each has work of its own beside its keys.
+                Some(_) => left.div_ceil(left.div_ceil(TILE_KEYS)),
+            };
             let slot = entry.slot() as usize + self.skip as usize;
             let page = &self.chunks[chunk][page..page + 2 * half];
-            let to = block.count..block.count + take;
+            let to = block.shown.count..block.shown.count + take;
             if let Some(coded) = coded {
                 block.coded = Some(Coded { page: coded, bytes: bytes_of(page), first: slot });
             } else {
@@ -268,7 +275,7 @@ impl<'a, E: Element> Source<'a, E> {
                 }
             }
             if windowed {
-                for (i, position) in block.positions[to].iter_mut().enumerate() {
+                for (i, position) in block.shown.positions[to].iter_mut().enumerate() {
                     let i = i + self.skip as usize;
                     *position = match usize::try_from(entry.positions_at) {
                         Ok(at) => plan.positions[at + i],
@@ -276,7 +283,7 @@ impl<'a, E: Element> Source<'a, E> {
                     };
                 }
             }
-            block.count += take;
+            block.shown.count += take;
             self.skip += take as u32;
             if self.skip == u32::from(entry.count) {
                 (self.at, self.skip) = (self.at + 1, 0);
@@ -289,19 +296,19 @@ impl<'a, E: Element> Source<'a, E> {
     fn fill_own(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32) -> bool {
         let (plan, layout) = (self.problem.plan, self.problem.layout);
         let first = begin + self.at;
-        (block.own, block.coded) = (Some(first), None);
-        block.count = ((end - first) as usize).min(TILE_KEYS);
+        (block.shown.own, block.coded) = (Some(first), None);
+        block.shown.count = ((end - first) as usize).min(TILE_KEYS);
         let half = layout.page_tokens * layout.head_dim;
-        for i in 0..block.count {
+        for i in 0..block.shown.count {
             let row = first as usize + i;
             let slot = plan.row_slots[row];
             let (chunk, page) = layout.slab_page(slot.slab, self.plane);
             let at = page + slot.slot as usize * layout.head_dim;
             block.keys[i] = &self.chunks[chunk][at..at + layout.head_dim];
             block.values[i] = &self.chunks[chunk][at + half..at + half + layout.head_dim];
-            block.positions[i] = plan.row_positions[row];
+            block.shown.positions[i] = plan.row_positions[row];
         }
-        self.at += block.count as u32;
+        self.at += block.shown.count as u32;
         begin + self.at >= end
     }
 }
@@ -339,8 +346,8 @@ const _: () = assert!(TILE_KEYS <= KeySet::BITS as usize);
 
 /// All keys of a block.
 #[inline(always)]
-pub(super) fn all<E>(block: &KeyBlock<'_, E>) -> KeySet {
-    first_keys(block.count)
+pub(super) fn all(shown: &Shown) -> KeySet {
+    first_keys(shown.count)
 }
 
 /// The first `count` keys.
@@ -351,10 +358,10 @@ fn first_keys(count: usize) -> KeySet {
 
 /// Which keys of a block a row sees.
 #[inline(always)]
-pub(super) fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: usize) -> KeySet {
-    let mut bits = all(block);
-    if let Some(first) = block.own {
-        let ends = &problem.plan.row_end[first as usize..first as usize + block.count];
+pub(super) fn visible(problem: &Problem<'_>, shown: &Shown, row: usize) -> KeySet {
+    let mut bits = all(shown);
+    if let Some(first) = shown.own {
+        let ends = &problem.plan.row_end[first as usize..first as usize + shown.count];
         bits &= first_keys((row + 1).saturating_sub(first as usize));
         for (i, &end) in ends.iter().enumerate() {
             bits &= !(KeySet::from(row >= end as usize) << i);
@@ -362,7 +369,7 @@ pub(super) fn visible<E>(problem: &Problem<'_>, block: &KeyBlock<'_, E>, row: us
     }
     if let Some(window) = problem.params.window {
         let position = i64::from(problem.plan.row_positions[row]);
-        for (i, &key) in block.positions[..block.count].iter().enumerate() {
+        for (i, &key) in shown.positions[..shown.count].iter().enumerate() {
             bits &= !(KeySet::from(position - i64::from(key) >= i64::from(window)) << i);
         }
     }

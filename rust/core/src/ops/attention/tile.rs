@@ -7,7 +7,7 @@
 
 use super::Problem;
 use super::partial::Partial;
-use super::task::{self, KeyBlock, KeySet, Scratch, TILE_KEYS};
+use super::task::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use crate::format::Element;
 use crate::simd::math::{exp_nonpositive, exp_nonpositive_each};
 use crate::simd::product::broadcast;
@@ -47,17 +47,17 @@ pub(super) fn attend<E: Element, L: Lanes>(
     partial: &mut Partial,
 ) {
     score(l, problem, block, scratch);
-    mask(l, problem, first_row, block, &mut scratch.scores);
+    mask(l, problem, first_row, &block.shown, &mut scratch.scores);
     let width = problem.layout.head_dim.div_ceil(WIDTH);
-    for lanes in blocks(block) {
-        absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.count], partial);
+    for lanes in blocks(&block.shown) {
+        absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.shown.count], partial);
     }
     add(l, problem.layout.head_dim, block, next, scratch, partial);
 }
 
 /// The queries of a block, sixteen at a time.
-fn blocks<E>(block: &KeyBlock<'_, E>) -> std::ops::Range<usize> {
-    block.queries.start / WIDTH..block.queries.end.div_ceil(WIDTH)
+fn blocks(shown: &Shown) -> std::ops::Range<usize> {
+    shown.queries.start / WIDTH..shown.queries.end.div_ceil(WIDTH)
 }
 
 /// Scores of all queries that meet the block.
@@ -66,18 +66,18 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
     let dim = problem.layout.head_dim;
     let width = dim.div_ceil(WIDTH);
     scratch.keys.resize(width * CHUNK);
-    for first in (0..block.count).step_by(CHUNK) {
-        let count = CHUNK.min(block.count - first);
+    for first in (0..block.shown.count).step_by(CHUNK) {
+        let count = CHUNK.min(block.shown.count - first);
         for (i, to) in scratch.keys.chunks_exact_mut(width).take(count).enumerate() {
             task::prefetch(l, block.values[first + i]);
-            if first + CHUNK + i < block.count {
+            if first + CHUNK + i < block.shown.count {
                 task::prefetch_near(l, block.keys[first + CHUNK + i]);
             }
             widen_row(l, block.keys[first + i], to);
         }
         let keys = scratch.keys.as_flattened();
         let (turned, scores) = (&*scratch.turned, &mut *scratch.scores);
-        for lanes in blocks(block) {
+        for lanes in blocks(&block.shown) {
             let panel = &turned[lanes * width * WIDTH..][..dim];
             let to = &mut scores[lanes * TILE_KEYS + first..][..count];
             broadcast::<1, false, L>(l, count, keys, width * WIDTH, dim, panel, to, 1);
@@ -100,26 +100,36 @@ fn add<E: Element, L: Lanes>(
     scratch.values.resize(vectors * TILE_KEYS);
     let (widened, scores) = (&mut *scratch.values, &*scratch.scores);
     let sums = &mut *partial.values;
-    let mut ahead = next.keys[..next.count].iter();
+    let mut ahead = next.keys[..next.shown.count].iter();
     for first in (0..width).step_by(vectors) {
         let vectors = vectors.min(width - first);
         for key in ahead.by_ref().take(TILE_KEYS.div_ceil(width) * vectors) {
             task::prefetch(l, key);
         }
         if dim >= (first + const { vectors_of_line::<E>() }) * WIDTH {
-            widen_lines(l, &block.values[..block.count], first * WIDTH, widened);
+            widen_lines(l, &block.values[..block.shown.count], first * WIDTH, widened);
         } else {
-            for (i, value) in block.values[..block.count].iter().enumerate() {
+            for (i, value) in block.values[..block.shown.count].iter().enumerate() {
                 widen_some(l, &value[first * WIDTH..], vectors, &mut widened[i..]);
             }
         }
-        for lanes in blocks(block) {
-            let queries = block.queries.start.max(lanes * WIDTH)..block.queries.end.min((lanes + 1) * WIDTH);
+        for lanes in blocks(&block.shown) {
+            let queries = block.shown.queries.start.max(lanes * WIDTH)
+                ..block.shown.queries.end.min((lanes + 1) * WIDTH);
             let weights = &scores[lanes * TILE_KEYS..].as_flattened()[queries.start % WIDTH..];
             for v in 0..vectors {
-                let panel = &widened[v * TILE_KEYS..][..block.count];
+                let panel = &widened[v * TILE_KEYS..][..block.shown.count];
                 let to = &mut sums[queries.start * width + first + v..];
-                broadcast::<WIDTH, true, L>(l, queries.len(), weights, 1, block.count, panel, to, width);
+                broadcast::<WIDTH, true, L>(
+                    l,
+                    queries.len(),
+                    weights,
+                    1,
+                    block.shown.count,
+                    panel,
+                    to,
+                    width,
+                );
             }
         }
     }
@@ -172,36 +182,30 @@ fn widen_some<E: Element, L: Lanes>(l: L, from: &[E], vectors: usize, to: &mut [
 
 /// Caps scores, and sets those to -inf that their rows do not see, and those of queries outside of the block.
 #[inline(always)]
-fn mask<E: Element, L: Lanes>(
-    l: L,
-    problem: &Problem<'_>,
-    first_row: usize,
-    block: &KeyBlock<'_, E>,
-    scores: &mut [[f32; WIDTH]],
-) {
+fn mask<L: Lanes>(l: L, problem: &Problem<'_>, first_row: usize, shown: &Shown, scores: &mut [[f32; WIDTH]]) {
     for scores in
-        scores.chunks_mut(TILE_KEYS).take(block.queries.end.div_ceil(WIDTH)).skip(block.queries.start / WIDTH)
+        scores.chunks_mut(TILE_KEYS).take(shown.queries.end.div_ceil(WIDTH)).skip(shown.queries.start / WIDTH)
     {
-        task::cap(l, problem, &mut scores[..block.count]);
+        task::cap(l, problem, &mut scores[..shown.count]);
     }
     let group = problem.group();
     let mut hide = |query: usize, bits: KeySet| {
-        let scores = &mut scores[query / WIDTH * TILE_KEYS..][..block.count];
+        let scores = &mut scores[query / WIDTH * TILE_KEYS..][..shown.count];
         for (i, score) in scores.iter_mut().enumerate() {
             if bits >> i & 1 == 0 {
                 score[query % WIDTH] = f32::NEG_INFINITY;
             }
         }
     };
-    let outside = block.queries.start / WIDTH * WIDTH..block.queries.start;
-    let behind = block.queries.end..block.queries.end.next_multiple_of(WIDTH);
+    let outside = shown.queries.start / WIDTH * WIDTH..shown.queries.start;
+    let behind = shown.queries.end..shown.queries.end.next_multiple_of(WIDTH);
     outside.chain(behind).for_each(|query| hide(query, 0));
-    if block.own.is_none() && problem.params.window.is_none() {
+    if shown.own.is_none() && problem.params.window.is_none() {
         return;
     }
-    let all = task::all(block);
-    for row in block.queries.start / group..block.queries.end / group {
-        let bits = task::visible(problem, block, first_row + row);
+    let all = task::all(shown);
+    for row in shown.queries.start / group..shown.queries.end / group {
+        let bits = task::visible(problem, shown, first_row + row);
         if bits != all {
             (row * group..(row + 1) * group).for_each(|query| hide(query, bits));
         }
