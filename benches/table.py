@@ -48,8 +48,10 @@ def table(report: dict[str, Any]) -> str:
     ]
     for name, row in report["results"].items():
         lookup = row.get("prompt_lookup")
+        revision = report.get("measured", {}).get(name, machine)["revision"]
         cells = [
-            ROWS[name].format(jobs=row["jobs"]),
+            ROWS[name].format(jobs=row["jobs"])
+            + ("" if revision == machine["revision"] else f" (revision {revision})"),
             shown(row["hornbeam"]),
             shown(lookup) if lookup else "not available" if name == "batch" else "",
             f"{row['identical']} of {row['jobs']}",
