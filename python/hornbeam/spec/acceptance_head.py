@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,9 +15,10 @@ from torch import Tensor
 from torch.nn.functional import linear, rms_norm, silu
 
 from hornbeam._native import CostCurve
-from hornbeam.errors import ArgumentError, MissingExtra, UnsupportedModel
+from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.spec.gate import GateStop
 from hornbeam.spec.growth import Node, Tree
+from hornbeam.spec.head_file import read_head
 
 __all__ = ["FORMAT", "AcceptanceHead", "acceptance"]
 
@@ -144,22 +144,9 @@ def acceptance(weights: dict[str, Tensor], states: Tensor) -> Tensor:
 
 def load(path: Path) -> dict[str, Tensor]:
     """Reads and checks a file, in float32; raises ArgumentError where it is no acceptance head."""
-    try:
-        from safetensors import SafetensorError, safe_open
-    except ImportError as error:
-        raise MissingExtra("acceptance heads need safetensors: pip install 'hornbeam[hf]'") from error
-    if not path.is_file():
-        raise ArgumentError(f"weights is {path}, expected a safetensors file")
-    try:
-        with safe_open(path, "pt") as data:
-            metadata = data.metadata() or {}
-            tensors = {name: data.get_tensor(name).float() for name in data.keys()}  # noqa: SIM118
-    except SafetensorError as error:
-        raise ArgumentError(f"{path} is not a safetensors file: {error}") from error
-    if metadata.get("format") != FORMAT:
-        raise ArgumentError(f"{path} has the format {metadata.get('format')!r}, expected {FORMAT!r}")
-    blocks = json.loads(metadata["settings"])["blocks"]
+    tensors, settings = read_head(path, FORMAT, "acceptance")
+    blocks = settings["blocks"]
     expected = {f"{i}.{part}" for i in (*range(blocks), "out") for part in ("weight", "bias")}
     if set(tensors) != expected | {"in.weight", "signature"}:
         raise ArgumentError(f"{path} holds {sorted(tensors)}, expected those of {blocks} blocks")
-    return tensors
+    return {name: tensor.float() for name, tensor in tensors.items()}

@@ -10,7 +10,6 @@ the target's own embeddings as output matrix, so that it need not be stored.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,9 @@ from torch import Tensor
 from torch.nn.functional import embedding, rms_norm, silu
 
 from hornbeam import cuda, ops
-from hornbeam.errors import ArgumentError, MissingExtra, UnsupportedModel
+from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.ops.linear import linear, max_native_rows
+from hornbeam.spec.head_file import read_head
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
@@ -59,28 +59,14 @@ class HeadFile:
     @classmethod
     def load(cls, path: Path) -> HeadFile:
         """Reads and checks a file; raises ArgumentError where it is no head."""
-        try:
-            from safetensors import SafetensorError, safe_open
-        except ImportError as error:
-            raise MissingExtra("feature heads need safetensors: pip install 'hornbeam[hf]'") from error
-        if not path.is_file():
-            raise ArgumentError(f"weights is {path}, expected a safetensors file")
-        try:
-            with safe_open(path, "pt") as data:
-                metadata = data.metadata() or {}
-                tensors = {name: data.get_tensor(name) for name in data.keys()}  # noqa: SIM118
-        except SafetensorError as error:
-            raise ArgumentError(f"{path} is not a safetensors file: {error}") from error
-        found = metadata.get("format")
-        if found != FORMAT:
-            raise ArgumentError(f"{path} has the format {found!r}, expected {FORMAT!r}")
+        tensors, settings = read_head(path, FORMAT, "feature")
         expected = {*(f"{name}.weight" for name in LINEARS), *NORMS, "draft_ids", "target_sample"}
         if set(tensors) != expected:
             raise ArgumentError(
                 f"{path} lacks {sorted(expected - set(tensors))} and has {sorted(set(tensors) - expected)} "
                 "beside what is expected"
             )
-        return cls(path, tensors, json.loads(metadata["settings"]))
+        return cls(path, tensors, settings)
 
     def check(self, lm: LM) -> None:
         """Raises UnsupportedModel unless the head was trained for this model."""
