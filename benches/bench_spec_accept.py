@@ -36,6 +36,7 @@ import torch
 import harness
 import hornbeam as hb
 from acceptance import EXPECTED, accepted_by_rank, children
+from hornbeam.prompt import token_ids
 from hornbeam.spec import Ask, FeatureHead, Outcome
 from hornbeam.spec.shape import BestFirst, Chain, GumbelTree, Sequoia, StochasticBeam
 from workload import CHATS, mixed
@@ -163,10 +164,7 @@ class Bench:
 
     def answers(self, requests: Sequence[str]) -> list[tuple[list[int], list[int]]]:
         """The tokens of each request, and those of the model's own answer at temperature 1."""
-        prompts = [
-            self.lm._token_ids([{"role": "user", "content": text}], "prompt", special=True)
-            for text in requests
-        ]
+        prompts = [token_ids(self.lm, [{"role": "user", "content": text}]) for text in requests]
         outputs: list[list[int]] = []
         for begin in range(0, len(prompts), BATCH):
             own = prompts[begin : begin + BATCH]
@@ -252,7 +250,7 @@ class Bench:
     def cost(self) -> dict[str, Any]:
         """One level of a draft, with one node and with four, against a plain step of the target."""
         lm = self.lm
-        prompt = lm._token_ids([{"role": "user", "content": mixed()[0]}], "prompt", special=True)
+        prompt = token_ids(lm, [{"role": "user", "content": mixed()[0]}])
         alternations = 3 if self.quick else 21
         result: dict[str, Any] = {}
         for nodes in (1, 4):

@@ -26,6 +26,7 @@ sys.path[:0] = [str(ROOT / "python"), str(Path(__file__).parent)]
 from head_prompts import prompts  # noqa: E402
 
 import hornbeam as hb  # noqa: E402
+from hornbeam.prompt import token_ids  # noqa: E402
 
 TAPS = (3, 15, 27, 30)
 TEMPERATURES = (1.0, 0.0, 1.0, 0.7)
@@ -67,9 +68,7 @@ class _Nothing:
 
 def shared_prefix(lm: hb.LM) -> tuple[list[int], torch.Tensor]:
     """The tokens with which every prompt begins, and their states."""
-    first, second = (
-        lm._token_ids([{"role": "user", "content": text}], "prompt", special=True) for text in "ab"
-    )
+    first, second = (token_ids(lm, [{"role": "user", "content": text}]) for text in "ab")
     length = next(i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
     recorder = Recorder()
     lm.generate(first[:length], max_new_tokens=1, draft=recorder, length=hb.spec.Fixed(0))

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypedDict, overload
 
 import torch
@@ -14,7 +13,10 @@ from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError
 from hornbeam.graphs import StepGraphs
 from hornbeam.keep import Recipe
-from hornbeam.runner import DENSE_ROWS, Runner
+from hornbeam.likelihood import Score, score
+from hornbeam.paged_attention import DENSE_ROWS
+from hornbeam.prompt import Prompt, end_tokens, prompts_of, token_ids
+from hornbeam.runner import Runner
 from hornbeam.trace import Trace
 from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
@@ -29,10 +31,6 @@ CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
 _DEFAULT_DRAFT = spec.Auto()
 _DEFAULT_LENGTH = spec.MeasuredGain()
-
-
-Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
-"""Raw text, token ids, or chat messages."""
 
 
 class _Options(TypedDict, total=False):
@@ -54,14 +52,6 @@ class _Options(TypedDict, total=False):
     stopping_criterion: Callable[[list[int], list[int]], bool] | None
     eos_token_id: int | Sequence[int] | None
     trace: Trace | None
-
-
-@dataclass(frozen=True)
-class Score:
-    """Log-likelihood of a continuation: ``total`` in nats, ``token_logprobs`` one a token."""
-
-    total: float
-    token_logprobs: list[float]
 
 
 class LM:
@@ -227,7 +217,7 @@ class LM:
             LogitsError: the model gave NaN, +inf or only -inf.
             OutOfPages: the page budget is too small for the batch.
         """
-        prompts, many = self._prompts(prompt)
+        prompts, many = prompts_of(self, prompt)
         if max_new_tokens < 0:
             raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
         if warp is None:
@@ -248,7 +238,7 @@ class LM:
             stream=stream,
             processor=logits_processor,
             criterion=stopping_criterion,
-            eos_token_ids=self._eos(eos_token_id),
+            eos_token_ids=end_tokens(self.model, eos_token_id),
             stream_index=many,
             trace=trace,
             keep=keep,
@@ -268,13 +258,13 @@ class LM:
         Returns:
             One :class:`Score` a continuation, in order: natural logarithms under the raw model.
         """
-        prompts, many = self._prompts(prompt)
+        prompts, many = prompts_of(self, prompt)
         if many:
             raise ArgumentError("score takes one prompt, got a list")
-        tokens = [self._token_ids(c, "continuation", special=False) for c in continuations]
+        tokens = [token_ids(self, c, "continuation", special=False) for c in continuations]
         if not tokens:
             return []
-        return _score(self, prompts[0], tokens)
+        return score(self, prompts[0], tokens)
 
     def calibrate(self, *, force: bool = False) -> None:
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
@@ -306,113 +296,6 @@ class LM:
         self.tree.trim()
         for memory in self.recalled.values():
             memory.forget()
-
-    # -- input -----------------------------------------------------------------------------------
-
-    def _prompts(self, prompt: Any) -> tuple[list[list[int]], bool]:
-        """Token ids of each prompt, and whether the caller gave a list of prompts."""
-        if isinstance(prompt, torch.Tensor):
-            prompt = prompt.tolist()
-        if not isinstance(prompt, (str, list, tuple)):
-            raise ArgumentError(
-                f"prompt is a {type(prompt).__name__}, "
-                "expected text, token ids, chat messages, or a list of these"
-            )
-        many = isinstance(prompt, (list, tuple)) and bool(prompt) and not isinstance(prompt[0], (int, dict))
-        items = list(prompt) if many else [prompt]
-        ids = [self._token_ids(item, "prompt", special=True) for item in items]
-        for item in ids:
-            if len(item) > self.max_positions:
-                raise ArgumentError(
-                    f"prompt has {len(item)} tokens, "
-                    f"expected at most the model's {self.max_positions} positions"
-                )
-        return ids, many
-
-    def _token_ids(self, item: Any, what: str, *, special: bool) -> list[int]:
-        if isinstance(item, torch.Tensor):
-            item = item.tolist()
-        chat = isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], dict)
-        if isinstance(item, str) or chat:
-            if self.tokenizer is None:
-                raise ArgumentError(f"{what} is text, but this LM has no tokenizer; give token ids")
-            if chat:
-                item = self.tokenizer.apply_chat_template(
-                    list(item), add_generation_prompt=True, tokenize=True, return_dict=False
-                )
-            else:
-                item = self.tokenizer(item, add_special_tokens=special)["input_ids"]
-        ids = [int(token) for token in item]
-        if not ids:
-            raise ArgumentError(f"{what} is empty, expected at least one token")
-        vocab = self.runner.shape.vocab_size
-        for token in ids:
-            if not 0 <= token < vocab:
-                raise ArgumentError(f"{what} holds token id {token}, expected 0 to {vocab - 1}")
-        return ids
-
-    def _eos(self, given: int | Sequence[int] | None) -> frozenset[int]:
-        if given is None:
-            config = getattr(self.model, "generation_config", None)
-            given = getattr(config, "eos_token_id", None)
-            if given is None:
-                given = getattr(self.model.config.get_text_config(), "eos_token_id", None)
-        if given is None:
-            return frozenset()
-        return frozenset([given] if isinstance(given, int) else given)
-
-
-def _score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Score]:
-    for tokens in continuations:
-        if len(prompt) + len(tokens) > lm.max_positions + 1:
-            raise ArgumentError(
-                f"prompt and continuation have {len(prompt) + len(tokens)} tokens, "
-                f"expected at most {lm.max_positions + 1}"
-            )
-    root = lm.tree.match(prompt, max_tokens=len(prompt) - 1)
-    branches = []
-    try:
-        while root.length < len(prompt):
-            rows = prompt[root.length : root.length + lm.prefill_rows]
-            with lm.tree.step([(root, rows, None)]) as step:
-                first = lm.runner.forward(lm.tree, step, logits_rows=[int(step.rows[0][-1])]).logits[0]
-                step.commit([range(len(rows))])
-        [heads] = cuda.upload([torch.tensor([tokens[0] for tokens in continuations])], first.device)
-        first_logprobs = torch.log_softmax(first.float(), dim=-1)[heads].tolist()
-        logprobs = [[value] for value in first_logprobs]
-        longer = [i for i, tokens in enumerate(continuations) if len(tokens) > 1]
-        branches = [root.fork() for _ in longer]
-        budget = max(1, lm.prefill_rows)
-        while longer:
-            taken, rows_taken = 0, 0
-            while taken < len(longer) and (
-                not taken or rows_taken + len(continuations[longer[taken]]) - 1 <= budget
-            ):
-                rows_taken += len(continuations[longer[taken]]) - 1
-                taken += 1
-            requests = [(branches[i], continuations[longer[i]][:-1], None) for i in range(taken)]
-            with lm.tree.step(requests) as step:
-                logits = lm.runner.forward(lm.tree, step).logits
-            parts = []
-            for i in range(taken):
-                own_rows = torch.as_tensor(step.rows[i])
-                targets = torch.tensor(continuations[longer[i]][1:])
-                own_rows, targets = cuda.upload([own_rows, targets], logits.device)
-                picked = logits[own_rows].float()
-                parts.append(picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1))
-            values = torch.cat(parts).tolist()
-            for i in longer[:taken]:
-                length = len(continuations[i]) - 1
-                logprobs[i].extend(values[:length])
-                values = values[length:]
-            for branch in branches[:taken]:
-                branch.release()
-            longer, branches = longer[taken:], branches[taken:]
-    finally:
-        for branch in [root, *branches]:
-            if not branch.is_closed:
-                branch.release()
-    return [Score(sum(values), values) for values in logprobs]
 
 
 def _quarter_of_memory(device: torch.device) -> int:
