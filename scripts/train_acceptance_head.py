@@ -32,7 +32,8 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parent.parent
 sys.path[:0] = [str(ROOT / "python"), str(Path(__file__).parent)]
 
-from train_feature_head import HELD_OUT_EVERY, Head, Text, batches, load_texts, load_weights, stack  # noqa: E402
+from dense_head import Head, load_weights  # noqa: E402
+from recorded_text import HELD_OUT_EVERY, Text, batches, load_texts, stack  # noqa: E402
 
 from hornbeam import models  # noqa: E402
 from hornbeam.spec import FeatureHead  # noqa: E402
@@ -47,7 +48,6 @@ def feature_head(file: Path, target: Any) -> Head:
     draft_ids = stored.tensors["draft_ids"].long()
     inner = stored.tensors["gate.weight"].shape[0]
     head = Head(target.config, tuple(stored.settings["taps"]), draft_ids, embedding, inner)
-    head.draft_ids = draft_ids
     load_weights(head, file)
     return head.requires_grad_(False)
 
