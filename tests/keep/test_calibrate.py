@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import hornbeam as hb
 from hornbeam.errors import ArgumentError
@@ -48,3 +49,11 @@ def test_examples_are_checked():
         head_scores(lm, [])
     with pytest.raises(ArgumentError, match="one source"):
         head_scores(lm, [Example([1, 2], [3], [])])
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ArgumentError, match="expected a safetensors file"):
+        HeadScores.load(tmp_path / "missing.safetensors")
+    save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ArgumentError, match="holds no head_scores"):
+        HeadScores.load(tmp_path / "other.safetensors")

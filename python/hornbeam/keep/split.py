@@ -14,6 +14,7 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.factor import Factor
+from hornbeam.tensor_file import read_tensors
 
 __all__ = ["AcrossHeads", "GlobalPrefix", "HeadScores", "LayerGroups", "Pyramid", "Split", "Uniform"]
 
@@ -134,15 +135,16 @@ class HeadScores(Split):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadScores:
-        """Reads what :meth:`save` wrote."""
-        from safetensors import safe_open
+        """Reads what :meth:`save` wrote.
 
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            if "head_scores" not in names:
-                raise ArgumentError(f"{path} holds no head_scores, expected what save wrote")
-            scores = file.get_tensor("head_scores")
-            floor = float((file.metadata() or {}).get("floor", 0.1))
+        Raises:
+            ArgumentError: ``path`` is no such file.
+            MissingExtra: safetensors is not installed.
+        """
+        tensors, metadata = read_tensors(path, "path")
+        if "head_scores" not in tensors:
+            raise ArgumentError(f"{path} holds no head_scores, expected what save wrote")
+        scores, floor = tensors["head_scores"], float(metadata.get("floor", 0.1))
         return cls(tuple(tuple(row) for row in scores.tolist()), floor)
 
     @classmethod

@@ -144,7 +144,7 @@ def acceptance(weights: dict[str, Tensor], states: Tensor) -> Tensor:
 
 def load(path: Path) -> dict[str, Tensor]:
     """Reads and checks a file, in float32; raises ArgumentError where it is no acceptance head."""
-    tensors, settings = read_head(path, FORMAT, "acceptance")
+    tensors, settings = read_head(path, FORMAT)
     blocks = settings["blocks"]
     expected = {f"{i}.{part}" for i in (*range(blocks), "out") for part in ("weight", "bias")}
     if set(tensors) != expected | {"in.weight", "signature"}:

@@ -59,7 +59,7 @@ class HeadFile:
     @classmethod
     def load(cls, path: Path) -> HeadFile:
         """Reads and checks a file; raises ArgumentError where it is no head."""
-        tensors, settings = read_head(path, FORMAT, "feature")
+        tensors, settings = read_head(path, FORMAT)
         expected = {*(f"{name}.weight" for name in LINEARS), *NORMS, "draft_ids", "target_sample"}
         if set(tensors) != expected:
             raise ArgumentError(

@@ -1,0 +1,33 @@
+"""Files of tensors: safetensors, and nothing that could run code."""
+
+from __future__ import annotations
+
+from os import PathLike
+from pathlib import Path
+
+from torch import Tensor
+
+from hornbeam.errors import ArgumentError, MissingExtra
+
+__all__ = ["read_tensors"]
+
+
+def read_tensors(path: str | PathLike[str], what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """All tensors of a file by name, and its metadata; ``what`` names the argument in messages.
+
+    Raises:
+        ArgumentError: there is no such file, or it is of another kind.
+        MissingExtra: safetensors is not installed.
+    """
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError as error:
+        raise MissingExtra(f"{what} needs safetensors: pip install 'hornbeam[hf]'") from error
+    if not Path(path).is_file():
+        raise ArgumentError(f"{what} is {path}, expected a safetensors file")
+    try:
+        with safe_open(path, "pt") as data:
+            tensors = {name: data.get_tensor(name) for name in data.keys()}  # noqa: SIM118
+            return tensors, data.metadata() or {}
+    except SafetensorError as error:
+        raise ArgumentError(f"{path} is not a safetensors file: {error}") from error
