@@ -82,18 +82,17 @@ class Bench:
         self.ours, self.peer, self.outcomes, self.file = ours, peer, outcomes, file
 
     def measure(self, item: Item, label: str, keeps: Sequence[float]) -> None:
-        """Both sides at once; nothing where the outcome is known."""
+        """One side after the other, since threads of both at once would wait for each other's; nothing where
+        the outcome is known."""
         if item.name in self.outcomes:
             return
         begin = time.perf_counter()
         asked = {"questions": item.questions, "answers": item.answers}
-        self.peer.start("read", context=item.context)
         self.ours.read(item.context)
-        self.peer.finish()
-        self.peer.start("ask", **asked, presses=PRESSES, keeps=list(keeps))
         ours = self.ours.ask(item, list(COUNTERPARTS), list(keeps))
-        theirs = self.peer.finish()
         self.ours.forget()
+        self.peer.call("read", context=item.context)
+        theirs = self.peer.call("ask", **asked, presses=PRESSES, keeps=list(keeps))
         self.record(
             {
                 "name": item.name,

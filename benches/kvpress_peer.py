@@ -50,8 +50,7 @@ def environment() -> Path:
 
 
 class Peer:
-    """The worker as a context manager: ``start`` sends a request and returns, ``finish`` waits for the
-    reply, ``call`` does both."""
+    """The worker as a context manager."""
 
     def __init__(self, model: Path, threads: int) -> None:
         self.model, self.threads = model, threads
@@ -85,13 +84,11 @@ class Peer:
             assert stream is not None
             stream.close()
 
-    def start(self, name: str, **arguments: Any) -> None:
+    def call(self, name: str, **arguments: Any) -> Any:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"call": name, **arguments}) + "\n")
         self.process.stdin.flush()
-
-    def finish(self) -> Any:
-        assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
             raise RuntimeError(f"the worker of kvpress ended with {self.process.wait()}")
@@ -99,7 +96,3 @@ class Peer:
         if "error" in reply:
             raise RuntimeError(f"kvpress: {reply['error']}")
         return reply["result"]
-
-    def call(self, name: str, **arguments: Any) -> Any:
-        self.start(name, **arguments)
-        return self.finish()
