@@ -1,6 +1,5 @@
 //! `tree_attention`: the binding.
 
-use hornbeam_core::Error;
 use hornbeam_core::format::PageLayout;
 use hornbeam_core::format::plan::Plan;
 use hornbeam_core::format::{Dtype, Element};
@@ -8,45 +7,24 @@ use hornbeam_core::ops::attention::{self, Floats, FloatsMut, Output, Pages, Para
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
-use smallvec::SmallVec;
 
 use crate::error::{OrRaise, detached};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
-use crate::rows::layout_of;
-use crate::tensor::{Item, Tensor};
+use crate::rows::Chunks;
+use crate::tensor::Tensor;
 
 /// Chunks up to which all are described; above, only those that the plan reads.
 const FEW_CHUNKS: usize = 8;
 
 /// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
-pub(crate) fn describe(
-    py: Python<'_>,
-    chunks: &Bound<'_, PyList>,
-    plan: &Plan,
-) -> PyResult<(SmallVec<[Option<Tensor>; 8]>, PageLayout)> {
-    if chunks.is_empty() {
-        return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
-    }
-    let first = Tensor::new(&chunks.get_item(0)?, "chunks[0]")?;
-    let layout = layout_of(&first, py)?;
-    let mut tensors: SmallVec<[Option<Tensor>; 8]> = SmallVec::from_elem(None, chunks.len());
-    tensors[0] = Some(first);
-    let mut look = |chunk: usize| -> PyResult<()> {
-        // Ids beyond the list are left to the operation's own check.
-        if let Some(slot @ None) = tensors.get_mut(chunk) {
-            let tensor = Tensor::new(&chunks.get_item(chunk)?, "chunk")?;
-            if layout_of(&tensor, py)? != layout {
-                let want = format!("that of chunks[0], {layout:?}");
-                return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
-            }
-            *slot = Some(tensor);
-        }
-        Ok(())
-    };
-    if chunks.len() <= FEW_CHUNKS {
-        (1..chunks.len()).try_for_each(look)?;
-        return Ok((tensors, layout));
+pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
+    let mut chunks = Chunks::first(py, list)?;
+    let layout = chunks.layout;
+    let mut look = |chunk| chunks.look(py, list, chunk);
+    if list.len() <= FEW_CHUNKS {
+        (1..list.len()).try_for_each(look)?;
+        return Ok(chunks);
     }
     for read in &plan.reads {
         let range = read.entry_begin as usize..read.entry_end as usize;
@@ -64,26 +42,7 @@ pub(crate) fn describe(
             run.iter().try_for_each(|entry| look(entry.page as usize / layout.slabs_per_chunk))?;
         }
     }
-    Ok((tensors, layout))
-}
-
-pub(crate) fn slices<'a, P: Item>(
-    py: Python<'_>,
-    tensors: &[Option<Tensor>],
-) -> PyResult<SmallVec<[&'a [P]; 8]>> {
-    // SAFETY: the list that the caller holds keeps the tensors; the tree that owns them writes to
-    // them in steps, one at a time.
-    tensors.iter().map(|t| t.as_ref().map_or(Ok(&[] as &[P]), |t| unsafe { t.slice::<P>(py) })).collect()
-}
-
-/// Strides of rows and heads of a `[rows, heads, dim]` tensor, or an error.
-pub(crate) fn strides(py: Python<'_>, tensor: &Tensor, shape: [usize; 3]) -> PyResult<(usize, usize)> {
-    tensor.expect_shape(py, &shape.map(Some))?;
-    let strides = tensor.strides();
-    if strides[2] != 1 {
-        return Err(tensor.refuse(py, &format!("strided {strides:?}"), "a unit last stride"));
-    }
-    Ok((strides[0] as usize, strides[1] as usize))
+    Ok(chunks)
 }
 
 /// Multiply-adds above which the GIL is released: about 10 µs.
@@ -109,37 +68,25 @@ fn tree_attention(
 ) -> PyResult<()> {
     let plan: &Plan = &plan.get().plan;
     let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
-    let (tensors, layout) = describe(py, chunks, plan)?;
+    let chunks = describe(py, chunks, plan)?;
+    let layout = chunks.layout;
     q.expect_shape(py, &[Some(plan.num_rows()), None, Some(layout.head_dim)])?;
     let num_heads = q.shape()[1];
     let shape = [plan.num_rows(), num_heads, layout.head_dim];
-    let (q_strides, out_strides) = (strides(py, &q, shape)?, strides(py, &out, shape)?);
+    let (q_strides, out_strides) = (q.row_strides(py, shape)?, out.row_strides(py, shape)?);
     let isa = match isa {
         Some(name) => Isa::from_name(name).or_raise(py)?,
         None => Isa::detected(),
     };
-    let (lse, sinks) = match (lse, sinks) {
-        (None, None) => (None, None),
-        (lse, sinks) => (
-            lse.map(|t| Tensor::new(t, "lse")).transpose()?,
-            sinks.map(|t| Tensor::new(t, "sinks")).transpose()?,
-        ),
-    };
-    let lse = match &lse {
-        Some(lse) => {
-            lse.expect_shape(py, &[Some(plan.num_rows()), Some(num_heads)])?;
-            // SAFETY: the arguments are held by the caller for the whole call.
-            Some(unsafe { lse.slice_mut::<f32>(py) }?)
-        }
-        None => None,
-    };
-    let sinks = match &sinks {
-        Some(sinks) => {
-            sinks.expect_shape(py, &[Some(num_heads)])?;
-            // SAFETY: as above.
-            Some(unsafe { sinks.slice::<f32>(py) }?)
-        }
-        None => None,
+    let lse = lse.map(|t| Tensor::with_shape(t, "lse", &[Some(plan.num_rows()), Some(num_heads)]));
+    let sinks = sinks.map(|t| Tensor::with_shape(t, "sinks", &[Some(num_heads)]));
+    let (lse, sinks) = (lse.transpose()?, sinks.transpose()?);
+    // SAFETY: the arguments are held by the caller for the whole call, who lends `lse` to be written.
+    let (lse, sinks) = unsafe {
+        (
+            lse.as_ref().map(|t| t.slice_mut::<f32>(py)).transpose()?,
+            sinks.as_ref().map(|t| t.slice::<f32>(py)).transpose()?,
+        )
     };
     let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
     let params = Params { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
@@ -163,9 +110,9 @@ fn tree_attention(
     let out = Output { data, row_stride: out_strides.0, head_stride: out_strides.1, lse };
     let call = Call { py, isa, queries, layout: &layout, plan, params: &params, out };
     match layout.dtype {
-        Dtype::F32 => call.run(&slices::<f32>(py, &tensors)?, Pages::F32),
-        Dtype::Bf16 => call.run(&slices::<half::bf16>(py, &tensors)?, Pages::Bf16),
-        Dtype::F16 => call.run(&slices::<half::f16>(py, &tensors)?, Pages::F16),
+        Dtype::F32 => call.run(&chunks.views::<f32>(py)?, Pages::F32),
+        Dtype::Bf16 => call.run(&chunks.views::<half::bf16>(py)?, Pages::Bf16),
+        Dtype::F16 => call.run(&chunks.views::<half::f16>(py)?, Pages::F16),
     }
 }
 

@@ -6,12 +6,12 @@ use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::attention::{describe, slices, strides};
+use crate::attention::describe;
 use crate::error::{OrRaise, detached};
+use crate::integers::narrow;
 use crate::parallel::Host;
 use crate::plan::PyPlan;
 use crate::tensor::Tensor;
-use crate::tree::narrow;
 
 fn rows_of(py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     narrow(py, rows, "rows", "a row of the plan")
@@ -52,29 +52,22 @@ fn attention_mass(
     let rows = rows_of(py, rows)?;
     let columns = attention::mass_columns(plan, &rows).or_raise(py)?;
     let width = columns.last().map_or(0, |last| (last.begin + last.count) as usize);
-    let (tensors, layout) = describe(py, chunks, plan)?;
+    let chunks = describe(py, chunks, plan)?;
+    let layout = chunks.layout;
     let q = Tensor::new(q, "q")?;
     q.expect_shape(py, &[Some(rows.len()), None, Some(layout.head_dim)])?;
     let num_heads = q.shape()[1];
-    let q_strides = strides(py, &q, [rows.len(), num_heads, layout.head_dim])?;
+    let q_strides = q.row_strides(py, [rows.len(), num_heads, layout.head_dim])?;
     let isa = match isa {
         Some(name) => Isa::from_name(name).or_raise(py)?,
         None => Isa::detected(),
     };
-    let mass = Tensor::new(mass, "mass")?;
-    mass.expect_shape(py, &[Some(num_kv_heads), Some(width)])?;
-    let seen = seen.map(|t| Tensor::new(t, "seen")).transpose()?;
-    let lse = lse.map(|t| Tensor::new(t, "lse")).transpose()?;
-    let sinks = sinks.map(|t| Tensor::new(t, "sinks")).transpose()?;
-    if let Some(seen) = &seen {
-        seen.expect_shape(py, &[Some(num_kv_heads), Some(width)])?;
-    }
-    if let Some(lse) = &lse {
-        lse.expect_shape(py, &[Some(rows.len()), Some(num_heads)])?;
-    }
-    if let Some(sinks) = &sinks {
-        sinks.expect_shape(py, &[Some(num_heads)])?;
-    }
+    let by_key = [Some(num_kv_heads), Some(width)];
+    let mass = Tensor::with_shape(mass, "mass", &by_key)?;
+    let seen = seen.map(|t| Tensor::with_shape(t, "seen", &by_key)).transpose()?;
+    let by_query = [Some(rows.len()), Some(num_heads)];
+    let lse = lse.map(|t| Tensor::with_shape(t, "lse", &by_query)).transpose()?;
+    let sinks = sinks.map(|t| Tensor::with_shape(t, "sinks", &[Some(num_heads)])).transpose()?;
     // SAFETY: the arguments are held by the caller for the whole call, which lends the outputs.
     let (mass, seen, lse, sinks) = unsafe {
         (
@@ -109,9 +102,9 @@ fn attention_mass(
         detached(py, || run(pages))
     }
     match layout.dtype {
-        Dtype::F32 => with(py, &slices::<f32>(py, &tensors)?, Pages::F32, run),
-        Dtype::Bf16 => with(py, &slices::<half::bf16>(py, &tensors)?, Pages::Bf16, run),
-        Dtype::F16 => with(py, &slices::<half::f16>(py, &tensors)?, Pages::F16, run),
+        Dtype::F32 => with(py, &chunks.views::<f32>(py)?, Pages::F32, run),
+        Dtype::Bf16 => with(py, &chunks.views::<half::bf16>(py)?, Pages::Bf16, run),
+        Dtype::F16 => with(py, &chunks.views::<half::f16>(py)?, Pages::F16, run),
     }
 }
 

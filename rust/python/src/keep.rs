@@ -1,4 +1,4 @@
-//! Scores, splits and reductions of caches, and quantisation: on flat CPU arrays.
+//! Scores, splits and reductions of caches: on flat CPU arrays.
 
 use std::sync::Mutex;
 
@@ -7,7 +7,6 @@ use hornbeam_core::keep::reduce::{self, Before};
 use hornbeam_core::keep::score::{self, Score};
 use hornbeam_core::keep::split::{self, Scores};
 use hornbeam_core::keep::{Layer, Param, Params, Plane, Protect, select};
-use hornbeam_core::ops::quantise::{Blocks, Quantised};
 use hornbeam_core::parallel::Parallel;
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
@@ -174,15 +173,12 @@ fn keep_select(
     kept: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let rule = split::build(&split.0, params(&split.1)?).or_raise(py)?;
-    let (s, c) = (Tensor::new(scores, "scores")?, Tensor::new(counts, "counts")?);
-    let at = Tensor::new(positions, "positions")?;
-    let (b, k) = (Tensor::new(budgets, "budgets")?, Tensor::new(kept, "kept")?);
-    s.expect_shape(py, &[None])?;
-    c.expect_shape(py, &[None, None])?;
+    let s = Tensor::with_shape(scores, "scores", &[None])?;
+    let c = Tensor::with_shape(counts, "counts", &[None, None])?;
     let &[layers, heads] = c.shape() else { unreachable!("two sizes") };
-    at.expect_shape(py, &[Some(s.len())])?;
-    b.expect_shape(py, &[Some(layers), Some(heads)])?;
-    k.expect_shape(py, &[Some(s.len())])?;
+    let at = Tensor::with_shape(positions, "positions", &[Some(s.len())])?;
+    let b = Tensor::with_shape(budgets, "budgets", &[Some(layers), Some(heads)])?;
+    let k = Tensor::with_shape(kept, "kept", &[Some(s.len())])?;
     // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
     let (s, b, k) = unsafe { (s.slice::<f32>(py)?, b.i32s_mut(py)?, k.bools_mut(py)?) };
     // SAFETY: as above.
@@ -243,24 +239,17 @@ fn keep_reduce(
     own: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let rule = reduce::build(&reduce.0, params(&reduce.1)?).or_raise(py)?;
-    let k = Tensor::new(keys, "keys")?;
-    k.expect_shape(py, &[None, None])?;
+    let k = Tensor::with_shape(keys, "keys", &[None, None])?;
     let (n, d) = (k.shape()[0], k.shape()[1]);
-    let v = Tensor::new(values, "values")?;
-    v.expect_shape(py, &[Some(n), Some(d)])?;
-    let s = Tensor::new(scores, "scores")?;
-    s.expect_shape(py, &[Some(n)])?;
-    let i = Tensor::new(kept, "kept")?;
-    i.expect_shape(py, &[None])?;
-    let count = i.len();
-    let (ok, ov) = (Tensor::new(out_keys, "out_keys")?, Tensor::new(out_values, "out_values")?);
-    ok.expect_shape(py, &[Some(count), Some(d)])?;
-    ov.expect_shape(py, &[Some(count), Some(d)])?;
-    let (t, w) = (Tensor::new(targets, "targets")?, Tensor::new(weights, "weights")?);
-    t.expect_shape(py, &[Some(n.saturating_sub(count))])?;
-    w.expect_shape(py, &[Some(n.saturating_sub(count))])?;
-    let o = Tensor::new(own, "own")?;
-    o.expect_shape(py, &[Some(count)])?;
+    let v = Tensor::with_shape(values, "values", &[Some(n), Some(d)])?;
+    let s = Tensor::with_shape(scores, "scores", &[Some(n)])?;
+    let i = Tensor::with_shape(kept, "kept", &[None])?;
+    let (count, evicted) = (i.len(), n.saturating_sub(i.len()));
+    let ok = Tensor::with_shape(out_keys, "out_keys", &[Some(count), Some(d)])?;
+    let ov = Tensor::with_shape(out_values, "out_values", &[Some(count), Some(d)])?;
+    let t = Tensor::with_shape(targets, "targets", &[Some(evicted)])?;
+    let w = Tensor::with_shape(weights, "weights", &[Some(evicted)])?;
+    let o = Tensor::with_shape(own, "own", &[Some(count)])?;
     // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
     let (k, v, s, i) =
         unsafe { (k.slice::<f32>(py)?, v.slice::<f32>(py)?, s.slice::<f32>(py)?, i.i32s(py)?) };
@@ -280,126 +269,9 @@ fn keep_reduce(
     })
 }
 
-/// Encodes float32 `x [N, C]` in blocks of `tokens` by `channels`: writes uint8 `codes [N, ceil(C * bits
-/// / 8)]` and float32 `params [token blocks, channel blocks, 2]` of (least, step). With
-/// `channel_scale [C]` channels are divided by sqrt(max |x|) first, and the factors are written.
-#[pyfunction]
-#[pyo3(signature = (x, bits, tokens, channels, codes, params, channel_scale=None))]
-fn quantise(
-    py: Python<'_>,
-    x: &Bound<'_, PyAny>,
-    bits: u32,
-    tokens: usize,
-    channels: usize,
-    codes: &Bound<'_, PyAny>,
-    params: &Bound<'_, PyAny>,
-    channel_scale: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
-    let arrays = Arrays::new(py, x, "x", codes, params, channel_scale)?;
-    let blocks = arrays.blocks(py, bits, tokens, channels)?;
-    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
-    let (x, codes, params) = unsafe {
-        (arrays.x.slice::<f32>(py)?, arrays.codes.u8s_mut(py)?, arrays.params.slice_mut::<f32>(py)?)
-    };
-    let scale = match &arrays.scale {
-        // SAFETY: as above.
-        Some(scale) => Some(unsafe { scale.slice_mut::<f32>(py)? }),
-        None => None,
-    };
-    let width = arrays.x.shape()[1];
-    detached(py, || {
-        let encoded = match scale {
-            Some(_) => blocks.encode_channel_separable(x, width)?,
-            None => blocks.encode(x, width)?,
-        };
-        codes.copy_from_slice(&encoded.codes);
-        params.copy_from_slice(encoded.params.as_flattened());
-        if let Some(scale) = scale {
-            scale.copy_from_slice(&encoded.channel_scale);
-        }
-        Ok(())
-    })
-}
-
-/// Decodes what `quantise` wrote into float32 `out [N, C]`.
-#[pyfunction]
-#[pyo3(signature = (codes, params, bits, tokens, channels, out, channel_scale=None))]
-fn dequantise(
-    py: Python<'_>,
-    codes: &Bound<'_, PyAny>,
-    params: &Bound<'_, PyAny>,
-    bits: u32,
-    tokens: usize,
-    channels: usize,
-    out: &Bound<'_, PyAny>,
-    channel_scale: Option<&Bound<'_, PyAny>>,
-) -> PyResult<()> {
-    let arrays = Arrays::new(py, out, "out", codes, params, channel_scale)?;
-    let blocks = arrays.blocks(py, bits, tokens, channels)?;
-    // SAFETY: the objects are held by the caller; the caller lends the output for the call.
-    let (out, codes, params) =
-        unsafe { (arrays.x.slice_mut::<f32>(py)?, arrays.codes.u8s(py)?, arrays.params.slice::<f32>(py)?) };
-    let scale: &[f32] = match &arrays.scale {
-        // SAFETY: as above.
-        Some(scale) => unsafe { scale.slice::<f32>(py)? },
-        None => &[],
-    };
-    let (num_tokens, num_channels) = (arrays.x.shape()[0], arrays.x.shape()[1]);
-    detached(py, || {
-        let encoded = Quantised {
-            blocks,
-            num_tokens,
-            num_channels,
-            codes: codes.to_vec(),
-            params: params.as_chunks::<2>().0.to_vec(),
-            channel_scale: scale.to_vec(),
-        };
-        encoded.decode(out)
-    })
-}
-
-/// The arrays of one encoded matrix.
-struct Arrays {
-    x: Tensor,
-    codes: Tensor,
-    params: Tensor,
-    scale: Option<Tensor>,
-}
-
-impl Arrays {
-    fn new(
-        py: Python<'_>,
-        x: &Bound<'_, PyAny>,
-        name: &'static str,
-        codes: &Bound<'_, PyAny>,
-        params: &Bound<'_, PyAny>,
-        scale: Option<&Bound<'_, PyAny>>,
-    ) -> PyResult<Self> {
-        let scale = scale.map(|scale| Tensor::new(scale, "channel_scale")).transpose()?;
-        let x = Tensor::new(x, name)?;
-        x.expect_shape(py, &[None, None])?;
-        if let Some(scale) = &scale {
-            scale.expect_shape(py, &[Some(x.shape()[1])])?;
-        }
-        Ok(Self { x, codes: Tensor::new(codes, "codes")?, params: Tensor::new(params, "params")?, scale })
-    }
-
-    fn blocks(&self, py: Python<'_>, bits: u32, tokens: usize, channels: usize) -> PyResult<Blocks> {
-        let blocks = Blocks { bits, tokens, channels };
-        blocks.check().or_raise(py)?;
-        let (n, width) = (self.x.shape()[0], self.x.shape()[1]);
-        let (down, across) = blocks.grid(n, width);
-        self.codes.expect_shape(py, &[Some(n), Some(blocks.row_bytes(width))])?;
-        self.params.expect_shape(py, &[Some(down), Some(across), Some(2)])?;
-        Ok(blocks)
-    }
-}
-
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(keep_check, m)?)?;
     m.add_function(wrap_pyfunction!(keep_scores, m)?)?;
     m.add_function(wrap_pyfunction!(keep_select, m)?)?;
-    m.add_function(wrap_pyfunction!(keep_reduce, m)?)?;
-    m.add_function(wrap_pyfunction!(quantise, m)?)?;
-    m.add_function(wrap_pyfunction!(dequantise, m)?)
+    m.add_function(wrap_pyfunction!(keep_reduce, m)?)
 }

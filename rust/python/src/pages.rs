@@ -1,15 +1,13 @@
 //! Pages in codes: their formats, and writing them.
 
-use hornbeam_core::Error;
 use hornbeam_core::format::page::{CodedPage, FORMATS};
 use hornbeam_core::ops::pages;
-use hornbeam_core::ops::rows::PageMove;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::error::{OrRaise, detached};
+use crate::error::detached;
 use crate::parallel::Host;
-use crate::rows::{Chunks, layout_of, quads};
+use crate::rows::{Chunks, layout_of, page_moves};
 use crate::tensor::Tensor;
 
 /// The formats in order of their numbers, from 1 on: name, and tokens of a page of `chunk`, or 0
@@ -30,11 +28,7 @@ fn quantise_pages(
     format: u8,
     by_page: bool,
 ) -> PyResult<()> {
-    let moves: Vec<PageMove> =
-        quads(py, moves)?.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect();
-    if chunks.is_empty() {
-        return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
-    }
+    let moves = page_moves(py, moves)?;
     let ids = moves.iter().flat_map(|m| [m.from[0], m.to[0]]);
     let chunks = Chunks::describe(py, chunks, ids, |layout, id| match by_page {
         true => layout.page(id).0,
@@ -52,11 +46,9 @@ fn condense_pages(
     moves: &Bound<'_, PyAny>,
     codes: Vec<(u8, Bound<'_, PyAny>)>,
 ) -> PyResult<()> {
-    let page_moves = |moves: &Bound<'_, PyAny>| -> PyResult<Vec<PageMove>> {
-        Ok(quads(py, moves)?.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect())
-    };
-    let moves = page_moves(moves)?;
-    let codes = codes.iter().map(|(n, moves)| Ok((*n, page_moves(moves)?))).collect::<PyResult<Vec<_>>>()?;
+    let moves = page_moves(py, moves)?;
+    let codes =
+        codes.iter().map(|(n, moves)| Ok((*n, page_moves(py, moves)?))).collect::<PyResult<Vec<_>>>()?;
     let all = codes.iter().flat_map(|(_, moves)| moves).chain(&moves);
     let ids = all.flat_map(|m| [m.from[0], m.to[0]]);
     let chunks = Chunks::describe(py, chunks, ids, |layout, id| layout.page(id).0)?;

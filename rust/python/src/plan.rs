@@ -24,11 +24,10 @@ pub(crate) struct PyPlan {
 }
 
 fn words(object: &Bound<'_, PyAny>, name: &'static str, width: Option<usize>) -> PyResult<Vec<i32>> {
-    let tensor = Tensor::new(object, name)?;
-    match width {
-        Some(width) => tensor.expect_shape(object.py(), &[None, Some(width)])?,
-        None => tensor.expect_shape(object.py(), &[None])?,
-    }
+    let tensor = match width {
+        Some(_) => Tensor::with_shape(object, name, &[None, width])?,
+        None => Tensor::with_shape(object, name, &[None])?,
+    };
     // SAFETY: `object` is held by the caller while the slice is copied, under the GIL.
     unsafe { tensor.i32s(object.py()) }.map(<[i32]>::to_vec)
 }

@@ -1,6 +1,7 @@
 //! `write_rows` and `move_rows`: keys and values into pages.
 
 use half::{bf16, f16};
+use hornbeam_core::Error;
 use hornbeam_core::format::plan::RowSlot;
 use hornbeam_core::format::{Dtype, Element, PageLayout};
 use hornbeam_core::ops::rows::{self, Layer, Move, PageMove, Rows};
@@ -38,29 +39,43 @@ pub(crate) fn layout_of(chunk: &Tensor, py: Python<'_>) -> PyResult<PageLayout> 
 }
 
 impl Chunks {
-    /// `chunk_of` maps a slab or page id to its chunk; ids beyond the list are left to the operation's own check.
+    /// The pool as its first chunk says it is; the others are looked at as they are needed.
+    pub(crate) fn first(py: Python<'_>, list: &Bound<'_, PyList>) -> PyResult<Self> {
+        if list.is_empty() {
+            return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
+        }
+        let first = Tensor::new(&list.get_item(0)?, "chunks[0]")?;
+        let layout = layout_of(&first, py)?;
+        let mut tensors = SmallVec::from_elem(None, list.len());
+        tensors[0] = Some(first);
+        Ok(Self { tensors, layout })
+    }
+
+    /// Describes one more chunk of the same list. Numbers beyond it are left to the operation's own check.
+    pub(crate) fn look(&mut self, py: Python<'_>, list: &Bound<'_, PyList>, chunk: usize) -> PyResult<()> {
+        if let Some(slot @ None) = self.tensors.get_mut(chunk) {
+            let tensor = Tensor::new(&list.get_item(chunk)?, "chunk")?;
+            if layout_of(&tensor, py)? != self.layout {
+                let want = format!("that of chunks[0], {:?}", self.layout);
+                return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
+            }
+            *slot = Some(tensor);
+        }
+        Ok(())
+    }
+
+    /// `chunk_of` maps a slab or page id to its chunk.
     pub(crate) fn describe(
         py: Python<'_>,
-        chunks: &Bound<'_, PyList>,
+        list: &Bound<'_, PyList>,
         ids: impl Iterator<Item = u32>,
         chunk_of: impl Fn(&PageLayout, u32) -> usize,
     ) -> PyResult<Self> {
-        let first = Tensor::new(&chunks.get_item(0)?, "chunks[0]")?;
-        let layout = layout_of(&first, py)?;
-        let mut tensors: SmallVec<[Option<Tensor>; 8]> = SmallVec::from_elem(None, chunks.len());
-        tensors[0] = Some(first);
+        let mut chunks = Self::first(py, list)?;
         for id in ids {
-            let chunk = chunk_of(&layout, id);
-            if let Some(slot @ None) = tensors.get_mut(chunk) {
-                let tensor = Tensor::new(&chunks.get_item(chunk)?, "chunk")?;
-                if layout_of(&tensor, py)? != layout {
-                    let want = format!("that of chunks[0], {layout:?}");
-                    return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
-                }
-                *slot = Some(tensor);
-            }
+            chunks.look(py, list, chunk_of(&chunks.layout, id))?;
         }
-        Ok(Self { tensors, layout })
+        Ok(chunks)
     }
 
     fn slices<'a, P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [P]; 8]>> {
@@ -156,14 +171,11 @@ impl Call<'_> {
 
     fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &Tensor) -> PyResult<Rows<'a, S>> {
         let layout = &self.chunks.layout;
-        tensor.expect_shape(py, &[Some(self.slots.len()), Some(self.num_kv_heads), Some(layout.head_dim)])?;
-        let strides = tensor.strides();
-        if layout.head_dim > 1 && strides[2] != 1 {
-            return Err(tensor.refuse(py, &format!("strided {strides:?}"), "a unit last stride"));
-        }
+        let (row_stride, head_stride) =
+            tensor.row_strides(py, [self.slots.len(), self.num_kv_heads, layout.head_dim])?;
         // SAFETY: the caller's arguments hold the tensor for the whole call.
         let data = unsafe { tensor.span::<S>(py) }?;
-        Ok(Rows { data, row_stride: strides[0] as usize, head_stride: strides[1] as usize })
+        Ok(Rows { data, row_stride, head_stride })
     }
 }
 
@@ -218,21 +230,23 @@ fn run_page_moves(
     moves: &Bound<'_, PyAny>,
     run: PageMoves,
 ) -> PyResult<()> {
-    let moves = quads(py, moves)?;
+    let moves = page_moves(py, moves)?;
     if moves.is_empty() {
         return Ok(());
     }
-    let moves: Vec<PageMove> =
-        moves.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect();
     let pages = moves.iter().flat_map(|m| [m.from[0], m.to[0]]);
     let chunks = Chunks::describe(py, chunks, pages, |layout, page| layout.page(page).0)?;
     let mut bytes = chunks.bytes(py)?;
     detached(py, || run(&moves, &mut bytes, &chunks.layout))
 }
 
-pub(crate) fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
-    let tensor = Tensor::new(moves, "moves")?;
-    tensor.expect_shape(py, &[None, Some(4)])?;
+/// Moves of slots of pages, from int32 `[M, 4]`.
+pub(crate) fn page_moves(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<PageMove>> {
+    Ok(quads(py, moves)?.iter().map(|m| PageMove { from: [m[0], m[1]], to: [m[2], m[3]] }).collect())
+}
+
+fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
+    let tensor = Tensor::with_shape(moves, "moves", &[None, Some(4)])?;
     // SAFETY: the caller's argument holds the array while it is copied, under the GIL.
     let words = unsafe { tensor.i32s(py) }?;
     Ok(words.chunks_exact(4).map(|w| [w[0] as u32, w[1] as u32, w[2] as u32, w[3] as u32]).collect())

@@ -10,11 +10,11 @@ use hornbeam_core::ops::rows::PageMove;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PySequence, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PySequence};
 
 use crate::error::{OrRaise, to_py};
+use crate::integers::{narrow, token_ids};
 use crate::plan::{PyPlan, int32s};
-use crate::tensor::{Kind, Tensor};
 
 /// A node of a branch: (id, start, num_tokens, num_keys, digest).
 type PathNode = (u64, usize, usize, usize, u64);
@@ -46,44 +46,6 @@ impl PyTree {
     ) -> PyResult<T> {
         let outcome = work(&mut self.lock());
         outcome.or_raise(py)
-    }
-}
-
-/// Integers of a list, a tuple, or a one-dimensional int32 or int64 array on the CPU.
-fn integers(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Vec<i64>> {
-    if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
-        return object.extract();
-    }
-    let py = object.py();
-    let tensor = Tensor::new(object, name)?;
-    tensor.expect_shape(py, &[None])?;
-    // SAFETY: `object` is held by the caller while the slice is copied, under the GIL.
-    unsafe {
-        match tensor.kind() {
-            Kind::I32 => Ok(tensor.i32s(py)?.iter().map(|&t| i64::from(t)).collect()),
-            _ => tensor.i64s(py).map(<[i64]>::to_vec),
-        }
-    }
-}
-
-pub(crate) fn narrow<T: TryFrom<i64>>(
-    py: Python<'_>,
-    object: &Bound<'_, PyAny>,
-    name: &'static str,
-    expected: &str,
-) -> PyResult<Vec<T>> {
-    let narrowed = integers(object, name)?
-        .into_iter()
-        .map(|x| T::try_from(x).map_err(|_| to_py(py, Error::value(name, x, expected))));
-    narrowed.collect()
-}
-
-fn token_ids(object: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    let py = object.py();
-    let tokens: Vec<u32> = narrow(py, object, "token id", "0 to 2147483647")?;
-    match tokens.iter().find(|&&t| t > i32::MAX as u32) {
-        Some(token) => Err(to_py(py, Error::value("token id", token, "0 to 2147483647"))),
-        None => Ok(tokens),
     }
 }
 

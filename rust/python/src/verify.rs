@@ -72,10 +72,7 @@ unsafe fn logits<'a>(py: Python<'_>, tensor: &Tensor) -> PyResult<Logits<'a>> {
     tensor.expect_shape(py, &[None, None])?;
     let (rows, vocabulary) = (tensor.shape()[0], tensor.shape()[1]);
     let stride = tensor.strides()[0] as usize;
-    if vocabulary > 1 && tensor.strides()[1] != 1 {
-        let got = format!("strides {:?}", tensor.strides());
-        return Err(tensor.refuse(py, &got, "a last stride of 1"));
-    }
+    tensor.expect_unit_last_stride(py)?;
     // SAFETY: the caller's contract.
     let data = unsafe {
         match tensor.float(py)? {
@@ -90,10 +87,8 @@ unsafe fn logits<'a>(py: Python<'_>, tensor: &Tensor) -> PyResult<Logits<'a>> {
 /// Depth of the deepest tree of a batch; checks parents and offsets.
 #[pyfunction]
 fn tree_depth(py: Python<'_>, parents: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>) -> PyResult<usize> {
-    let parents = Tensor::new(parents, "draft_parents")?;
-    let offsets = Tensor::new(offsets, "offsets")?;
-    parents.expect_shape(py, &[None])?;
-    offsets.expect_shape(py, &[None])?;
+    let parents = Tensor::with_shape(parents, "draft_parents", &[None])?;
+    let offsets = Tensor::with_shape(offsets, "offsets", &[None])?;
     // SAFETY: the arguments outlive the call, and the GIL is held.
     let (parents, offsets) = unsafe { (parents.i32s(py)?, offsets.i32s(py)?) };
     verify::max_depth(parents, offsets).or_raise(py)
@@ -123,10 +118,7 @@ fn verify_drafts(
     next_token: &Bound<'_, PyAny>,
     reads: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
-    let vector = |object: &Bound<'_, PyAny>, name| {
-        let tensor = Tensor::new(object, name)?;
-        tensor.expect_shape(py, &[None]).map(|()| tensor)
-    };
+    let vector = |object: &Bound<'_, PyAny>, name| Tensor::with_shape(object, name, &[None]);
     let target = Tensor::new(target_logits, "target_logits")?;
     let draft = draft_logits.map(|object| Tensor::new(object, "draft_logits")).transpose()?;
     let accepted = Tensor::new(accepted, "accepted")?;

@@ -1,19 +1,18 @@
 //! The one place that turns a torch tensor (or a numpy array) into a view.
 //!
 //! Fast route: DLPack's C exchange API, a table of C functions that torch publishes as a capsule
-//! on the tensor class (about 0.1 µs a tensor). Fallbacks: `data_ptr()` and its companions for an
-//! older torch, `__array_interface__` for numpy.
+//! on the tensor class (about 0.1 µs a tensor). Where there is none: Python attributes.
 
-use std::ffi::{c_int, c_void};
+mod attributes;
+mod dlpack;
+
 use std::sync::Arc;
 
 use hornbeam_core::format::{Dtype, Element};
-use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::{PyDict, PyString};
 use smallvec::SmallVec;
 
+pub(crate) use self::dlpack::current_stream;
 use crate::error::to_py;
 
 /// Element types that cross the boundary.
@@ -119,9 +118,9 @@ unsafe impl Sync for Tensor {}
 impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        let tensor = match exchange::describe(object, name)? {
+        let tensor = match dlpack::describe(object, name)? {
             Some(tensor) => tensor,
-            None => fallback(object, name)?,
+            None => attributes::describe(object, name)?,
         };
         if tensor.data.is_null() && tensor.len() > 0 {
             return Err(tensor.refuse(
@@ -130,6 +129,17 @@ impl Tensor {
                 "a real tensor",
             ));
         }
+        Ok(tensor)
+    }
+
+    /// Describes `object`, whose shape must be `expected`, see [`Tensor::expect_shape`].
+    pub(crate) fn with_shape(
+        object: &Bound<'_, PyAny>,
+        name: &'static str,
+        expected: &[Option<usize>],
+    ) -> PyResult<Self> {
+        let tensor = Self::new(object, name)?;
+        tensor.expect_shape(object.py(), expected)?;
         Ok(tensor)
     }
 
@@ -176,6 +186,23 @@ impl Tensor {
             &format!("a tensor of shape {:?}", self.shape),
             &format!("shape [{}]", want.join(", ")),
         ))
+    }
+
+    /// Errors unless neighbours along the last dimension are neighbours in memory.
+    pub(crate) fn expect_unit_last_stride(&self, py: Python<'_>) -> PyResult<()> {
+        match (self.shape.last(), self.strides.last()) {
+            (Some(&size), Some(&stride)) if size > 1 && stride != 1 => {
+                Err(self.refuse(py, &format!("strided {:?}", self.strides), "a unit last stride"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The strides of rows and of heads of a tensor of shape `[rows, heads, dim]`.
+    pub(crate) fn row_strides(&self, py: Python<'_>, shape: [usize; 3]) -> PyResult<(usize, usize)> {
+        self.expect_shape(py, &shape.map(Some))?;
+        self.expect_unit_last_stride(py)?;
+        Ok((self.strides[0] as usize, self.strides[1] as usize))
     }
 
     /// As torch sees it: without elements, any strides are contiguous.
@@ -319,77 +346,6 @@ unsafe fn raw_slice_mut<'a, T>(data: *mut T, len: usize) -> &'a mut [T] {
     if len == 0 { &mut [] } else { unsafe { std::slice::from_raw_parts_mut(data, len) } }
 }
 
-fn fallback(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Tensor> {
-    let py = object.py();
-    if let Ok(interface) = object.getattr("__array_interface__") {
-        let interface = interface.cast_into::<PyDict>()?;
-        let item = |key: &str| interface.get_item(key)?.ok_or_else(|| PyTypeError::new_err(key.to_owned()));
-        let (data, _read_only): (usize, bool) = item("data")?.extract()?;
-        let shape: SmallVec<[usize; 6]> = item("shape")?.extract::<Vec<usize>>()?.into();
-        let code: String = item("typestr")?.extract()?;
-        let (kind, size) = match code.get(1..) {
-            Some("f4") => (Kind::Float(Dtype::F32), 4),
-            Some("f2") => (Kind::Float(Dtype::F16), 2),
-            Some("i8") => (Kind::I64, 8),
-            Some("i4") => (Kind::I32, 4),
-            Some("u1") => (Kind::U8, 1),
-            Some("b1") => (Kind::Bool, 1),
-            _ => {
-                return Err(PyTypeError::new_err(format!(
-                    "{name} has dtype {code}, which no operation takes"
-                )));
-            }
-        };
-        let strides = match item("strides")?.extract::<Option<Vec<isize>>>()? {
-            Some(bytes) => bytes.into_iter().map(|b| b / size).collect(),
-            None => contiguous_strides(&shape),
-        };
-        return Ok(Tensor {
-            name,
-            data: data as *mut u8,
-            shape,
-            strides,
-            kind,
-            device_type: 1,
-            device_id: -1,
-        });
-    }
-    if !object.hasattr("data_ptr")? {
-        let class = object.get_type().qualname()?;
-        return Err(PyTypeError::new_err(format!("{name} is a {class}, expected a tensor")));
-    }
-    let dtype = object.getattr("dtype")?.str()?.to_string();
-    let kind = match dtype.strip_prefix("torch.").unwrap_or(&dtype) {
-        "float32" => Kind::Float(Dtype::F32),
-        "bfloat16" => Kind::Float(Dtype::Bf16),
-        "float16" => Kind::Float(Dtype::F16),
-        "int64" => Kind::I64,
-        "int32" => Kind::I32,
-        "uint8" => Kind::U8,
-        "bool" => Kind::Bool,
-        other => {
-            return Err(PyTypeError::new_err(format!("{name} has dtype {other}, which no operation takes")));
-        }
-    };
-    let device = object.getattr("device")?;
-    let device_type = match device.getattr("type")?.cast::<PyString>()?.to_str()? {
-        "cpu" => 1,
-        "cuda" => 2,
-        _ => 0,
-    };
-    let device_id = device.getattr("index")?.extract::<Option<i32>>()?.unwrap_or(0);
-    let _ = py;
-    Ok(Tensor {
-        name,
-        data: object.call_method0("data_ptr")?.extract::<usize>()? as *mut u8,
-        shape: object.getattr("shape")?.extract::<Vec<usize>>()?.into(),
-        strides: object.call_method0("stride")?.extract::<Vec<isize>>()?.into(),
-        kind,
-        device_type,
-        device_id,
-    })
-}
-
 fn contiguous_strides(shape: &[usize]) -> SmallVec<[isize; 6]> {
     let mut strides: SmallVec<[isize; 6]> = shape.iter().map(|_| 1).collect();
     for i in (0..shape.len().saturating_sub(1)).rev() {
@@ -397,148 +353,3 @@ fn contiguous_strides(shape: &[usize]) -> SmallVec<[isize; 6]> {
     }
     strides
 }
-
-/// DLPack 1.3's exchange table, as torch publishes it in `Tensor.__dlpack_c_exchange_api__`.
-mod exchange {
-    use super::*;
-    use pyo3::types::{PyCapsule, PyType};
-    use std::collections::HashMap;
-    use std::sync::RwLock;
-
-    #[repr(C)]
-    struct Header {
-        major: u32,
-        minor: u32,
-        prev: *const Header,
-    }
-
-    #[repr(C)]
-    struct Table {
-        header: Header,
-        allocate: *const c_void,
-        managed_from_object: *const c_void,
-        managed_to_object: *const c_void,
-        describe: Option<unsafe extern "C" fn(*mut c_void, *mut DlTensor) -> c_int>,
-        current_work_stream: Option<unsafe extern "C" fn(c_int, i32, *mut *mut c_void) -> c_int>,
-    }
-
-    #[repr(C)]
-    struct DlTensor {
-        data: *mut c_void,
-        device_type: c_int,
-        device_id: i32,
-        ndim: i32,
-        code: u8,
-        bits: u8,
-        lanes: u16,
-        shape: *const i64,
-        strides: *const i64,
-        byte_offset: u64,
-    }
-
-    /// Tables by class. Classes are kept alive, so that an address never names another class.
-    type Tables = RwLock<HashMap<usize, (Py<PyType>, usize)>>;
-    static TABLES: PyOnceLock<Tables> = PyOnceLock::new();
-
-    fn table(class: &Bound<'_, PyType>) -> PyResult<Option<&'static Table>> {
-        let py = class.py();
-        let tables = TABLES.get_or_init(py, Tables::default);
-        let key = class.as_ptr() as usize;
-        let known = tables.read().ok().and_then(|t| t.get(&key).map(|entry| entry.1));
-        let address = match known {
-            Some(address) => address,
-            None => {
-                let address = find(class)?;
-                if let Ok(mut tables) = tables.write() {
-                    tables.insert(key, (class.clone().unbind(), address));
-                }
-                address
-            }
-        };
-        // SAFETY: `find` returned 0 or the address of a table that torch keeps for the life of the process.
-        Ok(unsafe { (address as *const Table).as_ref() })
-    }
-
-    fn find(class: &Bound<'_, PyType>) -> PyResult<usize> {
-        let Some(capsule) = class.getattr_opt("__dlpack_c_exchange_api__")? else { return Ok(0) };
-        let Ok(capsule) = capsule.cast_into::<PyCapsule>() else { return Ok(0) };
-        let mut header: *const Header =
-            capsule.pointer_checked(Some(c"dlpack_exchange_api"))?.as_ptr().cast::<Header>().cast_const();
-        // SAFETY: the capsule's name promises such a header; older versions hang on `prev`.
-        while let Some(h) = unsafe { header.as_ref() } {
-            if h.major == 1 {
-                return Ok(header as usize);
-            }
-            header = h.prev;
-        }
-        Ok(0)
-    }
-
-    /// The tensor through the exchange table of its class; `None` where the class has none.
-    pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Option<Tensor>> {
-        let Some(table) = table(&object.get_type())? else { return Ok(None) };
-        let Some(describe) = table.describe else { return Ok(None) };
-        let mut raw = std::mem::MaybeUninit::<DlTensor>::uninit();
-        // SAFETY: `object` is a live instance of the class that the table was read from, and the
-        // GIL is held; on success the whole struct is filled, its arrays borrowed from the object.
-        let raw = unsafe {
-            if describe(object.as_ptr().cast(), raw.as_mut_ptr()) != 0 {
-                return Err(PyErr::fetch(object.py()));
-            }
-            raw.assume_init()
-        };
-        let kind = match (raw.code, raw.bits, raw.lanes) {
-            (2, 32, 1) => Kind::Float(Dtype::F32),
-            (2, 16, 1) => Kind::Float(Dtype::F16),
-            (4, 16, 1) => Kind::Float(Dtype::Bf16),
-            (0, 64, 1) => Kind::I64,
-            (0, 32, 1) => Kind::I32,
-            (1, 8, 1) => Kind::U8,
-            (6, 8, 1) => Kind::Bool,
-            (code, bits, _) => {
-                return Err(PyTypeError::new_err(format!(
-                    "{name} has a dtype (DLPack code {code}, {bits} bits) that no operation takes"
-                )));
-            }
-        };
-        let ndim = raw.ndim as usize;
-        // SAFETY: DLPack promises `ndim` sizes, and `ndim` strides or null.
-        let (shape, strides) = unsafe {
-            let shape: SmallVec<[usize; 6]> =
-                raw_slice(raw.shape, ndim).iter().map(|&n| n as usize).collect();
-            let strides = if raw.strides.is_null() {
-                contiguous_strides(&shape)
-            } else {
-                raw_slice(raw.strides, ndim).iter().map(|&s| s as isize).collect()
-            };
-            (shape, strides)
-        };
-        Ok(Some(Tensor {
-            name,
-            data: raw.data.cast::<u8>().wrapping_add(raw.byte_offset as usize),
-            shape,
-            strides,
-            kind,
-            device_type: raw.device_type,
-            device_id: raw.device_id,
-        }))
-    }
-
-    /// torch's current stream on a device, as an address; `None` where the table has no such entry.
-    pub(crate) fn current_stream(
-        class: &Bound<'_, PyType>,
-        device_type: i32,
-        device_id: i32,
-    ) -> PyResult<Option<u64>> {
-        let Some(table) = table(class)? else { return Ok(None) };
-        let Some(current) = table.current_work_stream else { return Ok(None) };
-        let mut stream = std::ptr::null_mut();
-        // SAFETY: the table's contract; `stream` is written on success.
-        if unsafe { current(device_type, device_id, &raw mut stream) } != 0 {
-            return Err(PyErr::fetch(class.py()));
-        }
-        Ok(Some(stream as u64))
-    }
-}
-
-pub(crate) use exchange::current_stream;
