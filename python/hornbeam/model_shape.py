@@ -150,8 +150,8 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
     if len(shapes) != 1:
         raise UnsupportedModel(f"{name}: layers differ in (heads, kv heads, head size): {sorted(shapes)}")
     num_heads, num_kv_heads, head_dim = shapes.pop()
-    if head_dim % 8 or not 8 <= head_dim <= 256:
-        raise UnsupportedModel(f"{name}: head size is {head_dim}, expected a multiple of 8 up to 256")
+    if head_dim % 8 or not 32 <= head_dim <= 256:
+        raise UnsupportedModel(f"{name}: head size is {head_dim}, expected a multiple of 8 from 32 to 256")
     return ModelShape(
         num_layers=num_layers,
         num_heads=num_heads,
