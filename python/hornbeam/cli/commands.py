@@ -162,7 +162,7 @@ def corpus(
 def keep(
     text: Annotated[Path, typer.Option("--text", "-t", help="The text; - is stdin.")],
     html: Annotated[Path, typer.Option("--html", help="Where to write the page.")],
-    recipe: Annotated[str, typer.Option("--recipe", "-r", help="A method of hornbeam.recipes.")] = "snap_kv",
+    recipe: Annotated[str, typer.Option("--recipe", "-r", help="Of hornbeam.recipes.keep.")] = "snap_kv",
     budget: Annotated[
         str, typer.Option("--budget", "-b", help='Tokens a head, a ratio ("10%"), or bytes ("64MB").')
     ] = "10%",
@@ -196,8 +196,8 @@ def keep(
 
 
 def _recipe(name: str, budget: str, head_scores: Path | None) -> Any:
-    from hornbeam import recipes
     from hornbeam.keep import HeadScores
+    from hornbeam.recipes import keep as recipes
 
     if name not in recipes.__all__:
         raise ArgumentError(f'recipe is "{name}", expected one of: {", ".join(recipes.__all__)}')
