@@ -2,13 +2,13 @@
 
 Each measurement walks through more than 100 MB of distinct weights, so that no cache helps, and
 alternates between the two implementations; the best of several passes counts.
+
+    python benches/run.py linear [--quick]
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
-import json
 import time
 from collections.abc import Callable
 from typing import Any
@@ -69,26 +69,3 @@ def run(quick: bool = False) -> dict[str, Any]:
         for dtype, (outputs, inputs) in itertools.product(dtypes, shapes):
             measurements += measure(outputs, inputs, rows, dtype, passes=3 if quick else 6)
     return {"threads": torch.get_num_threads(), "measurements": measurements}
-
-
-def main() -> None:
-    """Prints a table, or JSON."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    result = run(arguments.quick)
-    if arguments.json:
-        print(json.dumps(result, indent=1))
-        return
-    print(f"{result['threads']} threads")
-    for m in result["measurements"]:
-        print(
-            f"{m['dtype']:9} {m['outputs']:6} x {m['inputs']:5} rows {m['rows']:3}:"
-            f" torch {m['torch_us']:9.1f} us, native {m['native_us']:9.1f} us,"
-            f" ratio {m['ratio']:5.2f}, {m['native_gb_s']:5.1f} GB/s"
-        )
-
-
-if __name__ == "__main__":
-    main()

@@ -17,6 +17,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 
 import harness
+from bench_keep_quality import CHECKED_KEEP
 
 NAME = "keep_quality"
 
@@ -34,6 +35,8 @@ def render(report: dict[str, Any]) -> str:
         parts += needles(results["needles"])
     if "perplexity" in results:
         parts += perplexity(results["perplexity"])
+    if "kept_by_one_side" in results["check"]:
+        parts += other_keys(results)
     return "\n".join(parts)
 
 
@@ -85,6 +88,26 @@ def perplexity(found: dict[str, Any]) -> list[str]:
             line += " | |"
         lines.append(line)
     return lines
+
+
+def other_keys(results: dict[str, Any]) -> list[str]:
+    """Where recipe and press choose differently from one and the same prefill."""
+    presses = {name: row for part in ("needles", "perplexity") for name, row in recipes_of(results, part)}
+    lines = [
+        "",
+        f"**The same keys?** Of the keys that a recipe kept of one context at keep {100 * CHECKED_KEEP:g} %, "
+        "so many were not among those that the press kept, after one and the same prefill.",
+        "",
+        "| recipe | press | other keys |",
+        "| --- | --- | --- |",
+    ]
+    for name, share in results["check"]["kept_by_one_side"].items():
+        lines.append(f"| `{name}` | {pressed(presses[name])} | {100 * share:.2g} % |")
+    return lines
+
+
+def recipes_of(results: dict[str, Any], part: str) -> list[tuple[str, dict[str, Any]]]:
+    return list(results.get(part, {"recipes": {}})["recipes"].items())
 
 
 def pressed(row: dict[str, Any]) -> str:

@@ -41,7 +41,8 @@ def table(report: dict[str, Any]) -> str:
         f"Times as fast as plain `model.generate` of transformers {machine['transformers']}, the same "
         f"model (SmolLM2-135M-Instruct, float32) in the same process: median of alternating runs, in "
         f"brackets an interval of 95 % for it. {machine['processor']}, {machine['threads']} threads, torch "
-        f"{machine['torch']}, hornbeam {machine['revision']}; `{report['command']}`.",
+        f"{machine['torch']}, hornbeam {machine['revision']} unless a row names another revision of this "
+        f"repository; `{report['command']}`.",
         "",
         "| job | hornbeam | transformers' prompt lookup | same text |",
         "| --- | --- | --- | --- |",
@@ -51,7 +52,7 @@ def table(report: dict[str, Any]) -> str:
         revision = report.get("measured", {}).get(name, machine)["revision"]
         cells = [
             ROWS[name].format(jobs=row["jobs"])
-            + ("" if revision == machine["revision"] else f" (revision {revision})"),
+            + ("" if revision == machine["revision"] else f", at {revision}"),
             shown(row["hornbeam"]),
             shown(lookup) if lookup else "not available" if name == "batch" else "",
             f"{row['identical']} of {row['jobs']}",

@@ -117,6 +117,16 @@ def test_differences_are_paired_and_what_was_not_run_is_absent(load: Any) -> Non
     )
 
 
+def test_the_report_says_which_keys_one_side_kept(load: Any) -> None:
+    bench = load("bench_keep_quality")
+    outcomes = {
+        "check": {"name": "check", "kept_by_one_side": {"knorm": 0.0002, "h2o": 0.171}},
+        "needles-0-1024": context(bench, [True, True], [True, False]),
+    }
+    lines = load("keep_quality_table").other_keys(bench.report(outcomes))
+    assert lines[-2:] == ["| `knorm` | `knorm` | 0.02 % |", "| `h2o` | `observed_attention` | 17 % |"]
+
+
 def test_perplexity_is_that_of_all_tokens(load: Any) -> None:
     bench = load("bench_keep_quality")
     outcomes = {}
