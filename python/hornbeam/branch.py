@@ -46,7 +46,7 @@ class Branch:
 
     @property
     def positions(self) -> Tensor:
-        """Logical positions of the tokens whose keys some plane still shows, int64, ascending."""
+        """Logical positions of the tokens whose keys some plane still shows, int64 `[n]`, ascending."""
         nodes = self._native.path_nodes(self._id)
         if all(digest == 0 for *_, digest in nodes):
             return torch.arange(self.length)
@@ -109,5 +109,5 @@ class Branch:
 
 
 def int64(data: bytearray) -> Tensor:
-    """What the tree hands out as bytes."""
+    """What the tree hands out as bytes: int64 `[n]` over the same memory."""
     return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)

@@ -17,7 +17,8 @@ def build_info() -> dict[str, Any]:
 
     ``version``, ``profile`` (the Cargo profile: ``fast`` and ``debug`` are not for measuring),
     ``rustc``, ``target``, ``instruction_set`` (what the kernels run on here; the environment
-    variable ``HORNBEAM_ISA`` can name a lesser one), ``cpu_features``.
+    variable ``HORNBEAM_ISA`` can name a lesser one), ``cpu_features``, and ``cuda``: which kernels are
+    inside, or why there are none.
     """
     return dict(_native.build_info())
 

@@ -59,6 +59,7 @@ class Decoding:
         self.keeper = None if options.keep is None else Keeper(lm, options.keep)
 
     def run(self) -> list[Generation]:
+        """Decodes to the end, or to Ctrl-C; one answer a prompt, in order."""
         with ExitStack() as stack:
             for sequence in self.sequences:
                 stack.callback(self._close, sequence)

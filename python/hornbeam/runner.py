@@ -129,8 +129,9 @@ class Runner:
         positions: torch.Tensor,
         logits_rows: torch.Tensor,
     ) -> torch.Tensor:
-        """The logits ``[rows asked for, vocabulary]`` of a plan's rows, padding included, all arguments
-        on the device: nothing is sent there, so that the call can be captured in a graph."""
+        """The logits ``[rows asked for, vocabulary]`` of a plan's rows, padding included: ``token_ids`` and
+        ``positions`` int64 ``[num_rows]``, ``logits_rows`` int64. All arguments are on the device and nothing
+        is sent there, so that the call can be captured in a graph."""
         attention = PagedAttention(tree, self.shape, plan)
         result = self._call(token_ids, positions, attention, logits_rows, False)
         logits: torch.Tensor = result.logits[0]

@@ -163,6 +163,7 @@ class Sequence:
         self.lm.freed_bytes += max(self.stats.kv_bytes_before - self.stats.kv_bytes, 0)
 
     def close(self) -> None:
+        """Releases the branch, if there is one."""
         if self._branch is not None:
             # What was reduced is never matched again, so there is no point in caching it.
             self._branch.release(keep=not self.stats.reductions)

@@ -11,7 +11,7 @@ committed, and only :meth:`Step.commit` makes some of them part of the tree.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -180,6 +180,12 @@ class PrefixTree:
                 raise
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
+    def _change(self, attempt: Callable[[], int]) -> None:
+        """Repeats a change, which says how many chunks it lacks, until it lacks none; then copies."""
+        while lacking := attempt():
+            self._grow(lacking)
+        self._make_moves()
+
     def _make_moves(self) -> None:
         together: list[tuple[int, Any]] = []
         for kind, moves, number in self._native.take_moves():
@@ -232,16 +238,17 @@ class PrefixTree:
             node: id of a node on its path, see :meth:`nodes`.
             keep: ascending indices into the keys that the node shows; with `by_head`, one list a plane.
             digest: not 0; says what made the version inexact.
+            by_head: planes differ.
 
         Raises:
+            StateError: a step is open, or the node is not on the branch or has keys in codes.
+            ArgumentError: ``digest`` is 0, indices are not ascending indices of keys, or one list is given
+                for a node whose planes differ.
+            ShapeError: more or fewer lists than planes.
             OutOfPages: the copies do not fit; nothing was changed.
         """
         lists = list(keep) if by_head else [keep]
-        chunks = self._native.compact(branch._id, node, lists, digest, by_head)
-        while chunks:
-            self._grow(chunks)
-            chunks = self._native.compact(branch._id, node, lists, digest, by_head)
-        self._make_moves()
+        self._change(lambda: self._native.compact(branch._id, node, lists, digest, by_head))
 
     def quantise(
         self,
@@ -276,11 +283,7 @@ class PrefixTree:
         """
         plain: Any = formats
         lists = [self._numbers(names) for names in (plain if by_head else [plain])]
-        chunks = self._native.quantise(branch._id, node, lists, partial, digest, by_head)
-        while chunks:
-            self._grow(chunks)
-            chunks = self._native.quantise(branch._id, node, lists, partial, digest, by_head)
-        self._make_moves()
+        self._change(lambda: self._native.quantise(branch._id, node, lists, partial, digest, by_head))
 
     def page_tokens_of(self, format: str | None) -> int:
         """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
@@ -343,11 +346,7 @@ class PrefixTree:
             by_head = any(self._native.keys(branch._id, 0)[:, 0])
         lists = indices if by_head else indices[:1]
         codes = None if formats is None else [self._numbers(names) for names in formats]
-        chunks = self._native.condense(branch._id, lists, codes, digest, by_head)
-        while chunks:
-            self._grow(chunks)
-            chunks = self._native.condense(branch._id, lists, codes, digest, by_head)
-        self._make_moves()
+        self._change(lambda: self._native.condense(branch._id, lists, codes, digest, by_head))
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""
@@ -361,6 +360,9 @@ class PrefixTree:
             scope: ``"slot"``, ``"page"`` or ``"node"``.
             dtype: of the elements.
             shape: of the part that describes one slot, page or node.
+
+        Raises:
+            ArgumentError: the name is taken, or there is no such scope.
         """
         count = int(np.prod(shape, dtype=np.int64))
         self._native.add_column(name, scope, count * dtype.itemsize)
@@ -368,7 +370,12 @@ class PrefixTree:
 
     def column(self, name: str, chunk: int = 0) -> Tensor:
         """A copy of a column's part: `[num_planes, slabs_per_chunk, page_tokens, *shape]` for slots,
-        `[num_planes, slabs_per_chunk, *shape]` for pages, `[num_node_indices, *shape]` for nodes."""
+        `[num_planes, slabs_per_chunk, *shape]` for pages, `[num_node_indices, *shape]` for nodes.
+
+        Args:
+            name: of a column that :meth:`add_column` registered.
+            chunk: index into :attr:`chunks`; of no account for nodes.
+        """
         data = self._native.column(name, chunk)
         scope, dtype, shape = self._columns[name]
         lead: dict[str, tuple[int, ...]] = {

@@ -133,4 +133,5 @@ class CandidateGenerator:
         return torch.cat([input_ids, input_ids.new_tensor([tokens], dtype=input_ids.dtype)], dim=1), None
 
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
-        """Does nothing: the next call brings the text that was kept."""
+        """Does nothing with ``input_ids``, ``scores`` and ``num_matches``: the next call brings the text that
+        was kept."""

@@ -44,12 +44,14 @@ def token_probs(logits: Tensor, tokens: Tensor) -> Tensor:
 
 def count_accepted(target: Tensor, draft: Tensor, uniforms: Tensor) -> Tensor:
     """How many tokens of each chain a target keeps: ``u q < p`` up to the first that fails, so a token
-    without target mass never passes. All ``[..., K]``; returns int64 ``[...]``."""
+    without target mass never passes. ``target``, ``draft`` (probabilities of the tokens) and ``uniforms`` are
+    ``[..., K]``; returns int64 ``[...]``."""
     return (uniforms * draft < target).long().cumprod(-1).sum(-1)
 
 
 def residual(target: Tensor, draft: Tensor) -> Tensor:
-    """``max(p - q, 0)`` over ``[..., V]``, not normalised; ``p`` itself where rounding left nothing."""
+    """``max(target - draft, 0)`` of probabilities ``[..., V]``, not normalised; ``target`` itself where
+    rounding left nothing."""
     rest = (target - draft).clamp(min=0)
     return torch.where(rest.sum(-1, keepdim=True) > 0, rest, target)
 

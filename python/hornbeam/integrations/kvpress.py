@@ -34,6 +34,7 @@ class PressScore(Score):
     press: Any = None
 
     def spec(self) -> tuple[str, dict[str, Any]]:
+        """That of a score that protects nothing; the press itself stays in Python."""
         return self.native, {"sinks": 0}
 
     @property
@@ -42,12 +43,20 @@ class PressScore(Score):
         return 0, 0, 0
 
     def scores(self, keys: Tensor, values: Tensor, queries: Tensor, scale: float) -> Tensor:
+        """Raises ArgumentError: ``keys``, ``values`` and ``queries`` alone do not do for a press."""
         raise ArgumentError("a press reads the hidden states of a model, expected use in LM.generate")
 
     def layer_scores(
         self, module: torch.nn.Module, hidden: Tensor, keys: Tensor, values: Tensor, rotary: Any
     ) -> Tensor:
         """Scores `[Hk, N]` of one layer, float32.
+
+        Args:
+            module: the attention module.
+            hidden: `[1, N, hidden]`, its inputs.
+            keys: `[1, Hk, N, D]`, as they lie in the cache.
+            values: `[1, Hk, N, D]`.
+            rotary: the position embeddings that the module was given.
 
         Raises:
             ShapeError: the press gave another shape.

@@ -114,7 +114,8 @@ def tree_speculative_sampling_target_only(
     without mass is never taken.
 
     Args:
-        predicts, ..., retrive_next_sibling: as :func:`verify_tree_greedy`.
+        predicts, accept_index, accept_token_num, candidates, retrive_index, retrive_next_token,
+            retrive_next_sibling: as :func:`verify_tree_greedy`.
         uniform_samples: float32 ``[B, N]``: a node's coin decides among its children.
         uniform_samples_for_final_sampling: float32 ``[B]``.
         target_probs: float32 ``[B, N, V]``, normalised.

@@ -73,7 +73,13 @@ def plan(
 def reduce(
     recipe: Recipe, keys: Tensor, values: Tensor, queries: Tensor, *, scale: float | None = None
 ) -> list[list[list[Reduced]]]:
-    """As :func:`plan`, and what becomes of keys and values: merged, or decoded from their codes."""
+    """As :func:`plan`, and what becomes of keys and values: merged, or decoded from their codes.
+
+    ``keys``, ``values``, ``queries``, ``scale`` and errors are those of :func:`plan`.
+
+    Returns:
+        ``reduced[layer][sequence][head]``, each with keys and values `[K, D]`.
+    """
     scores, kept = _scores_and_kept(recipe, keys, values, queries, scale)
     layers, batch, heads = keys.shape[:3]
 

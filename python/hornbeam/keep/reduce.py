@@ -30,8 +30,9 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Merge:
-    """Weights of a merge: for each of the evicted, ascending, ``targets`` (slot among the kept, or -1 for
-    none) and ``weights``; ``own`` for each of the kept. Those of a slot sum to 1."""
+    """Weights of a merge: for each of the evicted, ascending, int32 ``targets [N - K]`` (slot among the kept,
+    or -1 for none) and float32 ``weights [N - K]``; float32 ``own [K]`` of the kept. Those of a slot sum to
+    1."""
 
     targets: Tensor
     weights: Tensor
@@ -40,8 +41,9 @@ class Merge:
 
 @dataclass(frozen=True)
 class Reduced:
-    """One plane afterwards: the indices that stay, and keys and values `[K, D]` as attention sees them, in
-    float32. ``num_bytes`` is what they take where they are quantised, else None."""
+    """One plane afterwards: ``kept``, int64 `[K]`, the indices that stay, ascending, and keys and values
+    `[K, D]` as attention sees them, in float32. ``num_bytes`` is what they take where they are quantised,
+    else None."""
 
     kept: Tensor
     keys: Tensor
@@ -63,7 +65,11 @@ class Reduce(Factor):
             keys: `[N, D]`, as they lie in the cache.
             values: `[N, D]`.
             scores: `[N]`.
-            kept: ascending indices.
+            kept: `[K]`, ascending indices.
+
+        Raises:
+            ShapeError: shapes disagree.
+            ArgumentError: an index out of range or order.
         """
         keys, values, scores = (
             x.detach().to("cpu", torch.float32).contiguous() for x in (keys, values, scores)
@@ -123,12 +129,22 @@ class PageCodes(Reduce):
         self.codes(torch.zeros(0, 1), torch.zeros(0, 1), torch.zeros(0))
 
     def spec(self) -> tuple[str, dict[str, float]]:
+        """That of dropping the rest; how codes are laid out is Python's."""
         return self.native, {}
 
     def codes(
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
-        """Parts of a plane `[K, D]`: (indices into it, keys, values). What no part names is not encoded."""
+        """What of a plane is encoded, and how.
+
+        Args:
+            keys: float32 `[K, D]`, what is kept.
+            values: float32 `[K, D]`.
+            scores: `[K]`.
+
+        Returns:
+            Parts: (indices into the plane, keys, values). What no part names is not encoded.
+        """
         raise NotImplementedError
 
     @property
@@ -150,13 +166,18 @@ class PageCodes(Reduce):
         raise NotImplementedError
 
     def page_formats(self, scores: Tensor) -> list[str | None]:
-        """The format of pages that each kept key of a plane shall have, by its score `[K]`, for
+        """The format of pages that each kept key of a plane shall have, for
         :meth:`hornbeam.PrefixTree.quantise`; None stays plain. There, a class that has its blocks over all
-        of its tokens here has them page by page."""
+        of its tokens here has them page by page.
+
+        Args:
+            scores: `[K]`, of the kept keys in order of position.
+        """
         names: list[str | None] = [*self.formats, None]
         return [names[i] for i in self.classes(scores, torch.full((len(scores),), -1)).tolist()]
 
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
+        """As :meth:`Reduce.reduce`; keys and values come back decoded, with the bytes of their codes."""
         size = keys.element_size()
         plain = super().reduce(keys, values, scores, kept)
         k, v = plain.keys, plain.values
@@ -186,6 +207,7 @@ class MixedBits(PageCodes):
     def codes(
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
+        """A part for each of the two classes, see :meth:`PageCodes.codes`."""
         low, high = self._classes(scores)
         parts = [(low.sort().values, self.low_bits), (high.sort().values, self.high_bits)]
         return [
@@ -205,10 +227,12 @@ class MixedBits(PageCodes):
 
     @property
     def formats(self) -> tuple[str, ...]:
+        """The low one, then the high one."""
         return f"zip_cache{self.low_bits}", f"zip_cache{self.high_bits}"
 
     def classes(self, scores: Tensor, held: Tensor) -> Tensor:
-        """The lowest by score of those that are plain, until ``low_share`` of all are low."""
+        """The lowest by score of those that are plain, until ``low_share`` of all are low; see
+        :meth:`PageCodes.classes`."""
         plain = (held < 0).nonzero().flatten()
         low = int(len(scores) * self.low_share) - int((held == 0).sum())
         classes = torch.full((len(scores),), -1)
@@ -236,6 +260,7 @@ class KeyChannelValueToken(PageCodes):
     def codes(
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
+        """The oldest tokens in whole groups, see :meth:`PageCodes.codes`."""
         indices = torch.arange(self._sealed(len(keys)))
         return [
             (
@@ -250,12 +275,13 @@ class KeyChannelValueToken(PageCodes):
 
     @property
     def formats(self) -> tuple[str, ...]:
+        """One; pages have groups of 32, and another ``group`` raises ArgumentError."""
         if self.group != 32:
             raise ArgumentError(f"group is {self.group}, expected 32, the group of pages in codes")
         return (f"kivi{self.bits}",)
 
     def classes(self, scores: Tensor, held: Tensor) -> Tensor:
-        """The oldest of those that are plain, in whole groups."""
+        """The oldest of those that are plain, in whole groups; see :meth:`PageCodes.classes`."""
         plain = (held < 0).nonzero().flatten()
         classes = torch.full((len(scores),), -1)
         classes[plain[: self._sealed(len(plain))]] = 0
@@ -271,12 +297,14 @@ class TokenBits(PageCodes):
     def codes(
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
+        """Everything as one part, see :meth:`PageCodes.codes`."""
         return [(torch.arange(len(keys)), encode(keys, self.bits), encode(values, self.bits))]
 
     @property
     def formats(self) -> tuple[str, ...]:
+        """One."""
         return (f"int{self.bits}",)
 
     def classes(self, scores: Tensor, held: Tensor) -> Tensor:
-        """All that are plain."""
+        """All that are plain; see :meth:`PageCodes.classes`."""
         return torch.where(held < 0, 0, -1)

@@ -33,7 +33,14 @@ class Split(Factor):
     def select(
         self, scores: Tensor, total: int, protected: tuple[int, int, int], unit: int
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`budgets`, and which tokens stay, bool `[L, Hk, N]`."""
+        """As :meth:`budgets`, and which tokens stay, bool `[L, Hk, N]`.
+
+        Args:
+            scores: `[L, Hk, N]`, of one sequence.
+            total: tokens that stay, over all planes.
+            protected: as :attr:`hornbeam.keep.Score.protected`.
+            unit: as :attr:`hornbeam.keep.Score.unit`: tokens that stay or go together.
+        """
         scores = scores.to("cpu", torch.float32).contiguous()
         layers, heads, tokens = scores.shape
         budgets = torch.empty(layers, heads, dtype=torch.int32)

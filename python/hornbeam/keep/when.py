@@ -37,6 +37,7 @@ class AfterPrefill(When):
     """Once, when a prompt is complete."""
 
     def due(self, moment: Moment) -> bool:
+        """At the end of a prompt."""
         return moment.prefilled
 
 
@@ -51,6 +52,7 @@ class EveryTokens(When):
             raise ArgumentError(f"count is {self.count}, expected at least 1")
 
     def due(self, moment: Moment) -> bool:
+        """At the end of a prompt, and ``count`` tokens after the last reduction."""
         return moment.prefilled or moment.tokens_since >= self.count
 
 
@@ -65,4 +67,5 @@ class OnPressure(When):
             raise ArgumentError(f"share is {self.share}, expected a number in (0, 1]")
 
     def due(self, moment: Moment) -> bool:
+        """Above ``share`` of the budget."""
         return moment.byte_budget is not None and moment.kv_bytes > self.share * moment.byte_budget

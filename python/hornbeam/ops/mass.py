@@ -63,7 +63,9 @@ def attention_mass(
         layer: physical layer.
         num_kv_heads: key-value heads of a layer.
         scale: factor of the scores; `head_dim ** -0.5` where not given.
-        window: as for :func:`hornbeam.ops.tree_attention`, and so are ``soft_cap`` and ``sinks``.
+        window: as for :func:`hornbeam.ops.tree_attention`.
+        soft_cap: likewise.
+        sinks: likewise, float32 `[num_heads]`.
         out: int64 `[num_kv_heads, columns]`; the sums are added to it.
         seen: int32 `[num_kv_heads, columns]`; adds how many of the rows see each key, for scores that
             divide by it (ZipCache, arXiv 2405.14256).

@@ -99,6 +99,10 @@ def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> 
         chunks: the pool, as in :func:`write_rows`; on any device.
         counts: int32 `[num_planes]`, entries of each plane.
         entries: int32 `[N, 3]` of (page, slot, position), plane after plane.
+
+    Raises:
+        ArgumentError: a slot outside of the pool; on the CPU only.
+        ShapeError: arrays of other shapes.
     """
     if cuda.is_on_device(chunks[0]):
         keys, values = cuda.gather_rows(chunks, entries).cpu()

@@ -63,14 +63,17 @@ class Reads:
 
     @property
     def target_rows(self) -> int:
+        """Rows of the target."""
         return int(self._sums[0])
 
     @property
     def draft_rows(self) -> int:
+        """Rows of the draft."""
         return int(self._sums[1])
 
     @property
     def elements(self) -> int:
+        """Logits, over all passes."""
         return int(self._sums[2])
 
 
@@ -218,7 +221,19 @@ def sample(
     """Draws one token a row: int64 ``[B]`` from raw logits ``[B, V]``.
 
     The noise is keyed by (seed, sequence, position, token), so the draw is the one that
-    :func:`verify` with rule ``coupled`` makes at this position. Arguments and errors as there.
+    :func:`verify` with rule ``coupled`` makes at this position.
+
+    Args:
+        logits: raw, float32, bfloat16 or float16, on any device.
+        warp: one, or one a row.
+        seed: 0 to 2**64 - 1.
+        sequences: int64 ``[B]``, which random sequence each row is (default: 0, 1, ...).
+        positions: int64 ``[B]``, logical position of the token that each row samples. Needed unless every
+            warp is greedy.
+        history: for penalties: per row its (prompt ids, output ids) so far.
+
+    Raises:
+        ShapeError, ArgumentError, LogitsError: as :func:`verify`.
     """
     return _drawn(logits, warp, seed, sequences, positions, history).next_token
 
@@ -232,7 +247,8 @@ def sample_ids(
     positions: Tensor | None = None,
     history: History | None = None,
 ) -> list[int]:
-    """As :func:`sample`, the tokens as a list: of logits on a device they are read once."""
+    """As :func:`sample`, arguments and all, but the tokens as a list: of logits on a device they are read
+    once. ``sequences`` and ``positions`` are int64 ``[B]``."""
     return [token for _, token in _drawn(logits, warp, seed, sequences, positions, history).paths()]
 
 

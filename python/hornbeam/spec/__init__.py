@@ -1,7 +1,8 @@
 """Speculation: where drafts come from, and how many of their tokens a step verifies.
 
-A draft source (:class:`Suffix`, :class:`NGram`, :class:`SmallModel`, :class:`FeatureHead`) is started
-once a sequence or once a run, a stop rule (:class:`MeasuredGain`, :class:`Fixed`) once a run;
+A draft source (:class:`Auto`, the default, or :class:`Suffix`, :class:`NGram`, :class:`SmallModel`,
+:class:`FeatureHead` and others) is started once a sequence or once a run, a stop rule
+(:class:`MeasuredGain`, the default, or :class:`Fixed` and others) once a run;
 :mod:`hornbeam.spec.protocols` says what else may stand in their place. Sources that are models draft
 trees of any :mod:`~hornbeam.spec.shape`.
 """

@@ -60,7 +60,8 @@ class Expand(Protocol):
 
 @dataclass(frozen=True)
 class Grown:
-    """A finished draft tree; see :class:`hornbeam.spec.Drafted`."""
+    """A finished draft tree; see :class:`hornbeam.spec.Drafted`, also for ``logits``, which are there where a
+    ratio test wants them."""
 
     tokens: list[int]
     signals: Signals
@@ -108,7 +109,17 @@ class Tree:
 
 
 class Growth:
-    """The drafts of one step, growing."""
+    """The drafts of one step, growing.
+
+    Args:
+        run: the run that is drafted for.
+        asks: one a tree.
+        expand: the source, see :class:`Expand`.
+        law: of the shape.
+        record: of acceptance by rank so far; an empty one by default.
+        states: gives the hidden states ``[n, H]`` of the nodes that were expanded last, or None, for stop
+            rules that read them.
+    """
 
     def __init__(
         self,

@@ -101,12 +101,12 @@ def output_matrix(model: Any) -> Tensor:
 
 
 def sample_rows(vocabulary: int) -> Tensor:
-    """Which rows of the output matrix a file repeats."""
+    """Which rows of the output matrix a file repeats: int64 ``[SAMPLE_ROWS]``, evenly spread."""
     return torch.linspace(0, vocabulary - 1, SAMPLE_ROWS).long()
 
 
 def sample_of(model: Any) -> Tensor:
-    """A few numbers of the output matrix, float32, to tell models apart."""
+    """A few numbers of the output matrix, float32 ``[8 * SAMPLE_ROWS]`` on the CPU, to tell models apart."""
     matrix = output_matrix(model)
     return matrix[sample_rows(matrix.shape[0]).to(matrix.device), :8].flatten().float().cpu()
 
@@ -195,7 +195,8 @@ class Head:
         return output
 
     def logits(self, output: Tensor) -> Tensor:
-        """Over the target's vocabulary, ``[n, V]``: minus infinity outside of the draft vocabulary."""
+        """Over the target's vocabulary, ``[n, V]``, of outputs ``[n, H]``: minus infinity outside of the
+        draft vocabulary."""
         with torch.inference_mode():
             own = self._linear(self._norm(output, "output_norm"), self.vocabulary)
             full = own.new_full((len(own), self.vocab_size), -torch.inf)

@@ -141,6 +141,7 @@ class Outcome:
     kept: list[int]
     """Indices of the rows that were committed, along one path."""
     is_prompt: bool
+    """The rows are some of the prompt's."""
     logits: Tensor | None = None
     """`[rows, V]`, raw, one a row; None for a prompt."""
     hidden: Tensor | None = None

@@ -20,18 +20,22 @@ class Separate:
         self.drafters: dict[int, Drafter] = {}
 
     def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+        """Begins a drafter for the sequence; the whole prompt may come from the cache."""
         self.drafters[index] = self.source.start(prompt_ids)
         return len(prompt_ids)
 
     def propose(self, asks: Sequence[Ask]) -> list[Any]:
+        """Asks one drafter after the other."""
         return [self.drafters[ask.index].propose(ask.pending, ask.max_tokens) for ask in asks]
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Hands committed tokens on; drafters know their prompts."""
         for outcome in outcomes:
             if not outcome.is_prompt:
                 self.drafters[outcome.index].extend(outcome.committed)
 
     def finish(self, index: int) -> None:
+        """Forgets the sequence's drafter."""
         self.drafters.pop(index, None)
 
 
