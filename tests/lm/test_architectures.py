@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import transformers
 
 import hornbeam as hb
 from hornbeam.errors import UnsupportedModel
@@ -87,6 +88,14 @@ def test_the_users_own_generate_is_left_alone(model, expected):
 def test_what_does_not_fit_is_refused_with_the_reason(name):
     with pytest.raises(UnsupportedModel, match=r"layers|encoder-decoder|interface"):
         hb.LM(models.UNSUPPORTED[name]())
+
+
+def test_heads_that_attention_does_not_take_are_refused():
+    config = transformers.LlamaConfig(
+        **models.SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=16
+    )
+    with pytest.raises(UnsupportedModel, match="head size is 16, expected a multiple of 8 from 32"):
+        hb.LM(models.build(config, 0))
 
 
 def test_what_is_no_transformers_model_is_refused():
