@@ -420,6 +420,47 @@ def cuda_merge_rows(
     out: tuple[Tensor, Tensor],
     weights: tuple[Tensor, Tensor, Tensor],
 ) -> None: ...
+def cuda_select_keys(
+    lane: CudaLane,
+    scores: Tensor,
+    begin: Tensor,
+    budgets: Tensor,
+    leaders: tuple[Tensor, Tensor] | None,
+    protected: tuple[int, int, int],
+    unit: int,
+    kept: Tensor,
+) -> None: ...
+def cuda_compete_heads(
+    lane: CudaLane,
+    scores: Tensor,
+    begin: Tensor,
+    reserved: Tensor,
+    rooms: Tensor,
+    protected: tuple[int, int, int],
+    counts: Tensor,
+) -> None: ...
+def cuda_column_sums(lane: CudaLane, scores: Tensor, begin: Tensor, sums: Tensor) -> None: ...
+def cuda_score_rows(lane: CudaLane, rows: Tensor, rule: int, scores: Tensor) -> None: ...
+def cuda_key_differences(
+    lane: CudaLane,
+    keys: Tensor,
+    begin: Tensor,
+    most: int,
+    lengths: Tensor,
+    anchors: Tensor,
+    scores: Tensor,
+) -> None: ...
+def cuda_expected_scores(
+    lane: CudaLane,
+    rows: tuple[Tensor, Tensor],
+    planes: tuple[Tensor, Tensor],
+    expected: tuple[Tensor, Tensor],
+    scratch: tuple[Tensor, Tensor],
+    rule: tuple[float, float],
+    most: int,
+    scores: Tensor,
+) -> None: ...
+def cuda_plane_sums(lane: CudaLane, values: Tensor, begin: Tensor, sums: Tensor) -> None: ...
 def cuda_encode_pages(
     lane: CudaLane,
     addresses: tuple[Tensor, Tensor],
@@ -533,7 +574,29 @@ def keep_scores_held(
 def keep_rows(
     score: tuple[str, dict[str, Any]], num_tokens: int
 ) -> list[tuple[int | None, list[int] | None]]: ...
-def keep_reads(score: tuple[str, dict[str, Any]]) -> tuple[bool, bool]: ...
+def keep_question(
+    split: tuple[str, dict[str, Any]],
+    counts: ArrayLike,
+    total: int,
+    protected: tuple[int, int, int],
+) -> tuple[str, NDArray[int32], NDArray[int32], NDArray[int32]]: ...
+def keep_answered(
+    split: tuple[str, dict[str, Any]],
+    counts: ArrayLike,
+    total: int,
+    protected: tuple[int, int, int],
+    question: str,
+    answer: ArrayLike,
+    budgets: Tensor,
+) -> None: ...
+def keep_expectations(
+    score: dict[str, Any],
+    queries: Tensor,
+    rows: ArrayLike,
+    num_seen: int,
+    means: Tensor,
+    covariances: Tensor,
+) -> None: ...
 def keep_reduce(
     reduce: tuple[str, dict[str, Any]],
     keys: Tensor,

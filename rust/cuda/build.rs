@@ -15,8 +15,19 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// One image a file: they compile side by side, load lazily, and an edit recompiles its own file.
-const FILES: [&str; 9] =
-    ["rows", "attention", "attention_bf16", "attention_f16", "decide", "ratio", "mass", "pages", "merge"];
+const FILES: [&str; 11] = [
+    "rows",
+    "attention",
+    "attention_bf16",
+    "attention_f16",
+    "decide",
+    "ratio",
+    "mass",
+    "pages",
+    "merge",
+    "select",
+    "score",
+];
 
 /// Machine code for these; PTX for 8.0 covers what lies between and what comes later.
 const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];

@@ -47,7 +47,14 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
 
         monkeypatch.setattr(_native, name, counted)
 
-    for name in ("cuda_write_rows", "cuda_tree_attention", "cuda_sample", "cuda_follow", "cuda_move_rows"):
+    for name in (
+        "cuda_write_rows",
+        "cuda_tree_attention",
+        "cuda_sample",
+        "cuda_follow",
+        "cuda_move_rows",
+        "cuda_select_keys",
+    ):
         count(name)
     backend().seed(3)
     with cuda.emulated(backend().lane):
@@ -286,6 +293,7 @@ def test_what_is_kept_is_what_the_cpu_keeps(
     assert seen(lm) == want
     assert want[1][1] > 0  # the longest prompt
     assert launches["cuda_tree_attention"] > 0
+    assert launches["cuda_select_keys"] > 0
     assert len(held) == len(prompts())
     for mine, theirs in zip(ended, held, strict=True):
         assert mine[:3] == theirs[:3]

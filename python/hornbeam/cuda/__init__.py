@@ -11,6 +11,7 @@ from hornbeam.cuda.device import emulated, is_on_device, lane, require, runs_on,
 from hornbeam.cuda.mass import attention_mass
 from hornbeam.cuda.plans import DevicePlan, tree_attention, write_rows
 from hornbeam.cuda.rows import gather_rows, move_rows, put_rows
+from hornbeam.cuda.select import select_keys
 
 __all__ = [
     "DevicePlan",
@@ -25,6 +26,7 @@ __all__ = [
     "quantise_pages",
     "require",
     "runs_on",
+    "select_keys",
     "status",
     "tree_attention",
     "upload",

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
-from hornbeam.cuda.rows import gather_rows
+from hornbeam.cuda.rows import gather_rows, plane_batches
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.reduce import EvictThenMerge, Merge, Reduce, SimilarityMerge, ValueMerge
 
@@ -122,19 +122,11 @@ def merge_pages(
 ) -> tuple[Tensor, Tensor]:
     """As :func:`merge_rows`, of rows on pages: ``held`` is int32 `[T, 3]` of (page, slot, position), plane
     after plane, so many as ``counts`` says. Some planes at a time, so that copies take little memory."""
-    ends = np.cumsum(counts)
-    most = max(_BATCH // chunks[0].shape[-1], 1)
-    parts, plane = [], 0
-    while plane < len(counts):
-        begin = int(ends[plane] - counts[plane])
-        after = max(int(np.searchsorted(ends, begin + most, side="right")), plane + 1)
-        own = slice(begin, int(ends[after - 1]))
+    parts = []
+    for planes, own in plane_batches(counts, max(_BATCH // chunks[0].shape[-1], 1)):
         keys, values = gather_rows(chunks, held[own])
-        keys, values, _ = merge_rows(
-            reduce, keys, values, scores[own], counts[plane:after].tolist(), kept[plane:after]
-        )
+        keys, values, _ = merge_rows(reduce, keys, values, scores[own], counts[planes].tolist(), kept[planes])
         parts.append((keys, values))
-        plane = after
     return torch.cat([keys for keys, _ in parts]), torch.cat([values for _, values in parts])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +16,7 @@ from hornbeam.errors import ArgumentError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["SLOT_BITS", "addresses_of", "gather_rows", "move_rows", "num_places", "put_rows"]
+__all__ = ["SLOT_BITS", "addresses_of", "gather_rows", "move_rows", "num_places", "plane_batches", "put_rows"]
 
 #: Bits of the slot in a key that :meth:`_native.Tree.held` tells; above them is the page's format.
 SLOT_BITS = 12
@@ -70,6 +71,16 @@ def gather_rows(chunks: list[Tensor], held: NDArray) -> Tensor:
     addresses, slots, *formats = upload(parts, chunk.device)
     _native.cuda_gather_rows(driver, addresses, slots, formats[0] if formats else None, out[0], out[1], chunk)
     return out
+
+
+def plane_batches(counts: NDArray[np.int32], most: int) -> Iterator[tuple[slice, slice]]:
+    """Runs of whole planes of ``most`` rows together, or of one plane: planes, and their rows."""
+    ends, plane = np.cumsum(counts), 0
+    while plane < len(counts):
+        begin = int(ends[plane] - counts[plane])
+        after = max(int(np.searchsorted(ends, begin + most, side="right")), plane + 1)
+        yield slice(plane, after), slice(begin, int(ends[after - 1]))
+        plane = after
 
 
 def put_rows(chunks: list[Tensor], held: NDArray, keys: Tensor, values: Tensor) -> None:

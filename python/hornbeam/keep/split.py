@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from hornbeam import _native
+from hornbeam import _native, cuda
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.factor import Factor
 from hornbeam.tensor_file import read_tensors
@@ -33,7 +33,7 @@ class Split(Factor):
     def select(
         self, scores: Tensor, total: int, protected: tuple[int, int, int], unit: int
     ) -> tuple[Tensor, Tensor]:
-        """As :meth:`budgets`, and which tokens stay, bool `[L, Hk, N]`.
+        """As :meth:`budgets`, and which tokens stay, bool `[L, Hk, N]`, where the scores are.
 
         Args:
             scores: `[L, Hk, N]`, of one sequence.
@@ -41,12 +41,17 @@ class Split(Factor):
             protected: as :attr:`hornbeam.keep.Score.protected`.
             unit: as :attr:`hornbeam.keep.Score.unit`: tokens that stay or go together.
         """
-        scores = scores.to("cpu", torch.float32).contiguous()
         layers, heads, tokens = scores.shape
-        budgets = torch.empty(layers, heads, dtype=torch.int32)
-        kept = torch.empty(scores.numel(), dtype=torch.bool)
         counts = torch.full((layers, heads), tokens, dtype=torch.int32)
         positions = torch.arange(tokens, dtype=torch.int32).repeat(layers * heads)
+        if cuda.is_on_device(scores):
+            budgets, kept = cuda.select_keys(
+                self.spec(), scores.flatten(), counts.numpy(), positions.numpy(), total, protected, unit
+            )
+            return budgets, kept.view(scores.shape)
+        scores = scores.to("cpu", torch.float32).contiguous()
+        budgets = torch.empty(layers, heads, dtype=torch.int32)
+        kept = torch.empty(scores.numel(), dtype=torch.bool)
         _native.keep_select(
             self.spec(), scores.flatten(), counts, positions, total, protected, unit, budgets, kept
         )

@@ -70,7 +70,7 @@ class Keeper:
         sequences, in order."""
         takes = []
         for own, sequence in zip(step.rows, sequences, strict=True):
-            state = self.states.setdefault(sequence.index, State())
+            state = self.states.setdefault(sequence.index, State(self.tree.device))
             takes.append(self._take(state, sequence, own, step))
         wanted = (len(take.index) or take.mass is not None or len(take.all_rows) for take in takes)
         if not any(wanted):
@@ -98,7 +98,7 @@ class Keeper:
         """A step of prompts was committed. Reduces the sequences whose prompt is complete, unless one that
         is ``waiting`` would take up what they hold of its own prompt: those have their turn later."""
         for i, sequence in enumerate(sequences):
-            state = self.states.setdefault(sequence.index, State())
+            state = self.states.setdefault(sequence.index, State(self.tree.device))
             if watch is not None:
                 take = watch.takes[i]
                 if take.layers:
@@ -108,7 +108,7 @@ class Keeper:
                     known.hidden.extend(inputs.hidden)
                     known.rotary.extend(inputs.rotary)
                 if take.mass is not None:
-                    state.mass, state.length = take.mass.sums.cpu(), sequence.branch.length
+                    state.mass, state.length = take.mass.sums, sequence.branch.length
                     state.mass_rows.extend(take.mass.positions.tolist())
             state.added = sequence.branch.length
             state.prefilled = sequence.branch.length == len(sequence.prompt)

@@ -82,9 +82,9 @@ class Reduction:
             formats = np.split(numbers[kept.numpy()], cuts)
         tree.condense(branch, [plane.to(torch.int32) for plane in planes], digest=INEXACT, formats=formats)
         if scoring.adds_mass:
-            state.mass = state.mass[kept]
+            state.mass = state.mass[kept.nonzero().flatten().to(tree.device)]
         else:
-            state.mass = torch.zeros(int(kept.sum()), dtype=torch.int64)
+            state.mass = torch.zeros(int(kept.sum()), dtype=torch.int64, device=tree.device)
         if merged is not None or recipe.rerotate:
             self._rewrite(branch, state, kept, entries, merged)
         sequence.record_reduction(before, int(kept.sum()))
@@ -134,7 +134,8 @@ class Reduction:
         if self.codes is None:
             return self._selected(scores, counts, entries, total), None
         kept = self._selected(scores, counts, entries, min(total, len(entries)))
-        numbers = self._numbers(scores, counts, entries, kept)
+        worth = scores.cpu()  # formats are chosen on the host
+        numbers = self._numbers(worth, counts, entries, kept)
         limit = self._max_pages
         if limit is not None and self._pages(counts, entries, kept.numpy(), numbers) > limit:
             # The most keys whose pages fit: `low` fits, `high` does not.
@@ -144,7 +145,7 @@ class Reduction:
             while high - low > max(len(entries) >> 10, 1):
                 middle = (low + high) // 2
                 tried = self._selected(scores, counts, entries, middle)
-                wanted = self._numbers(scores, counts, entries, tried)
+                wanted = self._numbers(worth, counts, entries, tried)
                 if self._pages(counts, entries, tried.numpy(), wanted) <= limit:
                     low, kept, numbers = middle, tried, wanted
                 else:
@@ -159,19 +160,15 @@ class Reduction:
         self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], total: int
     ) -> Tensor:
         tree, score = self.tree, self.recipe.score
-        kept = torch.empty(len(entries), dtype=torch.bool)
+        split, positions = self.recipe.split.spec(), np.ascontiguousarray(entries[:, 2])
         budgets = torch.empty(tree.num_physical_layers, tree.num_kv_heads, dtype=torch.int32)
-        _native.keep_select(
-            self.recipe.split.spec(),
-            scores,
-            counts.reshape(budgets.shape),
-            np.ascontiguousarray(entries[:, 2]),
-            total,
-            score.protected,
-            score.unit,
-            budgets,
-            kept,
-        )
+        counts = counts.reshape(budgets.shape)
+        rule = total, score.protected, score.unit
+        if cuda.is_on_device(tree.chunks[0]):
+            scores = scores.to(tree.device)  # those of Python come from the host
+            return cuda.select_keys(split, scores, counts, positions, *rule)[1].cpu()
+        kept = torch.empty(len(entries), dtype=torch.bool)
+        _native.keep_select(split, scores, counts, positions, *rule, budgets, kept)
         return kept
 
     # -- formats ---------------------------------------------------------------------------------
@@ -224,7 +221,7 @@ class Reduction:
         if isinstance(self.recipe.reduce, Drop | PageCodes):
             return None
         if cuda.is_on_device(self.tree.chunks[0]) and merges(self.recipe.reduce):
-            return merge_pages(self.recipe.reduce, self.tree.chunks, counts, entries, scores, planes)
+            return merge_pages(self.recipe.reduce, self.tree.chunks, counts, entries, scores.cpu(), planes)
         keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
         parts = zip(*(torch.split(x, counts.tolist()) for x in (keys, values, scores)), planes, strict=True)
         done = [self.recipe.reduce.reduce(k, v, s, plane) for k, v, s, plane in parts]

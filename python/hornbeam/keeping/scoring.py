@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda, ops
+from hornbeam.cuda.scores import score_held
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.score import ExpectedAttention, Score
 from hornbeam.keeping.state import Inputs, MassTake, State, stride
@@ -72,9 +73,10 @@ class Scoring:
         counts, entries = self.tree._native.held(sequence.branch._id, True)
         slots = np.ascontiguousarray(step.plan.row_slots[own])
         plan, columns = _native.held_plan(counts, entries, positions, slots)
-        sums = torch.zeros(len(entries), dtype=torch.int64)
+        sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
         if state.length:
-            sums[torch.from_numpy(entries[:, 2] < state.length)] = state.mass
+            old = torch.from_numpy(np.flatnonzero(entries[:, 2] < state.length))
+            sums[old.to(sums.device)] = state.mass
         return MassTake(
             torch.from_numpy(own[asked]),
             torch.from_numpy(np.flatnonzero(asked)),
@@ -82,7 +84,7 @@ class Scoring:
             plan,
             torch.from_numpy(columns).long().to(self.tree.device),
             _offsets(counts),
-            sums.to(self.tree.device),
+            sums,
         )
 
     def remember(self, state: State, positions: NDArray[np.int32], rows: Tensor) -> None:
@@ -128,9 +130,9 @@ class Scoring:
         self, counts: NDArray[np.int32], entries: NDArray[np.int32], positions: Any, queries: Tensor
     ) -> Tensor:
         """What rows at ``positions``, `queries [L, H, R, D]`, give to all keys that a branch holds."""
-        if len(positions) == 0:
-            return torch.zeros(len(entries), dtype=torch.int64)
         sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
+        if len(positions) == 0:
+            return sums
         queries = queries.to(self.tree.device)
         plan, columns = _native.held_plan(counts, entries, np.ascontiguousarray(positions))
         rows, offsets = torch.arange(len(positions)), _offsets(counts)
@@ -138,7 +140,7 @@ class Scoring:
         for layer in range(len(queries)):
             rule = self.rules.get(layer, Rule())
             add_mass(self.tree, queries[layer], plan, rows, layer, rule, at, offsets, sums)
-        return sums.cpu()
+        return sums
 
     def _seen(
         self, counts: NDArray[np.int32], entries: NDArray[np.int32], rows: NDArray[np.int32]
@@ -154,7 +156,8 @@ class Scoring:
         return seen
 
     def scores(self, sequence: Sequence, state: State, counts: Any, entries: Any) -> Tensor:
-        """Scores of everything that the branch holds, float32, plane after plane."""
+        """Scores of everything that the branch holds, float32, plane after plane: where the pool is, but for
+        a score written in Python."""
         shape = self.lm.runner.shape
         positions, rows = state.rows()
         if rows is None:
@@ -176,41 +179,26 @@ class Scoring:
                 raise ArgumentError(f"{int(last.sum())} of the last {count} rows are known, expected all")
             sums = self._mass(counts, entries, positions[last], rows[:, :, torch.from_numpy(last)])
             masses.append((sums, self._seen(counts, entries, positions[last])))
+        spec, chunks, seen = self.score.spec(), self.tree.chunks, sequence.branch.length
+        heads, scale = self.tree.num_kv_heads, self.lm.runner.scale
+        if cuda.is_on_device(chunks[0]):
+            return score_held(
+                spec,
+                chunks,
+                counts,
+                entries,
+                rows,
+                positions,
+                masses,
+                num_seen=seen,
+                num_kv_heads=heads,
+                scale=scale,
+            )
         out = torch.empty(len(entries))
-        chunks, shown = self._host_pool(counts, entries)
         _native.keep_scores_held(
-            self.score.spec(),
-            chunks,
-            counts,
-            shown,
-            rows.cpu(),
-            positions,
-            masses,
-            sequence.branch.length,
-            self.tree.num_kv_heads,
-            self.lm.runner.scale,
-            out,
+            spec, chunks, counts, entries, rows, positions, masses, seen, heads, scale, out
         )
         return out
-
-    def _host_pool(
-        self, counts: NDArray[np.int32], entries: NDArray[np.int32]
-    ) -> tuple[list[Tensor], NDArray[np.int32]]:
-        """A pool on the host that has what the score reads, and the entries there: of a pool on a device the
-        keys, and the values, of this branch, or neither."""
-        chunk = self.tree.chunks[0]
-        if not cuda.is_on_device(chunk):
-            return self.tree.chunks, entries
-        reads = _native.keep_reads(self.score.spec())
-        shown, size = entries.copy(), chunk.shape[3]
-        index = np.arange(len(entries), dtype=np.int32) * any(reads)
-        shown[:, 0], shown[:, 1] = np.divmod(index, size)
-        pool = torch.zeros(1, int(shown[:, 0].max(initial=0)) + 1, 2, size, chunk.shape[4])
-        if any(reads):
-            rows = cuda.gather_rows(self.tree.chunks, entries)
-            for side in (side for side in (0, 1) if reads[side]):
-                pool[0, shown[:, 0], side, shown[:, 1]] = rows[side].cpu()
-        return [pool], shown
 
     def _python_scores(
         self, sequence: Sequence, state: State, counts: Any, entries: Any, rows: Tensor

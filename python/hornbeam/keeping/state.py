@@ -32,11 +32,11 @@ class State:
     """What is known of one sequence beyond its pages. Arrays of keys lie plane after plane, each in order
     of position."""
 
-    def __init__(self) -> None:
+    def __init__(self, device: torch.device) -> None:
         self.prefilled = False
         self.since = 0  # tokens committed since the last reduction, or since the prompt
         self.length = 0  # tokens that `mass` and `rotated` speak of
-        self.mass = torch.empty(0, dtype=torch.int64)
+        self.mass = torch.empty(0, dtype=torch.int64, device=device)  # on the pool's device
         self.mass_rows: list[int] = []
         self.added = 0  # rows before this position are in the mass, or were not asked for
         self.rotated: NDArray[np.int32] | None = None
@@ -54,13 +54,13 @@ class State:
         """Makes room for the keys of new tokens."""
         if self.length == length:
             return
-        old = torch.from_numpy(entries[:, 2] < self.length)
-        mass = torch.zeros(len(entries), dtype=torch.int64)
-        mass[old] = self.mass
+        old = entries[:, 2] < self.length
+        mass = torch.zeros(len(entries), dtype=torch.int64, device=self.mass.device)
+        mass[torch.from_numpy(np.flatnonzero(old)).to(mass.device)] = self.mass
         self.mass = mass
         if self.rotated is not None:
             rotated = entries[:, 2].copy()
-            rotated[old.numpy()] = self.rotated
+            rotated[old] = self.rotated
             self.rotated = rotated
         self.length = length
 

@@ -21,6 +21,8 @@ pub mod merge;
 pub mod packed;
 pub mod params;
 pub mod rows;
+pub mod score;
+pub mod select;
 
 pub use driver::LIBRARY_VARIABLE;
 pub use error::{Error, Result};

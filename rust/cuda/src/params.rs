@@ -561,6 +561,160 @@ pub struct MergeRows {
     pub reserved: i32,
 }
 
+/// `hornbeam_select_keys`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct SelectKeys {
+    /// Floats, plane after plane, `[T]`.
+    pub scores: u64,
+    /// Where planes begin, `[num_planes + 1]`.
+    pub begin: u64,
+    /// Keys that each plane may keep.
+    pub budgets: u64,
+    /// Planes whose scores decide, `[num_planes]`, or 0: each its own.
+    pub leaders: u64,
+    /// Positions of keys, `[T]`, with leaders.
+    pub positions: u64,
+    /// Takes bytes, `[T]`.
+    pub kept: u64,
+    /// Planes.
+    pub num_planes: i32,
+    /// Keys that are kept or dropped together.
+    pub unit: i32,
+    /// Keys of the start that are protected.
+    pub sinks: i32,
+    /// Keys of the end.
+    pub recent: i32,
+    /// Likewise, in percent of a plane's budget.
+    pub recent_percent: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_compete_heads`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct CompeteHeads {
+    /// As for [`SelectKeys`].
+    pub scores: u64,
+    /// As for [`SelectKeys`].
+    pub begin: u64,
+    /// What each head holds of its own, `[num_layers * num_heads]`.
+    pub reserved: u64,
+    /// Keys for the best of the rest, `[num_layers]`.
+    pub rooms: u64,
+    /// Takes how many each head holds.
+    pub counts: u64,
+    /// Layers.
+    pub num_layers: i32,
+    /// Kv heads.
+    pub num_heads: i32,
+    /// As for [`SelectKeys`].
+    pub sinks: i32,
+    /// As for [`SelectKeys`].
+    pub recent: i32,
+    /// As for [`SelectKeys`].
+    pub recent_percent: i32,
+    /// Zero.
+    pub reserved_word: i32,
+}
+
+/// `hornbeam_column_sums`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ColumnSums {
+    /// As for [`SelectKeys`].
+    pub scores: u64,
+    /// As for [`SelectKeys`].
+    pub begin: u64,
+    /// Takes `[num_layers, width]` int64.
+    pub sums: u64,
+    /// Layers.
+    pub num_layers: i32,
+    /// Kv heads.
+    pub num_heads: i32,
+    /// Columns of the widest layer.
+    pub width: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
+/// `hornbeam_score_rows`, `hornbeam_key_anchors`, `hornbeam_key_differences`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ScoreRows {
+    /// Floats `[num_rows, head_dim]`.
+    pub rows: u64,
+    /// Where planes begin, `[num_planes + 1]`.
+    pub begin: u64,
+    /// Scratch, `[num_rows]` doubles.
+    pub lengths: u64,
+    /// Scratch, `[num_planes, head_dim + 1]` doubles.
+    pub anchors: u64,
+    /// Takes floats, `[num_rows]`.
+    pub scores: u64,
+    /// Planes.
+    pub num_planes: i32,
+    /// Rows.
+    pub num_rows: i32,
+    /// Elements of a row.
+    pub head_dim: i32,
+    /// `RowRule` of score.cuh.
+    pub rule: i32,
+}
+
+/// `hornbeam_expected_*`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct ExpectedScores {
+    /// Floats `[num_rows, head_dim]`.
+    pub keys: u64,
+    /// Likewise.
+    pub values: u64,
+    /// Where planes begin, `[num_planes + 1]`.
+    pub begin: u64,
+    /// Keys from the start of each plane that take no part.
+    pub sinks: u64,
+    /// Doubles `[num_planes, group, head_dim]`.
+    pub means: u64,
+    /// Doubles `[num_planes, group, head_dim, head_dim]`, column after column.
+    pub covariances: u64,
+    /// Scratch, `[group, num_rows]` doubles.
+    pub weights: u64,
+    /// Scratch, `[num_planes, group]` doubles.
+    pub totals: u64,
+    /// Takes floats, `[num_rows]`.
+    pub scores: u64,
+    /// Multiplies logits.
+    pub scale: f64,
+    /// Added to probabilities.
+    pub epsilon: f64,
+    /// Planes.
+    pub num_planes: i32,
+    /// Rows.
+    pub num_rows: i32,
+    /// Elements of a row.
+    pub head_dim: i32,
+    /// Query heads of a plane.
+    pub group: i32,
+}
+
+/// `hornbeam_plane_sums`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy)]
+pub struct PlaneSums {
+    /// Doubles, plane after plane.
+    pub values: u64,
+    /// Where planes begin, `[num_planes + 1]`.
+    pub begin: u64,
+    /// Takes doubles, `[num_planes]`.
+    pub sums: u64,
+    /// Planes.
+    pub num_planes: i32,
+    /// Zero.
+    pub reserved: i32,
+}
+
 /// `hornbeam_move_page_rows` takes the same struct as `hornbeam_move_rows`, with page ids for slabs.
 pub type MovePageRows = MoveRows;
 
@@ -582,3 +736,9 @@ const _: () = assert!(size_of::<CopyRows>() == 64);
 const _: () = assert!(size_of::<GatherRows>() == 80);
 const _: () = assert!(size_of::<PutRows>() == 72);
 const _: () = assert!(size_of::<MergeRows>() == 192);
+const _: () = assert!(size_of::<SelectKeys>() == 72);
+const _: () = assert!(size_of::<CompeteHeads>() == 64);
+const _: () = assert!(size_of::<ColumnSums>() == 40);
+const _: () = assert!(size_of::<ScoreRows>() == 56);
+const _: () = assert!(size_of::<ExpectedScores>() == 104);
+const _: () = assert!(size_of::<PlaneSums>() == 32);

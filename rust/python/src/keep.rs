@@ -20,7 +20,7 @@ use crate::tensor::Tensor;
 pub(crate) type Factor<'py> = (String, Bound<'py, PyDict>);
 
 /// (sinks, recent, recent_percent) of [`Protect`].
-type Protected = (u32, u32, u32);
+pub(crate) type Protected = (u32, u32, u32);
 
 pub(crate) fn params(dict: &Bound<'_, PyDict>) -> PyResult<Params> {
     let mut list = Vec::with_capacity(dict.len());
@@ -41,7 +41,7 @@ pub(crate) fn params(dict: &Bound<'_, PyDict>) -> PyResult<Params> {
     Ok(list.into_iter().collect())
 }
 
-fn protect((sinks, recent, recent_percent): Protected) -> Protect {
+pub(crate) fn protect((sinks, recent, recent_percent): Protected) -> Protect {
     Protect { sinks, recent, recent_percent }
 }
 

@@ -381,17 +381,9 @@ fn keep_rows(py: Python<'_>, score: Factor<'_>, num_tokens: usize) -> PyResult<V
     Ok(score.rows().into_iter().map(set).collect())
 }
 
-/// Whether a score reads keys, and whether it reads values, beside the mass of rows.
-#[pyfunction]
-fn keep_reads(py: Python<'_>, score: Factor<'_>) -> PyResult<(bool, bool)> {
-    let score = score::build(&score.0, params(&score.1)?).or_raise(py)?;
-    Ok((score.reads_keys(), score.reads_values()))
-}
-
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(gather_rows, m)?)?;
     m.add_function(wrap_pyfunction!(held_plan, m)?)?;
     m.add_function(wrap_pyfunction!(keep_scores_held, m)?)?;
-    m.add_function(wrap_pyfunction!(keep_reads, m)?)?;
     m.add_function(wrap_pyfunction!(keep_rows, m)?)
 }

@@ -8,6 +8,8 @@ mod merge;
 mod plan;
 mod ratio;
 mod rows;
+mod score;
+mod select;
 
 use hornbeam_core::format::PageLayout;
 use hornbeam_cuda::params::Pages;
@@ -189,6 +191,8 @@ impl PyCudaLane {
             hornbeam_cuda::attention::prepare(lane, device)?;
             hornbeam_cuda::mass::prepare(lane, device)?;
             hornbeam_cuda::merge::prepare(lane, device)?;
+            hornbeam_cuda::select::prepare(lane, device)?;
+            hornbeam_cuda::score::prepare(lane, device)?;
             hornbeam_cuda::codes::prepare(lane, device)?;
             kernels::prepare(lane, device)
         })
@@ -234,6 +238,8 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     mass::register(m)?;
     merge::register(m)?;
+    select::register(m)?;
+    score::register(m)?;
     codes::register(m)?;
     decide::register(m)?;
     ratio::register(m)?;

@@ -28,7 +28,11 @@ pub struct ExpectedAttention {
 }
 
 impl ExpectedAttention {
-    pub(super) fn from_params(params: &mut Params) -> Result<Self> {
+    /// From named parameters, of which it takes those that it knows.
+    ///
+    /// # Errors
+    /// As [`Params::count`] and its kin.
+    pub fn from_params(params: &mut Params) -> Result<Self> {
         Ok(Self {
             future: params.count("future", 512, 1)?,
             sinks: params.count("sinks", 4, 0)?,
@@ -37,8 +41,26 @@ impl ExpectedAttention {
         })
     }
 
-    /// Mean and covariance of the queries of one head that are expected.
-    fn statistics(&self, layer: &Layer<'_>, queries: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    /// Queries from which statistics can be taken.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] without any row, or if the frequencies are those of another head.
+    pub fn check(&self, layer: &Layer<'_>) -> Result<()> {
+        if layer.num_rows == 0 {
+            return Err(Error::shape("queries.shape[3]", 0, "at least one row"));
+        }
+        match &self.inverse_frequencies {
+            Some(list) if list.len() * 2 != layer.head_dim => {
+                let want = format!("{} of them", layer.head_dim / 2);
+                Err(Error::shape("inverse_frequencies", list.len(), want))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Mean `[head_dim]` and covariance `[head_dim][head_dim]` that are expected of the queries of one head, from
+    /// those of a checked layer, `[num_rows][head_dim]`.
+    pub fn statistics(&self, layer: &Layer<'_>, queries: &[f32]) -> (Vec<f64>, Vec<f64>) {
         let d = layer.head_dim;
         let sinks = (0..layer.num_rows).take_while(|row| layer.row_position(*row) < self.sinks).count();
         let skipped = sinks.min(layer.num_rows - 1);
@@ -105,10 +127,6 @@ fn average_rotation(frequencies: &[f64], first: usize, future: usize) -> Vec<(f6
 }
 
 impl Score for ExpectedAttention {
-    fn reads_keys(&self) -> bool {
-        true
-    }
-
     fn reads_values(&self) -> bool {
         true
     }
@@ -119,14 +137,7 @@ impl Score for ExpectedAttention {
 
     fn score(&self, layer: &Layer<'_>, _mass: &[Mass], out: &mut [f32]) -> Result<()> {
         let (n, d) = (layer.num_tokens, layer.head_dim);
-        if layer.num_rows == 0 {
-            return Err(Error::shape("queries.shape[3]", 0, "at least one row"));
-        }
-        if let Some(list) = &self.inverse_frequencies
-            && list.len() * 2 != d
-        {
-            return Err(Error::shape("inverse_frequencies", list.len(), format!("{} of them", d / 2)));
-        }
+        self.check(layer)?;
         let scale = f64::from(layer.scale);
         let (mut logits, mut line) = (vec![0.0f64; n], vec![0.0f64; d]);
         for (plane, out) in layer.planes.iter().zip(out.chunks_exact_mut(n)) {

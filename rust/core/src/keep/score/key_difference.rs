@@ -10,10 +10,6 @@ use crate::keep::{Layer, Mass};
 pub struct KeyDifference;
 
 impl Score for KeyDifference {
-    fn reads_keys(&self) -> bool {
-        true
-    }
-
     fn score(&self, layer: &Layer<'_>, _mass: &[Mass], out: &mut [f32]) -> Result<()> {
         let d = layer.head_dim;
         for (plane, out) in layer.planes.iter().zip(out.chunks_exact_mut(layer.num_tokens)) {

@@ -9,10 +9,6 @@ use crate::keep::{Layer, Mass};
 pub struct KeyNorm;
 
 impl Score for KeyNorm {
-    fn reads_keys(&self) -> bool {
-        true
-    }
-
     fn score(&self, layer: &Layer<'_>, _mass: &[Mass], out: &mut [f32]) -> Result<()> {
         for (plane, out) in layer.planes.iter().zip(out.chunks_exact_mut(layer.num_tokens)) {
             for (out, key) in out.iter_mut().zip(plane.keys.chunks_exact(layer.head_dim)) {

@@ -48,11 +48,6 @@ pub trait Score: Debug + Send + Sync {
         1
     }
 
-    /// Whether it reads keys themselves, beside the mass of rows.
-    fn reads_keys(&self) -> bool {
-        false
-    }
-
     /// Whether it reads values.
     fn reads_values(&self) -> bool {
         false

@@ -28,10 +28,6 @@ impl Score for ValueWeighted {
         self.score.rows()
     }
 
-    fn reads_keys(&self) -> bool {
-        self.score.reads_keys()
-    }
-
     fn reads_values(&self) -> bool {
         true
     }

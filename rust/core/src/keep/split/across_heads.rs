@@ -1,6 +1,6 @@
 //! AdaKV (Feng et al. 2024, arXiv 2407.11550): heads of a layer compete.
 
-use super::{Scores, Split, apportion};
+use super::{Answer, Question, Scores, Split, apportion, expect};
 use crate::error::Result;
 use crate::keep::Params;
 use crate::keep::select::order;
@@ -34,14 +34,21 @@ impl AcrossHeads {
         })
     }
 
-    fn layer(&self, scores: &Scores<'_>, layer: usize, total: u64) -> Vec<u64> {
+    /// The shares of a layer; `compete` has the counts of [`Question::Heads`] for reserved tops and a room.
+    fn layer(
+        &self,
+        scores: &Scores<'_>,
+        layer: usize,
+        total: u64,
+        compete: &mut Compete<'_>,
+    ) -> Result<Vec<u64>> {
         let heads = scores.num_heads;
         let planes = layer * heads..(layer + 1) * heads;
         let caps = &scores.caps()[planes.clone()];
         let equal = total / heads as u64;
         let protected = &scores.floors()[planes];
         if protected.iter().any(|protected| *protected > 0 && equal <= *protected) {
-            return apportion(total, &vec![1; heads], &vec![0; heads], caps);
+            return Ok(apportion(total, &vec![1; heads], &vec![0; heads], caps));
         }
         let reserved: Vec<u64> = match self.blend {
             Blend::Mix => protected.to_vec(),
@@ -50,9 +57,9 @@ impl AcrossHeads {
                 protected.iter().zip(caps).map(|(protected, cap)| share.min(*cap).max(*protected)).collect()
             }
         };
-        let free = compete(scores, layer, &reserved, total - reserved.iter().sum::<u64>());
+        let free = compete(layer, &reserved, total - reserved.iter().sum::<u64>())?;
         if self.blend == Blend::Reserve {
-            return free;
+            return Ok(free);
         }
         let one = (1u64 << 20) as f64;
         let alpha = (self.alpha * one) as u64;
@@ -60,20 +67,55 @@ impl AcrossHeads {
             free.iter().map(|f| ((1 << 20) - alpha) * f * heads as u64 + alpha * total).collect();
         // Where heads have as many keys, no part lies below what is protected: neither the free budget
         // nor the equal share does.
-        apportion_above(total, &weights, protected, caps)
+        Ok(apportion_above(total, &weights, protected, caps))
     }
-}
 
-impl Split for AcrossHeads {
-    fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
+    fn layers(
+        &self,
+        scores: &Scores<'_>,
+        total: u64,
+        out: &mut [u32],
+        compete: &mut Compete<'_>,
+    ) -> Result<()> {
         let (layers, heads) = (scores.num_layers, scores.num_heads);
         let caps: Vec<u64> = scores.caps().chunks(heads).map(|caps| caps.iter().sum()).collect();
         let totals = apportion(total, &vec![1; layers], &vec![0; layers], &caps);
         for ((layer, total), out) in totals.into_iter().enumerate().zip(out.chunks_exact_mut(heads)) {
-            let shares = self.layer(scores, layer, total);
+            let shares = self.layer(scores, layer, total, compete)?;
             out.iter_mut().zip(shares).for_each(|(out, share)| *out = share as u32);
         }
         Ok(())
+    }
+}
+
+/// From a layer, what its heads have reserved, and the room, to the counts of its heads.
+type Compete<'a> = dyn FnMut(usize, &[u64], u64) -> Result<Vec<u64>> + 'a;
+
+impl Split for AcrossHeads {
+    fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
+        self.layers(scores, total, out, &mut |layer, reserved, room| {
+            Ok(compete(scores, layer, reserved, room))
+        })
+    }
+
+    fn question(&self, counts: &Scores<'_>, total: u64) -> Result<Question> {
+        let heads = counts.num_heads;
+        // A layer that asks nothing reserves what is protected, and has no room.
+        let (mut all, mut rooms) = (counts.floors(), vec![0; counts.num_layers]);
+        let mut out = vec![0; counts.num_planes()];
+        self.layers(counts, total, &mut out, &mut |layer, reserved, room| {
+            all[layer * heads..(layer + 1) * heads].copy_from_slice(reserved);
+            rooms[layer] = room;
+            Ok(reserved.to_vec())
+        })?;
+        Ok(Question::Heads { reserved: all, rooms })
+    }
+
+    fn answered(&self, counts: &Scores<'_>, total: u64, answer: &Answer, out: &mut [u32]) -> Result<()> {
+        let heads = counts.num_heads;
+        let Answer::Heads(held) = answer else { return expect(false, answer) };
+        expect(held.len() == counts.num_planes(), answer)?;
+        self.layers(counts, total, out, &mut |layer, _, _| Ok(held[layer * heads..][..heads].to_vec()))
     }
 }
 

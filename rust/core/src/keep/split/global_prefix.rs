@@ -1,7 +1,7 @@
 //! PrefixKV (Wang et al. 2024, arXiv 2412.03409): one global prefix for all layers.
 
 use super::pyramid::by_layer;
-use super::{Scores, Split, apportion, fixed};
+use super::{Answer, Question, Scores, Split, apportion, expect, fixed};
 use crate::error::{Error, Result};
 use crate::keep::Params;
 
@@ -72,6 +72,32 @@ impl Split for GlobalPrefix {
                     left -= 1;
                 }
             }
+        }
+        Ok(())
+    }
+
+    fn question(&self, counts: &Scores<'_>, total: u64) -> Result<Question> {
+        let floor: u64 = counts.floors().iter().sum();
+        let total = counts.spendable(total);
+        Ok(match self.profile.is_some() || total <= floor {
+            true => Question::Nothing,
+            false => Question::Columns { keys: total - floor },
+        })
+    }
+
+    fn answered(&self, counts: &Scores<'_>, total: u64, answer: &Answer, out: &mut [u32]) -> Result<()> {
+        let Answer::Columns { whole, next } = answer else {
+            expect(*answer == Answer::Nothing && self.question(counts, total)? == Question::Nothing, answer)?;
+            return self.budgets(counts, total, out);
+        };
+        expect(whole.len() == counts.num_layers && next.0 < counts.num_layers, answer)?;
+        let (heads, caps, mut left) = (counts.num_heads, counts.caps(), next.1);
+        for (plane, (out, floor)) in out.iter_mut().zip(counts.floors()).enumerate() {
+            let (layer, cap) = (plane / heads, caps[plane]);
+            let bought = whole[layer].min(cap).max(floor);
+            let also = layer == next.0 && left > 0 && whole[layer] >= floor && whole[layer] < cap;
+            left -= u64::from(also);
+            *out = (bought + u64::from(also)) as u32;
         }
         Ok(())
     }

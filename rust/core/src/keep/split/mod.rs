@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 /// keys.
 #[derive(Debug, Clone, Copy)]
 pub struct Scores<'a> {
-    /// Plane after plane, `[num_layers][num_heads]`.
+    /// Plane after plane, `[num_layers][num_heads]`. Empty for [`Split::question`] and [`Split::answered`].
     pub values: &'a [f32],
     /// Where each plane begins in `values`, and the end: one more than there are planes.
     pub offsets: &'a [usize],
@@ -46,7 +46,7 @@ impl<'a> Scores<'a> {
 
     /// The budget that can be spent: `total`, or all tokens of all planes where that is less.
     pub fn spendable(&self, total: u64) -> u64 {
-        total.min(self.values.len() as u64)
+        total.min(self.offsets[self.num_planes()] as u64)
     }
 
     /// The scores of one plane, `layer * num_heads + head`.
@@ -70,6 +70,43 @@ impl<'a> Scores<'a> {
     }
 }
 
+/// What a rule has to know of scores that lie elsewhere, beside how many there are of each plane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Question {
+    /// Nothing.
+    Nothing,
+    /// In each layer every head holds its top `reserved`, what is protected among them, and `rooms` more keys go to
+    /// the greatest scores of the rest of all heads, ties to the lowest (head, index): how many does each hold?
+    Heads {
+        /// One a plane.
+        reserved: Vec<u64>,
+        /// One a layer.
+        rooms: Vec<u64>,
+    },
+    /// Columns of all layers (see [`GlobalPrefix`]) are bought in order until they hold so many keys beyond what is
+    /// protected: how many columns of each layer are bought whole, and what is left for which layer's next?
+    Columns {
+        /// What there is to spend.
+        keys: u64,
+    },
+}
+
+/// The answer to a [`Question`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// To [`Question::Nothing`].
+    Nothing,
+    /// What each plane holds.
+    Heads(Vec<u64>),
+    /// What was bought.
+    Columns {
+        /// One a layer.
+        whole: Vec<u64>,
+        /// The layer of the next column, and how many of its keys are bought.
+        next: (usize, u64),
+    },
+}
+
 /// A rule that shares a budget out.
 pub trait Split: Debug + Send + Sync {
     /// Writes one budget a plane, `[num_layers][num_heads]`, none above its keys; their sum is
@@ -78,6 +115,23 @@ pub trait Split: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`] if the split was made for another number of layers or heads.
     fn budgets(&self, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()>;
+
+    /// What the rule has to know of the scores. There is at least one key.
+    ///
+    /// # Errors
+    /// As [`Split::budgets`].
+    fn question(&self, _counts: &Scores<'_>, _total: u64) -> Result<Question> {
+        Ok(Question::Nothing)
+    }
+
+    /// [`Split::budgets`] from the answer to [`Split::question`].
+    ///
+    /// # Errors
+    /// As [`Split::budgets`], and [`Error::Shape`] if the answer is to another question.
+    fn answered(&self, counts: &Scores<'_>, total: u64, answer: &Answer, out: &mut [u32]) -> Result<()> {
+        expect(answer == &Answer::Nothing, answer)?;
+        self.budgets(counts, total, out)
+    }
 
     /// The layer whose scores decide what `layer` keeps.
     fn leader(&self, layer: usize) -> usize {
@@ -90,12 +144,8 @@ pub trait Split: Debug + Send + Sync {
 /// # Errors
 /// [`Error::Shape`] if lengths disagree, and as [`Split::budgets`].
 pub fn split(rule: &dyn Split, scores: &Scores<'_>, total: u64, out: &mut [u32]) -> Result<()> {
+    check(scores, scores.values.len())?;
     let planes = scores.num_planes();
-    let rising = scores.offsets.windows(2).all(|pair| pair[0] <= pair[1]);
-    if scores.offsets.len() != planes + 1 || !rising || scores.offsets[planes] != scores.values.len() {
-        let want = format!("{planes} planes of {} scores in all", scores.values.len());
-        return Err(Error::shape("offsets", format!("{:?}", scores.offsets), want));
-    }
     if out.len() != planes {
         return Err(Error::shape("budgets", out.len(), format!("{planes} planes")));
     }
@@ -104,6 +154,58 @@ pub fn split(rule: &dyn Split, scores: &Scores<'_>, total: u64, out: &mut [u32])
         return Ok(());
     }
     rule.budgets(scores, total, out)
+}
+
+/// What `rule` has to know of scores that lie elsewhere.
+///
+/// # Errors
+/// As [`split`].
+pub fn question(rule: &dyn Split, counts: &Scores<'_>, total: u64) -> Result<Question> {
+    let keys = counts.offsets.last().copied().unwrap_or(0);
+    check(counts, keys)?;
+    if keys == 0 { Ok(Question::Nothing) } else { rule.question(counts, total) }
+}
+
+/// As [`split`], from the answer to [`question`].
+///
+/// # Errors
+/// As [`split`], and [`Error::Shape`] if the answer is to another question.
+pub fn answered(
+    rule: &dyn Split,
+    counts: &Scores<'_>,
+    total: u64,
+    answer: &Answer,
+    out: &mut [u32],
+) -> Result<()> {
+    let keys = counts.offsets.last().copied().unwrap_or(0);
+    check(counts, keys)?;
+    if out.len() != counts.num_planes() {
+        return Err(Error::shape("budgets", out.len(), format!("{} planes", counts.num_planes())));
+    }
+    if keys == 0 {
+        out.fill(0);
+        return Ok(());
+    }
+    rule.answered(counts, total, answer, out)
+}
+
+/// Offsets are those of planes of so many keys in all.
+fn check(scores: &Scores<'_>, keys: usize) -> Result<()> {
+    let planes = scores.num_planes();
+    let rising = scores.offsets.windows(2).all(|pair| pair[0] <= pair[1]);
+    if scores.offsets.len() != planes + 1 || !rising || scores.offsets[planes] != keys {
+        let want = format!("{planes} planes of {keys} scores in all");
+        return Err(Error::shape("offsets", format!("{:?}", scores.offsets), want));
+    }
+    Ok(())
+}
+
+/// An error unless the answer is one to the rule's question.
+fn expect(fits: bool, answer: &Answer) -> Result<()> {
+    match fits {
+        true => Ok(()),
+        false => Err(Error::shape("answer", format!("{answer:?}"), "one to the question of the split")),
+    }
 }
 
 /// The split of a name, with its parameters.

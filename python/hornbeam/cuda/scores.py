@@ -1,0 +1,172 @@
+"""Scores of everything that a branch holds, on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbeam import _native
+from hornbeam.cuda.device import lane, upload
+from hornbeam.cuda.mass_scores import MassScores
+from hornbeam.cuda.rows import gather_rows, plane_batches
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["score_held"]
+
+#: Elements of keys that are read at once, in float32 and likewise of values.
+_BATCH = 1 << 23
+#: As `RowRule` of score.cuh numbers them.
+_KEY_NORM, _MAGNITUDES, _LENGTHS = 0, 2, 3
+
+
+def score_held(
+    score: tuple[str, dict[str, Any]],
+    chunks: list[Tensor],
+    counts: NDArray[np.int32],
+    entries: NDArray[np.int32],
+    queries: Tensor,
+    rows: NDArray[np.int32],
+    masses: list[tuple[Tensor, NDArray[np.int32]]],
+    *,
+    num_seen: int,
+    num_kv_heads: int,
+    scale: float,
+) -> Tensor:
+    """Scores of the keys of all planes, float32 `[T]` on the device: the bits of the CPU.
+
+    Args:
+        score: the score's :meth:`~hornbeam.keep.Score.spec`; keys and values stay where they are.
+        chunks: the pool.
+        counts: int32 `[P]`, keys of each plane.
+        entries: int32 `[T, 3]` of (page, slot, position), plane after plane.
+        queries: float32 `[L, H, W, D]` at positions ``rows``; what is expected of queries to come is found
+            on the host.
+        rows: int32 `[W]`.
+        masses: for each of the sets of rows that the score needs, int64 `[T]` sums on the device, and int32
+            `[T]`, how many of the rows saw the key, on the host.
+        num_seen: tokens seen so far.
+        num_kv_heads: planes of a layer.
+        scale: what attention multiplies scores by.
+    """
+    name, params = score
+    device = chunks[0].device
+    if len(entries) == 0:
+        return torch.empty(0, device=device)
+    held = Held(chunks, counts, entries)
+    if name == "value_weighted":
+        scores = score_held(
+            params["score"],
+            chunks,
+            counts,
+            entries,
+            queries,
+            rows,
+            masses,
+            num_seen=num_seen,
+            num_kv_heads=num_kv_heads,
+            scale=scale,
+        )
+        rule = _LENGTHS if params.get("norm") == "l2" else _MAGNITUDES
+        for _, own, (_, values) in held.batches():
+            _native.cuda_score_rows(lane(), values, rule, scores[own])
+        return scores
+    if name == "key_norm":
+        scores = torch.empty(len(entries), device=device)
+        for _, own, (keys, _) in held.batches():
+            _native.cuda_score_rows(lane(), keys, _KEY_NORM, scores[own])
+        return scores
+    if name == "key_difference":
+        return held.key_differences()
+    if name == "expected_attention":
+        return held.expected_attention(params, queries, rows, num_seen, num_kv_heads, scale)
+    group = queries.shape[1] // num_kv_heads
+    known = MassScores(
+        counts,
+        entries[:, 2],
+        masses,
+        num_seen=num_seen,
+        num_kv_heads=num_kv_heads,
+        group=group,
+        device=device,
+    )
+    return known.scores(name, params)
+
+
+class Held:
+    """Keys and values of a branch."""
+
+    def __init__(self, chunks: list[Tensor], counts: NDArray[np.int32], entries: NDArray[np.int32]) -> None:
+        self.chunks, self.counts, self.entries = chunks, counts, entries
+        self.device, self.dim = chunks[0].device, chunks[0].shape[-1]
+
+    def batches(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        """Some planes at a time: planes, their rows, and keys and values float32 `[2, N, D]`."""
+        for planes, own in plane_batches(self.counts, max(_BATCH // self.dim, 1)):
+            if own.stop > own.start:
+                yield planes, own, gather_rows(self.chunks, self.entries[own])
+
+    def begin(self, planes: slice) -> Tensor:
+        return torch.from_numpy(np.cumsum([0, *self.counts[planes]]).astype(np.int32))
+
+    def key_differences(self) -> Tensor:
+        scores = torch.empty(len(self.entries), device=self.device)
+        for planes, own, (keys, _) in self.batches():
+            (begin,) = upload([self.begin(planes)], self.device)
+            # Numbers of 64 bits, whichever.
+            lengths = torch.empty(len(keys), dtype=torch.int64, device=self.device)
+            shape = planes.stop - planes.start, self.dim + 1
+            anchors = torch.empty(shape, dtype=torch.int64, device=self.device)
+            most = int(self.counts[planes].max())
+            _native.cuda_key_differences(lane(), keys, begin, most, lengths, anchors, scores[own])
+        return scores
+
+    def expected_attention(
+        self,
+        params: dict[str, Any],
+        queries: Tensor,
+        rows: NDArray[np.int32],
+        num_seen: int,
+        num_kv_heads: int,
+        scale: float,
+    ) -> Tensor:
+        layers, heads = queries.shape[:2]
+        group, num_planes = heads // num_kv_heads, layers * num_kv_heads
+        means = torch.empty(num_planes, group, self.dim, dtype=torch.int64)
+        covariances = torch.empty(num_planes, group, self.dim, self.dim, dtype=torch.int64)
+        queries = queries.to("cpu", torch.float32).contiguous()
+        _native.keep_expectations(params, queries, rows, num_seen, means, covariances)
+        first = np.array(
+            [
+                np.searchsorted(part, params["sinks"])
+                for part in np.split(self.entries[:, 2], np.cumsum(self.counts)[:-1])
+            ],
+            np.int32,
+        )
+        scores = torch.empty(len(self.entries), device=self.device)
+        for planes, own, (keys, values) in self.batches():
+            tables = [
+                self.begin(planes),
+                torch.from_numpy(first[planes]),
+                means[planes],
+                covariances[planes],
+            ]
+            begin, sinks, means_there, covariances_there = upload(tables, self.device)
+            weights = torch.empty(group, len(keys), dtype=torch.int64, device=self.device)
+            totals = torch.empty(planes.stop - planes.start, group, dtype=torch.int64, device=self.device)
+            _native.cuda_expected_scores(
+                lane(),
+                (keys, values),
+                (begin, sinks),
+                (means_there, covariances_there),
+                (weights, totals),
+                (float(np.float32(scale)), params["epsilon"]),
+                int(self.counts[planes].max()),
+                scores[own],
+            )
+        return scores
