@@ -36,6 +36,7 @@ def make_splits(layers: int, heads: int, seed: int) -> list[keep.Split]:
         keep.Uniform(),
         keep.Pyramid(),
         keep.Pyramid(1),
+        keep.Pyramid(slope="fitted"),
         keep.GlobalPrefix(),
         keep.GlobalPrefix(tuple(random.random(layers))),
         keep.AcrossHeads(),
@@ -76,6 +77,8 @@ def test_pyramid_and_groups_are_arithmetic(
     floor = min(sinks + recent, tokens)
     got = keep.Pyramid(7).budgets(scores, total, (sinks, recent, 0)).flatten().tolist()
     assert got == reference.pyramid(layers, heads, tokens, total, floor, 7)
+    got = keep.Pyramid(7, "fitted").budgets(scores, total, (sinks, recent, 0)).flatten().tolist()
+    assert got == reference.fitted_pyramid(layers, heads, tokens, total, floor, 7)
     got = keep.LayerGroups(2, 5).budgets(scores, total, (sinks, recent, 0)).flatten().tolist()
     assert got == reference.layer_groups(layers, heads, tokens, total, floor, 2, 5)
 

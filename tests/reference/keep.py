@@ -104,37 +104,35 @@ def expected_attention(
     keys, values, queries, scale, future=512, sinks=4, epsilon=0.0, inverse_frequencies=None
 ):
     """The Gaussian moment formula, rotations as complex matrices. Sinks take no part in the softmax."""
-    heads, tokens, dim = keys.shape
-    rows = queries.shape[1]
-    positions = np.arange(tokens - rows, tokens)
-    rotation = np.eye(dim)
-    base = queries
-    if inverse_frequencies is not None:
-        base = np.stack(
-            [
-                [rope(q, -p, inverse_frequencies) for q, p in zip(head, positions, strict=True)]
-                for head in queries
-            ]
-        )
-        rotation = np.mean(
-            [
-                [rope(unit, p, inverse_frequencies) for unit in np.eye(dim)]
-                for p in range(tokens, tokens + future)
-            ],
-            0,
-        ).T
-    used = positions >= sinks
-    used[-1] = True
+    heads, tokens, _ = keys.shape
+    positions = np.arange(tokens - queries.shape[1], tokens)
     out = np.zeros((len(queries), tokens))
-    for h, head in enumerate(base):
-        mean = rotation @ head[used].mean(0)
-        covariance = rotation @ np.cov(head[used].T, bias=True).reshape(dim, dim) @ rotation.T
+    for h, head in enumerate(queries):
+        mean, covariance = expected_queries(head, positions, tokens, future, sinks, inverse_frequencies)
         k = keys[h // (len(queries) // heads)]
         logits = scale * k @ mean + 0.5 * scale**2 * np.einsum("nd,de,ne->n", k, covariance, k)
         if tokens > sinks:
             weights = np.exp(logits[sinks:] - logits[sinks:].max())
             out[h, sinks:] = weights / weights.sum()
     return (grouped(out, heads) + epsilon) * np.linalg.norm(values, axis=-1)
+
+
+def expected_queries(queries, positions, num_seen, future, sinks, inverse_frequencies):
+    """Mean and covariance that the queries of one head will have, from those `[W, D]` at ``positions``."""
+    dim = queries.shape[1]
+    rotation = np.eye(dim)
+    if inverse_frequencies is not None:
+        queries = np.stack(
+            [rope(q, -int(p), inverse_frequencies) for q, p in zip(queries, positions, strict=True)]
+        )
+        ahead = range(num_seen, num_seen + future)
+        turned = [[rope(unit, p, inverse_frequencies) for unit in np.eye(dim)] for p in ahead]
+        rotation = np.mean(turned, 0).T
+    used = positions >= sinks
+    used[-1] = True
+    used = queries[used]
+    covariance = np.cov(used.T, bias=True).reshape(dim, dim)
+    return rotation @ used.mean(0), rotation @ covariance @ rotation.T
 
 
 def rope(x, position, inverse_frequencies):
@@ -217,6 +215,20 @@ def pyramid(layers, heads, tokens, total, floor, beta=20):
     first = 2 - last
     weights = [first - (first - last) * Fraction(i, max(layers - 1, 1)) for i in range(layers)]
     return _by_layer(weights, heads, tokens, total, floor)
+
+
+def fitted_pyramid(layers, heads, tokens, total, window, beta=20):
+    """PyramidKV as kvpress 0.5.5 computes it, with exact sums."""
+    mean = Fraction(total, layers * heads)
+    last = mean / beta
+    first = 2 * mean - last
+    if first >= tokens - window:
+        first = tokens - window
+        last = 2 * mean - first
+    if not tokens >= first >= last >= window:
+        first = last = Fraction(1)
+    weights = [first - (first - last) * Fraction(i, max(layers - 1, 1)) for i in range(layers)]
+    return _by_layer(weights, heads, tokens, total, 0)
 
 
 def layer_groups(layers, heads, tokens, total, floor, size=8, beta=14):

@@ -86,9 +86,18 @@ def snap_kv(budget: Budget, *, window: int = 64, kernel: int = 5) -> Recipe:
     return Recipe(WindowMass(window, kernel), budget, name="snap_kv")
 
 
-def pyramid_kv(budget: Budget, *, window: int = 64, kernel: int = 5, beta: int = 20) -> Recipe:
-    """SnapKV with budgets that fall from layer to layer (Cai et al. 2024, arXiv 2406.02069)."""
-    return Recipe(WindowMass(window, kernel), budget, Pyramid(beta), name="pyramid_kv")
+def pyramid_kv(
+    budget: Budget,
+    *,
+    window: int = 64,
+    kernel: int = 5,
+    beta: int = 20,
+    slope: Literal["fixed", "fitted"] = "fixed",
+) -> Recipe:
+    """SnapKV with budgets that fall from layer to layer (Cai et al. 2024, arXiv 2406.02069).
+    ``slope="fitted"`` is kvpress's pyramid, which keeps equal budgets where the last layer's would not hold
+    the window."""
+    return Recipe(WindowMass(window, kernel), budget, Pyramid(beta, slope), name="pyramid_kv")
 
 
 def ada_kv(

@@ -51,7 +51,7 @@ impl Split for GlobalPrefix {
         let total = scores.spendable(total);
         let floor: u64 = floors.iter().sum();
         if total <= floor {
-            by_layer(scores, total, &vec![1; scores.num_layers], out);
+            by_layer(scores, total, &vec![1; scores.num_layers], &scores.floors(), out);
             return Ok(());
         }
         // A column is the keys of one rank of all heads of a layer that have so many.

@@ -31,7 +31,7 @@ impl Split for LayerGroups {
         let group_weights = linear(groups, 2 * self.beta as u64 - last, last);
         let weights: Vec<u64> =
             (0..scores.num_layers).map(|layer| group_weights[layer / self.size]).collect();
-        by_layer(scores, total, &weights, out);
+        by_layer(scores, total, &weights, &scores.floors(), out);
         Ok(())
     }
 

@@ -16,7 +16,7 @@ pub use apportion::apportion;
 pub use global_prefix::GlobalPrefix;
 pub use head_scores::HeadScores;
 pub use layer_groups::LayerGroups;
-pub use pyramid::Pyramid;
+pub use pyramid::{Pyramid, Slope};
 pub use uniform::Uniform;
 
 use super::{Params, Protect};
@@ -274,6 +274,7 @@ mod tests {
             let rules = [
                 ("uniform", vec![]),
                 ("pyramid", vec![]),
+                ("pyramid", vec![("slope", Param::Text("fitted".into()))]),
                 ("global_prefix", vec![]),
                 ("global_prefix", vec![("profile", weights(layers))]),
                 ("across_heads", vec![]),
