@@ -11,7 +11,7 @@ context share its fate.
 It takes hours on two cores. Every context's outcome is appended to a file in the cache folder as it comes,
 so that a run may be stopped (Ctrl-C: it then reports what there is, as ``--only report`` does) and goes on
 where it was; the result says how many needles it holds. Rounds of four contexts make each part of it balanced
-over lengths.
+over lengths. A recipe that is new, or of a new edition, is measured on the contexts that are known, too.
 ``--quick`` is one short context and one short window, from scratch.
 """
 
@@ -30,7 +30,7 @@ from typing import Any
 import torch
 
 from hornbeam import models
-from keep_quality_ours import COUNTERPARTS, PRESSES, Ours
+from keep_quality_ours import COUNTERPARTS, EDITIONS, PRESSES, Ours
 from kvpress_peer import VERSION, Peer
 from needles import Item, Items
 
@@ -41,7 +41,8 @@ CHECKED_KEEP = 0.5
 #: Presses that are no recipe: without a score, with a split of their own, or in need of eager attention.
 MORE_THAN_SCORES = ("ada_kv", "snap_kv_merged", "pyramid_kv", "observed_attention")
 DRAWS = 10_000
-#: Raise it when outcomes of an older state of the code are no longer those of this one.
+#: Raise it when no outcome of an older state of the code is one of this state; for single recipes there is
+#: ``EDITIONS``.
 EDITION = 1
 
 Outcome = dict[str, Any]
@@ -82,27 +83,34 @@ class Bench:
         self.ours, self.peer, self.outcomes, self.file = ours, peer, outcomes, file
 
     def measure(self, item: Item, label: str, keeps: Sequence[float]) -> None:
-        """One side after the other, since threads of both at once would wait for each other's; nothing where
-        the outcome is known."""
-        if item.name in self.outcomes:
+        """One side after the other, since threads of both at once would wait for each other's; of an outcome
+        that is known, recipes that it lacks or has of an older edition."""
+        known = self.outcomes.get(item.name)
+        editions = {} if known is None else dict.fromkeys(known["ours"], 1) | known.get("editions", {})
+        missing = [name for name in COUNTERPARTS if editions.get(name) != EDITIONS.get(name, 1)]
+        if not missing:
             return
         begin = time.perf_counter()
-        asked = {"questions": item.questions, "answers": item.answers}
         self.ours.read(item.context)
-        ours = self.ours.ask(item, list(COUNTERPARTS), list(keeps))
+        ours = self.ours.ask(item, missing, list(keeps))
         self.ours.forget()
-        self.peer.call("read", context=item.context)
-        theirs = self.peer.call("ask", **asked, presses=PRESSES, keeps=list(keeps))
-        self.record(
-            {
-                "name": item.name,
-                "tokens": len(item.context),
-                "depths": item.depths,
-                "scored": sum(map(len, item.answers)),
-                "ours": ours,
-                "theirs": theirs,
-            }
-        )
+        if known is not None:
+            self.record({**known, "ours": {**known["ours"], **ours}, "editions": EDITIONS})
+        else:
+            self.peer.call("read", context=item.context)
+            asked = {"questions": item.questions, "answers": item.answers}
+            theirs = self.peer.call("ask", **asked, presses=PRESSES, keeps=list(keeps))
+            self.record(
+                {
+                    "name": item.name,
+                    "tokens": len(item.context),
+                    "depths": item.depths,
+                    "scored": sum(map(len, item.answers)),
+                    "ours": ours,
+                    "theirs": theirs,
+                    "editions": EDITIONS,
+                }
+            )
         print(f"{label}: {item.name}, {time.perf_counter() - begin:.0f} s", flush=True)
 
     def calibrate(self, items: list[Item]) -> None:

@@ -37,6 +37,7 @@ RECIPES: dict[str, tuple[Callable[[str], keep.Recipe], str | None]] = {
         "snap_kv_merged",
     ),
     "pyramid_kv": (recipes.pyramid_kv, "pyramid_kv"),
+    'pyramid_kv(slope="fitted")': (lambda budget: recipes.pyramid_kv(budget, slope="fitted"), "pyramid_kv"),
     "ada_kv": (recipes.ada_kv, "ada_kv"),
     'ada_kv(blend="reserve")': (lambda budget: recipes.ada_kv(budget, blend="reserve"), "ada_kv"),
     "expected_attention": (recipes.expected_attention, "expected_attention"),
@@ -47,6 +48,8 @@ RECIPES: dict[str, tuple[Callable[[str], keep.Recipe], str | None]] = {
     "window_kv": (recipes.window_kv, None),
     'window_kv(pool="max")': (lambda budget: recipes.window_kv(budget, pool="max"), None),
 }
+#: Raise a recipe's where outcomes of an older state of its code are no longer those of this one; 1 without.
+EDITIONS = {"expected_attention": 2}
 COUNTERPARTS = {**{name: press for name, (_, press) in RECIPES.items()}, "sparse_mm": None}
 PRESSES = sorted({press for _, press in RECIPES.values() if press})
 
