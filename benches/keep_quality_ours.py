@@ -110,7 +110,7 @@ class Ours:
     def read(self, context: list[int]) -> None:
         """Reads a prompt, for the calls that follow."""
         self.forget()
-        # The last rows; the mass of all rows; rows that are spread over the prompt.
+        # The last rows; the mass of all rows; the moments of all queries.
         seen = [recipes.snap_kv("50%"), recipes.ems("50%"), recipes.expected_attention("50%")]
         self.observers = [Keeper(self.lm, dataclasses.replace(recipe, when=Never())) for recipe in seen]
         _, self.sequence = driving.opened(self.lm, context, keeper=Observers(self.observers))
@@ -128,7 +128,7 @@ class Ours:
         fork = Sequence(self.lm, 0, 0, self.sequence.prompt, self.sequence.options)
         fork._branch = self.sequence.branch.fork()
         scoring = keeper.scoring
-        seen = self.observers[2 if scoring.spreads else 1 if scoring.adds_mass else 0]
+        seen = self.observers[2 if scoring.adds_moments else 1 if scoring.adds_mass else 0]
         scoring.rules = seen.scoring.rules
         state = copy.copy(seen.states[0])
         label, find = repr(keeper.recipe.score), scoring.scores

@@ -570,6 +570,7 @@ def keep_scores_held(
     num_kv_heads: int,
     scale: float,
     out: Tensor,
+    expected: tuple[Tensor, Tensor] | None = None,
 ) -> None: ...
 def keep_rows(
     score: tuple[str, dict[str, Any]], num_tokens: int

@@ -37,6 +37,7 @@ def score_held(
     num_seen: int,
     num_kv_heads: int,
     scale: float,
+    expected: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
     """Scores of the keys of all planes, float32 `[T]` on the device: the bits of the CPU.
 
@@ -53,6 +54,8 @@ def score_held(
         num_seen: tokens seen so far.
         num_kv_heads: planes of a layer.
         scale: what attention multiplies scores by.
+        expected: float64 means `[L, H, D]` and covariances `[L, H, D, D]` of queries to come, on the host,
+            where they are not to be found from ``queries``.
     """
     name, params = score
     device = chunks[0].device
@@ -84,7 +87,9 @@ def score_held(
     if name == "key_difference":
         return held.key_differences()
     if name == "expected_attention":
-        return held.expected_attention(params, queries, rows, num_seen, num_kv_heads, scale)
+        if expected is None:
+            expected = expectations(params, queries, rows, num_seen)
+        return held.expected_attention(params, expected, num_kv_heads, scale)
     group = queries.shape[1] // num_kv_heads
     known = MassScores(
         counts,
@@ -96,6 +101,20 @@ def score_held(
         device=device,
     )
     return known.scores(name, params)
+
+
+def expectations(
+    params: dict[str, Any], queries: Tensor, rows: NDArray[np.int32], num_seen: int
+) -> tuple[Tensor, Tensor]:
+    """What expected attention has of queries `[L, H, W, D]` at positions ``rows``: float64 means
+    `[L, H, D]` and covariances `[L, H, D, D]`."""
+    layers, heads, _, dim = queries.shape
+    means = torch.empty(layers, heads, dim, dtype=torch.float64)
+    covariances = torch.empty(layers, heads, dim, dim, dtype=torch.float64)
+    queries = queries.to("cpu", torch.float32).contiguous()
+    bits = means.view(torch.int64), covariances.view(torch.int64)
+    _native.keep_expectations(params, queries, rows, num_seen, *bits)
+    return means, covariances
 
 
 class Held:
@@ -129,18 +148,16 @@ class Held:
     def expected_attention(
         self,
         params: dict[str, Any],
-        queries: Tensor,
-        rows: NDArray[np.int32],
-        num_seen: int,
+        expected: tuple[Tensor, Tensor],
         num_kv_heads: int,
         scale: float,
     ) -> Tensor:
-        layers, heads = queries.shape[:2]
-        group, num_planes = heads // num_kv_heads, layers * num_kv_heads
-        means = torch.empty(num_planes, group, self.dim, dtype=torch.int64)
-        covariances = torch.empty(num_planes, group, self.dim, self.dim, dtype=torch.int64)
-        queries = queries.to("cpu", torch.float32).contiguous()
-        _native.keep_expectations(params, queries, rows, num_seen, means, covariances)
+        group = expected[0].shape[1] // num_kv_heads
+        # Bits of doubles; covariances column after column.
+        means, covariances = (
+            x.reshape(-1, group, *x.shape[2:]).contiguous().view(torch.int64)
+            for x in (expected[0], expected[1].mT)
+        )
         first = np.array(
             [
                 np.searchsorted(part, params["sinks"])

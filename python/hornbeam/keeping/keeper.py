@@ -15,7 +15,7 @@ from hornbeam.keep.score import ExpectedAttention
 from hornbeam.keep.when import AfterPrefill, Moment, OnPressure
 from hornbeam.keeping.reduction import Reduction
 from hornbeam.keeping.scoring import Scoring
-from hornbeam.keeping.state import Inputs, State, Take, stride
+from hornbeam.keeping.state import Inputs, State, Take
 from hornbeam.keeping.watch import Watch
 from hornbeam.sequence import SHARED_PREFIX
 
@@ -54,7 +54,7 @@ class Keeper:
 
     def reusable(self, num_tokens: int) -> int:
         """Tokens of a prompt whose rows need not be computed: those whose queries nobody asks for."""
-        if self.scoring.spreads or self.is_press:
+        if self.scoring.adds_moments or self.is_press:
             return 0
         first = max(num_tokens - self.scoring.window, 0)
         return min([first, *self.scoring.others(num_tokens)]) if self.scoring.adds_mass else first
@@ -85,8 +85,8 @@ class Keeper:
             return Take(state, torch.from_numpy(wanted.copy()), np.empty(0, np.int32))
         positions = np.arange(begin, begin + len(own), dtype=np.int32)
         stay = positions >= begin + len(own) - self.scoring.window
-        if self.scoring.spreads:
-            stay |= (positions + 1) % stride(len(sequence.prompt)) == 0
+        if self.scoring.adds_moments:
+            stay[:] = True
         take = Take(state, torch.from_numpy(own[stay]), positions[stay])
         if self.is_press:
             take.all_rows = torch.from_numpy(own.copy())
@@ -135,10 +135,7 @@ class Keeper:
             if watch is not None and watch.takes[i].layers:
                 rows = torch.stack(watch.takes[i].layers)[:, :, path]
                 positions = np.arange(end - len(path), end, dtype=np.int32)
-                stay = np.ones(len(path), bool)
-                if self.scoring.spreads:
-                    stay = (positions + 1) % stride(end) == 0
-                self.scoring.remember(state, positions[stay], rows[:, :, torch.from_numpy(stay)])
+                self.scoring.remember(state, positions, rows)
             if sequence.finish is None and self._is_due(state, False):
                 self._reduce(sequence, state)
             else:

@@ -14,7 +14,8 @@ from hornbeam import _native, cuda, ops
 from hornbeam.cuda.scores import score_held
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.score import ExpectedAttention, Score
-from hornbeam.keeping.state import Inputs, MassTake, State, stride
+from hornbeam.keeping.moments import Moments
+from hornbeam.keeping.state import Inputs, MassTake, State
 from hornbeam.keeping.watch import Rule, add_mass
 
 if TYPE_CHECKING:
@@ -40,10 +41,10 @@ class Scoring:
         self.repeats = repeats
         self.is_native = type(score).scores is Score.scores
         sets = _native.keep_rows(score.spec(), 1) if self.is_native else []
-        #: The last rows whose queries it needs; whether it needs mass of others, and rows evenly spread.
+        #: The last rows whose queries it needs; whether it needs mass of others, and moments of all.
         self.window = max((count for count, _ in sets if count is not None), default=score.num_rows)
         self.adds_mass = any(others is not None for _, others in sets)
-        self.spreads = isinstance(score, ExpectedAttention)
+        self.adds_moments = isinstance(score, ExpectedAttention)
         self.is_press = hasattr(score, "layer_scores")
         #: What each physical layer does with its scores, as far as it was seen.
         self.rules: dict[int, Rule] = {}
@@ -51,12 +52,12 @@ class Scoring:
     @property
     def is_plain_only(self) -> bool:
         """Whether it reads queries otherwise than by the probabilities that attention gives."""
-        return not self.is_native or self.spreads
+        return not self.is_native or self.adds_moments
 
     @property
     def wants_rows(self) -> bool:
         """Whether it needs queries of decoding."""
-        return self.repeats and bool(self.window or self.adds_mass or self.spreads)
+        return self.repeats and bool(self.window or self.adds_mass or self.adds_moments)
 
     def others(self, num_tokens: int) -> list[int]:
         """The rows, among so many, whose mass is added up beside that of the last ones."""
@@ -88,20 +89,16 @@ class Scoring:
         )
 
     def remember(self, state: State, positions: NDArray[np.int32], rows: Tensor) -> None:
-        """Keeps queries, and forgets those that no score will ask for."""
+        """Keeps queries, or their moments, and forgets those that no score will ask for."""
         if len(positions) == 0:
             return
-        state.queries.append((positions, rows))
-        end = int(positions[-1]) + 1
-        if self.spreads:
-            # What stays is a function of the length alone, however many rows came at once.
-            if stride(end) != stride(end - len(positions)):
-                positions, all_rows = state.rows()
-                stay = (positions + 1) % stride(end) == 0
-                assert all_rows is not None
-                state.queries = [(positions[stay], all_rows[:, :, torch.from_numpy(stay)])]
+        if isinstance(self.score, ExpectedAttention):
+            if state.moments is None:
+                state.moments = Moments(self.score.sinks, self.score.inverse_frequencies)
+            state.moments.add(positions, rows)
             return
-        first = end - self.window
+        state.queries.append((positions, rows))
+        first = int(positions[-1]) + 1 - self.window
         if self.adds_mass and state.prefilled:
             first = min(first, state.added)
         while len(state.queries) > 1 and state.queries[0][0][-1] < first:
@@ -162,11 +159,9 @@ class Scoring:
         positions, rows = state.rows()
         if rows is None:
             rows = torch.empty(shape.num_layers, shape.num_heads, 0, shape.head_dim)
-        if not self.spreads:
-            # The last rows, without a gap: a pass that was rolled back leaves none.
-            keep = positions >= sequence.branch.length - self.window
-            positions, rows = positions[keep], rows[:, :, torch.from_numpy(keep)]
-        rows = rows.contiguous()
+        # The last rows, without a gap: a pass that was rolled back leaves none.
+        keep = positions >= sequence.branch.length - self.window
+        positions, rows = positions[keep], rows[:, :, torch.from_numpy(keep)].contiguous()
         if not self.is_native:
             return self._python_scores(sequence, state, counts, entries, rows)
         masses = []
@@ -181,6 +176,10 @@ class Scoring:
             masses.append((sums, self._seen(counts, entries, positions[last])))
         spec, chunks, seen = self.score.spec(), self.tree.chunks, sequence.branch.length
         heads, scale = self.tree.num_kv_heads, self.lm.runner.scale
+        expected = None
+        if state.moments is not None and isinstance(self.score, ExpectedAttention):
+            found = state.moments.expected(seen, self.score.future)
+            expected = found[0].cpu(), found[1].cpu()
         if cuda.is_on_device(chunks[0]):
             return score_held(
                 spec,
@@ -193,10 +192,14 @@ class Scoring:
                 num_seen=seen,
                 num_kv_heads=heads,
                 scale=scale,
+                expected=expected,
             )
         out = torch.empty(len(entries))
+        bits = None
+        if expected is not None:
+            bits = expected[0].contiguous().view(torch.int64), expected[1].contiguous().view(torch.int64)
         _native.keep_scores_held(
-            spec, chunks, counts, entries, rows, positions, masses, seen, heads, scale, out
+            spec, chunks, counts, entries, rows, positions, masses, seen, heads, scale, out, bits
         )
         return out
 

@@ -12,11 +12,9 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
+    from hornbeam.keeping.moments import Moments
 
-__all__ = ["Inputs", "State", "Take", "stride"]
-
-#: Rows that the statistics of expected attention are taken from, at most.
-SPREAD_ROWS = 1024
+__all__ = ["Inputs", "State", "Take"]
 
 
 @dataclasses.dataclass
@@ -41,6 +39,7 @@ class State:
         self.added = 0  # rows before this position are in the mass, or were not asked for
         self.rotated: NDArray[np.int32] | None = None
         self.queries: list[tuple[NDArray[np.int32], Tensor]] = []  # positions [R], rows [L, H, R, D]
+        self.moments: Moments | None = None  # of all queries, for a score that asks for no more
         self.inputs: dict[int, Inputs] = {}
 
     def rows(self) -> tuple[NDArray[np.int32], Tensor | None]:
@@ -89,9 +88,3 @@ class MassTake:
     columns: Tensor  # of the plan, for each key
     offsets: list[int]  # where planes begin
     sums: Tensor  # int64, for each key
-
-
-def stride(num_tokens: int) -> int:
-    """Every so many rows are kept for statistics: a power of two, so that those kept of a longer sequence
-    are among those of a shorter one."""
-    return 1 << max(-(-num_tokens // SPREAD_ROWS) - 1, 0).bit_length()

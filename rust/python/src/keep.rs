@@ -133,6 +133,7 @@ fn scores(
                 keys: &keys[at * plane_tokens..][..plane_tokens],
                 values: &values[at * plane_tokens..][..plane_tokens],
                 queries: &queries[at * plane_rows..][..plane_rows],
+                expected: &[],
                 positions: &[],
             })
             .collect();

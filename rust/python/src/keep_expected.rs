@@ -14,7 +14,7 @@ use crate::parallel::Host;
 use crate::tensor::Tensor;
 
 /// Writes the means and covariances that expected attention has of float32 `queries [L, H, W, D]` at int32 `rows [W]`:
-/// the bits of doubles, int64 `means [.., D]` and `covariances [.., D, D]`, column after column, head after head.
+/// the bits of doubles, int64 `means [.., D]` and `covariances [.., D, D]`, head after head.
 #[pyfunction]
 fn keep_expectations(
     py: Python<'_>,
@@ -62,10 +62,7 @@ fn keep_expectations(
                 rule.statistics(&layer, &q[head * num_rows * width..][..num_rows * width]);
             let mut part = parts[head].lock().unwrap_or_else(PoisonError::into_inner);
             part.0.iter_mut().zip(mean).for_each(|(to, x)| *to = x.to_bits() as i64);
-            for (column, to) in part.1.chunks_exact_mut(width).enumerate() {
-                let line = covariance[column..].iter().step_by(width);
-                to.iter_mut().zip(line).for_each(|(to, x)| *to = x.to_bits() as i64);
-            }
+            part.1.iter_mut().zip(covariance).for_each(|(to, x)| *to = x.to_bits() as i64);
         });
         Ok(())
     })

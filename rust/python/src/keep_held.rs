@@ -9,7 +9,7 @@ use hornbeam_core::format::plan::{Entry, RowSlot};
 use hornbeam_core::format::{Dtype, Element};
 use hornbeam_core::keep::held::{Accumulated, score_held};
 use hornbeam_core::keep::score::{self, Score};
-use hornbeam_core::keep::{Layer, Plane, Rows};
+use hornbeam_core::keep::{Expected, Layer, Plane, Rows};
 use hornbeam_core::ops::pages::decode_row;
 use hornbeam_core::parallel::Parallel;
 use hornbeam_core::plan;
@@ -215,9 +215,11 @@ fn held_plan<'py>(
 
 /// Writes the scores float32 `out [T]` of what a branch holds. `queries` is float32 `[L, H, W, D]` at
 /// int32 `rows [W]`, `num_seen` the tokens seen so far; `masses` has, for each of the sets of rows that the
-/// score needs, int64 `[T]` sums and int32 `[T]` counts of the rows that saw the key.
+/// score needs, int64 `[T]` sums and int32 `[T]` counts of the rows that saw the key. `expected`, the bits of
+/// doubles as int64 `means [L, H, D]` and `covariances [L, H, D, D]`, takes the place of queries where these are
+/// asked for moments alone.
 #[pyfunction]
-#[pyo3(signature = (score, chunks, counts, entries, queries, rows, masses, num_seen, num_kv_heads, scale, out))]
+#[pyo3(signature = (score, chunks, counts, entries, queries, rows, masses, num_seen, num_kv_heads, scale, out, expected=None))]
 fn keep_scores_held(
     py: Python<'_>,
     score: Factor<'_>,
@@ -231,6 +233,7 @@ fn keep_scores_held(
     num_kv_heads: usize,
     scale: f32,
     out: &Bound<'_, PyAny>,
+    expected: Option<(Bound<'_, PyAny>, Bound<'_, PyAny>)>,
 ) -> PyResult<()> {
     let score = score::build(&score.0, params(&score.1)?).or_raise(py)?;
     let table = Table::new(py, chunks, counts, entries)?;
@@ -261,12 +264,24 @@ fn keep_scores_held(
             Ok((sums, seen.iter().map(|count| *count as u32).collect()))
         })
         .collect::<PyResult<Vec<(Vec<u64>, Vec<u32>)>>>()?;
+    let expected = match &expected {
+        None => None,
+        Some((means, covariances)) => {
+            let (m, c) = (Tensor::new(means, "means")?, Tensor::new(covariances, "covariances")?);
+            let d = table.chunks.layout.head_dim;
+            m.expect_shape(py, &[Some(layers), Some(heads), Some(d)])?;
+            c.expect_shape(py, &[Some(layers), Some(heads), Some(d), Some(d)])?;
+            // SAFETY: as above; both are copied under the GIL.
+            Some(unsafe { (doubles(m.i64s(py)?), doubles(c.i64s(py)?)) })
+        }
+    };
     let call = Call {
         score: &*score,
         table: &table,
         q,
         rows: r.iter().map(|row| *row as u32).collect(),
         masses,
+        expected,
         num_seen,
         num_kv_heads,
         group: heads / num_kv_heads,
@@ -279,6 +294,11 @@ fn keep_scores_held(
     }
 }
 
+/// Doubles, of which the bits are given.
+fn doubles(bits: &[i64]) -> Vec<f64> {
+    bits.iter().map(|bits| f64::from_bits(*bits as u64)).collect()
+}
+
 struct Call<'a> {
     score: &'a dyn Score,
     table: &'a Table,
@@ -286,6 +306,8 @@ struct Call<'a> {
     rows: Vec<u32>,
     /// Sums and counts of each set of rows, plane after plane.
     masses: Vec<(Vec<u64>, Vec<u32>)>,
+    /// Means and covariances of every query head.
+    expected: Option<(Vec<f64>, Vec<f64>)>,
     num_seen: usize,
     num_kv_heads: usize,
     group: usize,
@@ -333,13 +355,26 @@ impl Call<'_> {
             })
             .collect();
         let width = self.group * self.rows.len() * d;
+        let expected: Vec<Vec<Expected<'_>>> = planes
+            .clone()
+            .map(|plane| match &self.expected {
+                None => Vec::new(),
+                Some((means, covariances)) => (plane * self.group..(plane + 1) * self.group)
+                    .map(|head| Expected {
+                        mean: &means[head * d..][..d],
+                        covariance: &covariances[head * d * d..][..d * d],
+                    })
+                    .collect(),
+            })
+            .collect();
         let views: Vec<Plane<'_>> = planes
             .clone()
-            .zip(&arrays)
-            .map(|(plane, (keys, values, positions))| Plane {
+            .zip(arrays.iter().zip(&expected))
+            .map(|(plane, ((keys, values, positions), expected))| Plane {
                 keys,
                 values,
                 queries: &self.q[plane * width..][..width],
+                expected,
                 positions,
             })
             .collect();

@@ -86,7 +86,7 @@ pub fn score_held(
         .planes
         .iter()
         .zip(&spread)
-        .map(|(plane, [keys, values])| Plane { keys, values, queries: plane.queries, positions: &axis })
+        .map(|(plane, [keys, values])| Plane { keys, values, positions: &axis, ..*plane })
         .collect();
     let masses: Vec<Vec<Mass>> = masses
         .iter()

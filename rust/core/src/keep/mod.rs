@@ -28,8 +28,20 @@ pub struct Plane<'a> {
     pub values: &'a [f32],
     /// `[group][num_rows][head_dim]`: rows of the query heads that read this kv head.
     pub queries: &'a [f32],
+    /// `[group]`: what is expected of queries to come where more of them were seen than `queries` has; or
+    /// empty.
+    pub expected: &'a [Expected<'a>],
     /// Logical position of each key, ascending; empty where they are 0, 1, 2 and so on.
     pub positions: &'a [i32],
+}
+
+/// Moments that the queries of one head are expected to have.
+#[derive(Debug, Clone, Copy)]
+pub struct Expected<'a> {
+    /// `[head_dim]`.
+    pub mean: &'a [f64],
+    /// `[head_dim][head_dim]`.
+    pub covariance: &'a [f64],
 }
 
 impl Plane<'_> {
@@ -134,7 +146,7 @@ pub(crate) mod testing {
             .collect();
         let planes: Vec<Plane<'_>> = arrays
             .iter()
-            .map(|[keys, values, queries]| Plane { keys, values, queries, positions: &[] })
+            .map(|[keys, values, queries]| Plane { keys, values, queries, expected: &[], positions: &[] })
             .collect();
         test(&Layer {
             planes: &planes,

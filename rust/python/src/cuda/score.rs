@@ -86,8 +86,8 @@ fn key_differences(
 }
 
 /// Writes expected attention, float32 `scores [N]`. `rows` are float32 keys and values `[N, D]`; `planes` int32 where they
-/// begin `[planes + 1]` and how many of the first keys take no part `[planes]`; `expected` as `keep_expectations` leaves
-/// it, `[planes, group, D]` and `[planes, group, D, D]`; `rule` is (scale, epsilon), and `most` the keys of the largest
+/// begin `[planes + 1]` and how many of the first keys take no part `[planes]`; `expected` the bits of doubles, int64
+/// `[planes, group, D]` and, column after column, `[planes, group, D, D]`; `rule` is (scale, epsilon), and `most` the keys of the largest
 /// plane. Scratch: int64 `[group, N]` and `[planes, group]`.
 #[pyfunction]
 #[pyo3(name = "cuda_expected_scores")]

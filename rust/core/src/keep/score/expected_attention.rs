@@ -41,12 +41,22 @@ impl ExpectedAttention {
         })
     }
 
-    /// Queries from which statistics can be taken.
+    /// Queries from which statistics can be taken, or what is expected of every head.
     ///
     /// # Errors
-    /// [`Error::Shape`] without any row, or if the frequencies are those of another head.
+    /// [`Error::Shape`] without either, or if the frequencies are those of another head.
     pub fn check(&self, layer: &Layer<'_>) -> Result<()> {
-        if layer.num_rows == 0 {
+        let d = layer.head_dim;
+        for plane in layer.planes.iter().filter(|plane| !plane.expected.is_empty()) {
+            if plane.expected.len() != layer.group {
+                return Err(Error::shape("expected queries", plane.expected.len(), layer.group));
+            }
+            if plane.expected.iter().any(|e| e.mean.len() != d || e.covariance.len() != d * d) {
+                return Err(Error::shape("expected queries", "other lengths", format!("{d} and {d} x {d}")));
+            }
+        }
+        let known = !layer.planes.is_empty() && layer.planes.iter().all(|plane| !plane.expected.is_empty());
+        if layer.num_rows == 0 && !known {
             return Err(Error::shape("queries.shape[3]", 0, "at least one row"));
         }
         match &self.inverse_frequencies {
@@ -143,8 +153,16 @@ impl Score for ExpectedAttention {
         for (plane, out) in layer.planes.iter().zip(out.chunks_exact_mut(n)) {
             let mut sums = vec![0.0f64; n];
             let first = (0..n).take_while(|key| plane.position(*key) < self.sinks).count();
-            for queries in plane.queries.chunks_exact(layer.num_rows * d) {
-                let (mean, covariance) = self.statistics(layer, queries);
+            for head in 0..layer.group {
+                let found;
+                let (mean, covariance) = match plane.expected.get(head) {
+                    Some(expected) => (expected.mean, expected.covariance),
+                    None => {
+                        let size = layer.num_rows * d;
+                        found = self.statistics(layer, &plane.queries[head * size..][..size]);
+                        (found.0.as_slice(), found.1.as_slice())
+                    }
+                };
                 for (logit, key) in logits.iter_mut().zip(plane.keys.chunks_exact(d)) {
                     line.fill(0.0);
                     for (&k, row) in key.iter().zip(covariance.chunks_exact(d)) {
