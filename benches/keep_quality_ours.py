@@ -128,7 +128,7 @@ class Ours:
         fork = Sequence(self.lm, 0, 0, self.sequence.prompt, self.sequence.options)
         fork._branch = self.sequence.branch.fork()
         scoring = keeper.scoring
-        seen = self.observers[2 if scoring.adds_moments else 1 if scoring.adds_mass else 0]
+        seen = self.observers[2 if scoring.moments_of else 1 if scoring.adds_mass else 0]
         scoring.rules = seen.scoring.rules
         state = copy.copy(seen.states[0])
         label, find = repr(keeper.recipe.score), scoring.scores

@@ -224,6 +224,9 @@ RECIPES: dict[str, Any] = {
     "ada_kv": lambda: hb.recipes.ada_kv(budget="25%"),
     "window_kv": lambda: hb.recipes.window_kv(budget=24),
     "expected_attention": lambda: hb.recipes.expected_attention(budget=24),
+    "expected, weighted twice": lambda: hb.keep.Recipe(
+        hb.keep.ValueWeighted(hb.keep.ExpectedAttention(64)), 24
+    ),
     "key_diff": lambda: hb.recipes.key_diff(budget=24),
     "knorm": lambda: hb.recipes.knorm(budget=24),
     "python": lambda: hb.keep.Recipe(Largest(), 24),

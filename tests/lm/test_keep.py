@@ -17,6 +17,7 @@ from tests.drafts import Foresight
 LAYERS, HEADS, GROUP, DIM = 2, 2, 3, 32
 SCORES = tuple(tuple(1.0 + layer + 2 * head for head in range(HEADS)) for layer in range(LAYERS))
 
+EXPECTED = hb.keep.ValueWeighted(hb.keep.ExpectedAttention(64), "l2")
 # Every recipe that drops or merges, with windows short enough for short prompts.
 RECIPES = {
     "streaming_llm": lambda budget: hb.recipes.streaming_llm(budget),
@@ -26,6 +27,7 @@ RECIPES = {
     "pyramid_kv": lambda budget: hb.recipes.pyramid_kv(budget, window=8),
     "ada_kv": lambda budget: hb.recipes.ada_kv(budget, window=8),
     "expected_attention": lambda budget: hb.recipes.expected_attention(budget),
+    "expected, weighted twice": lambda budget: hb.keep.Recipe(EXPECTED, budget),
     "key_diff": lambda budget: hb.recipes.key_diff(budget),
     "knorm": lambda budget: hb.recipes.knorm(budget),
     "prefix_kv": lambda budget: hb.recipes.prefix_kv(budget),
@@ -145,9 +147,12 @@ class TestWhatIsKept:
         prompt = ids(70)
         out = lm.generate(prompt, keep=recipe, max_new_tokens=2, draft=None)
         keys, values, queries, _ = arrays(model, prompt)
+        frequencies = hb.keep.rotate.inverse_frequencies(model)
         if name == "expected_attention":
-            frequencies = hb.keep.rotate.inverse_frequencies(model)
             recipe = hb.recipes.expected_attention(budget, inverse_frequencies=frequencies)
+        if name == "expected, weighted twice":
+            score = hb.keep.ExpectedAttention(64, inverse_frequencies=frequencies)
+            recipe = hb.keep.Recipe(hb.keep.ValueWeighted(score, "l2"), budget)
         kept = hb.keep.plan(recipe, keys, values, queries)
         want = [kept[layer][0][head].tolist() for layer in range(LAYERS) for head in range(HEADS)]
         # The second token's own key came after the reduction.

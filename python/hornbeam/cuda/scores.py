@@ -74,6 +74,7 @@ def score_held(
             num_seen=num_seen,
             num_kv_heads=num_kv_heads,
             scale=scale,
+            expected=expected,
         )
         rule = _LENGTHS if params.get("norm") == "l2" else _MAGNITUDES
         for _, own, (_, values) in held.batches():

@@ -11,7 +11,7 @@ import torch
 
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.rotate import inverse_frequencies
-from hornbeam.keep.score import ExpectedAttention
+from hornbeam.keep.score import ExpectedAttention, Score, ValueWeighted
 from hornbeam.keep.when import AfterPrefill, Moment, OnPressure
 from hornbeam.keeping.reduction import Reduction
 from hornbeam.keeping.scoring import Scoring
@@ -54,7 +54,7 @@ class Keeper:
 
     def reusable(self, num_tokens: int) -> int:
         """Tokens of a prompt whose rows need not be computed: those whose queries nobody asks for."""
-        if self.scoring.adds_moments or self.is_press:
+        if self.scoring.moments_of is not None or self.is_press:
             return 0
         first = max(num_tokens - self.scoring.window, 0)
         return min([first, *self.scoring.others(num_tokens)]) if self.scoring.adds_mass else first
@@ -85,7 +85,7 @@ class Keeper:
             return Take(state, torch.from_numpy(wanted.copy()), np.empty(0, np.int32))
         positions = np.arange(begin, begin + len(own), dtype=np.int32)
         stay = positions >= begin + len(own) - self.scoring.window
-        if self.scoring.adds_moments:
+        if self.scoring.moments_of is not None:
             stay[:] = True
         take = Take(state, torch.from_numpy(own[stay]), positions[stay])
         if self.is_press:
@@ -163,14 +163,21 @@ class Keeper:
 
 def _fitted(lm: LM, recipe: Recipe) -> Recipe:
     """The recipe with what it needs to know of the model."""
-    score = recipe.score
-    if isinstance(score, ExpectedAttention) and score.inverse_frequencies is None:
-        found = inverse_frequencies(lm.model)
-        if found is not None and 2 * len(found) == lm.runner.shape.head_dim:
-            score = dataclasses.replace(score, inverse_frequencies=found)
-    if recipe.rerotate and inverse_frequencies(lm.model) is None:
+    found = inverse_frequencies(lm.model)
+    if recipe.rerotate and found is None:
         raise ArgumentError("rerotate is True, expected a model with plain rotary embeddings")
-    return dataclasses.replace(recipe, score=score)
+    if found is not None and 2 * len(found) == lm.runner.shape.head_dim:
+        return dataclasses.replace(recipe, score=_rotated(recipe.score, found))
+    return recipe
+
+
+def _rotated(score: Score, frequencies: tuple[float, ...]) -> Score:
+    """The score with the model's frequencies, where it asks for them."""
+    if isinstance(score, ValueWeighted):
+        return dataclasses.replace(score, score=_rotated(score.score, frequencies))
+    if isinstance(score, ExpectedAttention) and score.inverse_frequencies is None:
+        return dataclasses.replace(score, inverse_frequencies=frequencies)
+    return score
 
 
 def _shares(a: list[int], b: list[int]) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from hornbeam import _native, cuda, ops
 from hornbeam.cuda.scores import score_held
 from hornbeam.errors import ArgumentError
-from hornbeam.keep.score import ExpectedAttention, Score
+from hornbeam.keep.score import ExpectedAttention, Score, ValueWeighted
 from hornbeam.keeping.moments import Moments
 from hornbeam.keeping.state import Inputs, MassTake, State
 from hornbeam.keeping.watch import Rule, add_mass
@@ -41,10 +41,11 @@ class Scoring:
         self.repeats = repeats
         self.is_native = type(score).scores is Score.scores
         sets = _native.keep_rows(score.spec(), 1) if self.is_native else []
-        #: The last rows whose queries it needs; whether it needs mass of others, and moments of all.
+        #: The last rows whose queries it needs; whether it needs mass of others.
         self.window = max((count for count, _ in sets if count is not None), default=score.num_rows)
         self.adds_mass = any(others is not None for _, others in sets)
-        self.adds_moments = isinstance(score, ExpectedAttention)
+        #: The score that asks for moments of all queries.
+        self.moments_of = _expected(score)
         self.is_press = hasattr(score, "layer_scores")
         #: What each physical layer does with its scores, as far as it was seen.
         self.rules: dict[int, Rule] = {}
@@ -52,12 +53,12 @@ class Scoring:
     @property
     def is_plain_only(self) -> bool:
         """Whether it reads queries otherwise than by the probabilities that attention gives."""
-        return not self.is_native or self.adds_moments
+        return not self.is_native or self.moments_of is not None
 
     @property
     def wants_rows(self) -> bool:
         """Whether it needs queries of decoding."""
-        return self.repeats and bool(self.window or self.adds_mass or self.adds_moments)
+        return self.repeats and bool(self.window or self.adds_mass or self.moments_of)
 
     def others(self, num_tokens: int) -> list[int]:
         """The rows, among so many, whose mass is added up beside that of the last ones."""
@@ -92,9 +93,9 @@ class Scoring:
         """Keeps queries, or their moments, and forgets those that no score will ask for."""
         if len(positions) == 0:
             return
-        if isinstance(self.score, ExpectedAttention):
+        if self.moments_of is not None:
             if state.moments is None:
-                state.moments = Moments(self.score.sinks, self.score.inverse_frequencies)
+                state.moments = Moments(self.moments_of.sinks, self.moments_of.inverse_frequencies)
             state.moments.add(positions, rows)
             return
         state.queries.append((positions, rows))
@@ -177,8 +178,8 @@ class Scoring:
         spec, chunks, seen = self.score.spec(), self.tree.chunks, sequence.branch.length
         heads, scale = self.tree.num_kv_heads, self.lm.runner.scale
         expected = None
-        if state.moments is not None and isinstance(self.score, ExpectedAttention):
-            found = state.moments.expected(seen, self.score.future)
+        if state.moments is not None and self.moments_of is not None:
+            found = state.moments.expected(seen, self.moments_of.future)
             expected = found[0].cpu(), found[1].cpu()
         if cuda.is_on_device(chunks[0]):
             return score_held(
@@ -253,6 +254,13 @@ def _rotary_at_hand(module: torch.nn.Module, model: Any) -> Iterator[None]:
         yield
     finally:
         del module.rotary_emb
+
+
+def _expected(score: Score) -> ExpectedAttention | None:
+    """Expected attention, by itself or inside of a score that weighs it."""
+    while isinstance(score, ValueWeighted):
+        score = score.score
+    return score if isinstance(score, ExpectedAttention) else None
 
 
 def _offsets(counts: NDArray[np.int32]) -> list[int]:
