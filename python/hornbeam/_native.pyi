@@ -590,14 +590,6 @@ def keep_answered(
     answer: ArrayLike,
     budgets: Tensor,
 ) -> None: ...
-def keep_expectations(
-    score: dict[str, Any],
-    queries: Tensor,
-    rows: ArrayLike,
-    num_seen: int,
-    means: Tensor,
-    covariances: Tensor,
-) -> None: ...
 def keep_reduce(
     reduce: tuple[str, dict[str, Any]],
     keys: Tensor,

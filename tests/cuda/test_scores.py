@@ -11,6 +11,7 @@ import torch
 from hornbeam import _native, keep, ops
 from hornbeam.cuda import scores as device_scores
 from hornbeam.errors import CudaError, ShapeError
+from hornbeam.keeping.moments import Moments
 from tests.cuda.emulator import DEVICE, Device, Emulation
 from tests.cuda.plans import DTYPES
 from tests.cuda.test_codes import on_the_device, pool
@@ -75,8 +76,19 @@ class Branch:
 
         return [one() for _ in _native.keep_rows(score.spec(), NUM_SEEN)]
 
+    def expected(self, score: keep.Score) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """What expected attention has of the queries."""
+        if isinstance(score, keep.ValueWeighted):
+            return self.expected(score.score)
+        if not isinstance(score, keep.ExpectedAttention) or len(self.rows) == 0:
+            return None
+        moments = Moments(score.sinks, score.inverse_frequencies)
+        moments.add(self.rows, self.queries)
+        return moments.expected(NUM_SEEN, score.future)
+
     def on_cpu(self, score: keep.Score, masses: list[Any], scale: float) -> torch.Tensor:
         out = torch.empty(len(self.entries))
+        expected = self.expected(score)
         _native.keep_scores_held(
             score.spec(),
             self.chunks,
@@ -89,6 +101,7 @@ class Branch:
             KV_HEADS,
             scale,
             out,
+            expected and tuple(part.contiguous().view(torch.int64) for part in expected),
         )
         return out
 
@@ -99,12 +112,12 @@ class Branch:
                 [chunk.to(DEVICE) for chunk in self.chunks],
                 self.counts,
                 self.entries,
-                self.queries,
-                self.rows,
                 [(sums.to(DEVICE), seen) for sums, seen in masses],
                 num_seen=NUM_SEEN,
                 num_kv_heads=KV_HEADS,
+                group=GROUP,
                 scale=scale,
+                expected=self.expected(score),
             ).cpu()
 
 
@@ -175,10 +188,10 @@ def test_rows_without_a_key_or_query() -> None:
             [wide],
             np.array([1, 0, 0, 0, 0, 0], np.int32),
             np.zeros((1, 3), np.int32),
-            torch.ones(2, 6, 1, 300),
-            np.array([1], np.int32),
             [],
             num_seen=2,
             num_kv_heads=3,
+            group=2,
             scale=1.0,
+            expected=(torch.zeros(2, 6, 300).double(), torch.zeros(2, 6, 300, 300).double()),
         )

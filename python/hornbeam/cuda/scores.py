@@ -13,6 +13,7 @@ from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
 from hornbeam.cuda.mass_scores import MassScores
 from hornbeam.cuda.rows import gather_rows, plane_batches
+from hornbeam.errors import ShapeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,12 +31,11 @@ def score_held(
     chunks: list[Tensor],
     counts: NDArray[np.int32],
     entries: NDArray[np.int32],
-    queries: Tensor,
-    rows: NDArray[np.int32],
     masses: list[tuple[Tensor, NDArray[np.int32]]],
     *,
     num_seen: int,
     num_kv_heads: int,
+    group: int,
     scale: float,
     expected: tuple[Tensor, Tensor] | None = None,
 ) -> Tensor:
@@ -46,16 +46,17 @@ def score_held(
         chunks: the pool.
         counts: int32 `[P]`, keys of each plane.
         entries: int32 `[T, 3]` of (page, slot, position), plane after plane.
-        queries: float32 `[L, H, W, D]` at positions ``rows``; what is expected of queries to come is found
-            on the host.
-        rows: int32 `[W]`.
         masses: for each of the sets of rows that the score needs, int64 `[T]` sums on the device, and int32
             `[T]`, how many of the rows saw the key, on the host.
         num_seen: tokens seen so far.
         num_kv_heads: planes of a layer.
+        group: query heads of a kv head.
         scale: what attention multiplies scores by.
-        expected: float64 means `[L, H, D]` and covariances `[L, H, D, D]` of queries to come, on the host,
-            where they are not to be found from ``queries``.
+        expected: for expected attention, float64 means `[L, H, D]` and covariances `[L, H, D, D]` of queries
+            to come, on the host.
+
+    Raises:
+        ShapeError: expected attention without ``expected``.
     """
     name, params = score
     device = chunks[0].device
@@ -68,11 +69,10 @@ def score_held(
             chunks,
             counts,
             entries,
-            queries,
-            rows,
             masses,
             num_seen=num_seen,
             num_kv_heads=num_kv_heads,
+            group=group,
             scale=scale,
             expected=expected,
         )
@@ -89,9 +89,8 @@ def score_held(
         return held.key_differences()
     if name == "expected_attention":
         if expected is None:
-            expected = expectations(params, queries, rows, num_seen)
-        return held.expected_attention(params, expected, num_kv_heads, scale)
-    group = queries.shape[1] // num_kv_heads
+            raise ShapeError("expected attention knows of no queries, expected moments of at least one row")
+        return held.expected_attention(params, expected, group, scale)
     known = MassScores(
         counts,
         entries[:, 2],
@@ -102,20 +101,6 @@ def score_held(
         device=device,
     )
     return known.scores(name, params)
-
-
-def expectations(
-    params: dict[str, Any], queries: Tensor, rows: NDArray[np.int32], num_seen: int
-) -> tuple[Tensor, Tensor]:
-    """What expected attention has of queries `[L, H, W, D]` at positions ``rows``: float64 means
-    `[L, H, D]` and covariances `[L, H, D, D]`."""
-    layers, heads, _, dim = queries.shape
-    means = torch.empty(layers, heads, dim, dtype=torch.float64)
-    covariances = torch.empty(layers, heads, dim, dim, dtype=torch.float64)
-    queries = queries.to("cpu", torch.float32).contiguous()
-    bits = means.view(torch.int64), covariances.view(torch.int64)
-    _native.keep_expectations(params, queries, rows, num_seen, *bits)
-    return means, covariances
 
 
 class Held:
@@ -150,10 +135,9 @@ class Held:
         self,
         params: dict[str, Any],
         expected: tuple[Tensor, Tensor],
-        num_kv_heads: int,
+        group: int,
         scale: float,
     ) -> Tensor:
-        group = expected[0].shape[1] // num_kv_heads
         # Bits of doubles; covariances column after column.
         means, covariances = (
             x.reshape(-1, group, *x.shape[2:]).contiguous().view(torch.int64)

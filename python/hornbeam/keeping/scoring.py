@@ -187,11 +187,10 @@ class Scoring:
                 chunks,
                 counts,
                 entries,
-                rows,
-                positions,
                 masses,
                 num_seen=seen,
                 num_kv_heads=heads,
+                group=shape.num_heads // heads,
                 scale=scale,
                 expected=expected,
             )

@@ -9,7 +9,6 @@ mod error;
 mod gain;
 mod integers;
 mod keep;
-mod keep_expected;
 mod keep_held;
 mod keep_questions;
 mod linear;
@@ -36,7 +35,6 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     error::register(m)?;
     gain::register(m)?;
     keep::register(m)?;
-    keep_expected::register(m)?;
     keep_held::register(m)?;
     keep_questions::register(m)?;
     linear::register(m)?;

@@ -28,11 +28,7 @@ pub struct ExpectedAttention {
 }
 
 impl ExpectedAttention {
-    /// From named parameters, of which it takes those that it knows.
-    ///
-    /// # Errors
-    /// As [`Params::count`] and its kin.
-    pub fn from_params(params: &mut Params) -> Result<Self> {
+    pub(super) fn from_params(params: &mut Params) -> Result<Self> {
         Ok(Self {
             future: params.count("future", 512, 1)?,
             sinks: params.count("sinks", 4, 0)?,
@@ -42,10 +38,7 @@ impl ExpectedAttention {
     }
 
     /// Queries from which statistics can be taken, or what is expected of every head.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] without either, or if the frequencies are those of another head.
-    pub fn check(&self, layer: &Layer<'_>) -> Result<()> {
+    fn check(&self, layer: &Layer<'_>) -> Result<()> {
         let d = layer.head_dim;
         for plane in layer.planes.iter().filter(|plane| !plane.expected.is_empty()) {
             if plane.expected.len() != layer.group {
@@ -70,7 +63,7 @@ impl ExpectedAttention {
 
     /// Mean `[head_dim]` and covariance `[head_dim][head_dim]` that are expected of the queries of one head, from
     /// those of a checked layer, `[num_rows][head_dim]`.
-    pub fn statistics(&self, layer: &Layer<'_>, queries: &[f32]) -> (Vec<f64>, Vec<f64>) {
+    fn statistics(&self, layer: &Layer<'_>, queries: &[f32]) -> (Vec<f64>, Vec<f64>) {
         let d = layer.head_dim;
         let sinks = (0..layer.num_rows).take_while(|row| layer.row_position(*row) < self.sinks).count();
         let skipped = sinks.min(layer.num_rows - 1);
