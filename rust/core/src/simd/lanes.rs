@@ -1,5 +1,7 @@
 //! The vector that kernels are written in: sixteen lanes of f32.
 
+use super::ahead::Run;
+use super::product::Group;
 use crate::format::Element;
 
 /// Lanes of a vector, on every instruction set.
@@ -17,6 +19,8 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     type Mask: Copy;
     /// Vectors that a register-blocked kernel can hold beside its operands; at most 8.
     const ACCUMULATORS: usize;
+    /// Whether [`Lanes::three_by_two`] is a loop of its own, with fewer loads a multiply-add.
+    const PAIRS: bool = false;
 
     /// `x` in every lane.
     fn splat(self, x: f32) -> Self::Vector;
@@ -81,6 +85,17 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// As [`Lanes::prefetch`], in the first-level cache.
     #[inline(always)]
     fn prefetch_near<T>(self, _at: *const T) {}
+
+    /// Adds to the places of the group, or writes there if not `ADD`, the products of three rows
+    /// with two panels, and asks for `ahead` meanwhile. Each sum in the order of the row.
+    ///
+    /// # Safety
+    /// The slices that the group was made from are still borrowed.
+    #[inline(always)]
+    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(self, group: Group<3, 2, STEP>, ahead: Run) {
+        // SAFETY: the caller's.
+        unsafe { group.add::<ADD, Self>(self, ahead) }
+    }
 
     /// The greatest lane that is not NaN, or -inf.
     #[inline(always)]

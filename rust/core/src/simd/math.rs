@@ -19,6 +19,9 @@ pub const EXP_HIGHEST: f32 = 88.722_83;
 /// `(exp(r) - 1 - r) / r^2` for |r| <= ln(2)/2, within 3.1e-9 of exp(r), relatively.
 const EXP: [f32; 5] = [0.499_999_94, 0.166_665_21, 0.041_668_39, 0.008_368_745, 0.001_381_454];
 
+/// `(2^r - 1) / r` for |r| <= 1/2, within 1.1e-7 of 2^r, relatively, and 1.1 units of its last place.
+const EXP2: [f32; 5] = [0.693_146_8, 0.240_222_37, 0.055_508_915, 0.009_671_763, 0.001_322_570_7];
+
 /// `(log(1 + f) - f + f^2/2) / f^3` for 1 + f in one octave around 1, within 5.9e-9 of the log, relatively.
 const LOG: [f32; 8] = [
     0.333_333_3,
@@ -35,7 +38,7 @@ const LOG: [f32; 8] = [
 /// denormal, +inf above [`EXP_HIGHEST`], NaN for NaN.
 #[inline(always)]
 pub fn exp<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
-    let ([p], [shifted]) = exp_parts(l, [x]);
+    let (p, shifted) = exp_parts(l, x);
     // The low bits of `shifted` are n, so this multiplies by 2^n, also where 2^n has no f32.
     let y = l.bits_add(p, l.bits_shl::<23>(shifted));
     let y = l.select(l.lt(x, l.splat(EXP_LOWEST)), l.splat(0.0), y);
@@ -46,41 +49,47 @@ pub fn exp<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
 /// The same bits as [`exp`] for `x <= 0`, -inf included, in fewer instructions. NaN for NaN.
 #[inline(always)]
 pub fn exp_nonpositive<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
-    exp_nonpositive_each(l, [x])[0]
-}
-
-/// [`exp_nonpositive`] of several vectors, step by step side by side: one evaluation is a chain of
-/// dependent operations, longer than what a processor looks ahead.
-#[inline(always)]
-pub fn exp_nonpositive_each<const N: usize, L: Lanes>(l: L, x: [L::Vector; N]) -> [L::Vector; N] {
-    let (mut y, shifted) = exp_parts(l, x);
-    for i in 0..N {
-        let power = l.bits_shl::<23>(l.bits_add(shifted[i], l.splat(f32::from_bits(127))));
-        y[i] = l.select(l.lt(x[i], l.splat(EXP_LOWEST)), l.splat(0.0), l.mul(y[i], power));
-    }
-    y
+    let (p, shifted) = exp_parts(l, x);
+    let power = l.bits_shl::<23>(l.bits_add(shifted, l.splat(f32::from_bits(127))));
+    l.select(l.lt(x, l.splat(EXP_LOWEST)), l.splat(0.0), l.mul(p, power))
 }
 
 /// `p` with `exp(x) = p * 2^n`, and a float whose low bits are n.
 #[inline(always)]
-fn exp_parts<const N: usize, L: Lanes>(l: L, x: [L::Vector; N]) -> ([L::Vector; N], [L::Vector; N]) {
-    let (mut shifted, mut r, mut q) = (x, x, [l.splat(EXP[4]); N]);
-    for i in 0..N {
-        shifted[i] = l.fma(x[i], l.splat(std::f32::consts::LOG2_E), l.splat(ROUND));
-    }
-    for i in 0..N {
-        let n = l.sub(shifted[i], l.splat(ROUND));
-        r[i] = l.fma(n, l.splat(-LN_2_LOW), l.fma(n, l.splat(-LN_2_HIGH), x[i]));
-    }
+fn exp_parts<L: Lanes>(l: L, x: L::Vector) -> (L::Vector, L::Vector) {
+    let shifted = l.fma(x, l.splat(std::f32::consts::LOG2_E), l.splat(ROUND));
+    let n = l.sub(shifted, l.splat(ROUND));
+    let r = l.fma(n, l.splat(-LN_2_LOW), l.fma(n, l.splat(-LN_2_HIGH), x));
+    let mut q = l.splat(EXP[4]);
     for coefficient in EXP[..4].iter().rev() {
+        q = l.fma(q, r, l.splat(*coefficient));
+    }
+    (l.add(l.fma(q, l.mul(r, r), r), l.splat(1.0)), shifted)
+}
+
+/// `2^x` of several vectors for `x <= 0`, -inf included, within 1.8 ulp (checked on every f32 of the
+/// range); 0 up to -126.5, NaN for NaN. Step by step side by side: one evaluation is a chain of
+/// dependent operations, longer than what a processor looks ahead.
+#[inline(always)]
+pub fn exp2_nonpositive<const N: usize, L: Lanes>(l: L, x: [L::Vector; N]) -> [L::Vector; N] {
+    // The low bits of `shifted` are n + 127, with n the integer next to x.
+    let (mut power, mut r, mut q) = (x, x, [l.splat(EXP2[4]); N]);
+    for i in 0..N {
+        // 2^-127 comes out as 0, since its exponent bits are.
+        let x = l.max(l.splat(-127.0), x[i]);
+        let shifted = l.add(x, l.splat(ROUND + 127.0));
+        r[i] = l.sub(x, l.sub(shifted, l.splat(ROUND + 127.0)));
+        power[i] = l.bits_shl::<23>(shifted);
+    }
+    for coefficient in EXP2[..4].iter().rev() {
         for i in 0..N {
             q[i] = l.fma(q[i], r[i], l.splat(*coefficient));
         }
     }
     for i in 0..N {
-        q[i] = l.add(l.fma(q[i], l.mul(r[i], r[i]), r[i]), l.splat(1.0));
+        q[i] = l.mul(l.fma(q[i], r[i], l.splat(1.0)), power[i]);
     }
-    (q, shifted)
+    q
 }
 
 /// `log(x)`, within 1.5 ulp (checked on every positive f32); -inf for 0, NaN for NaN and below 0.
@@ -177,6 +186,7 @@ mod tests {
                 0 => exp(l, x),
                 1 => log(l, x),
                 2 => tanh(l, x),
+                3 => exp2_nonpositive(l, [l.splat(0.0), x])[1],
                 _ => exp_nonpositive(l, x),
             };
             let mut out = [0.0; WIDTH];
@@ -222,6 +232,30 @@ mod tests {
         assert_eq!(exp_scalar(0.0), 1.0);
     }
 
+    /// [`exp2_nonpositive`], lane by lane with the same operations.
+    fn exp2_scalar(x: f32) -> f32 {
+        let x = if -127.0 > x { -127.0 } else { x };
+        let shifted = x + (ROUND + 127.0);
+        let r = x - (shifted - (ROUND + 127.0));
+        let q = EXP2[..4].iter().rev().fold(EXP2[4], |q, &c| q.mul_add(r, c));
+        q.mul_add(r, 1.0) * f32::from_bits(shifted.to_bits() << 23)
+    }
+
+    #[test]
+    fn exp2_is_accurate() {
+        let mut worst = 0.0f64;
+        for x in samples(stride()).filter(|x| *x <= 0.0) {
+            let y = exp2_scalar(x);
+            if x <= -126.5 {
+                assert_eq!(y.to_bits(), 0, "2^{x}");
+            } else {
+                worst = worst.max(ulps(y, f64::from(x).exp2()));
+            }
+        }
+        assert!(worst <= 1.8, "exp2 is off by {worst} ulp");
+        assert_eq!(exp2_scalar(0.0), 1.0);
+    }
+
     #[test]
     fn log_is_accurate() {
         let mut worst = 0.0f64;
@@ -260,7 +294,7 @@ mod tests {
         for x in blocks {
             for isa in Isa::available() {
                 let (exps, logs) = (isa.run(Map(0, x)), isa.run(Map(1, x)));
-                let nonpositive = isa.run(Map(3, x));
+                let (exp2s, nonpositive) = (isa.run(Map(3, x)), isa.run(Map(4, x)));
                 for i in 0..WIDTH {
                     let same = |got: f32, want: f32| {
                         got.to_bits() == want.to_bits() || got.is_nan() && want.is_nan()
@@ -268,6 +302,7 @@ mod tests {
                     assert!(same(exps[i], exp_scalar(x[i])), "{isa:?} exp({}) = {}", x[i], exps[i]);
                     assert!(same(logs[i], log_scalar(x[i])), "{isa:?} log({}) = {}", x[i], logs[i]);
                     assert!(x[i] > 0.0 || same(nonpositive[i], exp_scalar(x[i])));
+                    assert!(x[i] > 0.0 || same(exp2s[i], exp2_scalar(x[i])), "{isa:?} 2^{}", x[i]);
                 }
             }
         }

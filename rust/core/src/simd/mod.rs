@@ -5,6 +5,7 @@
 //! AVX-512, two of AVX2, four of NEON), and a sum over lanes has one order. So a kernel gives the
 //! same bits on every instruction set, and a test of one is a test of all.
 
+pub mod ahead;
 pub(crate) mod blocks;
 pub(crate) mod codes;
 pub(crate) mod dot;
@@ -16,6 +17,8 @@ pub mod product;
 pub mod row;
 #[cfg(target_arch = "x86_64")]
 mod x86;
+#[cfg(target_arch = "x86_64")]
+mod x86_product;
 
 use std::sync::OnceLock;
 

@@ -2,101 +2,223 @@
 //!
 //! Each checks the lengths of its arguments once and then runs without checks.
 
+use super::ahead::{Ahead, Run};
 use super::{Lanes, WIDTH};
 use crate::format::Element;
 
-/// `to[r * to_stride] (+)= sum over i < n of a[r * row_stride + i * STEP] * panel[i]` for `rows` rows: a number of each row is broadcast against a vector. Rows go through registers in groups of
-/// nearly equal size, at most [`Lanes::ACCUMULATORS`] at once.
-///
-/// # Panics
-/// If `a`, `panel` or `to` is too short.
-#[inline(always)]
-pub fn broadcast<const STEP: usize, const ADD: bool, L: Lanes>(
-    l: L,
-    rows: usize,
-    a: &[f32],
-    row_stride: usize,
-    n: usize,
-    panel: &[[f32; WIDTH]],
-    to: &mut [[f32; WIDTH]],
-    to_stride: usize,
-) {
-    let groups = rows.div_ceil(L::ACCUMULATORS);
-    let mut row = 0;
-    for group in 0..groups {
-        let size = (rows - row) / (groups - group);
-        let (a, to) = (&a[row * row_stride..], &mut to[row * to_stride..]);
-        match size {
-            1 => group_of::<1, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            2 => group_of::<2, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            3 => group_of::<3, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            4 => group_of::<4, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            5 => group_of::<5, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            6 => group_of::<6, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            7 => group_of::<7, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-            _ => group_of::<8, STEP, ADD, L>(l, a, row_stride, n, panel, to, to_stride),
-        }
-        row += size;
+/// Where the rows of a product begin: they lie sixteen to a block.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows {
+    /// The first one, counted from the first of its block.
+    pub first: usize,
+    /// From a row to the next of its block.
+    pub stride: usize,
+    /// From a block to the next, at least as far as from its first row to its last.
+    pub block_stride: usize,
+}
+
+impl Rows {
+    /// Rows that are `stride` apart.
+    pub fn apart(stride: usize) -> Self {
+        Self { first: 0, stride, block_stride: WIDTH * stride }
+    }
+
+    #[inline(always)]
+    fn at(self, row: usize) -> usize {
+        let row = self.first + row;
+        row / WIDTH * self.block_stride + row % WIDTH * self.stride
     }
 }
 
-#[inline(always)]
-fn group_of<const Q: usize, const STEP: usize, const ADD: bool, L: Lanes>(
-    l: L,
-    a: &[f32],
-    row_stride: usize,
-    n: usize,
-    panel: &[[f32; WIDTH]],
-    to: &mut [[f32; WIDTH]],
-    to_stride: usize,
-) {
-    assert!(n > 0 && a.len() > (Q - 1) * row_stride + (n - 1) * STEP);
-    assert!(panel.len() >= n);
-    assert!(to.len() > (Q - 1) * to_stride);
-    let mut sums = [l.splat(0.0); Q];
-    let mut rows = [a.as_ptr(); Q];
-    for q in 0..Q {
-        rows[q] = a[q * row_stride..].as_ptr();
+/// A product of rows of numbers with one or two panels of vectors: `to[r * to_row + p * to_panel]
+/// (+)= sum over i < n of a[rows.at(r) + i * STEP] * panels[p][i]`.
+#[derive(Debug)]
+pub struct Product<'a> {
+    /// The numbers of all rows.
+    pub a: &'a [f32],
+    /// Where rows begin in `a`.
+    pub rows: Rows,
+    /// Numbers of a row.
+    pub n: usize,
+    /// The panels.
+    pub panels: &'a [&'a [[f32; WIDTH]]],
+    /// The results.
+    pub to: &'a mut [[f32; WIDTH]],
+    /// From the result of a row to that of the next.
+    pub to_row: usize,
+    /// From the result of a panel to that of the next.
+    pub to_panel: usize,
+}
+
+/// Rows that go through registers together where two panels do.
+const PAIR_ROWS: usize = 3;
+
+/// Into how many groups a product of `panels` panels divides its rows.
+pub fn groups<L: Lanes>(panels: usize, rows: usize) -> usize {
+    rows.div_ceil(if panels == 2 && L::PAIRS { PAIR_ROWS } else { L::ACCUMULATORS })
+}
+
+impl Product<'_> {
+    /// Computes it for `rows` rows, in groups of as many as the registers hold, each of which takes
+    /// its part of `ahead`. A number is broadcast, once for both panels where that needs fewer loads.
+    ///
+    /// # Panics
+    /// If `a`, a panel or `to` is too short, or there are no numbers, or neither one nor two panels.
+    #[inline(always)]
+    pub fn broadcast<const STEP: usize, const ADD: bool, E: Element, L: Lanes>(
+        mut self,
+        l: L,
+        rows: usize,
+        ahead: &mut Ahead<'_, E>,
+    ) {
+        if rows == 0 {
+            return;
+        }
+        self.check(rows, STEP);
+        if self.panels.len() == 2 && L::PAIRS {
+            for row in (0..rows).step_by(PAIR_ROWS) {
+                let run = ahead.take(l);
+                // SAFETY: checked; `self` borrows the group's slices.
+                unsafe {
+                    match rows - row {
+                        1 => self.group::<1, 2, STEP>(row, 0).add::<ADD, L>(l, run),
+                        2 => self.group::<2, 2, STEP>(row, 0).add::<ADD, L>(l, run),
+                        _ => l.three_by_two::<STEP, ADD>(self.group(row, 0), run),
+                    }
+                }
+            }
+            return;
+        }
+        let groups = rows.div_ceil(L::ACCUMULATORS);
+        for panel in 0..self.panels.len() {
+            let mut row = 0;
+            for group in 0..groups {
+                let size = (rows - row) / (groups - group);
+                let run = if panel == 0 { ahead.take(l) } else { Run::NONE };
+                // SAFETY: as above.
+                unsafe {
+                    match size {
+                        1 => self.group::<1, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        2 => self.group::<2, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        3 => self.group::<3, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        4 => self.group::<4, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        5 => self.group::<5, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        6 => self.group::<6, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        7 => self.group::<7, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                        _ => self.group::<8, 1, STEP>(row, panel).add::<ADD, L>(l, run),
+                    }
+                }
+                row += size;
+            }
+        }
+    }
+
+    fn check(&self, rows: usize, step: usize) {
+        assert!(self.rows.block_stride >= (WIDTH - 1) * self.rows.stride);
+        assert!(self.n > 0 && self.a[self.rows.at(rows - 1)..].len() > (self.n - 1) * step);
+        assert!(matches!(self.panels.len(), 1 | 2) && self.panels.iter().all(|panel| panel.len() >= self.n));
+        assert!(self.to.len() > (rows - 1) * self.to_row + (self.panels.len() - 1) * self.to_panel);
+    }
+
+    /// `Q` rows from `row` on with `P` panels from `panel` on.
+    ///
+    /// # Safety
+    /// [`check`](Self::check) passed for them.
+    #[inline(always)]
+    unsafe fn group<const Q: usize, const P: usize, const STEP: usize>(
+        &mut self,
+        row: usize,
+        panel: usize,
+    ) -> Group<Q, P, STEP> {
+        let to = self.to.as_mut_ptr();
+        let mut group = Group {
+            n: self.n,
+            rows: [self.a.as_ptr(); Q],
+            panels: [self.panels[0].as_ptr(); P],
+            to: [[to; P]; Q],
+        };
+        for p in 0..P {
+            group.panels[p] = self.panels[panel + p].as_ptr();
+        }
+        for q in 0..Q {
+            // SAFETY: later rows and panels lie further on, and the last ones were found to lie in bounds.
+            unsafe {
+                group.rows[q] = group.rows[q].add(self.rows.at(row + q));
+                for p in 0..P {
+                    group.to[q][p] = to.add((row + q) * self.to_row + (panel + p) * self.to_panel);
+                }
+            }
+        }
+        group
+    }
+}
+
+/// `Q` rows and `P` panels of a product. Whoever makes one has checked that each row has a number at
+/// `STEP * i` and each panel a vector `i` for all `i < n`, and that the places lie in the results.
+#[derive(Debug)]
+pub struct Group<const Q: usize, const P: usize, const STEP: usize> {
+    pub(super) n: usize,
+    pub(super) rows: [*const f32; Q],
+    pub(super) panels: [*const [f32; WIDTH]; P],
+    pub(super) to: [[*mut [f32; WIDTH]; P]; Q],
+}
+
+impl<const Q: usize, const P: usize, const STEP: usize> Group<Q, P, STEP> {
+    /// Adds to the group's places, or writes there if not `ADD`; asks for `ahead` before.
+    ///
+    /// # Safety
+    /// The slices that the group was made from are still borrowed.
+    #[inline(always)]
+    pub(super) unsafe fn add<const ADD: bool, L: Lanes>(self, l: L, ahead: Run) {
+        ahead.prefetch(l);
+        let mut sums = [[l.splat(0.0); P]; Q];
         if ADD {
-            sums[q] = l.load(&to[q * to_stride]);
+            for q in 0..Q {
+                for p in 0..P {
+                    // SAFETY: a place in the product's results.
+                    sums[q][p] = l.load(unsafe { &*self.to[q][p] });
+                }
+            }
+        }
+        // Four turns at a time: where another thread shares the core, a loop's own instructions take
+        // room from the loads.
+        let whole = self.n - self.n % 4;
+        for first in (0..whole).step_by(4) {
+            for i in first..first + 4 {
+                // SAFETY: `i < n`.
+                unsafe { self.turn(l, i, &mut sums) };
+            }
+        }
+        for i in whole..self.n {
+            // SAFETY: as above.
+            unsafe { self.turn(l, i, &mut sums) };
+        }
+        for q in 0..Q {
+            for p in 0..P {
+                // SAFETY: as above.
+                l.store(sums[q][p], unsafe { &mut *self.to[q][p] });
+            }
         }
     }
-    // Four turns at a time: where another thread shares the core, a loop's own instructions take
-    // room from the loads.
-    let whole = n - n % 4;
-    for first in (0..whole).step_by(4) {
-        for i in first..first + 4 {
-            // SAFETY: `i < n`: the first two assertions above.
-            unsafe { add_turn::<Q, STEP, L>(l, &rows, panel, i, &mut sums) };
-        }
-    }
-    for i in whole..n {
-        // SAFETY: as above.
-        unsafe { add_turn::<Q, STEP, L>(l, &rows, panel, i, &mut sums) };
-    }
-    for q in 0..Q {
-        l.store(sums[q], &mut to[q * to_stride]);
-    }
-}
 
-/// Adds number `i * STEP` of each row times vector `i` of the panel.
-///
-/// # Safety
-/// `i` is less than the panel's length, and each row has more than `i * STEP` numbers.
-#[inline(always)]
-unsafe fn add_turn<const Q: usize, const STEP: usize, L: Lanes>(
-    l: L,
-    rows: &[*const f32; Q],
-    panel: &[[f32; WIDTH]],
-    i: usize,
-    sums: &mut [L::Vector; Q],
-) {
-    // SAFETY: the caller vouches for the panel.
-    let vector = l.load(unsafe { panel.get_unchecked(i) });
-    for q in 0..Q {
-        // SAFETY: the caller vouches for the rows.
-        let x = unsafe { *rows[q].add(i * STEP) };
-        sums[q] = l.fma(l.splat(x), vector, sums[q]);
+    /// Adds number `i * STEP` of each row times vector `i` of each panel.
+    ///
+    /// # Safety
+    /// `i < n`.
+    #[inline(always)]
+    unsafe fn turn<L: Lanes>(&self, l: L, i: usize, sums: &mut [[L::Vector; P]; Q]) {
+        let mut vectors = [l.splat(0.0); P];
+        for p in 0..P {
+            // SAFETY: the caller's, and what makes a group.
+            vectors[p] = l.load(unsafe { &*self.panels[p].add(i) });
+        }
+        for q in 0..Q {
+            // SAFETY: as above.
+            let x = l.splat(unsafe { *self.rows[q].add(i * STEP) });
+            for p in 0..P {
+                sums[q][p] = l.fma(x, vectors[p], sums[q][p]);
+            }
+        }
     }
 }
 
@@ -173,35 +295,94 @@ mod tests {
     use super::*;
     use half::bf16;
 
-    struct Products(usize);
+    struct Products {
+        rows: usize,
+        n: usize,
+    }
 
     impl Kernel for Products {
         type Output = ();
         #[inline(always)]
         fn run<L: Lanes>(self, l: L) {
             let number = |i: usize| (i * 37 % 19) as f32 - 9.0;
-            let (rows, n) = (self.0, 5 + self.0);
+            let Self { rows, n } = self;
             let a: Vec<f32> = (0..rows * n).map(number).collect();
-            let panel: Vec<[f32; WIDTH]> =
-                (0..n).map(|i| std::array::from_fn(|j| number(i * 16 + j + 3))).collect();
-            let mut to = vec![[1.0; WIDTH]; rows * 2];
-            let dot = |r: usize, j: usize| (0..n).map(|i| a[r * n + i] * panel[i][j]).sum::<f32>();
+            let panel: [Vec<[f32; WIDTH]>; 2] = std::array::from_fn(|p| {
+                (0..n).map(|i| std::array::from_fn(|j| number(i * 16 + j + 3 + p))).collect()
+            });
+            let dot =
+                |r: usize, p: usize, j: usize| (0..n).map(|i| a[r * n + i] * panel[p][i][j]).sum::<f32>();
+            // The same numbers with rows innermost, sixteen at a time.
+            let mut turned = vec![0.0; rows.next_multiple_of(16) * n];
+            for (r, i) in (0..rows).flat_map(|r| (0..n).map(move |i| (r, i))) {
+                turned[r / 16 * 16 * n + i * 16 + r % 16] = a[r * n + i];
+            }
+            // Rows to ask for: the first two lie one after the other, the others apart.
+            let memory = vec![bf16::ZERO; 8 * 1024];
+            let soon: Vec<&[bf16]> = [0, 64, 1024, 3000].map(|at| &memory[at..at + 64]).to_vec();
             for add in [true, false] {
+                let mut to = vec![[1.0; WIDTH]; rows * 3];
+                let mut ahead = Ahead::new(&soon, groups::<L>(2, rows));
+                let product = Product {
+                    a: &a,
+                    rows: Rows::apart(n),
+                    n,
+                    panels: &[&panel[0], &panel[1]],
+                    to: &mut to,
+                    to_row: 3,
+                    to_panel: 1,
+                };
                 match add {
-                    true => broadcast::<1, true, L>(l, rows, &a, n, n, &panel, &mut to, 2),
-                    false => broadcast::<1, false, L>(l, rows, &a, n, n, &panel, &mut to, 2),
+                    true => product.broadcast::<1, true, bf16, L>(l, rows, &mut ahead),
+                    false => product.broadcast::<1, false, bf16, L>(l, rows, &mut ahead),
                 }
+                assert!(ahead.is_empty());
                 for (r, j) in (0..rows).flat_map(|r| (0..WIDTH).map(move |j| (r, j))) {
-                    assert_eq!(to[2 * r][j], dot(r, j) + if add { 1.0 } else { 0.0 });
-                    assert_eq!(to[2 * r + 1][j], 1.0);
+                    for p in 0..2 {
+                        assert_eq!(to[3 * r + p][j], dot(r, p, j) + if add { 1.0 } else { 0.0 });
+                    }
+                    assert_eq!(to[3 * r + 2][j], 1.0);
+                }
+                let inner = Rows { first: 0, stride: 1, block_stride: 16 * n };
+                let one = Product {
+                    a: &turned,
+                    rows: inner,
+                    n,
+                    panels: &[&panel[1]],
+                    to: &mut to,
+                    to_row: 3,
+                    to_panel: 0,
+                };
+                one.broadcast::<16, false, f32, L>(l, rows, &mut Ahead::nothing());
+                let to_both = &mut vec![[0.0; WIDTH]; rows * 2];
+                let panels = &[&panel[1][..], &panel[0]];
+                let both =
+                    Product { a: &turned, rows: inner, n, panels, to: to_both, to_row: 1, to_panel: rows };
+                both.broadcast::<16, true, f32, L>(l, rows, &mut Ahead::nothing());
+                for r in 0..rows {
+                    assert_eq!([to[3 * r][7], to_both[r][7]], [dot(r, 1, 7); 2]);
+                    assert_eq!(to_both[rows + r][9], dot(r, 0, 9));
                 }
             }
-            // The same numbers with rows innermost.
-            let turned: Vec<f32> =
-                (0..16 * n).map(|i| if i % 16 < rows { a[i % 16 * n + i / 16] } else { 0.0 }).collect();
-            broadcast::<16, false, L>(l, rows.min(16), &turned, 1, n, &panel, &mut to, 2);
-            assert_eq!(to[0][7], dot(0, 7));
-            assert_eq!(to[2 * (rows.min(16) - 1)][3], dot(rows.min(16) - 1, 3));
+            if rows >= 3 {
+                let mut to = vec![[1.0; WIDTH]; 6];
+                let panels = &[&panel[0][..], &panel[1]];
+                let mut product =
+                    Product { a: &a, rows: Rows::apart(n), n, panels, to: &mut to, to_row: 1, to_panel: 3 };
+                // SAFETY: the slices live on.
+                unsafe { l.three_by_two::<1, true>(product.group(0, 0), Run::NONE) };
+                assert_eq!([to[2][5], to[5][5]], [1.0 + dot(2, 0, 5), 1.0 + dot(2, 1, 5)]);
+            }
+        }
+    }
+
+    struct Dots;
+
+    impl Kernel for Dots {
+        type Output = ();
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) {
+            let number = |i: usize| (i * 37 % 19) as f32 - 9.0;
             let b: Vec<bf16> = (0..4 * 40).map(|i| bf16::from_f32(number(i))).collect();
             let q: Vec<[f32; WIDTH]> = (0..4 * 3)
                 .map(|i| std::array::from_fn(|j| if i % 3 * 16 + j < 40 { number(i + j) } else { 0.0 }))
@@ -213,17 +394,15 @@ mod tests {
             let keys: [&[bf16]; 4] = std::array::from_fn(|i| &b[i * 40..(i + 1) * 40]);
             assert_eq!(dots(l, queries, [keys[1]]), std::array::from_fn(|i| exact(i, 1)));
             assert_eq!(dots(l, [queries[2]], keys), std::array::from_fn(|k| exact(2, k)));
-            let weights = [&a[..], &a[1..]];
-            if n >= 5 {
-                let sums = weigh(l, weights, &keys, 32, [l.splat(1.0), l.splat(2.0)]);
-                for q in 0..2 {
-                    let mut lanes = [0.0; WIDTH];
-                    l.store(sums[q], &mut lanes);
-                    for j in 0..WIDTH {
-                        let value = |i: usize| if j < 8 { keys[i][32 + j].to_f32() } else { 0.0 };
-                        let want: f32 = (0..4).map(|i| a[q + i] * value(i)).sum();
-                        assert_eq!(lanes[j], want + [1.0, 2.0][q]);
-                    }
+            let weights: [f32; 5] = std::array::from_fn(number);
+            let sums = weigh(l, [&weights[..], &weights[1..]], &keys, 32, [l.splat(1.0), l.splat(2.0)]);
+            for q in 0..2 {
+                let mut lanes = [0.0; WIDTH];
+                l.store(sums[q], &mut lanes);
+                for j in 0..WIDTH {
+                    let value = |i: usize| if j < 8 { keys[i][32 + j].to_f32() } else { 0.0 };
+                    let want: f32 = (0..4).map(|i| weights[q + i] * value(i)).sum();
+                    assert_eq!(lanes[j], want + [1.0, 2.0][q]);
                 }
             }
         }
@@ -233,9 +412,10 @@ mod tests {
     #[test]
     fn products_of_small_integers_are_exact() {
         for isa in Isa::available() {
-            for rows in 1..20 {
-                isa.run(Products(rows));
+            for (rows, n) in (1..20).map(|rows| (rows, 5 + rows)).chain((1..6).map(|n| (7, n))) {
+                isa.run(Products { rows, n });
             }
+            isa.run(Dots);
         }
     }
 }

@@ -8,7 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Kernel, Lanes, WIDTH};
+use super::ahead::Run;
+use super::product::Group;
+use super::{Kernel, Lanes, WIDTH, x86_product};
 use crate::format::{Dtype, Element};
 
 /// # Safety
@@ -161,6 +163,7 @@ impl Lanes for Avx2 {
     type Mask = Two;
     // Of sixteen registers twelve: six vectors.
     const ACCUMULATORS: usize = 6;
+    const PAIRS: bool = true;
 
     #[inline(always)]
     fn splat(self, x: f32) -> Two {
@@ -267,6 +270,11 @@ impl Lanes for Avx2 {
     fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
         // SAFETY: the token; both squares are whole.
         unsafe { transpose_sixteen(from, to) }
+    }
+    #[inline(always)]
+    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(self, group: Group<3, 2, STEP>, ahead: Run) {
+        // SAFETY: the token; the caller's contract.
+        unsafe { x86_product::three_by_two::<STEP, ADD>(group, ahead) }
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {

@@ -321,11 +321,11 @@ pub(super) fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
     }
 }
 
-/// The same, in the first-level cache.
+/// Asks for the cache lines that are `beyond` elements behind those of `elements`, in the first-level cache.
 #[inline(always)]
-pub(super) fn prefetch_near<E: Element, L: Lanes>(l: L, row: &[E]) {
-    for at in (0..row.len()).step_by(64 / size_of::<E>()) {
-        l.prefetch_near(row.as_ptr().wrapping_add(at));
+pub(super) fn prefetch_near<E: Element, L: Lanes>(l: L, elements: &[E], beyond: usize) {
+    for at in (0..elements.len()).step_by(64 / size_of::<E>()) {
+        l.prefetch_near(elements.as_ptr().wrapping_add(at + beyond));
     }
 }
 

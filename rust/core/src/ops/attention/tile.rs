@@ -9,12 +9,15 @@ use super::Problem;
 use super::partial::Partial;
 use super::task::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use crate::format::Element;
-use crate::simd::math::{exp_nonpositive, exp_nonpositive_each};
-use crate::simd::product::broadcast;
+use crate::simd::ahead::Ahead;
+use crate::simd::math::exp2_nonpositive;
+use crate::simd::product::{Product, Rows, groups};
 use crate::simd::{Lanes, WIDTH};
 
-/// Keys that are widened together: with them, 32 queries fit the first-level cache.
-const CHUNK: usize = 24;
+/// Keys that are widened together: a multiple of the rows of one group of a product.
+const CHUNK: usize = 48;
+/// Vectors of queries, and of a value, that meet in one product.
+const PANELS: usize = 2;
 
 /// Puts sixteen queries side by side; zeros behind the last one.
 #[inline(always)]
@@ -49,15 +52,16 @@ pub(super) fn attend<E: Element, L: Lanes>(
     score(l, problem, block, scratch);
     mask(l, problem, first_row, &block.shown, &mut scratch.scores);
     let width = problem.layout.head_dim.div_ceil(WIDTH);
-    for lanes in blocks(&block.shown) {
+    let (begin, end) = blocks(&block.shown);
+    for lanes in begin..end {
         absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.shown.count], partial);
     }
     add(l, problem.layout.head_dim, block, next, scratch, partial);
 }
 
-/// The queries of a block, sixteen at a time.
-fn blocks(shown: &Shown) -> std::ops::Range<usize> {
-    shown.queries.start / WIDTH..shown.queries.end.div_ceil(WIDTH)
+/// The first of the sixteens of queries that meet a block, and one past the last.
+fn blocks(shown: &Shown) -> (usize, usize) {
+    (shown.queries.start / WIDTH, shown.queries.end.div_ceil(WIDTH))
 }
 
 /// Scores of all queries that meet the block.
@@ -66,26 +70,38 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
     let dim = problem.layout.head_dim;
     let width = dim.div_ceil(WIDTH);
     scratch.keys.resize(width * CHUNK);
+    let (begin, end) = blocks(&block.shown);
     for first in (0..block.shown.count).step_by(CHUNK) {
         let count = CHUNK.min(block.shown.count - first);
         for (i, to) in scratch.keys.chunks_exact_mut(width).take(count).enumerate() {
-            task::prefetch(l, block.values[first + i]);
             if first + CHUNK + i < block.shown.count {
-                task::prefetch_near(l, block.keys[first + CHUNK + i]);
+                task::prefetch_near(l, block.keys[first + CHUNK + i], 0);
             }
             widen_row(l, block.keys[first + i], to);
         }
         let keys = scratch.keys.as_flattened();
         let (turned, scores) = (&*scratch.turned, &mut *scratch.scores);
-        for lanes in blocks(&block.shown) {
-            let panel = &turned[lanes * width * WIDTH..][..dim];
-            let to = &mut scores[lanes * TILE_KEYS + first..][..count];
-            broadcast::<1, false, L>(l, count, keys, width * WIDTH, dim, panel, to, 1);
+        let panel = |lanes: usize| &turned[lanes * width * WIDTH..][..dim];
+        let mut values = &block.values[first..first + count];
+        for lanes in (begin..end).step_by(PANELS) {
+            let last = (lanes + PANELS).min(end) - 1;
+            let product = Product {
+                a: keys,
+                rows: Rows::apart(width * WIDTH),
+                n: dim,
+                panels: &[panel(lanes), panel(last)][..=last - lanes],
+                to: &mut scores[lanes * TILE_KEYS + first..],
+                to_row: 1,
+                to_panel: TILE_KEYS,
+            };
+            let ahead = &mut Ahead::new(values, groups::<L>(last - lanes + 1, count));
+            product.broadcast::<1, false, E, L>(l, count, ahead);
+            values = &[];
         }
     }
 }
 
-/// Adds the weighted values to all queries, as many dimensions at a time as a cache line holds.
+/// Adds the weighted values to all queries, [`PANELS`] vectors at a time.
 #[inline(always)]
 fn add<E: Element, L: Lanes>(
     l: L,
@@ -96,42 +112,33 @@ fn add<E: Element, L: Lanes>(
     partial: &mut Partial,
 ) {
     let width = dim.div_ceil(WIDTH);
-    let vectors = const { vectors_of_line::<E>() };
-    scratch.values.resize(vectors * TILE_KEYS);
+    scratch.values.resize(PANELS * TILE_KEYS);
     let (widened, scores) = (&mut *scratch.values, &*scratch.scores);
-    let sums = &mut *partial.values;
-    let mut ahead = next.keys[..next.shown.count].iter();
-    for first in (0..width).step_by(vectors) {
-        let vectors = vectors.min(width - first);
-        for key in ahead.by_ref().take(TILE_KEYS.div_ceil(width) * vectors) {
-            task::prefetch(l, key);
-        }
-        if dim >= (first + const { vectors_of_line::<E>() }) * WIDTH {
-            widen_lines(l, &block.values[..block.shown.count], first * WIDTH, widened);
+    let (count, queries) = (block.shown.count, block.shown.queries.clone());
+    let weights = &scores[queries.start / WIDTH * TILE_KEYS..];
+    let rows = Rows { first: queries.start % WIDTH, stride: 1, block_stride: TILE_KEYS * WIDTH };
+    let some = queries.len().min(PANELS * WIDTH);
+    let ahead = &mut Ahead::new(&next.keys[..next.shown.count], width / PANELS * groups::<L>(PANELS, some));
+    for first in (0..width).step_by(PANELS) {
+        let vectors = PANELS.min(width - first);
+        if dim >= (first + PANELS) * WIDTH {
+            widen_vectors(l, &block.values[..count], first * WIDTH, widened);
         } else {
-            for (i, value) in block.values[..block.shown.count].iter().enumerate() {
+            for (i, value) in block.values[..count].iter().enumerate() {
                 widen_some(l, &value[first * WIDTH..], vectors, &mut widened[i..]);
             }
         }
-        for lanes in blocks(&block.shown) {
-            let queries = block.shown.queries.start.max(lanes * WIDTH)
-                ..block.shown.queries.end.min((lanes + 1) * WIDTH);
-            let weights = &scores[lanes * TILE_KEYS..].as_flattened()[queries.start % WIDTH..];
-            for v in 0..vectors {
-                let panel = &widened[v * TILE_KEYS..][..block.shown.count];
-                let to = &mut sums[queries.start * width + first + v..];
-                broadcast::<WIDTH, true, L>(
-                    l,
-                    queries.len(),
-                    weights,
-                    1,
-                    block.shown.count,
-                    panel,
-                    to,
-                    width,
-                );
-            }
-        }
+        let (left, right) = widened.split_at(TILE_KEYS);
+        let product = Product {
+            a: weights.as_flattened(),
+            rows,
+            n: count,
+            panels: &[&left[..count], &right[..count]][..vectors],
+            to: &mut partial.values[queries.start * width + first..],
+            to_row: width,
+            to_panel: 1,
+        };
+        product.broadcast::<WIDTH, true, E, L>(l, queries.len(), ahead);
     }
 }
 
@@ -146,23 +153,16 @@ fn widen_row<E: Element, L: Lanes>(l: L, from: &[E], to: &mut [[f32; WIDTH]]) {
     }
 }
 
-/// Vectors in a cache line of numbers as they are stored.
-const fn vectors_of_line<E>() -> usize {
-    let vectors = 64 / size_of::<E>() / WIDTH;
-    if vectors == 0 { 1 } else { vectors }
-}
-
-/// Widens the cache line at `at` of each value, to vectors that are `TILE_KEYS` apart, and asks for
-/// the next line.
+/// Widens [`PANELS`] vectors at `at` of each value, to vectors that are `TILE_KEYS` apart, and asks
+/// for those behind them.
 #[inline(always)]
-fn widen_lines<E: Element, L: Lanes>(l: L, values: &[&[E]], at: usize, to: &mut [[f32; WIDTH]]) {
-    let vectors = const { vectors_of_line::<E>() };
-    let to = &mut to.as_chunks_mut::<TILE_KEYS>().0[..vectors];
+fn widen_vectors<E: Element, L: Lanes>(l: L, values: &[&[E]], at: usize, to: &mut [[f32; WIDTH]]) {
+    let to = &mut to.as_chunks_mut::<TILE_KEYS>().0[..PANELS];
     assert!(values.len() <= TILE_KEYS);
     for (i, value) in values.iter().enumerate() {
-        let line = &value[at..at + vectors * WIDTH];
-        l.prefetch_near(line.as_ptr().wrapping_add(vectors * WIDTH));
-        for (from, to) in line.as_chunks::<WIDTH>().0.iter().zip(&mut *to) {
+        let vectors = &value[at..at + PANELS * WIDTH];
+        task::prefetch_near(l, vectors, PANELS * WIDTH);
+        for (from, to) in vectors.as_chunks::<WIDTH>().0.iter().zip(&mut *to) {
             l.store(l.load(from), &mut to[i]);
         }
     }
@@ -228,21 +228,25 @@ fn absorb_lanes<L: Lanes>(
     let new = scores.iter().fold(old, |new, s| l.max(l.load(s), new));
     // Where nothing is visible yet any finite shift gives weight 0.
     let shift = l.select(l.eq(new, l.splat(f32::NEG_INFINITY)), l.splat(0.0), new);
+    // In powers of two: one multiply-add a score beside what 2^x takes.
+    let log2_e = l.splat(std::f32::consts::LOG2_E);
+    let shift = l.mul(shift, l.splat(-std::f32::consts::LOG2_E));
     let mut total = l.splat(0.0);
     let (pairs, rest) = scores.as_chunks_mut::<2>();
     for pair in pairs {
-        let weights = [l.sub(l.load(&pair[0]), shift), l.sub(l.load(&pair[1]), shift)];
-        let weights = exp_nonpositive_each(l, weights);
+        let weights = [l.fma(l.load(&pair[0]), log2_e, shift), l.fma(l.load(&pair[1]), log2_e, shift)];
+        let weights = exp2_nonpositive(l, weights);
         total = l.add(total, l.add(weights[0], weights[1]));
         l.store(weights[0], &mut pair[0]);
         l.store(weights[1], &mut pair[1]);
     }
     for s in rest {
-        let weight = exp_nonpositive(l, l.sub(l.load(s), shift));
+        let [weight] = exp2_nonpositive(l, [l.fma(l.load(s), log2_e, shift)]);
         total = l.add(total, weight);
         l.store(weight, s);
     }
-    let factor = exp_nonpositive(l, l.sub(old, shift));
+    // From the rounded shift that the earlier weights have.
+    let [factor] = exp2_nonpositive(l, [l.sub(shift, l.mul(old, l.splat(-std::f32::consts::LOG2_E)))]);
     let first = l.eq(old, l.splat(f32::NEG_INFINITY));
     let changed = l.mask_bits(l.lt(old, new)) & !l.mask_bits(first);
     l.store(l.fma(l.load(sum), factor, total), sum);

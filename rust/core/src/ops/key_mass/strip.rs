@@ -5,7 +5,8 @@
 //! instruction set, and a CUDA thread finds the same bits with a plain loop.
 
 use super::MASS_ONE;
-use crate::simd::product::broadcast;
+use crate::simd::ahead::Ahead;
+use crate::simd::product::{Product, Rows};
 use crate::simd::{Lanes, WIDTH, math};
 
 /// Working memory of a strip: grows to the longest one, then stays.
@@ -51,7 +52,10 @@ impl Strip {
         scale: f32,
     ) -> &mut [[f32; WIDTH]] {
         let scores = &mut self.scores[first..first + count];
-        broadcast::<1, false, L>(l, count, keys, stride, self.queries.len(), &self.queries, scores, 1);
+        let rows = Rows::apart(stride);
+        let (n, panels) = (self.queries.len(), &[&self.queries[..]]);
+        let product = Product { a: keys, rows, n, panels, to: &mut *scores, to_row: 1, to_panel: 0 };
+        product.broadcast::<1, false, f32, L>(l, count, &mut Ahead::nothing());
         let scale = l.splat(scale);
         for score in scores.iter_mut() {
             l.store(l.mul(l.load(score), scale), score);

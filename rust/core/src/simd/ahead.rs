@@ -1,0 +1,70 @@
+//! Memory that will be needed soon, asked for while something else is computed. In bursts the requests
+//! would keep the loads behind them waiting.
+
+use super::Lanes;
+use crate::format::Element;
+
+/// Memory that lies in one piece.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    /// Where it begins. It is only ever prefetched.
+    pub at: *const u8,
+    /// How long it is.
+    pub bytes: usize,
+}
+
+static NOWHERE: u8 = 0;
+
+impl Run {
+    /// No memory, at an address that may be asked for.
+    pub(super) const NONE: Self = Self { at: &raw const NOWHERE, bytes: 0 };
+
+    /// Asks for its cache lines, in the second-level cache.
+    #[inline(always)]
+    pub fn prefetch<L: Lanes>(self, l: L) {
+        for at in (0..self.bytes).step_by(64) {
+            l.prefetch(self.at.wrapping_add(at));
+        }
+    }
+}
+
+/// Rows that are needed soon: a product asks for some of them while each of its groups is computed.
+#[derive(Debug)]
+pub struct Ahead<'a, E> {
+    rows: &'a [&'a [E]],
+    each: usize,
+}
+
+impl<'a, E: Element> Ahead<'a, E> {
+    /// `rows`, spread over `groups` groups.
+    pub fn new(rows: &'a [&'a [E]], groups: usize) -> Self {
+        Self { rows, each: rows.len().div_ceil(groups.max(1)) }
+    }
+
+    /// Nothing.
+    pub fn nothing() -> Self {
+        Self { rows: &[], each: 0 }
+    }
+
+    /// Whether all rows were asked for.
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// The next rows: a run where they lie one after another; else they are asked for here.
+    #[inline(always)]
+    pub(super) fn take<L: Lanes>(&mut self, l: L) -> Run {
+        let (rows, rest) = self.rows.split_at(self.each.min(self.rows.len()));
+        self.rows = rest;
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Run::NONE };
+        let run = Run { at: first.as_ptr().cast(), bytes: rows.len() * size_of_val(*first) };
+        if run.at.wrapping_add(run.bytes) == last.as_ptr_range().end.cast() {
+            return run;
+        }
+        for row in rows {
+            Run { at: row.as_ptr().cast(), bytes: size_of_val(*row) }.prefetch(l);
+        }
+        Run::NONE
+    }
+}

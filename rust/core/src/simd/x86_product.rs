@@ -1,0 +1,130 @@
+//! The product loop of AVX2, in assembly: it needs all sixteen registers, and a compiler that loads
+//! one vector earlier than here has to put a sum into memory.
+
+use std::arch::asm;
+use std::arch::x86_64::*;
+
+use super::WIDTH;
+use super::ahead::Run;
+use super::product::Group;
+
+/// One turn: three numbers, each for four registers of eight lanes. Twelve multiply-adds for seven
+/// loads, where six numbers for two registers are eight.
+macro_rules! turn {
+    ($turn:literal) => {
+        concat!(
+            turn!(number, "0", $turn),
+            turn!(number, "1", $turn),
+            turn!(number, "2", $turn),
+            turn!(vector, "0", "0", $turn),
+            turn!(vector, "0", "1", $turn),
+            turn!(vector, "1", "0", $turn),
+            turn!(vector, "1", "1", $turn),
+        )
+    };
+    (number, $row:literal, $turn:literal) => {
+        concat!("vbroadcastss {x", $row, "}, dword ptr [{row", $row, "} + {step} * ", $turn, "]\n")
+    };
+    (vector, $panel:literal, $half:literal, $turn:literal) => {
+        concat!(
+            "vmovups {v}, ymmword ptr [{panel",
+            $panel,
+            "} + 64 * ",
+            $turn,
+            " + 32 * ",
+            $half,
+            "]\n",
+            turn!(add, "0", $panel, $half),
+            turn!(add, "1", $panel, $half),
+            turn!(add, "2", $panel, $half),
+        )
+    };
+    (add, $row:literal, $panel:literal, $half:literal) => {
+        concat!("vfmadd231ps {s", $row, $panel, $half, "}, {x", $row, "}, {v}\n")
+    };
+}
+
+/// [`Lanes::three_by_two`](super::Lanes::three_by_two). Out of line: it leaves its caller no register.
+///
+/// # Safety
+/// Its contract; the machine has AVX2 and FMA.
+#[inline(never)]
+#[target_feature(enable = "avx2,fma")]
+pub(super) unsafe fn three_by_two<const STEP: usize, const ADD: bool>(group: Group<3, 2, STEP>, ahead: Run) {
+    let Group { n, rows, panels, to } = group;
+    let to = to.map(|row| row.map(|vector| vector.cast::<f32>()));
+    let mut sums = [[[_mm256_setzero_ps(); 2]; 2]; 3];
+    // SAFETY: the caller's contract. A prefetch may be given any address.
+    unsafe {
+        if ADD {
+            for q in 0..3 {
+                for p in 0..2 {
+                    sums[q][p] = [_mm256_loadu_ps(to[q][p]), _mm256_loadu_ps(to[q][p].add(8))];
+                }
+            }
+        }
+        let fours = n / 4;
+        if fours > 0 {
+            asm!(
+                "2:",
+                turn!("0"),
+                turn!("1"),
+                "prefetcht1 byte ptr [{ahead}]",
+                turn!("2"),
+                turn!("3"),
+                "add {row0}, 4 * {step}",
+                "add {row1}, 4 * {step}",
+                "add {row2}, 4 * {step}",
+                "add {panel0}, 256",
+                "add {panel1}, 256",
+                "add {ahead}, {stride}",
+                "dec {fours}",
+                "jne 2b",
+                step = const STEP * size_of::<f32>(),
+                row0 = inout(reg) rows[0] => _,
+                row1 = inout(reg) rows[1] => _,
+                row2 = inout(reg) rows[2] => _,
+                panel0 = inout(reg) panels[0] => _,
+                panel1 = inout(reg) panels[1] => _,
+                ahead = inout(reg) ahead.at => _,
+                stride = in(reg) ahead.bytes.div_ceil(fours),
+                fours = inout(reg) fours => _,
+                x0 = out(ymm_reg) _,
+                x1 = out(ymm_reg) _,
+                x2 = out(ymm_reg) _,
+                v = out(ymm_reg) _,
+                s000 = inout(ymm_reg) sums[0][0][0],
+                s001 = inout(ymm_reg) sums[0][0][1],
+                s010 = inout(ymm_reg) sums[0][1][0],
+                s011 = inout(ymm_reg) sums[0][1][1],
+                s100 = inout(ymm_reg) sums[1][0][0],
+                s101 = inout(ymm_reg) sums[1][0][1],
+                s110 = inout(ymm_reg) sums[1][1][0],
+                s111 = inout(ymm_reg) sums[1][1][1],
+                s200 = inout(ymm_reg) sums[2][0][0],
+                s201 = inout(ymm_reg) sums[2][0][1],
+                s210 = inout(ymm_reg) sums[2][1][0],
+                s211 = inout(ymm_reg) sums[2][1][1],
+                options(nostack, readonly),
+            );
+        }
+        for i in n - n % 4..n {
+            for q in 0..3 {
+                let x = _mm256_set1_ps(*rows[q].add(i * STEP));
+                for p in 0..2 {
+                    let vector = panels[p].cast::<f32>().add(i * WIDTH);
+                    for half in 0..2 {
+                        let v = _mm256_loadu_ps(vector.add(half * 8));
+                        sums[q][p][half] = _mm256_fmadd_ps(x, v, sums[q][p][half]);
+                    }
+                }
+            }
+        }
+        for q in 0..3 {
+            for p in 0..2 {
+                _mm256_storeu_ps(to[q][p], sums[q][p][0]);
+                _mm256_storeu_ps(to[q][p].add(8), sums[q][p][1]);
+            }
+        }
+    }
+}
