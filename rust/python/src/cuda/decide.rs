@@ -60,12 +60,6 @@ fn sample(
         let want = format!("{} rows: one a draft token and one a sequence", parents.len() + num_sequences);
         return Err(rows.refuse(py, &format!("of shape {:?}", rows.shape()), &want));
     }
-    if let Some(laws) = &laws {
-        laws.expect_shape(py, &[Some(num_sequences), Some(size_of::<Law>())])?;
-        if laws.kind() != Kind::U8 || !laws.is_contiguous() {
-            return Err(laws.refuse(py, &laws.kind().to_string(), "contiguous uint8"));
-        }
-    }
     let optional = |tensor: &Option<Tensor>| {
         tensor.as_ref().map_or(Ok(0), |t| vector(py, t, Kind::I64, Some(num_sequences)))
     };
@@ -75,7 +69,9 @@ fn sample(
         offsets: tree.as_ref().map_or(Ok(0), |(_, o)| vector(py, o, Kind::I32, None))?,
         sequences: optional(&sequences)?,
         positions: optional(&positions)?,
-        laws: laws.as_ref().map_or(0, Tensor::address),
+        laws: laws.as_ref().map_or(Ok(0), |laws| {
+            contiguous(py, laws, Kind::U8, &[Some(num_sequences), Some(size_of::<Law>())])
+        })?,
         seeds: seeds.as_ref().map_or(Ok(0), |t| vector(py, t, Kind::I32, Some(2)))?,
         tokens: vector(py, &tokens, Kind::I32, Some(num_rows))?,
         faults: vector(py, &faults, Kind::I32, Some(num_rows))?,
@@ -119,10 +115,6 @@ fn follow(
     let all = [&drafts, &parents, &offsets, &tokens, &faults, &accepted, &counts, &next, &broken];
     let target = lane.get().target(py, draft_tokens, &all)?;
     let (count, size) = (counts.len(), drafts.len());
-    accepted.expect_shape(py, &[Some(count), None])?;
-    if accepted.kind() != Kind::I32 || !accepted.is_contiguous() {
-        return Err(accepted.refuse(py, &accepted.kind().to_string(), "contiguous int32"));
-    }
     if tokens.len() < size + count && !captured {
         let got = format!("{} rows", tokens.len());
         return Err(tokens.refuse(py, &got, &format!("{} rows", size + count)));
@@ -133,7 +125,7 @@ fn follow(
         offsets: vector(py, &offsets, Kind::I32, Some(count + 1))?,
         tokens: vector(py, &tokens, Kind::I32, None)?,
         faults: vector(py, &faults, Kind::I32, Some(tokens.len()))?,
-        accepted: accepted.address(),
+        accepted: contiguous(py, &accepted, Kind::I32, &[Some(count), None])?,
         num_accepted: vector(py, &counts, Kind::I32, None)?,
         next_token: vector(py, &next, Kind::I64, Some(count))?,
         fault_rows: vector(py, &broken, Kind::I32, Some(count))?,

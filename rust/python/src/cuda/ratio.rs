@@ -1,11 +1,12 @@
 //! Bias and penalties, and verification by ratio tests, on the device.
 
+use hornbeam_core::format::Dtype;
 use hornbeam_cuda::decide;
 use hornbeam_cuda::params::{Adjust, Count, Law, Laws, ROW_LAW_BYTES, Ratio, dtype_code};
 use pyo3::prelude::*;
 
 use super::decide::vector;
-use super::{OrRaise, PyCudaLane};
+use super::{OrRaise, PyCudaLane, contiguous};
 use crate::tensor::{Kind, Tensor};
 
 type Any<'py> = Bound<'py, PyAny>;
@@ -24,11 +25,7 @@ fn logits_of(py: Python<'_>, object: &Any<'_>) -> PyResult<Tensor> {
 
 /// Bytes of `[rows, width]` structs; their address.
 fn table(py: Python<'_>, tensor: &Tensor, rows: Option<usize>, width: usize) -> PyResult<u64> {
-    tensor.expect_shape(py, &[rows, Some(width)])?;
-    if tensor.kind() != Kind::U8 || !tensor.is_contiguous() {
-        return Err(tensor.refuse(py, &tensor.kind().to_string(), "contiguous uint8"));
-    }
-    Ok(tensor.address())
+    contiguous(py, tensor, Kind::U8, &[rows, Some(width)])
 }
 
 /// Tokens, parents and offsets of draft trees.
@@ -89,14 +86,10 @@ fn count(
     let marks = Tensor::new(marks, "marks")?;
     let target = lane.get().target(py, tokens, &[&list, &begins, &marks])?;
     let sequences = begins.len().saturating_sub(1) / 2;
-    marks.expect_shape(py, &[Some(sequences), None])?;
-    if marks.kind() != Kind::I32 || !marks.is_contiguous() {
-        return Err(marks.refuse(py, &marks.kind().to_string(), "contiguous int32"));
-    }
     let parameters = Count {
         tokens: vector(py, &list, Kind::I64, None)?,
         begins: vector(py, &begins, Kind::I32, Some(2 * sequences + 1))?,
-        marks: marks.address(),
+        marks: contiguous(py, &marks, Kind::I32, &[Some(sequences), None])?,
         num_sequences: sequences as i32,
         vocabulary: marks.shape()[1] as i32,
     };
@@ -129,24 +122,16 @@ fn adjust(
     all.extend(&marks);
     let target = lane.get().target(py, logits, &all)?;
     let [draft_tokens, parents, offsets] = tree.check(py, &rows)?;
-    out.expect_shape(py, &[Some(rows.shape()[0]), Some(rows.shape()[1])])?;
-    if out.kind() != Kind::Float(hornbeam_core::format::Dtype::F32) || !out.is_contiguous() {
-        return Err(out.refuse(py, &out.kind().to_string(), "contiguous float32"));
-    }
-    if let Some(marks) = &marks {
-        marks.expect_shape(py, &[Some(tree.num_sequences()), None])?;
-        if marks.kind() != Kind::I32 || !marks.is_contiguous() {
-            return Err(marks.refuse(py, &marks.kind().to_string(), "contiguous int32"));
-        }
-    }
     let is_shared = penalties.shape().first() == Some(&1);
     let parameters = Adjust {
         logits: rows.address(),
-        out: out.address(),
+        out: contiguous(py, &out, Kind::Float(Dtype::F32), &[Some(rows.shape()[0]), Some(rows.shape()[1])])?,
         draft_tokens,
         parents,
         offsets,
-        marks: marks.as_ref().map_or(0, Tensor::address),
+        marks: marks
+            .as_ref()
+            .map_or(Ok(0), |marks| contiguous(py, marks, Kind::I32, &[Some(tree.num_sequences()), None]))?,
         penalties: table(py, &penalties, (!is_shared).then_some(tree.num_sequences()), 24)?,
         bias: table(py, &bias, None, 8)?,
         row_stride: rows.strides()[0] as i64,
@@ -203,10 +188,6 @@ fn ratio(
     all.extend(sides.iter().flat_map(|side| [&side.0, &side.1, &side.2]));
     let place = lane.get().target(py, &object, &all)?;
     let num_sequences = tree.num_sequences();
-    accepted.expect_shape(py, &[Some(num_sequences), None])?;
-    if accepted.kind() != Kind::I32 || !accepted.is_contiguous() {
-        return Err(accepted.refuse(py, &accepted.kind().to_string(), "contiguous int32"));
-    }
     let mut parameters = Ratio {
         draft_tokens: 0,
         parents: 0,
@@ -218,7 +199,7 @@ fn ratio(
         laws: [0; 2],
         likelihoods: table(py, &scratch.0, Some(target.0.shape()[0]), 8)?,
         depths: vector(py, &scratch.1, Kind::I32, Some(target.0.shape()[0]))?,
-        accepted: accepted.address(),
+        accepted: contiguous(py, &accepted, Kind::I32, &[Some(num_sequences), None])?,
         num_accepted: vector(py, &counts, Kind::I32, Some(num_sequences))?,
         next_token: vector(py, &next, Kind::I64, Some(num_sequences))?,
         fault_rows: vector(py, &broken, Kind::I32, Some(num_sequences))?,
