@@ -1,4 +1,4 @@
-"""Runs a model's linear layers on :func:`hornbeam.ops.linear.linear` while a context is open."""
+"""Runs a model's linear layers on :func:`hornbeam.ops.linear` while a context is open."""
 
 from __future__ import annotations
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hornbeam.errors import ShapeError
-from hornbeam.ops.linear import linear, max_native_rows, use_native
+from hornbeam.ops import linear
+from hornbeam.ops.linear import max_native_rows, use_native
 from tests.reference import linear as reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]

@@ -1,6 +1,7 @@
 """Operations on flat arrays, usable without a tree and without a model."""
 
 from hornbeam.ops.attention import tree_attention
+from hornbeam.ops.linear import linear
 from hornbeam.ops.mass import MASS_ONE, attention_mass, mass_columns
 from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
 from hornbeam.ops.rows import (
@@ -20,6 +21,7 @@ __all__ = [
     "attention_mass",
     "condense_pages",
     "gather_rows",
+    "linear",
     "mass_columns",
     "move_page_rows",
     "move_page_rows_at_once",
