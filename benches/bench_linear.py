@@ -64,7 +64,7 @@ def walk(call: Callable[[Tensor], Tensor], weights: list[Tensor]) -> None:
 
 
 def run(quick: bool = False) -> dict[str, Any]:
-    """All measurements; ``quick`` takes two shapes, four numbers of rows, one dtype and fewer alternations."""
+    """All measurements; ``quick`` takes two shapes, four numbers of rows and float32, less often."""
     shapes = [(1536, 576), (49152, 576)] if quick else SHAPES + LARGE_SHAPES
     rows = [1, 4, 16, 64] if quick else ROWS
     dtypes = [torch.float32] if quick else [torch.float32, torch.bfloat16]

@@ -32,7 +32,7 @@ class FastLinear:
 
     :param model: any module.
     :param max_rows: rows up to which the kernel is used. By default the number up to which it was
-        measured faster, by layer. Results have the same bits for any number of rows below the
+        measured faster, by the weight's type. Results have the same bits for any number of rows below the
         limit; torch's differ, so a limit that no call exceeds makes the model's output independent
         of how rows are batched.
     """
@@ -95,7 +95,7 @@ def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], t
         if weight is not known:
             known, limit = weight, 0
             if weight is not None and _is_usable(weight) and weight.shape == (outputs, inputs):
-                limit = max_native_rows(outputs, inputs, weight.dtype) if max_rows is None else max_rows
+                limit = max_native_rows(weight.dtype) if max_rows is None else max_rows
         if (
             type(x) is not torch.Tensor
             or x.numel() > limit * inputs

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest import mock
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from hornbeam.errors import ShapeError
 from hornbeam.ops import linear
-from hornbeam.ops.linear import max_native_rows, use_native
+from hornbeam.ops.linear import max_native_rows
 from tests.reference import linear as reference
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -140,12 +141,11 @@ def test_refuses(arguments: tuple[torch.Tensor, ...], message: str) -> None:
         linear(*arguments)
 
 
-def test_use_native_is_an_interval_of_rows() -> None:
-    for dtype in DTYPES:
-        limit = max_native_rows(576, 576, dtype)
-        assert [use_native(rows, 576, 576, dtype) for rows in (0, 1, limit, limit + 1)] == [
-            False,
-            True,
-            True,
-            False,
-        ]
+@pytest.mark.parametrize(("capability", "float32", "half"), [("AVX2", 64, 10**6), ("AVX512", 32, 32)])
+def test_the_limit_of_rows_is_that_of_the_machine(capability: str, float32: int, half: int) -> None:
+    max_native_rows.cache_clear()
+    with mock.patch("torch.backends.cpu.get_cpu_capability", return_value=capability):
+        assert max_native_rows(torch.float32) == float32
+        for dtype in (torch.bfloat16, torch.float16):
+            assert min(max_native_rows(dtype), 10**6) == half
+    max_native_rows.cache_clear()

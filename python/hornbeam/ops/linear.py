@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from functools import cache
+
 import torch
 
 from hornbeam import _native
 
-__all__ = ["linear", "max_native_rows", "use_native"]
+__all__ = ["linear", "max_native_rows"]
 
 
 def linear(
@@ -15,7 +18,7 @@ def linear(
     bias: torch.Tensor | None = None,
     out: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """``x @ weight.T + bias``, for any number of rows, fast for up to about thirty.
+    """``x @ weight.T + bias``, for any number of rows; see :func:`max_native_rows` for where it is fast.
 
     Products and sums are f32, rounded once to the type of ``x``. The bits of a result depend on
     its row of ``x`` and its row of ``weight`` alone: not on the other rows, nor on the number of
@@ -30,12 +33,11 @@ def linear(
     return _native.linear(x, weight, bias, out)
 
 
-def max_native_rows(outputs: int, inputs: int, dtype: torch.dtype) -> int:
-    """Rows up to which :func:`linear` is expected to beat ``torch.nn.functional.linear`` for a
-    ``[outputs, inputs]`` weight that comes from memory rather than from a cache."""
-    return 32
-
-
-def use_native(rows: int, outputs: int, inputs: int, dtype: torch.dtype) -> bool:
-    """Whether :func:`linear` is expected to beat torch: ``0 < rows <= max_native_rows(...)``."""
-    return 0 < rows <= max_native_rows(outputs, inputs, dtype)
+@cache
+def max_native_rows(dtype: torch.dtype) -> int:
+    """Rows up to which :func:`linear` beats ``torch.nn.functional.linear`` for a weight of this type
+    that comes from memory rather than from a cache, as measured with AVX2, where torch has no good
+    way to multiply bfloat16 and float16; 32 elsewhere (``docs/decisions/010-own-linear-for-few-rows.md``)."""
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return 32
+    return 64 if dtype == torch.float32 else sys.maxsize

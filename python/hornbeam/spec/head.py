@@ -229,7 +229,7 @@ class Head:
         return rms_norm(x, (self.hidden_size,), self.norms[name], self.eps)
 
     def _linear(self, x: Tensor, weight: Tensor) -> Tensor:
-        if self.on_cpu and len(x) <= max_native_rows(weight.shape[0], weight.shape[1], weight.dtype):
+        if self.on_cpu and len(x) <= max_native_rows(weight.dtype):
             return linear(x, weight)
         return torch.nn.functional.linear(x, weight.to(x.dtype))
 
