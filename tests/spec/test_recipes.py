@@ -62,7 +62,8 @@ def test_a_recipe_is_keywords_of_generate(name, lm, draft_lm, acceptance_head):
     if keywords["verify"] == "coupled":
         same = lm.generate(PROMPT, max_new_tokens=14, temperature=0.9, seed=2, draft=None)
         assert sampled.token_ids == same.token_ids
-    if name in ("rsd_c", "rsd_s", "sequoia", "eagle2", "specdec_pp"):
+    # Not sequoia: it draws nothing where the measured cost of a row says so, as on a busy machine.
+    if name in ("rsd_c", "rsd_s", "eagle2", "specdec_pp"):
         assert greedy.stats.accepted > 0, "the draft is the target here"
 
 
