@@ -19,6 +19,12 @@ impl Run {
     /// No memory, at an address that may be asked for.
     pub(super) const NONE: Self = Self { at: &raw const NOWHERE, bytes: 0 };
 
+    /// The memory of a row.
+    #[inline(always)]
+    pub fn of<E>(row: &[E]) -> Self {
+        Self { at: row.as_ptr().cast(), bytes: size_of_val(row) }
+    }
+
     /// Asks for its cache lines, in the second-level cache.
     #[inline(always)]
     pub fn prefetch<L: Lanes>(self, l: L) {
@@ -63,7 +69,7 @@ impl<'a, E: Element> Ahead<'a, E> {
             return run;
         }
         for row in rows {
-            Run { at: row.as_ptr().cast(), bytes: size_of_val(*row) }.prefetch(l);
+            Run::of(row).prefetch(l);
         }
         Run::NONE
     }

@@ -89,7 +89,7 @@ impl Product<'_> {
             }
             return;
         }
-        let groups = rows.div_ceil(L::ACCUMULATORS);
+        let groups = groups::<L>(self.panels.len(), rows);
         for panel in 0..self.panels.len() {
             let mut row = 0;
             for group in 0..groups {
@@ -171,6 +171,27 @@ impl<const Q: usize, const P: usize, const STEP: usize> Group<Q, P, STEP> {
     #[inline(always)]
     pub(super) unsafe fn add<const ADD: bool, L: Lanes>(self, l: L, ahead: Run) {
         ahead.prefetch(l);
+        // Four turns at a time: where another thread shares the core, a loop's own instructions take
+        // room from the loads.
+        let whole = self.n - self.n % 4;
+        // SAFETY: the caller's; every turn is one of the `n`.
+        unsafe {
+            let mut sums = self.begin::<ADD, L>(l);
+            for first in (0..whole).step_by(4) {
+                for i in first..first + 4 {
+                    self.turn(l, i, &mut sums);
+                }
+            }
+            self.end(l, whole, sums);
+        }
+    }
+
+    /// The sums before the first turn.
+    ///
+    /// # Safety
+    /// As [`Group::add`].
+    #[inline(always)]
+    pub(super) unsafe fn begin<const ADD: bool, L: Lanes>(&self, l: L) -> [[L::Vector; P]; Q] {
         let mut sums = [[l.splat(0.0); P]; Q];
         if ADD {
             for q in 0..Q {
@@ -180,22 +201,22 @@ impl<const Q: usize, const P: usize, const STEP: usize> Group<Q, P, STEP> {
                 }
             }
         }
-        // Four turns at a time: where another thread shares the core, a loop's own instructions take
-        // room from the loads.
-        let whole = self.n - self.n % 4;
-        for first in (0..whole).step_by(4) {
-            for i in first..first + 4 {
-                // SAFETY: `i < n`.
-                unsafe { self.turn(l, i, &mut sums) };
-            }
-        }
-        for i in whole..self.n {
-            // SAFETY: as above.
+        sums
+    }
+
+    /// The turns from `turn` on, and the results.
+    ///
+    /// # Safety
+    /// As [`Group::add`].
+    #[inline(always)]
+    pub(super) unsafe fn end<L: Lanes>(&self, l: L, turn: usize, mut sums: [[L::Vector; P]; Q]) {
+        for i in turn..self.n {
+            // SAFETY: `i < n`.
             unsafe { self.turn(l, i, &mut sums) };
         }
         for q in 0..Q {
             for p in 0..P {
-                // SAFETY: as above.
+                // SAFETY: a place in the product's results.
                 l.store(sums[q][p], unsafe { &mut *self.to[q][p] });
             }
         }

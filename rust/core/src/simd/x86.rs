@@ -274,7 +274,7 @@ impl Lanes for Avx2 {
     #[inline(always)]
     unsafe fn three_by_two<const STEP: usize, const ADD: bool>(self, group: Group<3, 2, STEP>, ahead: Run) {
         // SAFETY: the token; the caller's contract.
-        unsafe { x86_product::three_by_two::<STEP, ADD>(group, ahead) }
+        unsafe { x86_product::three_by_two::<STEP, ADD>(self, group, ahead) }
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {

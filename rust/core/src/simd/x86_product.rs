@@ -2,11 +2,10 @@
 //! one vector earlier than here has to put a sum into memory.
 
 use std::arch::asm;
-use std::arch::x86_64::*;
 
-use super::WIDTH;
 use super::ahead::Run;
 use super::product::Group;
+use super::x86::Avx2;
 
 /// One turn: three numbers, each for four registers of eight lanes. Twelve multiply-adds for seven
 /// loads, where six numbers for two registers are eight.
@@ -50,19 +49,15 @@ macro_rules! turn {
 /// Its contract; the machine has AVX2 and FMA.
 #[inline(never)]
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn three_by_two<const STEP: usize, const ADD: bool>(group: Group<3, 2, STEP>, ahead: Run) {
-    let Group { n, rows, panels, to } = group;
-    let to = to.map(|row| row.map(|vector| vector.cast::<f32>()));
-    let mut sums = [[[_mm256_setzero_ps(); 2]; 2]; 3];
+pub(super) unsafe fn three_by_two<const STEP: usize, const ADD: bool>(
+    l: Avx2,
+    group: Group<3, 2, STEP>,
+    ahead: Run,
+) {
+    let Group { n, rows, panels, .. } = group;
     // SAFETY: the caller's contract. A prefetch may be given any address.
     unsafe {
-        if ADD {
-            for q in 0..3 {
-                for p in 0..2 {
-                    sums[q][p] = [_mm256_loadu_ps(to[q][p]), _mm256_loadu_ps(to[q][p].add(8))];
-                }
-            }
-        }
+        let mut sums = group.begin::<ADD, Avx2>(l);
         let fours = n / 4;
         if fours > 0 {
             asm!(
@@ -108,23 +103,6 @@ pub(super) unsafe fn three_by_two<const STEP: usize, const ADD: bool>(group: Gro
                 options(nostack, readonly),
             );
         }
-        for i in n - n % 4..n {
-            for q in 0..3 {
-                let x = _mm256_set1_ps(*rows[q].add(i * STEP));
-                for p in 0..2 {
-                    let vector = panels[p].cast::<f32>().add(i * WIDTH);
-                    for half in 0..2 {
-                        let v = _mm256_loadu_ps(vector.add(half * 8));
-                        sums[q][p][half] = _mm256_fmadd_ps(x, v, sums[q][p][half]);
-                    }
-                }
-            }
-        }
-        for q in 0..3 {
-            for p in 0..2 {
-                _mm256_storeu_ps(to[q][p], sums[q][p][0]);
-                _mm256_storeu_ps(to[q][p].add(8), sums[q][p][1]);
-            }
-        }
+        group.end(l, n - n % 4, sums);
     }
 }

@@ -7,6 +7,7 @@ use super::Problem;
 use super::partial::{Partial, absorb};
 use super::task::{self, KeyBlock, Scratch, Shown, TILE_KEYS};
 use crate::format::Element;
+use crate::simd::ahead::Run;
 use crate::simd::product::{dots, weigh};
 use crate::simd::{Lanes, WIDTH};
 
@@ -69,7 +70,7 @@ fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
     let scores = &mut scores.as_flattened_mut()[..Q * TILE_KEYS];
     for first in (0..block.shown.count).step_by(K) {
         for key in ahead.by_ref().take(K) {
-            task::prefetch(l, key);
+            Run::of(key).prefetch(l);
         }
         // The last keys again where the count is no multiple.
         let index: [usize; K] = std::array::from_fn(|k| (first + k).min(block.shown.count - 1));
@@ -135,7 +136,7 @@ fn add<const Q: usize, E: Element, L: Lanes>(
     let each = TILE_KEYS.div_ceil(width);
     for d in 0..width {
         for value in ahead.by_ref().take(each) {
-            task::prefetch(l, value);
+            Run::of(value).prefetch(l);
         }
         let mut sums = [l.splat(0.0); Q];
         for q in 0..Q {

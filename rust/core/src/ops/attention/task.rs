@@ -313,14 +313,6 @@ impl<'a, E: Element> Source<'a, E> {
     }
 }
 
-/// Asks for the cache lines of one key or value.
-#[inline(always)]
-pub(super) fn prefetch<E: Element, L: Lanes>(l: L, row: &[E]) {
-    for at in (0..row.len()).step_by(64 / size_of::<E>()) {
-        l.prefetch(row.as_ptr().wrapping_add(at));
-    }
-}
-
 /// Asks for the cache lines that are `beyond` elements behind those of `elements`, in the first-level cache.
 #[inline(always)]
 pub(super) fn prefetch_near<E: Element, L: Lanes>(l: L, elements: &[E], beyond: usize) {
