@@ -16,6 +16,9 @@ def opened(
     recipe's own."""
     decoding = Decoding(lm, [prompt], Options.greedy(lm.max_positions, recipe))
     decoding.keeper = decoding.keeper if keeper is None else keeper
-    decoding._reusable = [0]
-    decoding._prefill()
-    return decoding, decoding.sequences[0]
+    [sequence] = decoding.sequences
+    decoding._start()
+    decoding._reusable[sequence.index] = 0
+    while not sequence.is_read:
+        decoding._prefill([sequence])
+    return decoding, sequence

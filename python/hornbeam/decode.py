@@ -19,6 +19,7 @@ import torch
 
 from hornbeam import ops
 from hornbeam.drafting import Draft, Drafting, history, process
+from hornbeam.errors import StateError
 from hornbeam.keeping import Keeper, Watch
 from hornbeam.runner import Output
 from hornbeam.sequence import SHARED_PREFIX, Generation, Options, Piece, Sequence, Source, Stats
@@ -55,8 +56,13 @@ class Decoding:
             key = tuple(prompt)
             self.sequences.append(Sequence(lm, index, seen[key], prompt, options))
             seen[key] += 1
-        self.drafting = Drafting(lm, options)
-        self.keeper = None if options.keep is None else Keeper(lm, options.keep)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Begins with what every sequence holds so far."""
+        self.changes = self.lm.runner.changes
+        self.drafting = Drafting(self.lm, self.options)
+        self.keeper = None if self.options.keep is None else Keeper(self.lm, self.options.keep)
 
     def run(self) -> list[Generation]:
         """Decodes to the end, or to Ctrl-C; one answer a prompt, in order."""
@@ -68,13 +74,14 @@ class Decoding:
                     if self.options.trace is not None:
                         for sequence in self.sequences:
                             self.options.trace.first(sequence)
-                    self._reusable = [self.drafting.start(sequence) for sequence in self.sequences]
-                    if self.keeper is not None:
-                        needless = [self.keeper.reusable(len(s.prompt)) for s in self.sequences]
-                        self._reusable = [min(pair) for pair in zip(self._reusable, needless, strict=True)]
-                    self._prefill()
+                    self._start()
                     while active := [s for s in self.sequences if s.finish is None]:
-                        self._step(active)
+                        if self._has_changed():
+                            self._start_again(active)
+                        elif waiting := [s for s in active if not s.is_read]:
+                            self._prefill(waiting)
+                        else:
+                            self._step(active)
             except KeyboardInterrupt:
                 for sequence in self.sequences:
                     sequence.finish = sequence.finish or "interrupted"
@@ -94,24 +101,55 @@ class Decoding:
         finally:
             self.seconds[phase] += time.perf_counter() - begin
 
+    # -- the model as it is now ----------------------------------------------------------------------
+
+    def _has_changed(self) -> bool:
+        """Whether the model is another than what was computed so far."""
+        self.lm.notice()
+        return self.changes != self.lm.runner.changes
+
+    def _start(self) -> None:
+        """Hands the sequences that go on to the draft source, and asks what of them need not be computed."""
+        self._reusable: dict[int, int] = {}
+        for sequence in self.sequences:
+            if sequence.finish is None:
+                reusable = self.drafting.start(sequence)
+                if self.keeper is not None:
+                    reusable = min(reusable, self.keeper.reusable(len(sequence.prompt)))
+                self._reusable[sequence.index] = reusable
+
+    def _start_again(self, active: list[Sequence]) -> None:
+        """Goes on with a model that has changed: it reads anew what there is of every text."""
+        if self.keeper is not None and any(sequence.output for sequence in active):
+            raise StateError(
+                "the model changed while a text with keep= was under way, and what its cache has let go "
+                "cannot be computed again"
+            )
+        for sequence in active:
+            self._close(sequence)
+        self._begin()
+        self._start()
+
     # -- prefill ---------------------------------------------------------------------------------
 
-    def _prefill(self) -> None:
-        """Computes what the tree does not hold of each prompt, and samples each first token."""
-        waiting = list(self.sequences)
-        while waiting:
-            with self._phase("prefill"):
-                batch, logits = self._prefill_step(waiting)
-            if batch:
-                tokens = self._sample(batch, logits)
-                for sequence, token in zip(batch, tokens, strict=True):
-                    emitted = sequence.cut([(token, "plain")])
-                    sequence.pending = token
-                    sequence.emit(emitted)
-                waiting = [s for s in waiting if s not in batch]
+    def _prefill(self, waiting: list[Sequence]) -> None:
+        """One step towards what the tree does not hold of each text; samples the first token of each prompt
+        that is complete with it."""
+        with self._phase("prefill"):
+            done, logits = self._prefill_step(waiting)
+        for sequence in done:
+            sequence.is_read = True
+        fresh = [i for i, sequence in enumerate(done) if not sequence.output]
+        if fresh:
+            batch = [done[i] for i in fresh]
+            logits = logits if len(fresh) == len(done) else logits[fresh]
+            for sequence, token in zip(batch, self._sample(batch, logits), strict=True):
+                emitted = sequence.cut([(token, "plain")])
+                sequence.pending = token
+                sequence.emit(emitted)
 
     def _prefill_step(self, waiting: list[Sequence]) -> tuple[list[Sequence], torch.Tensor]:
-        """One forward pass over the next rows of the first prompts; returns those that it finished,
+        """One forward pass over the next rows of the first texts; returns those that it finished,
         with the logits of their last rows."""
         requests: list[tuple[Branch, list[int], None]] = []
         taken: list[Sequence] = []
@@ -119,12 +157,12 @@ class Decoding:
         for sequence in waiting:
             reusable = self._reusable[sequence.index]
             sequence.open(self.lm.tree, reusable)
-            fresh = sequence.branch.length == sequence.stats.reused_tokens
+            fresh = sequence.branch.length == sequence.num_matched
             shared = max((_shared(sequence.prompt, other.prompt) for other in taken), default=0)
             if fresh and min(shared, reusable) - sequence.branch.length >= SHARED_PREFIX:
                 sequence.close()  # matched again in the next step, when the tree holds what it shares
                 continue
-            rest = sequence.prompt[sequence.branch.length :]
+            rest = sequence.committed[sequence.branch.length :]
             # A long prompt takes a step of its own: torch's dense attention serves it best.
             alone = len(rest) >= self.lm.dense_rows
             if requests and (alone or len(rest) > room):
@@ -271,7 +309,7 @@ class Decoding:
         hidden = bool(self.drafting.hidden_layers)
         with ExitStack() as stack:
             if watch is not None and self.keeper is not None and self.keeper.is_press:
-                stack.enter_context(watch.seeing_inputs(self.lm.model))
+                stack.enter_context(watch.seeing_inputs(self.lm.runner.shadow.model))
             return self.lm.runner.forward(
                 self.lm.tree, step, logits_rows=wanted, hidden=hidden, entry=computed, observer=watch
             )
@@ -293,7 +331,7 @@ def _run(rows: NDArray[np.int64]) -> slice | torch.Tensor:
 
 
 def _remaining(sequence: Sequence) -> int:
-    return len(sequence.prompt) - sequence.branch.length
+    return len(sequence.committed) - sequence.branch.length
 
 
 def _shared(a: list[int], b: list[int]) -> int:

@@ -135,10 +135,10 @@ class Drafting:
         return () if self.source is None else self.source.hidden_layers
 
     def start(self, sequence: Sequence) -> int:
-        """Begins a sequence; returns how many tokens of its prompt may come from the cache."""
+        """Begins a sequence; returns how many tokens of what it holds may come from the cache."""
         if self.source is None:
-            return len(sequence.prompt)
-        return self.source.start(sequence.index, sequence.prompt)
+            return len(sequence.committed)
+        return self.source.start(sequence.index, sequence.committed)
 
     def finish(self, sequence: Sequence) -> None:
         """Ends a sequence."""

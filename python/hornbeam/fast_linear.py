@@ -1,9 +1,8 @@
-"""Runs a model's linear layers on :func:`hornbeam.ops.linear` while a context is open."""
+"""Runs a model's linear layers on :func:`hornbeam.ops.linear`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, TypeGuard
 
 import torch
@@ -13,60 +12,41 @@ from torch.nn.functional import linear as torch_linear
 from hornbeam import _native
 from hornbeam.ops.linear import max_native_rows
 
-__all__ = ["FastLinear"]
+__all__ = ["use_native_linear"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
-class FastLinear:
-    """While active, sends few rows through the weight-streaming kernel, and more to torch.
+def use_native_linear(model: Module, max_rows: int | None = None) -> int:
+    """Sends few rows through the weight-streaming kernel from now on, and more to torch.
 
-    ``with FastLinear(model): model(...)``: make it once, enter it for every step (some microseconds).
-    Outside of the context the modules are as they were, so the model's own ``generate`` is untouched.
+    Taken are modules of exactly the class :class:`torch.nn.Linear` with a contiguous float32, bfloat16 or
+    float16 weight on the CPU. Left alone are subclasses (quantised, parametrised, low-rank) and modules
+    whose ``forward`` was replaced. A taken module falls back to torch for a call under autograd, autocast
+    or ``torch.compile``, and where its weight was exchanged for something else meanwhile. Hooks go on being
+    called.
 
-    Taken are modules of exactly the class :class:`torch.nn.Linear` with a contiguous float32,
-    bfloat16 or float16 weight on the CPU. Left alone are subclasses (quantised, parametrised,
-    low-rank), modules whose ``forward`` was replaced, and modules with hooks. A taken module falls
-    back to torch for a call under autograd, autocast or ``torch.compile``, and where its weight was
-    exchanged for something else meanwhile.
+    The forwards of modules are set, so that this is for copies of a model's modules
+    (:class:`hornbeam.model.shadow.Shadow`), not for a model that others use.
 
-    :param model: any module.
-    :param max_rows: rows up to which the kernel is used. By default the number up to which it was
-        measured faster, by the weight's type. Results have the same bits for any number of rows below the
-        limit; torch's differ, so a limit that no call exceeds makes the model's output independent
-        of how rows are batched.
+    Args:
+        model: any module.
+        max_rows: rows up to which the kernel is used. By default the number up to which it was measured
+            faster, by the weight's type. Results have the same bits for any number of rows below the limit;
+            torch's differ, so a limit that no call exceeds makes the model's output independent of how
+            rows are batched.
+
+    Returns:
+        How many modules were taken.
     """
-
-    def __init__(self, model: Module, max_rows: int | None = None) -> None:
-        self._depth = 0
-        self._forwards: list[tuple[dict[str, Any], Callable[[torch.Tensor], torch.Tensor]]] = [
-            (module.__dict__, _forward(module, max_rows)) for module in model.modules() if _is_plain(module)
-        ]
-
-    def __len__(self) -> int:
-        """How many modules were taken."""
-        return len(self._forwards)
-
-    def __enter__(self) -> FastLinear:
-        self._depth += 1
-        if self._depth == 1:
-            for attributes, forward in self._forwards:
-                attributes["forward"] = forward
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._depth -= 1
-        if self._depth == 0:
-            for attributes, _ in self._forwards:
-                attributes.pop("forward", None)
+    plain = [module for module in model.modules() if _is_plain(module)]
+    for module in plain:
+        module.__dict__["forward"] = _forward(module, max_rows)
+    return len(plain)
 
 
 def _is_plain(module: Module) -> TypeGuard[Linear]:
     if type(module) is not Linear or "forward" in module.__dict__:
-        return False
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
         return False
     weight = module._parameters.get("weight")
     return weight is not None and _is_usable(weight)

@@ -70,7 +70,8 @@ class Tap:
 
 
 class DecoderLayers:
-    """The decoder layers of a transformers model.
+    """The decoder layers of copies of a transformers model's modules (:mod:`hornbeam.model.shadow`): their
+    forwards are set while a pass goes through some of them.
 
     ``run`` makes any forward pass of the whole model; it is called once, to see what layers return.
 
@@ -100,13 +101,13 @@ class DecoderLayers:
         self, keep: frozenset[int], tap: Tap | None = None, entry: Computed | None = None
     ) -> Iterator[None]:
         """Runs only the layers of ``keep``, and at ``entry.layer`` goes on with its hidden states."""
-        switched = []
+        switched: list[tuple[dict[str, Any], Any]] = []
         try:
             for index, module in enumerate(self.modules):
                 enters = entry is not None and index == entry.layer
                 if index in keep and not enters:
                     continue
-                switched.append(module)
+                switched.append((vars(module), vars(module).get("forward")))
                 if enters:
                     assert entry is not None
                     module.forward = _entering(module.forward, entry.hidden)
@@ -114,8 +115,11 @@ class DecoderLayers:
                     module.forward = self._passing(tap if tap is not None and tap.layer == index else None)
             yield
         finally:
-            for module in switched:
-                del module.forward
+            for attributes, forward in switched:
+                if forward is None:
+                    attributes.pop("forward", None)
+                else:
+                    attributes["forward"] = forward
 
     def _passing(self, tap: Tap | None) -> Callable[..., Any]:
         def forward(*inputs: Any, **options: Any) -> Any:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TypedDict, TypeVar, overload
 
 import torch
 
@@ -87,12 +90,11 @@ class LM:
         prefill_rows: int = 8192,
         cuda_graphs: bool = False,
     ) -> None:
-        self.model = model
-        self.tokenizer = tokenizer
         self.runner = Runner(model)
-        shape = self.runner.shape
-        cuda.require(shape.device)
-        self.max_positions = shape.max_positions
+        #: The model, out of wrappers such as ``torch.compile``'s and peft's.
+        self.model = self.runner.model
+        self.tokenizer = tokenizer
+        cuda.require(self.runner.shape.device)
         self.prefill_rows = prefill_rows
         self.dense_rows = DENSE_ROWS
         self.cost_curve = spec.CostCurve()
@@ -103,25 +105,36 @@ class LM:
         self._calibrated = False
         #: Bytes of pages that recipes of :mod:`hornbeam.keep` have let go so far.
         self.freed_bytes = 0
+        self._kv_dtype = kv_dtype
+        self._max_kv_bytes = max_kv_bytes
+        self._page_tokens = page_tokens
+        self._cuda_graphs = cuda_graphs
+        self._lock = threading.RLock()
+        self._seen_changes = self.runner.changes
+        if cuda_graphs and not cuda.runs_on(self.runner.shape.device):
+            raise ArgumentError(
+                f"cuda_graphs is True for a model on {self.runner.shape.device}, expected a CUDA device"
+            )
+        self._make_tree()
+
+    def _make_tree(self) -> None:
+        """An empty tree for the model as it is."""
+        shape = self.runner.shape
+        self.max_positions = shape.max_positions
         self.tree = PrefixTree(
             num_layers=shape.num_layers,
             num_kv_heads=shape.num_kv_heads,
             head_dim=shape.head_dim,
-            dtype=kv_dtype or shape.dtype,
+            dtype=self._kv_dtype or shape.dtype,
             device=str(shape.device),
-            page_tokens=page_tokens,
-            max_bytes=max_kv_bytes or _quarter_of_memory(shape.device),
+            page_tokens=self._page_tokens,
+            max_bytes=self._max_kv_bytes or _quarter_of_memory(shape.device),
             # What is given back after an eviction comes in parts of less than 1 % of a full context.
             # Captured steps hold the addresses of the chunks, so that a device has few.
-            chunk_tokens=None if cuda_graphs else max(page_tokens, shape.max_positions // 128),
+            chunk_tokens=None if self._cuda_graphs else max(self._page_tokens, shape.max_positions // 128),
         )
-        self.graphs = None
-        if cuda_graphs:
-            if not cuda.runs_on(shape.device):
-                raise ArgumentError(
-                    f"cuda_graphs is True for a model on {shape.device}, expected a CUDA device"
-                )
-            self.graphs = StepGraphs(self)
+        self.graphs = StepGraphs(self) if self._cuda_graphs else None
+        self._tree_shape = shape
 
     @classmethod
     def from_pretrained(
@@ -224,7 +237,6 @@ class LM:
             LogitsError: the model gave NaN, +inf or only -inf.
             OutOfPages: the page budget is too small for the batch.
         """
-        prompts, many = prompts_of(self, prompt)
         if max_new_tokens < 0:
             raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
         if warp is None:
@@ -234,26 +246,31 @@ class LM:
             raise ArgumentError("stop is an empty string, expected at least one character")
         if stops and self.tokenizer is None:
             raise ArgumentError("stop strings need a tokenizer, and this LM has none")
-        options = Options(
-            max_new_tokens=max_new_tokens,
-            warp=warp,
-            seed=seed,
-            rule=verify,
-            draft=draft,
-            length=length,
-            stop=stops,
-            stream=stream,
-            processor=logits_processor,
-            criterion=stopping_criterion,
-            eos_token_ids=end_tokens(self.model, eos_token_id),
-            stream_index=many,
-            trace=trace,
-            keep=keep,
-        )
-        if draft is not None and length.needs_costs:
-            self.calibrate()
-        generations = Decoding(self, prompts, options).run()
-        return generations if many else generations[0]
+
+        def work() -> Generation | list[Generation]:
+            prompts, many = prompts_of(self, prompt)
+            options = Options(
+                max_new_tokens=max_new_tokens,
+                warp=warp,
+                seed=seed,
+                rule=verify,
+                draft=draft,
+                length=length,
+                stop=stops,
+                stream=stream,
+                processor=logits_processor,
+                criterion=stopping_criterion,
+                eos_token_ids=end_tokens(self.model, eos_token_id),
+                stream_index=many,
+                trace=trace,
+                keep=keep,
+            )
+            if draft is not None and length.needs_costs and not self._calibrated:
+                self._measure_costs()
+            generations = Decoding(self, prompts, options).run()
+            return generations if many else generations[0]
+
+        return self._exclusively(work, getattr(draft, "lms", ()))
 
     def score(self, prompt: Any, continuations: Sequence[str | list[int]]) -> list[Score]:
         """Log-likelihoods of continuations of one prompt; the prompt is computed once.
@@ -265,22 +282,30 @@ class LM:
         Returns:
             One :class:`Score` a continuation, in order: natural logarithms under the raw model.
         """
-        prompts, many = prompts_of(self, prompt)
-        if many:
-            raise ArgumentError("score takes one prompt, got a list")
-        tokens = [token_ids(self, c, "continuation", special=False) for c in continuations]
-        if not tokens:
+
+        def work() -> list[Score]:
+            prompts, many = prompts_of(self, prompt)
+            if many:
+                raise ArgumentError("score takes one prompt, got a list")
+            tokens = [token_ids(self, c, "continuation", special=False) for c in continuations]
+            while tokens:
+                changes = self.runner.changes
+                scores = score(self, prompts[0], tokens)
+                self.notice()
+                if self.runner.changes == changes:
+                    return scores
             return []
-        return score(self, prompts[0], tokens)
+
+        return self._exclusively(work)
 
     def calibrate(self, *, force: bool = False) -> None:
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
         on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
         first answer quick."""
-        import time
+        if force or not self._calibrated:
+            self._exclusively(self._measure_costs)
 
-        if self._calibrated and not force:
-            return
+    def _measure_costs(self) -> None:
         branch = self.tree.branch()
         try:
             for _ in range(3):
@@ -299,10 +324,86 @@ class LM:
     def clear_cache(self) -> None:
         """Forgets the prompts and outputs of earlier calls, drafts' memory of them included, and gives
         their memory back. What was measured of speed and acceptance stays."""
-        self.tree.clear()
-        self.tree.trim()
+
+        def work() -> None:
+            self.tree.clear()
+            self.tree.trim()
+            for memory in self.recalled.values():
+                memory.forget()
+
+        self._exclusively(work)
+
+    def invalidate(self) -> None:
+        """Says that the model has changed in a way that cannot be seen, so that nothing that was computed
+        before is used again.
+
+        Hornbeam looks by itself: every call takes the weights, adapters, hooks, forwards and vocabulary
+            that the model has then, and a text that is under way when they change goes on with them. What
+            it cannot see is listed in :mod:`hornbeam.model.state`: a write past torch's version counters
+            that changes only a few numbers of a weight, and what modules keep elsewhere than in attributes.
+
+        Raises:
+            UnsupportedModel: the changed model cannot be driven over pages.
+        """
+        self._exclusively(self.runner.renew)
+
+    def notice(self) -> None:
+        """Looks whether the model has changed, by the signs that cost least, and lets go of what was
+        computed if it has. Called before each forward pass.
+
+        Raises:
+            UnsupportedModel: the changed model cannot be driven over pages.
+            StateError: a step is open.
+        """
+        self.runner.look(closely=False)
+        if self._seen_changes != self.runner.changes:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Lets go of what the model computed before it changed. Done again, if it is interrupted."""
+        changes, shape, old = self.runner.changes, self.runner.shape, self._tree_shape
+        if (shape.dtype, shape.device) != (old.dtype, old.device):
+            self.cost_curve, self._calibrated = spec.CostCurve(), False
+        if shape.vocab_size != old.vocab_size:
+            self.recalled.clear()
+        for key, memory in list(self.recalled.items()):
+            if not memory.outlives_weights:
+                del self.recalled[key]
+        if replace(shape, vocab_size=0, scale=0.0) != replace(old, vocab_size=0, scale=0.0):
+            self._make_tree()
+        else:
+            self._make_tree()  # MERGE
+            self.graphs = StepGraphs(self) if self._cuda_graphs else None
+        self._tree_shape = shape
+        self._seen_changes = changes
+
+    def _exclusively(self, work: Callable[[], _T], others: Iterable[LM] = ()) -> _T:
+        """Does ``work`` while no other thread uses this LM, nor those of its drafts, on the models as they
+        are."""
+        return _holding(sorted({self, *others}, key=id), work)
+
+    def _recover(self) -> None:
+        """Ends what an interrupted call has left open; no call is under way."""
+        self.tree.recover()
         for memory in self.recalled.values():
-            memory.forget()
+            memory.recover()
+
+
+_T = TypeVar("_T")
+
+
+def _holding(lms: Sequence[LM], work: Callable[[], _T]) -> _T:
+    """Locks are taken in one order, and by ``with``: no interrupt comes between taking and giving back."""
+    if not lms:
+        return work()
+    lm = lms[0]
+    is_nested = lm._lock._is_owned()  # type: ignore[attr-defined]
+    with lm._lock:
+        if not is_nested:
+            lm._recover()
+        lm.runner.look(closely=True)
+        lm.notice()
+        return _holding(lms[1:], work)
 
 
 def _quarter_of_memory(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """What hornbeam knows of a model before it drives it, or why it cannot.
 
-The configuration rules out what is known not to fit; one forward pass of two rows shows the rest.
+The configuration rules out what is known not to fit; small forward passes show the rest.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from hornbeam.errors import ArgumentError, UnsupportedModel
+from hornbeam.model.rows import probe_tokens, refuse_mixed_rows
 from hornbeam.paged_attention import Attention
 
 __all__ = ["ModelShape", "Probe", "refuse_by_config", "shape_of"]
@@ -39,7 +40,7 @@ class ModelShape:
 
 
 class Probe:
-    """Records what the layers hand to their attention, and answers with plain causal attention."""
+    """Records what the layers hand to their attention, and answers as if every row saw itself alone."""
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[int, int, int]] = {}
@@ -80,14 +81,7 @@ class Probe:
         self.layers[layer] = (query.shape[1], key.shape[1], key.shape[3])
         self.scale = options.get("scaling")
         groups = query.shape[1] // key.shape[1]
-        out = torch.nn.functional.scaled_dot_product_attention(
-            query,
-            key.repeat_interleave(groups, dim=1),
-            value.repeat_interleave(groups, dim=1),
-            is_causal=True,
-            scale=options.get("scaling"),
-        )
-        return out.transpose(1, 2).contiguous()
+        return value.repeat_interleave(groups, dim=1).transpose(1, 2).contiguous()
 
 
 def refuse_by_config(model: Any) -> None:
@@ -115,7 +109,7 @@ def refuse_by_config(model: Any) -> None:
 
 
 def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], Any]) -> ModelShape:
-    """The shape that a forward pass of two rows shows.
+    """The shape that small forward passes show.
 
     Args:
         model: a transformers causal LM that :func:`refuse_by_config` let pass.
@@ -129,22 +123,29 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
     parameter = next(model.parameters())
     if parameter.device.type == "meta":
         raise UnsupportedModel(f"{name} has its weights on the meta device; load them first")
-    probe = Probe()
-    rows = torch.tensor([0, 0], device=parameter.device)
-    positions = torch.tensor([0, 1], device=parameter.device)
+    probes: list[Probe] = []
+
+    def logits_of(tokens: torch.Tensor) -> torch.Tensor:
+        probes.append(Probe())
+        tokens = tokens.to(parameter.device)
+        logits: torch.Tensor = run(tokens, torch.zeros_like(tokens), probes[-1]).logits[0]
+        return logits
+
     try:
-        result = run(rows, positions, probe)
+        logits = logits_of(probe_tokens(model)[0])
     except UnsupportedModel:
         raise
     except Exception as error:
         raise UnsupportedModel(f"{name} does not run over pages: {error}") from error
+    probe = probes[0]
     text = model.config.get_text_config()
     num_layers = text.num_hidden_layers
     missing = sorted(set(range(num_layers)) - set(probe.layers))
     if missing:
         raise UnsupportedModel(
             f"{name}: layers {missing} of {num_layers} do not call transformers' attention interface "
-            "(state-space or linear attention, or custom code)"
+            "(state-space or linear attention, custom code, or a forward put on them that leads back to "
+            "the original modules)"
         )
     shapes = set(probe.layers.values())
     if len(shapes) != 1:
@@ -152,13 +153,14 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
     num_heads, num_kv_heads, head_dim = shapes.pop()
     if head_dim % 8 or not 32 <= head_dim <= 256:
         raise UnsupportedModel(f"{name}: head size is {head_dim}, expected a multiple of 8 from 32 to 256")
+    refuse_mixed_rows(model, logits, logits_of)
     return ModelShape(
         num_layers=num_layers,
         num_heads=num_heads,
         num_kv_heads=num_kv_heads,
         head_dim=head_dim,
         scale=head_dim**-0.5 if probe.scale is None else float(probe.scale),
-        vocab_size=int(result.logits.shape[-1]),
+        vocab_size=logits.shape[1],
         max_positions=_max_positions(text),
         dtype=parameter.dtype,
         device=parameter.device,

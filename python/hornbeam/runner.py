@@ -2,15 +2,13 @@
 
 The only file that calls the model. A forward pass is one flat ragged batch of rows in depth-first
 order of the prefix tree; the model sees it as one sequence, ``[1, num_rows]``, with explicit
-positions, and hornbeam's attention function takes what each row may see from the step's plan. The
-function is switched in for the length of the call, so the user's own ``model.generate`` never meets it.
+positions, and hornbeam's attention function takes what each row may see from the step's plan.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,8 +16,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hornbeam import cuda, paged_attention
-from hornbeam.fast_linear import FastLinear
+from hornbeam.fast_linear import use_native_linear
 from hornbeam.layers import Computed, DecoderLayers, Tap
+from hornbeam.model.shadow import Shadow
+from hornbeam.model.state import Change, ModelState
+from hornbeam.model.unwrap import unwrapped
 from hornbeam.model_shape import ModelShape, Probe, refuse_by_config, shape_of
 from hornbeam.paged_attention import ATTENTION_NAME, STEP_KEYWORD, Attention, Observer, PagedAttention
 
@@ -45,22 +46,84 @@ class Output:
 class Runner:
     """Drives a transformers causal LM over a :class:`~hornbeam.tree.PrefixTree`.
 
-    Construction checks that the architecture fits (with one forward pass of two rows) and raises
-    :class:`~hornbeam.errors.UnsupportedModel` with the reason where it does not. Calls are
-    serialised by a lock; a call changes nothing of the model that outlasts it.
+    Construction checks that the architecture fits, with small forward passes, and raises
+    :class:`~hornbeam.errors.UnsupportedModel` with the reason where it does not. Passes run on copies of
+    the model's modules (:class:`~hornbeam.model.shadow.Shadow`) that share its weights, so nothing of the
+    model is switched. :meth:`look` brings the copies up to date; passes do not look by themselves.
+
+    Attributes:
+        model: the model, out of wrappers.
+        shape: what is known of it.
+        shadow: the copies of its modules.
+        changes: how often the model was seen, or said, to have changed.
     """
 
     def __init__(self, model: Any) -> None:
         paged_attention.register()
-        refuse_by_config(model)
-        self.model = model
+        self.model = unwrapped(model)
+        refuse_by_config(self.model)
         self.lock = threading.RLock()
-        self._configs = _attention_configs(model)
-        self._linear = FastLinear(model)
-        self.shape = shape_of(model, partial(self._call, logits_rows=0, hidden=False))
-        #: What attention multiplies scores by.
-        self.scale = self.shape.scale
+        self.changes = 0
+        self._state = ModelState(self.model)
+        self.renew()
+
+    def look(self, *, closely: bool) -> Change:
+        """Whether the model has changed since the last look. From then on passes are of the model as it is.
+
+        Args:
+            closely: compare all that can be compared, see :mod:`hornbeam.model.state`: before each call. Else
+                what costs least: before each pass.
+
+        Raises:
+            UnsupportedModel: the changed model cannot be driven over pages.
+        """
+        with self.lock:
+            change = self._state.look_closely() if closely else self._state.look()
+            if change is Change.STRUCTURE or self._is_outdated:
+                self.renew()
+                return Change.STRUCTURE
+            # Counted before it is taken: after an interrupt in between it is seen once more.
+            self.changes += change is not Change.NOTHING
+            if change is Change.HOOKS:
+                self._state.read()
+                self.shadow.renew_hooks()
+            elif change is Change.WEIGHTS:
+                self._state.read_numbers()
+            return change
+
+    def renew(self) -> None:
+        """Takes the model as it is, whether a change is to be seen or not.
+
+        Raises:
+            UnsupportedModel: as :meth:`look`.
+        """
+        with self.lock:
+            self.changes += 1
+            self._is_outdated = True
+            self._state.read()  # before it is copied: a change in between is seen by the next look
+            self._copy()
+            self.shape = shape_of(self.model, partial(self._call, logits_rows=0, hidden=False))
+            self._is_outdated = False
+
+    def _copy(self) -> None:
+        """Copies the modules, as they are now."""
+        shadow = Shadow(self.model, ATTENTION_NAME)
+        use_native_linear(shadow.model)
+        self.shadow = self._state.shadow = shadow
         self._layers: DecoderLayers | None = None
+        # Whether a pass has begun on the copies and not ended: then they may be in any state.
+        self._is_dirty = False
+
+    def _begin(self) -> None:
+        """A pass begins, on copies that no earlier pass has left half-way."""
+        if self._is_dirty:
+            self._copy()
+        self._is_dirty = True
+
+    @property
+    def scale(self) -> float:
+        """What attention multiplies scores by."""
+        return self.shape.scale
 
     @property
     def is_asynchronous(self) -> bool:
@@ -105,17 +168,19 @@ class Runner:
             plan = cuda.DevicePlan(step.plan, tree.chunks, num_heads=heads, num_kv_heads=kv_heads)
         attention = PagedAttention(tree, self.shape, plan, is_dense=step.is_dense, observer=observer)
         attention.tap = tap
-        with ExitStack() as stack:
-            if layers is not None or entry is not None:
-                stack.enter_context(self.lock)
-                stack.enter_context(torch.inference_mode())
+        with self.lock, torch.inference_mode():
+            self._begin()
+            if layers is None and entry is None:
+                result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
+            else:
                 kept = frozenset(range(self.shape.num_layers) if layers is None else layers)
                 if entry is not None:
                     kept -= frozenset(range(entry.layer))
                     for index, (keys, values) in enumerate(zip(entry.keys, entry.values, strict=True)):
                         attention.write(index, keys, values)
-                stack.enter_context(self.decoder_layers().switched(kept, tap, entry))
-            result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
+                with self.decoder_layers().switched(kept, tap, entry):
+                    result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
+            self._is_dirty = False
         states = None
         if hidden:
             states = tuple(state[0] for state in result.hidden_states)
@@ -133,8 +198,10 @@ class Runner:
         ``positions`` int64 ``[num_rows]``, ``logits_rows`` int64. All arguments are on the device and nothing
         is sent there, so that the call can be captured in a graph."""
         attention = PagedAttention(tree, self.shape, plan)
-        result = self._call(token_ids, positions, attention, logits_rows, False)
-        logits: torch.Tensor = result.logits[0]
+        with self.lock:
+            self._begin()
+            logits: torch.Tensor = self._call(token_ids, positions, attention, logits_rows, False).logits[0]
+            self._is_dirty = False
         return logits
 
     def decoder_layers(self) -> DecoderLayers:
@@ -146,7 +213,7 @@ class Runner:
         if self._layers is None:
             rows = torch.tensor([0], device=self.shape.device)
             run = partial(self._call, rows, rows, Probe(), 0, False)
-            self._layers = DecoderLayers(self.model, self.shape.num_layers, run)
+            self._layers = DecoderLayers(self.shadow.model, self.shape.num_layers, run)
         return self._layers
 
     def _call(
@@ -160,37 +227,11 @@ class Runner:
         options: dict[str, Any] = {STEP_KEYWORD: attention}
         if hidden:
             options["output_hidden_states"] = True
-        with self.lock, torch.inference_mode(), self._attention_switched(), self._linear:
-            return self.model(
+        with torch.inference_mode():
+            return self.shadow.model(
                 input_ids=token_ids.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),
                 use_cache=False,
                 logits_to_keep=logits_rows,
                 **options,
             )
-
-    @contextmanager
-    def _attention_switched(self) -> Iterator[None]:
-        before = [config._attn_implementation_internal for config in self._configs]
-        training = self.model.training
-        for config in self._configs:
-            config._attn_implementation_internal = ATTENTION_NAME
-        if training:
-            self.model.eval()
-        try:
-            yield
-        finally:
-            for config, name in zip(self._configs, before, strict=True):
-                config._attn_implementation_internal = name
-            if training:
-                self.model.train()
-
-
-def _attention_configs(model: Any) -> list[Any]:
-    """Every configuration that some module reads its attention implementation from, once each."""
-    found: dict[int, Any] = {}
-    for module in model.modules():
-        config = getattr(module, "config", None)
-        if hasattr(config, "_attn_implementation_internal"):
-            found[id(config)] = config
-    return list(found.values())

@@ -121,6 +121,8 @@ class Sequence:
         self.output: list[int] = []
         self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
+        self.is_read = False  # whether the branch holds all that is certain, but for the pending token
+        self.num_matched = 0  # tokens that the tree held when the branch was opened
         self.draft_room = 1 << 30  # tokens that a draft may have
         self.finish: Finish | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
@@ -137,6 +139,11 @@ class Sequence:
         return len(self.prompt) + len(self.output)
 
     @property
+    def committed(self) -> list[int]:
+        """The tokens that the branch holds before the next step of decoding: all but the pending one."""
+        return [*self.prompt, *self.output[:-1]]
+
+    @property
     def branch(self) -> Branch:
         """The committed tokens; there from the first prefill step to the end of the sequence."""
         assert self._branch is not None, "the sequence has no branch yet, or no more"
@@ -145,8 +152,11 @@ class Sequence:
     def open(self, tree: PrefixTree, reusable: int) -> None:
         """Takes up what the tree holds of the prompt, ``reusable`` tokens or all but the last at most."""
         if self._branch is None:
-            self._branch = tree.match(self.prompt, max_tokens=min(reusable, len(self.prompt) - 1))
-            self.stats.reused_tokens = self._branch.length
+            text = self.committed
+            self._branch = tree.match(text, max_tokens=min(reusable, len(text) - 1))
+            self.num_matched = self._branch.length
+            if not self.output:
+                self.stats.reused_tokens = self.num_matched
 
     @property
     def is_closed(self) -> bool:
@@ -168,6 +178,7 @@ class Sequence:
             # What was reduced is never matched again, so there is no point in caching it.
             self._branch.release(keep=not self.stats.reductions)
         self._branch = None
+        self.is_read = False
 
     def cut(self, fresh: list[tuple[int, Source]]) -> list[Piece]:
         """The tokens up to the first that ends the sequence, with the text that each makes certain;

@@ -217,6 +217,14 @@ class PrefixTree:
         """Release what no branch and no pin needs. Its memory stays in the pool, see :meth:`trim`."""
         self._native.clear()
 
+    def recover(self) -> None:
+        """MERGE"""
+        self._native.rollback()
+
+    def invalidate(self) -> None:
+        """MERGE"""
+        self.clear()
+
     def stats(self) -> dict[str, int]:
         """Counts: ``nodes``, ``branches``, ``tokens``, and slabs: all, free, provisional, cached, broken."""
         return self._native.stats()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -236,23 +234,16 @@ class Scoring:
         keys, values = keys.to(shape.device, shape.dtype), values.to(shape.device, shape.dtype)
         hidden = torch.cat(inputs.hidden, dim=1).to(shape.device)
         rotary = tuple(torch.cat(parts, dim=1).to(shape.device) for parts in zip(*inputs.rotary, strict=True))
-        with _rotary_at_hand(inputs.module, self.lm.model):
-            found: Tensor = score.layer_scores(inputs.module, hidden, keys, values, rotary)
+        _put_rotary_at_hand(inputs.module, self.lm.runner.shadow.model)
+        found: Tensor = score.layer_scores(inputs.module, hidden, keys, values, rotary)
         return found.cpu()
 
 
-@contextmanager
-def _rotary_at_hand(module: torch.nn.Module, model: Any) -> Iterator[None]:
-    """Presses look for the model's rotary embedding on the attention module."""
+def _put_rotary_at_hand(module: torch.nn.Module, model: Any) -> None:
+    """Presses look for the model's rotary embedding on the attention module, which is a copy of ours."""
     rotary = getattr(getattr(model, "base_model", model), "rotary_emb", None)
-    if rotary is None or hasattr(module, "rotary_emb"):
-        yield
-        return
-    module.rotary_emb = rotary
-    try:
-        yield
-    finally:
-        del module.rotary_emb
+    if rotary is not None and not hasattr(module, "rotary_emb"):
+        vars(module)["rotary_emb"] = rotary
 
 
 def _expected(score: Score) -> ExpectedAttention | None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -118,6 +118,8 @@ class Head:
     weights stream, as the target's are. Elsewhere it computes in the target's type.
     """
 
+    outlives_weights: ClassVar[bool] = False
+
     def __init__(self, file: HeadFile, lm: LM) -> None:
         from hornbeam.tree import PrefixTree
 
@@ -161,6 +163,10 @@ class Head:
             else max(lm.tree.max_bytes // shape.num_layers, 1 << 24),
             slabs_per_chunk=64,
         )
+
+    def recover(self) -> None:
+        """Ends what an interrupted call has left open."""
+        self.tree.recover()
 
     def forget(self) -> None:
         """Lets go of what was read of earlier prompts."""

@@ -23,6 +23,7 @@ __all__ = [
     "Drafted",
     "Drafter",
     "Law",
+    "Memory",
     "Nodes",
     "Outcome",
     "Proposer",
@@ -153,6 +154,19 @@ class Outcome:
     def committed(self) -> list[int]:
         """The tokens that were committed."""
         return [self.token_ids[row] for row in self.kept]
+
+
+class Memory(Protocol):
+    """What a draft source remembers from one run to the next, kept in ``LM.recalled``."""
+
+    outlives_weights: ClassVar[bool]
+    """Whether it is of use after the model's weights have changed. If not, it is dropped then."""
+
+    def forget(self) -> None:
+        """Lets go of earlier texts."""
+
+    def recover(self) -> None:
+        """Ends what an interrupted call has left open."""
 
 
 class Proposer(Protocol):

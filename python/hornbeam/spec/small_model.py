@@ -50,6 +50,11 @@ class SmallModel:
         """That of the shape."""
         return self.shape.law
 
+    @property
+    def lms(self) -> tuple[LM]:
+        """The models that are used beside the target."""
+        return (self.lm,)
+
     def open(self, run: Run) -> SmallModelProposer:
         """Begins a run."""
         ours, theirs = self.lm.runner.shape.vocab_size, run.lm.runner.shape.vocab_size

@@ -6,6 +6,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -64,12 +65,17 @@ class TokenRecycling:
 class Successors:
     """Each token's likeliest successors as last seen, ``[V, width]``; -1 where there are none yet."""
 
+    outlives_weights: ClassVar[bool] = True
+
     def __init__(self, vocab_size: int, width: int) -> None:
         self.ids = np.full((vocab_size, width), -1, dtype=np.int32)
 
     def forget(self) -> None:
         """Begins again."""
         self.ids.fill(-1)
+
+    def recover(self) -> None:
+        """Nothing is left open."""
 
 
 class Recycler:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -17,6 +17,9 @@ from hornbeam.spec.merged import CONFIDENCES, Chances, Tree, cut
 from hornbeam.spec.pace import Pacer
 from hornbeam.spec.protocols import Ask, Drafted, Law, Outcome, Proposer, Run
 from hornbeam.spec.separate import open_source
+
+if TYPE_CHECKING:
+    from hornbeam.lm import LM
 
 __all__ = ["Ledger", "Union"]
 
@@ -57,6 +60,11 @@ class Union:
             raise ArgumentError(f"rows is {rows}, expected at least 1")
         object.__setattr__(self, "drafts", drafts)
         object.__setattr__(self, "rows", rows)
+
+    @property
+    def lms(self) -> tuple[LM, ...]:
+        """The models that are used beside the target."""
+        return tuple(lm for draft in self.drafts for lm in getattr(draft, "lms", ()))
 
     def open(self, run: Run) -> Merger:
         """Begins a run of every source."""

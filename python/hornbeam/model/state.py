@@ -1,0 +1,224 @@
+"""Whether a model is still what it was: what was computed with other weights must not be served again.
+
+Weights change in many ways, and no single sign shows all of them: optimisers that are fused move no version
+counter, nor do writes through ``.data`` or numpy; ``load_state_dict(assign=True)`` puts new parameters in
+the place of the old ones; adapters are attributes of modules. Before each pass the cheap signs are
+compared: identity, address and version of every parameter and buffer, submodules, hooks, forwards,
+attributes of modules that are neither torch's nor transformers' own (adapters among them), and steps of
+torch's optimisers. Before each call come the attributes of every module, the configurations, and some
+numbers of every weight.
+
+What none of these shows: a write through ``.data``, through numpy or by another process that changes few
+numbers of a weight and none of those compared, and what modules keep elsewhere than in attributes. For
+these there is :meth:`hornbeam.LM.invalidate`.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from itertools import chain, compress, repeat
+from operator import attrgetter
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import Module, Parameter
+from torch.optim.optimizer import register_optimizer_step_post_hook
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
+
+from hornbeam.model.attributes import Attributes, has_memory, signs_of
+from hornbeam.model.shadow import Shadow, is_config
+
+__all__ = ["Change", "ModelState"]
+
+#: Numbers of a weight that are compared before each call.
+SAMPLES = 32
+
+_PASS_TABLES = ("_parameters", "_buffers", "_modules")
+_HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks")
+
+# Hooks that hand hidden states out and change nothing; transformers puts them on when they are first asked
+# for.
+_CAPTURING = "transformers.utils.output_capturing"
+
+_version = attrgetter("_version")
+_forward = attrgetter("forward")
+
+
+class Change(IntEnum):
+    """How far a model changed; each takes in those before it."""
+
+    NOTHING = 0
+    #: Numbers of weights.
+    WEIGHTS = 1
+    #: Hooks of a forward pass.
+    HOOKS = 2
+    #: Modules, parameters, forwards or attributes: copies of the modules are out of date.
+    STRUCTURE = 3
+
+
+class ModelState:
+    """What a model was when it was last read.
+
+    Attributes:
+        shadow: copies of the model's modules, made after it was read: what passes write on them is no change.
+    """
+
+    def __init__(self, model: Module) -> None:
+        self.model = model
+        self.shadow: Shadow | None = None
+        self._written: set[tuple[int, str]] = set()
+        self.read()
+        _states.add(self)
+
+    def read(self) -> None:
+        """Takes everything as it is now."""
+        self._has_stepped = False
+        modules = list(self.model.modules())
+        self._dicts = [module.__dict__ for module in modules]
+        self._tables = _tables(self._dicts, _PASS_TABLES)
+        self._hook_tables = _tables(self._dicts, _HOOK_TABLES)
+        self._classes = list(set(map(type, modules)))
+        self._attributes = Attributes(modules, self._written)
+        self._foreign = Attributes([m for m in modules if _is_foreign(type(m))], self._written)
+        self._configs = _configs(self._dicts)
+        self._config_signs = [signs_of(vars(config)) for config in self._configs]
+        values = _values(self._tables)
+        self._identities = list(map(id, values))
+        self._hooks = _values(self._hook_tables)
+        self._forwards = self._all_forwards()
+        self._are_tensors = [isinstance(value, Tensor) for value in values]
+        tensors = list(compress(values, self._are_tensors))
+        self._parameters = {id(tensor) for tensor in tensors if isinstance(tensor, Parameter)}
+        self._kinds = list(map(_kind, tensors))
+        self._have_memory = list(map(has_memory, tensors))
+        self._have_versions = [not tensor.is_inference() for tensor in tensors]
+        self._take_numbers(tensors)
+
+    def read_numbers(self) -> None:
+        """Takes the weights as they are now, after a look that found that nothing else has changed."""
+        self._has_stepped = False
+        self._take_numbers(list(compress(_values(self._tables), self._are_tensors)))
+
+    def _take_numbers(self, tensors: Sequence[Tensor]) -> None:
+        self._numbers = self._numbers_of(tensors)
+        self._samples = _sampled(tensors)
+
+    def look(self) -> Change:
+        """What has changed, by the signs that cost least: before each pass."""
+        values = _values(self._tables)
+        if list(map(id, values)) != self._identities or self._all_forwards() != self._forwards:
+            return Change.STRUCTURE
+        if self._foreign.have_changed(self.shadow):
+            return Change.STRUCTURE
+        tensors = list(compress(values, self._are_tensors))
+        has_stepped, numbers = self._has_stepped, self._numbers_of(tensors)
+        if (has_stepped or numbers != self._numbers) and list(map(_kind, tensors)) != self._kinds:
+            return Change.STRUCTURE
+        hooks = _values(self._hook_tables)
+        if hooks != self._hooks:
+            if list(filter(_acts, hooks)) != list(filter(_acts, self._hooks)):
+                return Change.HOOKS
+            self._hooks = hooks
+        return Change.WEIGHTS if has_stepped or numbers != self._numbers else Change.NOTHING
+
+    def look_closely(self) -> Change:
+        """As :meth:`look`, with attributes of all modules, configurations, and numbers of all weights: before
+        each call."""
+        change = self.look()
+        if change is Change.STRUCTURE:
+            return change
+        if self._attributes.have_changed(self.shadow):
+            return Change.STRUCTURE
+        if [signs_of(vars(config)) for config in self._configs] != self._config_signs:
+            return Change.STRUCTURE
+        if change is Change.NOTHING:
+            samples = _sampled(list(compress(_values(self._tables), self._are_tensors)))
+            if not all(map(torch.equal, samples, self._samples)):
+                return Change.WEIGHTS
+        return change
+
+    def note_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """An optimiser has made a step."""
+        stepped = (id(parameter) for group in optimizer.param_groups for parameter in group["params"])
+        if not self._parameters.isdisjoint(stepped):
+            self._has_stepped = True
+
+    def _all_forwards(self) -> list[Any]:
+        """Those of instances, then those of classes."""
+        return [*map(dict.get, self._dicts, repeat("forward")), *map(_forward, self._classes)]
+
+    def _numbers_of(self, tensors: Sequence[Tensor]) -> list[int]:
+        """Addresses, then versions."""
+        addresses = map(Tensor.data_ptr, compress(tensors, self._have_memory))
+        return [*addresses, *map(_version, compress(tensors, self._have_versions))]
+
+
+#: All that are alive, for steps of optimisers.
+_states: weakref.WeakSet[ModelState] = weakref.WeakSet()
+
+
+def _after_step(optimizer: torch.optim.Optimizer, _arguments: Any, _options: Any) -> None:
+    for state in list(_states):
+        state.note_step(optimizer)
+
+
+register_optimizer_step_post_hook(_after_step)
+
+
+def _tables(dicts: Iterable[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    return [own[name] for own in dicts for name in names if name in own]
+
+
+def _values(tables: Iterable[dict[str, Any]]) -> list[Any]:
+    return list(chain.from_iterable(map(dict.values, tables)))
+
+
+def _configs(dicts: Iterable[dict[str, Any]]) -> list[Any]:
+    """The configurations that modules have, and those inside of these."""
+    found: dict[int, Any] = {}
+    waiting = [value for own in dicts for value in own.values() if is_config(value)]
+    while waiting:
+        config = waiting.pop()
+        if id(config) not in found:
+            found[id(config)] = config
+            waiting += filter(is_config, vars(config).values())
+    return list(found.values())
+
+
+def _is_foreign(kind: type) -> bool:
+    return kind.__module__.partition(".")[0] not in ("torch", "transformers")
+
+
+def _acts(hook: Any) -> bool:
+    return getattr(hook, "__module__", None) != _CAPTURING
+
+
+def _kind(tensor: Tensor) -> tuple[Any, ...]:
+    strides = tensor.stride() if tensor.layout is torch.strided else None
+    return tensor.dtype, tensor.shape, strides, tensor.device, tensor.layout
+
+
+def _sampled(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """:data:`SAMPLES` numbers of each tensor, as bytes; one tensor for each type and device."""
+    parts: dict[tuple[Any, ...], list[Tensor]] = {}
+    with torch.no_grad():
+        for tensor in chain.from_iterable(map(_memory, tensors)):
+            span = 1 + sum(
+                (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+            )
+            # An odd step does not stay in one column of a matrix.
+            step = max(span // SAMPLES - 1, 0) | 1
+            numbers = tensor.as_strided((min(SAMPLES, -(-span // step)),), (step,))
+            parts.setdefault((tensor.dtype, tensor.device), []).append(numbers)
+        return [torch.cat(own).view(torch.uint8) for own in parts.values()]
+
+
+def _memory(tensor: Tensor) -> list[Tensor]:
+    """The strided tensors that a tensor consists of."""
+    if type(tensor) not in (Tensor, Parameter) and is_traceable_wrapper_subclass(tensor):
+        names, _ = tensor.__tensor_flatten__()
+        return [part for name in names for part in _memory(getattr(tensor, name))]
+    return [tensor] if has_memory(tensor) and tensor.numel() and not tensor.is_quantized else []
