@@ -38,6 +38,7 @@ import hornbeam as hb
 from acceptance import EXPECTED, accepted_by_rank, children
 from hornbeam.prompt import token_ids
 from hornbeam.spec import Ask, FeatureHead, Outcome
+from hornbeam.spec.head import Rows
 from hornbeam.spec.shape import BestFirst, Chain, GumbelTree, Sequoia, StochasticBeam
 from workload import CHATS, mixed
 
@@ -197,8 +198,8 @@ class Bench:
             hidden = torch.stack([states[layer] for layer in taps], dim=1)
             step.commit([range(len(tokens))])
         seen = dict.fromkeys(proposers, 0)
-        for name, proposer in proposers.items():
-            seen[name] = proposer.start(0, prompt)
+        for proposer in proposers.values():
+            proposer.start(0, prompt)
         # The pending token is at ``end``: it is certain, and not yet a row.
         for end in range(len(prompt), len(tokens), STRIDE):
             ask = Ask(0, 0, tokens[end], end + 1, SIZE, prompt, tokens[len(prompt) : end + 1])
@@ -207,7 +208,7 @@ class Bench:
                 begin, seen[name] = seen[name], end
                 own = list(range(end - begin))
                 proposer.observe(
-                    [Outcome(0, tokens[begin:end], own, begin < len(prompt), hidden=hidden[begin:end])]
+                    [Outcome(0, tokens[begin:end], own, begin < len(prompt), begin, hidden=hidden[begin:end])]
                 )
                 [drafted[name]] = proposer.propose([ask])
             yield self.with_rows(tokens[: end + 1], drafted)
@@ -281,12 +282,12 @@ class Bench:
         head = FeatureHead().open(run).head
         root = head.tree.branch()
         hidden = torch.randn(len(prompt), len(head.taps), head.hidden_size)
-        head.forward([(root, prompt, prompt)], head.read(hidden))
+        head.forward([Rows(root, prompt, prompt)], head.read(hidden))
         features = torch.randn(nodes, head.hidden_size)
 
         def call() -> None:
             branches = [root.fork() for _ in range(nodes)]
-            head.logits(head.forward([(branch, [1], [1]) for branch in branches], features))
+            head.logits(head.forward([Rows(branch, [1], [1]) for branch in branches], features))
             for branch in branches:
                 branch.release(keep=False)
 

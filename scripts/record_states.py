@@ -26,36 +26,43 @@ sys.path[:0] = [str(ROOT / "python"), str(Path(__file__).parent)]
 from head_prompts import prompts  # noqa: E402
 
 import hornbeam as hb  # noqa: E402
-from hornbeam.prompt import token_ids  # noqa: E402
 
 TAPS = (3, 15, 27, 30)
 TEMPERATURES = (1.0, 0.0, 1.0, 0.7)
 
 
 class Recorder:
-    """A draft source that guesses nothing and keeps every outcome."""
+    """A draft source that guesses nothing and keeps every outcome, of a call that begins with an empty
+    cache."""
 
     hidden_layers = TAPS
 
-    def __init__(self, shared: int = 0) -> None:
-        self.shared = shared
+    def __init__(self) -> None:
+        self.prompts: dict[int, list[int]] = {}
         self.tokens: dict[int, list[int]] = {}
         self.states: dict[int, list[torch.Tensor]] = {}
 
     def open(self, run: Any) -> Recorder:
         return self
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        self.prompts[index] = list(prompt_ids)
         self.tokens[index], self.states[index] = [], []
-        return self.shared
 
     def propose(self, asks: Sequence[Any]) -> list[Any]:
         return [_Nothing() for _ in asks]
 
     def observe(self, outcomes: Sequence[Any]) -> None:
         for outcome in outcomes:
-            self.tokens[outcome.index] += outcome.committed
-            self.states[outcome.index].append(outcome.hidden[outcome.kept].half())
+            tokens, states = self.tokens[outcome.index], self.states[outcome.index]
+            if not tokens and outcome.position:
+                # What a prompt shares with one before it was computed for that one.
+                shared = self.prompts[outcome.index][: outcome.position]
+                donor = next(i for i, own in self.tokens.items() if own[: len(shared)] == shared)
+                tokens += shared
+                states.append(torch.cat(self.states[donor])[: len(shared)])
+            tokens += outcome.committed
+            states.append(outcome.hidden[outcome.kept].half())
 
     def finish(self, index: int) -> None:
         pass
@@ -66,21 +73,12 @@ class _Nothing:
     signals = hb.spec.Signals([])
 
 
-def shared_prefix(lm: hb.LM) -> tuple[list[int], torch.Tensor]:
-    """The tokens with which every prompt begins, and their states."""
-    first, second = (token_ids(lm, [{"role": "user", "content": text}]) for text in "ab")
-    length = next(i for i, (a, b) in enumerate(zip(first, second, strict=True)) if a != b)
-    recorder = Recorder()
-    lm.generate(first[:length], max_new_tokens=1, draft=recorder, length=hb.spec.Fixed(0))
-    return first[:length], torch.cat(recorder.states[0])
-
-
 def record(
     lm: hb.LM, texts: list[str], temperature: float, seed: int, budget: int
 ) -> dict[str, torch.Tensor]:
     """One batch."""
-    prefix, prefix_states = shared_prefix(lm)
-    recorder = Recorder(len(prefix))
+    lm.clear_cache()
+    recorder = Recorder()
     chats = [[{"role": "user", "content": text}] for text in texts]
     outs = lm.generate(
         chats,
@@ -92,8 +90,8 @@ def record(
     )
     tokens, states, offsets, prompt_lengths = [], [], [0], []
     for index, out in enumerate(outs):
-        rows = torch.cat([prefix_states, *recorder.states[index]])
-        own = [*prefix, *recorder.tokens[index], out.token_ids[-1]]
+        rows = torch.cat(recorder.states[index])
+        own = [*recorder.tokens[index], out.token_ids[-1]]
         assert len(own) == len(rows) + 1, (len(own), len(rows))
         tokens += own
         states += [rows, torch.zeros_like(rows[:1])]
@@ -126,7 +124,6 @@ def main() -> None:
             continue
         start = time.perf_counter()
         batch = texts[begin : begin + given.batch]
-        lm.clear_cache()
         data = record(lm, batch, TEMPERATURES[number % len(TEMPERATURES)], given.seed + number, given.tokens)
         scratch = file.with_suffix(".part")
         save_file(data, scratch)

@@ -19,7 +19,7 @@ import torch
 
 from hornbeam import ops
 from hornbeam.drafting import Draft, Drafting, history, process
-from hornbeam.errors import StateError
+from hornbeam.errors import OutOfPages, StateError
 from hornbeam.keeping import Keeper, Watch
 from hornbeam.runner import Output
 from hornbeam.sequence import SHARED_PREFIX, Generation, Options, Piece, Sequence, Source, Stats
@@ -109,14 +109,17 @@ class Decoding:
         return self.changes != self.lm.runner.changes
 
     def _start(self) -> None:
-        """Hands the sequences that go on to the draft source, and asks what of them need not be computed."""
-        self._reusable: dict[int, int] = {}
+        """Hands the sequences that go on to the draft source."""
         for sequence in self.sequences:
             if sequence.finish is None:
-                reusable = self.drafting.start(sequence)
-                if self.keeper is not None:
-                    reusable = min(reusable, self.keeper.reusable(len(sequence.prompt)))
-                self._reusable[sequence.index] = reusable
+                self.drafting.start(sequence)
+
+    def _reusable(self, sequence: Sequence) -> int:
+        """How many tokens of a text may come from the cache. A recipe wants to see some queries; a draft
+        source makes do with what is computed."""
+        if self.keeper is None:
+            return len(sequence.committed)
+        return self.keeper.reusable(len(sequence.prompt))
 
     def _start_again(self, active: list[Sequence]) -> None:
         """Goes on with a model that has changed: it reads anew what there is of every text."""
@@ -155,7 +158,7 @@ class Decoding:
         taken: list[Sequence] = []
         room = SHARED_PREFILL_ROWS
         for sequence in waiting:
-            reusable = self._reusable[sequence.index]
+            reusable = self._reusable(sequence)
             sequence.open(self.lm.tree, reusable)
             fresh = sequence.branch.length == sequence.num_matched
             shared = max((_shared(sequence.prompt, other.prompt) for other in taken), default=0)
@@ -185,7 +188,14 @@ class Decoding:
                 self.keeper.on_prefill(watch, taken, [s for s in waiting if s not in done])
         self.drafting.observe(
             [
-                Outcome(s.index, tokens, list(range(len(tokens))), True, hidden=hidden)
+                Outcome(
+                    s.index,
+                    tokens,
+                    list(range(len(tokens))),
+                    True,
+                    s.branch.length - len(tokens),
+                    hidden=hidden,
+                )
                 for s, (_, tokens, _), hidden in zip(taken, requests, self._hidden(step, output), strict=True)
             ]
         )
@@ -219,7 +229,16 @@ class Decoding:
             # Scores look at the queries of every layer, so that with a recipe every layer runs.
             computed = None if self.keeper is not None else self.drafting.reuse(drafts)
         requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
-        with self.lm.tree.step(requests) as step:
+        try:
+            opened = self.lm.tree.step(requests)
+        except OutOfPages:
+            # A ratio test is not told of a draft that is dropped for its size, which draws may have decided.
+            if self.drafting.is_ratio_test or not any(draft.tokens for draft in drafts):
+                raise
+            drafts, computed = self.drafting.withdraw(active), None
+            requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
+            opened = self.lm.tree.step(requests)
+        with opened as step:
             begin = time.perf_counter()
             watch = None if self.keeper is None else self.keeper.watch(step, active)
             graphs = None if computed is not None else self._graphs(drafts)
@@ -266,7 +285,16 @@ class Decoding:
         parts = torch.split(output.logits, [len(tokens) for _, tokens, _ in requests])
         self.drafting.observe(
             [
-                Outcome(s.index, tokens, path, False, logits, hidden, parents or range(-1, len(tokens) - 1))
+                Outcome(
+                    s.index,
+                    tokens,
+                    path,
+                    False,
+                    s.position - 1,
+                    logits,
+                    hidden,
+                    parents or range(-1, len(tokens) - 1),
+                )
                 for s, (_, tokens, parents), path, logits, hidden in zip(
                     active, requests, paths, parts, self._hidden(step, output), strict=True
                 )

@@ -11,6 +11,7 @@ import torch
 from hornbeam import cuda, ops, spec
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
+from hornbeam.spec.admission import admitted, check_count
 from hornbeam.spec.gate import Gate, levels
 from hornbeam.spec.protocols import Ask, Drafted, Nodes, Outcome, Proposer, Run
 from hornbeam.spec.separate import open_source
@@ -124,7 +125,8 @@ class Drafting:
             self.is_predictable = bool(getattr(options.length, "is_predictable", False))
             if self.is_ratio_test:
                 laws.check_stop(options.length, self.source, options.rule)
-        # What the stop rule judged, what it said, and where that lies in the proposals.
+        # What was proposed, what the stop rule judged, what it said, and where that lies in the proposals.
+        self._proposed: list[Drafted] = []
         self._judged: Seq[Drafted] = []
         self._chosen: Seq[Nodes] = []
         self._places: list[list[int]] = []
@@ -134,11 +136,10 @@ class Drafting:
         """Whose hidden states the source wants to see."""
         return () if self.source is None else self.source.hidden_layers
 
-    def start(self, sequence: Sequence) -> int:
-        """Begins a sequence; returns how many tokens of what it holds may come from the cache."""
-        if self.source is None:
-            return len(sequence.committed)
-        return self.source.start(sequence.index, sequence.committed)
+    def start(self, sequence: Sequence) -> None:
+        """Begins a sequence with what it holds."""
+        if self.source is not None:
+            self.source.start(sequence.index, sequence.committed)
 
     def finish(self, sequence: Sequence) -> None:
         """Ends a sequence."""
@@ -165,7 +166,7 @@ class Drafting:
         if self.is_ratio_test and not self.is_predictable:
             drafts = self._propose_outlines(asks)
         else:
-            proposals = self.source.propose(asks)
+            proposals = self._admitted(self.source.propose(asks), asks)
             self._judged = proposals
             self._chosen = self.stop.choose(proposals)
             drafts = [Draft.of(p, chosen) for p, chosen in zip(proposals, self._chosen, strict=True)]
@@ -179,6 +180,28 @@ class Drafting:
                     f"expected those that its tokens were drawn from, since verify is {self.options.rule!r}"
                 )
         return drafts
+
+    def _admitted(self, proposals: Seq[Drafted], asks: Seq[Ask]) -> list[Drafted]:
+        """What of the source's proposals is of this model; see :mod:`hornbeam.spec.admission`."""
+        name = type(self.options.draft).__name__
+        check_count(proposals, len(asks), name)
+        self._proposed = [
+            admitted(
+                proposal,
+                name,
+                vocab_size=self.lm.runner.shape.vocab_size,
+                max_tokens=ask.max_tokens,
+                law=laws.law_of(self.source),
+                is_ratio_test=self.is_ratio_test,
+            )
+            for proposal, ask in zip(proposals, asks, strict=True)
+        ]
+        return self._proposed
+
+    def withdraw(self, active: Seq[Sequence]) -> list[Draft]:
+        """Takes the drafts of the step back, as if the stop rule had chosen none of their tokens."""
+        self._chosen, self._places = [0 for _ in active], [[] for _ in active]
+        return [Draft() for _ in active]
 
     def _propose_outlines(self, asks: list[Ask]) -> list[Draft]:
         """Drafts whose extent is settled before a token is drawn."""
@@ -197,7 +220,7 @@ class Drafting:
             for ask, draft in zip(asks, wanted, strict=True)
         ]
         drafts, self._places = [], []
-        for proposal, draft in zip(source.propose(limited), wanted, strict=True):
+        for proposal, draft in zip(self._admitted(source.propose(limited), limited), wanted, strict=True):
             found = _same_places(draft, _parents(proposal))
             drafts.append(Draft.of(proposal, [node for _, node in found]))
             self._places.append([draft.nodes[index] for index, _ in found])
@@ -205,8 +228,13 @@ class Drafting:
 
     def reuse(self, drafts: Seq[Draft]) -> Computed | None:
         """What the source computed of the rows ``[pending, *tokens]`` of every draft, in their order."""
-        reuse = getattr(self.source, "reuse", None)
-        computed: Computed | None = None if reuse is None else reuse([draft.nodes for draft in drafts])
+        if (reuse := getattr(self.source, "reuse", None)) is None:
+            return None
+        chosen = []
+        for draft, proposal in zip(drafts, self._proposed, strict=True):
+            origin = getattr(proposal, "origin", None)
+            chosen.append(draft.nodes if origin is None else [origin[node] for node in draft.nodes])
+        computed: Computed | None = reuse(chosen)
         return computed
 
     def credit(self, seconds: float) -> None:

@@ -16,22 +16,24 @@ def guess(
     tokens: Sequence[int],
     hidden: Tensor,
     path: Sequence[int] = (),
+    missing: Sequence[int] = (),
 ) -> Tensor:
     """Logits over the draft vocabulary for what follows ``tokens`` and then ``path``.
 
     ``matrices`` are the target's input and output embeddings; ``hidden`` its states ``[n - 1, taps, H]`` of
-    all but the last of the ``n`` tokens, which are certain; those of ``path`` are guesses.
+    all but the last of the ``n`` tokens, which are certain; those of ``path`` are guesses. Of the tokens at
+    the positions ``missing`` there are no keys.
     """
     inputs, outputs = (matrix.double() for matrix in matrices)
     weight = {name.removesuffix(".weight"): value.double() for name, value in tensors.items()}
     taps = normal(hidden.double(), settings).flatten(1)
     features = list(taps @ weight["features"].T)
     following = list(tokens[1:])
-    result = layer(weight, settings, inputs[following], torch.stack(features))
+    result = layer(weight, settings, inputs[following], torch.stack(features), missing)
     for token in path:
         features.append(result[-1])
         following.append(token)
-        result = layer(weight, settings, inputs[following], torch.stack(features))
+        result = layer(weight, settings, inputs[following], torch.stack(features), missing)
     last = normal(result[-1], settings) * weight["output_norm"]
     return outputs[tensors["draft_ids"].long()] @ last
 
@@ -41,7 +43,13 @@ def normal(x: Tensor, settings: dict[str, Any]) -> Tensor:
     return x / (x.pow(2).mean(dim=-1, keepdim=True) + settings["eps"]).sqrt()
 
 
-def layer(weight: dict[str, Tensor], settings: dict[str, Any], token: Tensor, feature: Tensor) -> Tensor:
+def layer(
+    weight: dict[str, Tensor],
+    settings: dict[str, Any],
+    token: Tensor,
+    feature: Tensor,
+    missing: Sequence[int] = (),
+) -> Tensor:
     """All rows at once: what the head puts out for each."""
     both = torch.cat([normal(token, settings), normal(feature, settings)], dim=1)
     residual = both @ weight["fuse"].T
@@ -56,6 +64,8 @@ def layer(weight: dict[str, Tensor], settings: dict[str, Any], token: Tensor, fe
         q = turned(x @ weight["q"][own].T, settings)
         k = turned(x @ weight["k"][shared].T, settings)
         later = torch.ones(len(x), len(x), dtype=torch.bool).triu(1)
+        later[:, list(missing)] = True
+        later.fill_diagonal_(False)  # a row without a key is nobody's, and sees itself here
         scores = (q @ k.T / size**0.5).masked_fill(later, -torch.inf)
         mixed.append(scores.softmax(dim=1) @ (x @ weight["v"][shared].T))
     residual = residual + torch.cat(mixed, dim=1) @ weight["o"].T

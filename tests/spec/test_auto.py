@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import re
 
 import pytest
+import torch
 
 import hornbeam as hb
-from hornbeam.errors import ArgumentError
+from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.spec import Auto, FeatureHead, NGram, Suffix, TokenRecycling, feature_head
 from hornbeam.spec.pace import Pacer
 from tests import models
@@ -50,6 +52,79 @@ def test_the_shipped_head_drafts_for_its_own_model_alone(model, shipped):
     assert kinds(Auto(NGram(), rows=3).union(other)) == [Suffix, TokenRecycling, NGram]
     own.graphs = object()
     assert FeatureHead not in kinds(Auto().union(own)), "a captured step shows no hidden states"
+
+
+class Wrapped(torch.nn.Module):
+    """A head of somebody else's, without the attributes of a linear layer."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+class Codes(torch.nn.Module):
+    """A head in int8 with a scale for each row."""
+
+    def __init__(self, inner):
+        super().__init__()
+        scale = inner.weight.detach().abs().amax(dim=1, keepdim=True) / 127
+        self.register_buffer("weight", (inner.weight.detach() / scale).round().to(torch.int8))
+        self.register_buffer("scale", scale)
+
+    def forward(self, x):
+        return torch.nn.functional.linear(x, self.weight * self.scale)
+
+
+class TestModelsWithoutAMatrix:
+    """What plain decoding takes, the default draft takes."""
+
+    @pytest.mark.parametrize(
+        ("kind", "reason"),
+        [
+            (Wrapped, r"output head \(Wrapped\) has no weight"),
+            (Codes, "weight of the model's output head is a Tensor of torch.int8"),
+        ],
+    )
+    def test_the_head_is_left_out_with_the_reason(self, shipped, eager, kind, reason):
+        model = models.llama()
+        lm = hb.LM(model)
+        assert Auto().left_out(lm) == {}
+        options = dict(max_new_tokens=12, length=hb.spec.Fixed(20))
+        lm.generate([1, 2, 3], **options)
+        model.lm_head = kind(model.lm_head)
+        for changed in (hb.LM(model), lm):
+            plain = changed.generate([1, 2, 3], draft=None, **options)
+            assert changed.generate([1, 2, 3], **options).token_ids == plain.token_ids
+            [(name, found)] = Auto().left_out(changed).items()
+            assert name == "FeatureHead"
+            assert re.search(reason, found)
+            with pytest.raises(UnsupportedModel, match=reason):
+                changed.generate([1, 2, 3], draft=FeatureHead(shipped), **options)
+
+    def test_an_embedding_without_a_weight(self, shipped, eager):
+        model = models.llama()
+        lm = hb.LM(model)
+        model.model.embed_tokens = Wrapped(model.model.embed_tokens)
+        plain = lm.generate([1, 2, 3], max_new_tokens=12, draft=None)
+        assert lm.generate([1, 2, 3], max_new_tokens=12).token_ids == plain.token_ids
+        assert "input embedding (Wrapped) has no weight" in Auto().left_out(lm)["FeatureHead"]
+
+    def test_of_the_model_as_it_is_now(self, shipped, eager):
+        model = models.llama()
+        lm = hb.LM(model)
+        matrix = model.lm_head.weight.detach().clone()
+        assert FeatureHead in kinds(Auto().union(lm))
+        with torch.no_grad():
+            model.lm_head.weight.neg_()
+        lm.generate([1, 2, 3], max_new_tokens=4)
+        assert "other weights" in Auto().left_out(lm)["FeatureHead"]
+        with torch.no_grad():
+            model.lm_head.weight.copy_(matrix)
+        lm.generate([1, 2, 3], max_new_tokens=4)
+        assert Auto().left_out(lm) == {}
 
 
 @pytest.mark.parametrize("temperature", [0.0, 0.9])

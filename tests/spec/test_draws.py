@@ -276,7 +276,7 @@ def test_acceptance_by_rank_is_learned() -> None:
     record = Record()
     before = record.acceptance(3)
     assert before == sorted(before, reverse=True)
-    outcome = Outcome(0, [5, 1, 2, 3], [0, 2], False, parents=[-1, 0, 0, 2])
+    outcome = Outcome(0, [5, 1, 2, 3], [0, 2], False, 0, parents=[-1, 0, 0, 2])
     for _ in range(300):
         record.observe(outcome)
     after = record.acceptance(3)

@@ -56,8 +56,9 @@ def expansions(monkeypatch):
     return seen
 
 
-def check(model, file, seen, taps):
-    """Holds recorded guesses to the definition."""
+def check(model, file, seen, taps, missing=()):
+    """Holds recorded guesses to the definition, without the keys at the positions ``missing``."""
+    assert seen
     stored = HeadFile.load(file)
     matrices = (model.get_input_embeddings().weight.detach(), output_matrix(model))
     # Outputs are read through bfloat16 on the CPU.
@@ -67,7 +68,7 @@ def check(model, file, seen, taps):
         with torch.no_grad():
             states = model(torch.tensor([certain[:-1]]), output_hidden_states=True).hidden_states
         hidden = torch.stack([states[tap][0] for tap in taps], dim=1)
-        expected = reference.guess(stored.tensors, stored.settings, rounded, certain, hidden, path)
+        expected = reference.guess(stored.tensors, stored.settings, rounded, certain, hidden, path, missing)
         torch.testing.assert_close(row[draft_ids].double(), expected, rtol=2e-3, atol=2e-3)
         others = torch.ones(len(row), dtype=torch.bool)
         others[draft_ids] = False
@@ -93,13 +94,56 @@ class TestAgainstTheDefinition:
         first = lm.generate(prompt, max_new_tokens=12, draft=draft, length=hb.spec.Fixed(6))
         longer = prompt + first.token_ids + ids(5, seed=2)
         other = prompt[:20] + ids(9, seed=3)
-        outs = [
-            lm.generate(p, max_new_tokens=6, draft=draft, length=hb.spec.Fixed(6)) for p in (longer, other)
-        ]
-        # The last step's tokens were not read any more, and one row holds another next token.
-        assert outs[0].stats.reused_tokens >= len(prompt) + 6
-        assert outs[1].stats.reused_tokens == 19
+        out = lm.generate(longer, max_new_tokens=6, draft=draft, length=hb.spec.Fixed(6))
+        assert out.stats.reused_tokens == len(prompt) + 11, "all but the last token, which never was a row"
         check(model, file, expansions, (2,))
+        del expansions[:]
+        out = lm.generate(other, max_new_tokens=6, draft=draft, length=hb.spec.Fixed(6))
+        assert out.stats.reused_tokens == 20
+        # The row of token 19 holds another next token, and nobody computes its states again.
+        check(model, file, expansions, (2,), missing=[19])
+
+    @pytest.mark.parametrize("read", [0, 1, 17])
+    def test_a_prefix_that_the_head_has_not_read(self, model, lm, tmp_path, expansions, read):
+        file, prompt = random_head(tmp_path, model), ids(40)
+        options = dict(max_new_tokens=6, draft=FeatureHead(file, BestFirst(6, 2, 3)), length=hb.spec.Fixed(6))
+        if read:
+            lm.generate(prompt[: read + 1], **options)
+        lm.generate(prompt, max_new_tokens=1, draft=None)
+        del expansions[:]
+        for _ in range(2):
+            out = lm.generate(prompt, **options)
+            assert out.stats.reused_tokens == 39
+            check(model, file, expansions, (1, 2), missing=range(read, 39))
+
+    def test_prompts_of_one_call_that_share_a_prefix(self, model, lm, tmp_path, expansions):
+        """The head reads the prefix for one of them, and then for all."""
+        file, shared = random_head(tmp_path, model), ids(50)
+        prompts = [[*shared, i, *ids(6 + i, seed=i)] for i in range(1, 5)]
+        draft = FeatureHead(file, BestFirst(6, 2, 3))
+        outs = lm.generate(prompts, max_new_tokens=6, draft=draft, length=hb.spec.Fixed(6))
+        assert [out.stats.reused_tokens for out in outs] == [0, 50, 50, 50]
+        check(model, file, [e for e in expansions if e[0][50] == 1], (1, 2))
+        # The row of token 49 holds another next token for each.
+        check(model, file, [e for e in expansions if e[0][50] != 1], (1, 2), missing=[49])
+
+    def test_the_text_is_the_same_where_its_memory_is_full(self, model, lm, tmp_path, expansions):
+        file, prompts = random_head(tmp_path, model), [ids(40, seed) for seed in range(3)]
+        options = dict(max_new_tokens=20, length=hb.spec.Fixed(12))
+        plain = [lm.generate(p, draft=None, **options).token_ids for p in prompts]
+        draft = FeatureHead(file, BestFirst(6, 2, 3))
+        lm.generate(prompts[0][:9], draft=draft, **options)
+        (head,) = lm.recalled.values()
+        slab = head.tree.slab_bytes
+        for slabs in (1, 3, 4, 5, 8, 12):
+            head.tree = hb.PrefixTree(
+                num_layers=1, num_kv_heads=2, head_dim=32, max_bytes=slabs * slab, slabs_per_chunk=1
+            )
+            outs = lm.generate(prompts, draft=draft, **options)
+            assert [out.token_ids for out in outs] == plain
+            head.tree.debug_check()
+            assert head.tree.stats()["branches"] == 0
+        check(model, file, [e for e in expansions if len(e[0]) > 40][-3:], (1, 2), missing=range(39))
 
     def test_the_target_holds_less_than_the_head(self, model, lm, tmp_path, expansions):
         file, prompt = random_head(tmp_path, model), ids(30)
@@ -144,6 +188,7 @@ class TestOneSeedOneText:
         prompt = ids(20)
         with pytest.raises(ZeroDivisionError):
             lm.generate(prompt, draft=draft, length=hb.spec.Fixed(100), stream=interrupt)
+        lm.clear_cache()
         lm.generate(prompt, max_new_tokens=9, draft=draft, length=hb.spec.Fixed(100))
         (head,) = lm.recalled.values()
         head.tree.debug_check()
@@ -161,8 +206,11 @@ class TestRatioTests:
     @pytest.mark.parametrize(
         ("shape", "rule"), [(Chain(2), "chain"), (GumbelTree((3, 2)), "without_replacement")]
     )
-    def test_law(self, model, lm, tmp_path, shape, rule):
+    @pytest.mark.parametrize("is_read", [True, False])
+    def test_law(self, model, lm, tmp_path, shape, rule, is_read):
         prompt, runs, allowed = ids(12), 600, (7, 90, 201)
+        if not is_read:
+            lm.generate(prompt, max_new_tokens=1, draft=None)  # now no pass brings the prompt's states
         warp = hb.Warp(temperature=3.0, bias={t: -math.inf for t in range(256) if t not in allowed})
         head = FeatureHead(random_head(tmp_path, model, draft_ids=(3, *allowed)), shape)
         expected, counts, accepted = law(lm, prompt, 3, 3.0, allowed), Counter(), 0

@@ -64,7 +64,7 @@ def test_proposals_follow_what_was_seen_last(seed):
         assert list(zip(proposal.tokens, proposal.parents, strict=True)) == expected
         rows = [random_.randrange(vocab) for _ in range(3)]
         logits = torch.randn(3, vocab, generator=generator)
-        proposer.observe([Outcome(0, rows, [0], False, logits)])
+        proposer.observe([Outcome(0, rows, [0], False, 0, logits)])
         for token, row in zip(rows, logits, strict=True):
             known[token] = row.argsort(descending=True)[:width].tolist()
     again = source.open(Run(lm, hb.Warp(), 0, "coupled"))

@@ -45,7 +45,7 @@ class Says:
         return self.layers
 
     def start(self, index, prompt_ids):
-        return len(prompt_ids) - len(self.layers)
+        self.seen.append(list(prompt_ids))
 
     def propose(self, asks):
         time.sleep(self.seconds)
@@ -63,7 +63,8 @@ class Says:
 def run(plain_seconds=0.01):
     curve = hb.spec.CostCurve()
     curve.observe(1, plain_seconds)
-    return Run(SimpleNamespace(cost_curve=curve, ledgers={}), hb.Warp(), 0, "coupled")
+    runner = SimpleNamespace(shape=SimpleNamespace(vocab_size=256))
+    return Run(SimpleNamespace(cost_curve=curve, ledgers={}, runner=runner), hb.Warp(), 0, "coupled")
 
 
 def ask(output=(5,), position=4, max_tokens=9):
@@ -104,7 +105,7 @@ def test_what_comes_true_is_learned_from_tokens_that_nobody_verified():
 
 
 def outcome(tokens, kept, hidden=None):
-    return Outcome(0, tokens, kept, False, None, hidden, list(range(-1, len(tokens) - 1)))
+    return Outcome(0, tokens, kept, False, 3, None, hidden, list(range(-1, len(tokens) - 1)))
 
 
 def test_a_source_that_does_not_pay_is_asked_ever_more_rarely():
@@ -250,7 +251,8 @@ def test_sources_get_the_hidden_states_that_they_want():
     first, second, none = Says([1], layers=(4, 2)), Says([1], layers=(2,)), Says([1])
     union = Union(first, second, none).open(run())
     assert union.hidden_layers == (2, 4)
-    assert union.start(0, [1, 2, 3]) == 1
+    union.start(0, [1, 2, 3])
+    assert first.seen[-1] == second.seen[-1] == none.seen[-1] == [1, 2, 3]
     hidden = torch.zeros(2, 2, 8)
     hidden[:, 1] = 1
     union.propose([ask()])

@@ -27,8 +27,9 @@ class Auto:
 
     These are the suffix automaton (which finds every match that an n-gram would), the feature head that
     comes with the package where the model is the one that it was trained for, and recycled tokens: each is
-    asked only where it pays, see :class:`Union`. Where steps are captured as CUDA graphs the head, which
-    reads hidden states, is left out.
+    asked only where it pays, see :class:`Union`. What a model does not allow is left out, so that it never
+    fails where plain decoding works: the head, which reads hidden states and the matrix of the output head,
+    where steps are captured as CUDA graphs or that matrix is wrapped or quantised; :meth:`left_out` says why.
 
     Args:
         drafts: further sources.
@@ -47,10 +48,16 @@ class Auto:
         Union(*self._sources(), rows=rows)  # refuses bad arguments
 
     def union(self, lm: LM) -> Union:
-        """The sources for this model."""
-        head = FeatureHead()
-        found = [head] if lm.graphs is None and head.fits(lm) else []
+        """The sources for this model as it is now."""
+        found = [] if self.left_out(lm) else [FeatureHead()]
         return Union(*self._sources(), *found, rows=self.rows)
+
+    def left_out(self, lm: LM) -> dict[str, str]:
+        """The sources that there are not for this model as it is now, each with the reason."""
+        reason = FeatureHead().mismatch(lm)
+        if lm.graphs is not None:
+            reason = "a step that is captured as a CUDA graph shows no hidden states"
+        return {} if reason is None else {"FeatureHead": reason}
 
     def _sources(self) -> list[Any]:
         return [Suffix(corpus=self.corpus), RECYCLING, *self.drafts]

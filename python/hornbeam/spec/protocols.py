@@ -143,6 +143,9 @@ class Outcome:
     """Indices of the rows that were committed, along one path."""
     is_prompt: bool
     """The rows are some of the prompt's."""
+    position: int
+    """Logical position of the first row. What the cache held of a prompt is not computed again, and no
+    outcome shows it: the position of a sequence's first outcome says how much that was."""
     logits: Tensor | None = None
     """`[rows, V]`, raw, one a row; None for a prompt."""
     hidden: Tensor | None = None
@@ -175,15 +178,16 @@ class Proposer(Protocol):
     hidden_layers: tuple[int, ...]
     """Whose hidden states the outcomes bring: 0 is the embedding, ``i`` what layer ``i`` put out."""
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
-        """Begins a sequence. Returns how many of the prompt's first tokens may come from the cache,
-        without an outcome that shows them; ``len(prompt_ids)`` if it makes no difference."""
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        """Begins a sequence. How much of the prompt comes from the cache is not known yet, and not for the
+        source to say: see :attr:`Outcome.position`."""
 
     def propose(self, asks: Sequence[Ask]) -> list[Drafted]:
         """One draft for each ask."""
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
-        """Records a forward pass. Every committed token comes exactly once, in order."""
+        """Records a forward pass. From the first outcome of a sequence on, every committed token comes
+        exactly once, in order."""
 
     def finish(self, index: int) -> None:
         """Ends a sequence; nothing is asked about it any more. Also called if it never started."""

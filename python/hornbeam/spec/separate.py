@@ -19,10 +19,9 @@ class Separate:
         self.source = source
         self.drafters: dict[int, Drafter] = {}
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
-        """Begins a drafter for the sequence; the whole prompt may come from the cache."""
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        """Begins a drafter for the sequence."""
         self.drafters[index] = self.source.start(prompt_ids)
-        return len(prompt_ids)
 
     def propose(self, asks: Sequence[Ask]) -> list[Any]:
         """Asks one drafter after the other."""

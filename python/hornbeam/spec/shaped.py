@@ -46,9 +46,9 @@ class Shaped(ABC):
         """That of the shape."""
         return self.shape.law
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
-        """Nothing of the prompt needs to be seen."""
-        return len(prompt_ids)
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        """Begins a sequence; nothing needs to be known of its prompt."""
+        return
 
     def propose(self, asks: Sequence[Ask]) -> list[Grown]:
         """One draft for each ask."""

@@ -72,9 +72,15 @@ class SmallModelProposer(Shaped):
         self._nodes = NodeBranches(self.lm.tree, self._forward)
         # Of each sequence a branch of certain tokens, and none besides.
         self._branches: dict[int, Branch] = {}
+        # How often the model had changed when they were computed.
+        self._changes = self.lm.runner.changes
 
     def begin(self, growth: Growth) -> None:
         """Moves every sequence's branch to what is certain by now, and computes what is far behind."""
+        if self.lm is not self.run.lm:  # which is looked at before every step
+            self.lm.notice()
+        if self._changes != self.lm.runner.changes:
+            self._renew()
         for ask in self.asks:
             if ask.index in self.trees:
                 self._follow(ask, self.trees[ask.index])
@@ -85,6 +91,16 @@ class SmallModelProposer(Shaped):
             tree.ask = replace(ask, max_tokens=min(ask.max_tokens, self.lm.max_positions - ask.position))
             if tree.ask.max_tokens > 0:
                 self._catch_up(ask)
+
+    def _renew(self) -> None:
+        """Lets go of what the model computed before it changed."""
+        self._nodes.clear(self._branches.values())
+        for branch in self._branches.values():
+            branch.release(keep=False)
+        self._branches.clear()
+        self.trees.clear()
+        self._nodes = NodeBranches(self.lm.tree, self._forward)
+        self._changes = self.lm.runner.changes
 
     def _follow(self, ask: Ask, drafted: Tree) -> None:
         """Takes up the branch of the last drafted token that became certain, if it was expanded."""

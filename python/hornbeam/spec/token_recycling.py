@@ -88,7 +88,7 @@ class Recycler:
         self.successors = successors
         self.tree = static_tree(settings.size, settings.width, settings.depth)
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
         """Enters the prompt's successions, the latest first."""
         for token, after in pairwise(prompt_ids):
             row = self.successors[token]
@@ -96,7 +96,6 @@ class Recycler:
                 others = row[row != after][: len(row) - 1]
                 row[1 : 1 + len(others)] = others.copy()
                 row[0] = after
-        return len(prompt_ids)
 
     def propose(self, asks: Sequence[Ask]) -> list[Grown]:
         """The static tree, as far as successors are known."""
@@ -114,7 +113,8 @@ class Recycler:
                 continue
             depth = depths[above] + 1 if above >= 0 else 1
             token = int(self.successors[tokens[above] if above >= 0 else ask.pending, rank])
-            if token < 0 or depth > ask.max_tokens:
+            # What was learned elsewhere may hold tokens that this model does not have.
+            if not 0 <= token < len(self.successors) or depth > ask.max_tokens:
                 continue
             index[node] = len(tokens)
             tokens.append(token)

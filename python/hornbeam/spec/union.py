@@ -12,6 +12,7 @@ import torch
 from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
 from hornbeam.spec import laws
+from hornbeam.spec.admission import admitted, check_count
 from hornbeam.spec.growth import Grown
 from hornbeam.spec.merged import CONFIDENCES, Chances, Tree, cut
 from hornbeam.spec.pace import Pacer
@@ -143,9 +144,10 @@ class Merger:
         drawn = any(laws.law_of(source) != "deterministic" for source in self.sources)
         return "mixed" if drawn else "deterministic"
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> int:
-        """The least that any source needs to see."""
-        return min(source.start(index, prompt_ids) for source in self.sources)
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        """Begins a sequence in every source."""
+        for source in self.sources:
+            source.start(index, prompt_ids)
 
     def _outline(self, ask: Ask) -> Drafted | None:
         """The outline of the only source, or an empty one where it is not worth asking."""
@@ -174,13 +176,31 @@ class Merger:
                 self._arrears(number, ask.index) for ask, _ in group
             )
             begin = time.perf_counter()
-            found = self.sources[number].propose([ask for ask, _ in group])
+            found = self._proposals(number, [ask for ask, _ in group])
             asked.seconds = time.perf_counter() - begin
             for (ask, _), drafted in zip(group, found, strict=True):
                 if drafted.tokens:
                     proposals[ask.index].append((number, drafted))
         self._settled = {}
         return [self._merge(ask, proposals[ask.index]) for ask in asks]
+
+    def _proposals(self, number: int, asks: Sequence[Ask]) -> list[Drafted]:
+        """What a source proposes of the model's tokens: others would take the rows of better ones."""
+        source, name = self.sources[number], type(self.settings.drafts[number]).__name__
+        law = laws.law_of(source)
+        found = source.propose(asks)
+        check_count(found, len(asks), name)
+        return [
+            admitted(
+                drafted,
+                name,
+                vocab_size=self.run.lm.runner.shape.vocab_size,
+                max_tokens=ask.max_tokens,
+                law=law,
+                is_ratio_test=laws.is_ratio_test(self.run.rule, law, self.run.warp.is_greedy),
+            )
+            for drafted, ask in zip(found, asks, strict=True)
+        ]
 
     def _group(
         self, number: int, asks: Sequence[Ask], proposals: dict[int, list[tuple[int, Drafted]]]
