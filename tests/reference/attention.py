@@ -67,6 +67,34 @@ def gather(
     )
 
 
+def slots_seen(
+    chunks: list[Tensor], plan: Plan, row: int, *, layer: int, num_kv_heads: int, window: int | None = None
+) -> list[Tensor]:
+    """The slots of each chunk, `[planes, slabs, page_tokens]`, whose keys a row sees; pages are plain."""
+    planes, slabs, _, page_tokens, _ = chunks[0].shape
+    sizes = [planes, slabs, 1, page_tokens, 1]
+    numbers = torch.arange(len(chunks) * planes * slabs * page_tokens).double()
+    # Pages whose keys, and values, are the numbers of their slots.
+    pool = [part.reshape(sizes).expand(-1, -1, 2, -1, -1) for part in numbers.chunk(len(chunks))]
+    seen = torch.zeros(len(numbers), dtype=torch.bool)
+    for head in range(num_kv_heads):
+        keys, _, positions, visible = gather(pool, plan, layer, num_kv_heads, head)
+        shown = visible[row]
+        if window is not None:
+            shown = shown & (int(plan.row_positions[row]) - positions < window)
+        seen[keys[shown, 0].long()] = True
+    return list(seen.reshape(len(chunks), planes, slabs, page_tokens))
+
+
+def with_hidden(chunks: list[Tensor], seen: list[Tensor], value: float, sides: list[int]) -> list[Tensor]:
+    """The chunks with `value` in all slots but those seen: in their keys (side 0), their values (side 1)."""
+    changed = [chunk.clone() for chunk in chunks]
+    for chunk, shown in zip(changed, seen, strict=True):
+        for side in sides:
+            chunk[:, :, side][~shown] = value
+    return changed
+
+
 def tree_attention(
     q: Tensor,
     chunks: list[Tensor],
@@ -98,9 +126,14 @@ def tree_attention(
             if sinks is not None:
                 scores = torch.cat([scores, sinks[head].double().expand(num_rows, 1)], dim=1)
             lse[:, head] = torch.logsumexp(scores, dim=1)
-            some = lse[:, head] > -torch.inf
+            some = lse[:, head] != -torch.inf
             weights = torch.exp(scores[some] - lse[some, head, None])
-            out[some, head] = weights[:, : len(keys)] @ values
+            weights = weights[:, : len(keys)]
+            if values.isfinite().all():
+                out[some, head] = weights @ values
+            else:  # what a row does not see has no part in its sum, not even 0 times infinity
+                parts = weights[:, :, None] * values
+                out[some, head] = parts.masked_fill(~visible[some][:, :, None], 0.0).sum(1)
     return out, lse
 
 
