@@ -1,17 +1,49 @@
-"""Fixtures that several test files share."""
+"""Fixtures that several test files share, and the random state that every test begins with."""
 
 from __future__ import annotations
 
+import random
+import zlib
+from collections.abc import Iterator
 from typing import Any
 
+import hypothesis
+import numpy as np
 import pytest
+import torch
+
+
+class TorchRandom:
+    """torch's own generator, as hypothesis seeds it before each example."""
+
+    def seed(self, value: int) -> None:
+        torch.manual_seed(value)
+
+    def getstate(self) -> torch.Tensor:
+        return torch.get_rng_state()
+
+    def setstate(self, state: torch.Tensor) -> None:
+        torch.set_rng_state(state)
+
+
+TORCH_RANDOM = TorchRandom()
+hypothesis.register_random(TORCH_RANDOM)
+
+
+@pytest.fixture(autouse=True)
+def own_random_state(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test draws depends on its name alone, not on the tests before it."""
+    seed = zlib.crc32(request.node.nodeid.encode())
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
 
 
 @pytest.fixture(scope="session")
 def default_model() -> tuple[Any, Any]:
     """The default model in float32 and its tokenizer; converted on a machine's first run."""
-    import torch
-
     from hornbeam import models
 
     return models.load(models.resolve("smollm2"), dtype=torch.float32)

@@ -10,7 +10,7 @@ text would hide a wrong position or a lost key) and attention is far from unifor
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -305,8 +305,8 @@ UNSUPPORTED: dict[str, Callable[..., Any]] = {
 }
 
 
-def byte_tokenizer() -> Any:
-    """One token a byte, ids 0 to 255, with a small chat template."""
+def byte_tokenizer(special: Sequence[str] = ()) -> Any:
+    """One token a byte, ids 0 to 255, with a small chat template; ``special`` tokens from 256 on."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
     # The 256 printable stand-ins for bytes, in an order that any run repeats.
@@ -318,7 +318,47 @@ def byte_tokenizer() -> Any:
         "{% for message in messages %}<{{ message.role }}>{{ message.content }}{% endfor %}"
         "{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, chat_template=template)
+    if special:
+        fast.add_special_tokens({"additional_special_tokens": list(special)})
+    return fast
+
+
+def sentencepiece_tokenizer() -> Any:
+    """As Llama 2 has it: words begin with a hidden space, and what has no token falls back to bytes.
+
+    Ids 0 to 2 are special, 3 to 258 the bytes, then the space, letters, and words with their space.
+    """
+    from tokenizers import Tokenizer, decoders, models
+
+    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    pieces += ["\u2581", *"abcdefgh.", "\u2581a", "\u2581bad", "\u2581\u2581", "cab"]
+    vocab = {piece: i for i, piece in enumerate(pieces)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("\u2581", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
+        ]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
+    )
+
+
+def wordpiece_tokenizer() -> Any:
+    """As BERT has it: words, joined by spaces, and pieces that go on with a word."""
+    from tokenizers import Tokenizer, decoders, models
+
+    pieces = ["[PAD]", "[UNK]", "ab", "bad", "cab", "##a", "##b", "##cd", ".", ","]
+    model = models.WordPiece(vocab={piece: i for i, piece in enumerate(pieces)}, unk_token="[UNK]")
+    tokenizer = Tokenizer(model)
+    tokenizer.decoder = decoders.WordPiece(cleanup=False)
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="[UNK]", pad_token="[PAD]"
+    )
 
 
 def prompt(length: int, seed: int = 0) -> torch.Tensor:

@@ -213,7 +213,7 @@ class LM:
             temperature: 0 is greedy.
             top_k, top_p, min_p: as in transformers, in its order.
             seed: one seed, one text, whatever the draft and the batch.
-            stop: the text ends before the first of these strings.
+            stop: the text ends before the first of these strings; special tokens may be part of one.
             stream: called as ``stream(text, token_ids, source)`` as soon as tokens are certain; ``source``
                 is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts the keyword
                 ``index`` names the prompt.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 
-from hornbeam.text import TextStream, decode
+from hornbeam.text import TextStream, continuation
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Sequence:
         self.stats = Stats(prompt_tokens=len(prompt))
         self.text = None
         if lm.tokenizer is not None and (options.stop or options.stream):
-            self.text = TextStream(lm.tokenizer, options.stop)
+            self.text = TextStream(lm.tokenizer, options.stop, prompt)
         # The last token emitted needs no row, hence one more than there are positions left.
         self.room = min(options.max_new_tokens, lm.max_positions - len(prompt) + 1)
         self.limit: Finish = "length" if self.room == options.max_new_tokens else "context"
@@ -226,7 +226,7 @@ class Sequence:
         if self.text is not None and self.finish != "interrupted":
             text = self.text.text
         elif self.lm.tokenizer is not None:
-            text = decode(self.lm.tokenizer, self.output)
+            text = continuation(self.lm.tokenizer, self.prompt, self.output)
         self.stats.seconds = dict(seconds)
         self.stats.peak_kv_bytes = self.lm.tree.peak_bytes
         return Generation(text, self.output, self.finish or "length", self.stats)

@@ -114,13 +114,39 @@ def test_attention_reads_mixed_pages(
     tree.quantise(branch, tree.nodes(branch)[0][0], asked, digest=5, by_head=by_head, partial=partial)
     tree.debug_check()
     assert tree.nodes(branch)[0][3:] == (tokens, 5)
-    q = torch.randn(rows, 2 * group, head_dim)
-    k, v = torch.randn(2, rows, 2, head_dim).to(dtype)
+    generator = torch.Generator().manual_seed(seed)
+    q = torch.randn(rows, 2 * group, head_dim, generator=generator)
+    k, v = torch.randn(2, rows, 2, head_dim, generator=generator).to(dtype)
     with tree.step([(branch, [0] * rows, None)]) as step:
         ops.write_rows(k, v, tree.chunks, step.plan, layer=1, num_kv_heads=2)
         case = Case(q, tree.chunks, step.plan, 1, 2, {"window": window, "scale": 0.05})
         test_attention.check(case)
         test_attention_mass.check(case, list(range(0, rows, 2)))
+
+
+@pytest.mark.parametrize("part", [0, 1], ids=["keys", "values"])
+@pytest.mark.parametrize("name", FORMATS)
+def test_one_wrong_code_is_beyond_the_bounds(name: str, part: int) -> None:
+    """Attention over a page with one code off by a step, held to the page as it was."""
+    tree, branch, _, _ = grown(40)
+    tree.quantise(branch, tree.nodes(branch)[0][0], [name] * 40, digest=1, by_head=False, partial=True)
+    number, capacity = ops.page_formats(tree.chunks[0])[name]
+    generator = torch.Generator().manual_seed(number)
+    q = torch.randn(3, 4, 64, generator=generator)
+    k, v = torch.randn(2, 3, 2, 64, generator=generator).to(torch.bfloat16)
+    with tree.step([(branch, [0] * 3, None)]) as step:
+        ops.write_rows(k, v, tree.chunks, step.plan, layer=0, num_kv_heads=2)
+        case = Case(q, tree.chunks, step.plan, 0, 2, {})
+        test_attention.check(case)
+        want = case.expected()
+        _, slab, slot, _ = tree._native.keys(branch._id, 0)[17].tolist()
+        codes = tree.chunks[0][0, slab].contiguous().view(torch.uint8).flatten()
+        row_bytes = 64 * reference.FORMATS[number][0] // 8
+        codes[part * capacity * row_bytes + slot * row_bytes + 9] ^= 1
+        tree.chunks[0][0, slab] = codes.view(torch.bfloat16).view(tree.chunks[0][0, slab].shape)
+        out, _ = case.run()
+        with pytest.raises(AssertionError, match="are off by up to"):
+            test_attention.assert_within(out, want[0], want[2])
 
 
 def test_only_whole_pages_are_written_and_history_stays() -> None:

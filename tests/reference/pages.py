@@ -21,12 +21,15 @@ FORMATS = {
 
 @dataclass
 class Decoded:
-    """Keys and values `[T, D]` and the step of each element, float64."""
+    """Keys and values `[T, D]`, the step of each element, and its size: what its two parts, the least
+    value of the block and the steps above it, add up to without their signs. All float64."""
 
     keys: np.ndarray
     values: np.ndarray
     key_steps: np.ndarray
     value_steps: np.ndarray
+    key_sizes: np.ndarray
+    value_sizes: np.ndarray
 
 
 def num_bytes(number: int, head_dim: int, tokens: int) -> int:
@@ -85,4 +88,6 @@ def decode(page: Tensor, number: int) -> Decoded:
         (value_least + value_steps * value_codes) * factors,
         key_steps,
         value_steps * factors,
+        np.abs(key_least) + key_steps * key_codes,
+        (np.abs(value_least) + value_steps * value_codes) * factors,
     )

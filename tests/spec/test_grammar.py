@@ -113,7 +113,6 @@ def test_ratio_tests_under_a_mask(lm, rule):
 
 @pytest.mark.model
 def test_a_json_schema(default_model):
-    pytest.importorskip("llguidance")
     sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
     try:
         from json_schema import SCHEMA, Grammar

@@ -104,7 +104,11 @@ class ModelState:
 
     def _take_numbers(self, tensors: Sequence[Tensor]) -> None:
         self._numbers = self._numbers_of(tensors)
-        self._samples = _sampled(tensors)
+        # Views made once: they are of the weights for as long as a look finds the same addresses. What
+        # consists of other tensors may have exchanged those.
+        self._views = [_some(tensor) for tensor in tensors if not _is_wrapper(tensor) and _is_plain(tensor)]
+        self._wrappers = list(filter(_is_wrapper, tensors))
+        self._samples = self._sampled()
 
     def look(self) -> Change:
         """What has changed, by the signs that cost least: before each pass."""
@@ -134,10 +138,8 @@ class ModelState:
             return Change.STRUCTURE
         if [signs_of(vars(config)) for config in self._configs] != self._config_signs:
             return Change.STRUCTURE
-        if change is Change.NOTHING:
-            samples = _sampled(list(compress(_values(self._tables), self._are_tensors)))
-            if not all(map(torch.equal, samples, self._samples)):
-                return Change.WEIGHTS
+        if change is Change.NOTHING and not all(map(torch.equal, self._sampled(), self._samples)):
+            return Change.WEIGHTS
         return change
 
     def note_step(self, optimizer: torch.optim.Optimizer) -> None:
@@ -145,6 +147,14 @@ class ModelState:
         stepped = (id(parameter) for group in optimizer.param_groups for parameter in group["params"])
         if not self._parameters.isdisjoint(stepped):
             self._has_stepped = True
+
+    def _sampled(self) -> list[Tensor]:
+        """:data:`SAMPLES` numbers of each tensor, as bytes; one tensor for each type and device."""
+        parts: dict[tuple[Any, ...], list[Tensor]] = {}
+        inner = map(_some, chain.from_iterable(map(_memory, self._wrappers)))
+        for view in chain(self._views, inner):
+            parts.setdefault((view.dtype, view.device), []).append(view)
+        return [torch.cat(own).view(torch.uint8) for own in parts.values()]
 
     def _all_forwards(self) -> list[Any]:
         """Those of instances, then those of classes."""
@@ -201,24 +211,25 @@ def _kind(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.dtype, tensor.shape, strides, tensor.device, tensor.layout
 
 
-def _sampled(tensors: Iterable[Tensor]) -> list[Tensor]:
-    """:data:`SAMPLES` numbers of each tensor, as bytes; one tensor for each type and device."""
-    parts: dict[tuple[Any, ...], list[Tensor]] = {}
-    with torch.no_grad():
-        for tensor in chain.from_iterable(map(_memory, tensors)):
-            span = 1 + sum(
-                (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
-            )
-            # An odd step does not stay in one column of a matrix.
-            step = max(span // SAMPLES - 1, 0) | 1
-            numbers = tensor.as_strided((min(SAMPLES, -(-span // step)),), (step,))
-            parts.setdefault((tensor.dtype, tensor.device), []).append(numbers)
-        return [torch.cat(own).view(torch.uint8) for own in parts.values()]
+def _some(tensor: Tensor) -> Tensor:
+    """:data:`SAMPLES` numbers of a tensor, seen where they lie."""
+    span = 1 + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    # An odd step does not stay in one column of a matrix.
+    step = max(span // SAMPLES - 1, 0) | 1
+    return tensor.detach().as_strided((min(SAMPLES, -(-span // step)),), (step,))
+
+
+def _is_wrapper(tensor: Tensor) -> bool:
+    return type(tensor) not in (Tensor, Parameter) and is_traceable_wrapper_subclass(tensor)
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return bool(has_memory(tensor) and tensor.numel()) and not tensor.is_quantized
 
 
 def _memory(tensor: Tensor) -> list[Tensor]:
     """The strided tensors that a tensor consists of."""
-    if type(tensor) not in (Tensor, Parameter) and is_traceable_wrapper_subclass(tensor):
-        names, _ = tensor.__tensor_flatten__()
+    if _is_wrapper(tensor):
+        names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
         return [part for name in names for part in _memory(getattr(tensor, name))]
-    return [tensor] if has_memory(tensor) and tensor.numel() and not tensor.is_quantized else []
+    return [tensor] if _is_plain(tensor) else []
