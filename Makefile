@@ -97,7 +97,7 @@ test-cuda: dev ## Hold the CUDA kernels to reference and Rust on this machine's 
 	HORNBEAM_TEST_DEVICE=cuda $(PY) -m pytest --quiet tests/cuda/test_rows.py tests/cuda/test_attention.py \
 	  tests/cuda/test_decide.py tests/cuda/test_rules.py tests/cuda/test_graphs.py tests/cuda/test_mass.py \
 	  tests/cuda/test_codes.py tests/cuda/test_held.py tests/cuda/test_merge.py \
-	  tests/cuda/test_select.py tests/cuda/test_scores.py
+	  tests/cuda/test_select.py tests/cuda/test_scores.py tests/cuda/test_hidden_keys.py
 
 .PHONY: bench-cuda
 bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's device

@@ -236,6 +236,50 @@ def qwen3_next(seed: int = 0) -> Any:
         return transformers.Qwen3NextForCausalLM(config).eval()
 
 
+def stablelm(seed: int = 0) -> Any:
+    """Layers that hand no keywords on to their attention; a quarter of each head is rotated."""
+    config = transformers.StableLmConfig(**SMALL, num_attention_heads=4, num_key_value_heads=2)
+    return build(config, seed)
+
+
+def nemotron(seed: int = 0) -> Any:
+    """As above, with other norms and activations."""
+    config = transformers.NemotronConfig(**SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=16)
+    return build(config, seed)
+
+
+def bart(seed: int = 0) -> Any:
+    """Counts positions along the rows of a pass."""
+    config = transformers.BartConfig(
+        vocab_size=VOCABULARY,
+        d_model=64,
+        encoder_layers=2,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=96,
+        max_position_embeddings=512,
+        is_decoder=True,
+        is_encoder_decoder=False,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    return build(config, seed)
+
+
+def phimoe(seed: int = 0) -> Any:
+    """A window that is in its masks alone."""
+    config = transformers.PhimoeConfig(
+        **SMALL,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        sliding_window=WINDOW,
+    )
+    return build(config, seed)
+
+
 ARCHITECTURES: dict[str, Callable[..., Any]] = {
     function.__name__: function
     for function in (
@@ -251,11 +295,13 @@ ARCHITECTURES: dict[str, Callable[..., Any]] = {
         mixtral,
         qwen3_moe,
         gpt_oss,
+        stablelm,
+        nemotron,
     )
 }
 
 UNSUPPORTED: dict[str, Callable[..., Any]] = {
-    function.__name__: function for function in (mamba, t5, qwen3_next)
+    function.__name__: function for function in (mamba, t5, qwen3_next, bart, phimoe)
 }
 
 

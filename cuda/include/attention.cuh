@@ -131,12 +131,26 @@ __device__ inline bool any_sees(const TreeAttention& p, const Item& item, const 
     return any;
 }
 
+// Whether every row of the item sees the key.
+__device__ inline bool all_see(const TreeAttention& p, const Item& item, const Key& key) {
+    if (key.row_begin > item.row_begin || key.row_end < item.row_begin + item.row_count) return false;
+    if (p.window == 0x7fffffff) return true;
+    const int32_t* positions = part<int32_t>(p.plan, header_of(p.plan).row_positions) + item.row_begin;
+    bool all = true;
+    for (int i = 0; i < item.row_count; ++i) all = all && positions[i] - key.position < p.window;
+    return all;
+}
+
+// A weight of 0 does not hide an infinity or a NaN: 0 times those is NaN. So kernels look at the values that
+// some row does not see, and where these are not all finite, go a way that leaves them out row by row.
+__device__ inline bool is_finite(float x) { return fabsf(x) <= 3.402823466e38f; }
+
 __device__ inline float logit(const TreeAttention& p, float dot) {
     const float x = dot * p.scale;
     return p.soft_cap > 0.0f ? p.soft_cap * tanhf(x / p.soft_cap) : x;
 }
 
-// Whether all threads of the block say no, known to all; a barrier.
+// Whether any thread of the block says yes, known to all; a barrier.
 __device__ inline bool block_any(bool mine) {
 #ifdef HORNBEAM_SIMT
     return simt::barrier_or(SIMT_SITE("__syncthreads_or"), mine);

@@ -1,12 +1,14 @@
-// Tree attention in plain f32 arithmetic: any element types, any head up to 256. It is the form
-// that the tiled kernel is judged by, and the one that serves f32 pages and odd heads.
+// Tree attention in plain f32 arithmetic: any element types, any head up to 512. It is the form
+// that the tiled kernel is judged by, and the one that serves f32 pages, odd heads and those above 256.
 #pragma once
 
 #include "attention.cuh"
 
 namespace hornbeam {
 
-constexpr int PLAIN_QUERIES = 16, PLAIN_KEYS = 32, PLAIN_DIMS = 256 / ATTENTION_THREADS;
+constexpr int PLAIN_QUERIES = 16, PLAIN_KEYS = 32;
+// The weight of a key that a query does not see: 0, told apart from weights that are so small.
+constexpr uint32_t HIDDEN_WEIGHT = 0x80000000u;
 
 struct PlainShared {
     float* q;      // [PLAIN_QUERIES][head_dim]
@@ -26,27 +28,36 @@ __device__ inline PlainShared plain_shared(unsigned char* memory, int head_dim) 
     return s;
 }
 
-// Keys or values of the tile to shared memory, widened; zeros where no key is.
-__device__ inline void plain_load(const int32_t* plan, const Pages& pages, const Key* keys, float* tile, bool values) {
+// Keys or values of the tile to shared memory, widened; zeros where no key is. Whether all that this thread
+// loaded is finite.
+__device__ inline bool plain_load(const int32_t* plan, const Pages& pages, const Key* keys, float* tile, bool values) {
     const int head_dim = pages.head_dim, pieces = (head_dim + 7) / 8;
     const int64_t offset = values ? int64_t(pages.page_tokens) * head_dim : 0;
+    bool finite = true;
     for (int i = int(threadIdx.x); i < PLAIN_KEYS * head_dim; i += ATTENTION_THREADS) {
         const int k = i / head_dim, d = i % head_dim;
         const unsigned char* address = keys[k].address;
         if (keys[k].code != 0) continue;
-        tile[k * (head_dim + 1) + d] = address == nullptr ? 0.0f : load_element(address, pages.dtype, offset + d);
+        const float x = address == nullptr ? 0.0f : load_element(address, pages.dtype, offset + d);
+        finite = finite && is_finite(x);
+        tile[k * (head_dim + 1) + d] = x;
     }
     for (int i = int(threadIdx.x); i < PLAIN_KEYS * pieces; i += ATTENTION_THREADS) {
         const int k = i / pieces, piece = i % pieces, code = keys[k].code;
         if (code == 0) continue;
         float x[8];
         decode_piece(coded_page(plan, code), keys[k].address, code & Entry::SLOTS, values, piece, x);
-        for (int j = 0; j < 8 && 8 * piece + j < head_dim; ++j) tile[k * (head_dim + 1) + 8 * piece + j] = x[j];
+        for (int j = 0; j < 8 && 8 * piece + j < head_dim; ++j) {
+            finite = finite && is_finite(x[j]);
+            tile[k * (head_dim + 1) + 8 * piece + j] = x[j];
+        }
     }
+    return finite;
 }
 
 // Warp w has queries 4w .. 4w + 3 of the sixteen, lane k the tile's key k; the output's element d of
-// all sixteen is in thread d (and d + 128).
+// all sixteen is in thread d (and d + 128, up to DIMS of them).
+template <int DIMS>
 __device__ inline void attend_plain(const TreeAttention& p, const Item& item, int kv_head, int first,
                                     const PlainShared& s) {
     const int head_dim = p.pages.head_dim, group = p.num_heads / p.pages.num_kv_heads;
@@ -65,7 +76,7 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
         rows[i] = query_row(p, item, first + 4 * warp + i, group);
         stats[i] = {minus_infinity(), 0.0f};
     }
-    float out[PLAIN_QUERIES][PLAIN_DIMS] = {};
+    float out[PLAIN_QUERIES][DIMS] = {};
 
     for (Tiles tiles(p.plan, item); !tiles.done(); tiles.advance(PLAIN_KEYS)) {
         bool seen = false;
@@ -81,7 +92,8 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
             const int query = 4 * warp + i;
             float dot = 0.0f;
             for (int d = 0; d < head_dim; ++d) dot = fmaf(s.q[query * head_dim + d], s.tile[lane * (head_dim + 1) + d], dot);
-            const float x = sees(p, rows[i], s.keys[lane]) ? logit(p, dot) : minus_infinity();
+            const bool is_seen = sees(p, rows[i], s.keys[lane]);
+            const float x = is_seen ? logit(p, dot) : minus_infinity();
             float largest = x;
             for (int m = WARP / 2; m > 0; m /= 2) largest = fmaxf(largest, __shfl_xor_sync(FULL, largest, m));
             largest = fmaxf(largest, stats[i].largest);
@@ -90,19 +102,26 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
             float sum = weight;
             for (int m = WARP / 2; m > 0; m /= 2) sum += __shfl_xor_sync(FULL, sum, m);
             stats[i] = {largest, fmaf(stats[i].sum, alpha, sum)};
-            s.weight[query * PLAIN_KEYS + lane] = weight;
+            s.weight[query * PLAIN_KEYS + lane] = is_seen ? weight : __uint_as_float(HIDDEN_WEIGHT);
             if (lane == 0) s.alpha[query] = alpha;
         }
         __syncthreads();
-        plain_load(p.plan, p.pages, s.keys, s.tile, true);
-        __syncthreads();
-        for (int j = 0; j < PLAIN_DIMS; ++j) {
+        const bool apart = block_any(!plain_load(p.plan, p.pages, s.keys, s.tile, true));
+#pragma unroll
+        for (int j = 0; j < DIMS; ++j) {
             const int d = int(threadIdx.x) + j * ATTENTION_THREADS;
             if (d >= head_dim) continue;
+#pragma unroll
             for (int query = 0; query < PLAIN_QUERIES; ++query) {
+                const float* weights = s.weight + query * PLAIN_KEYS;
                 float sum = out[query][j] * s.alpha[query];
-                for (int k = 0; k < PLAIN_KEYS; ++k) {
-                    sum = fmaf(s.weight[query * PLAIN_KEYS + k], s.tile[k * (head_dim + 1) + d], sum);
+                if (!apart) {
+                    for (int k = 0; k < PLAIN_KEYS; ++k) sum = fmaf(weights[k], s.tile[k * (head_dim + 1) + d], sum);
+                } else {
+                    for (int k = 0; k < PLAIN_KEYS; ++k) {
+                        const bool hidden = __float_as_uint(weights[k]) == HIDDEN_WEIGHT;
+                        sum = fmaf(weights[k], hidden ? 0.0f : s.tile[k * (head_dim + 1) + d], sum);
+                    }
                 }
                 out[query][j] = sum;
             }
@@ -119,7 +138,7 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
         }
     }
     __syncthreads();
-    for (int j = 0; j < PLAIN_DIMS; ++j) {
+    for (int j = 0; j < DIMS; ++j) {
         const int d = int(threadIdx.x) + j * ATTENTION_THREADS;
         for (int query = 0; d < head_dim && query < PLAIN_QUERIES; ++query) {
             if (first + query >= queries) break;
@@ -129,6 +148,8 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
     }
 }
 
+// Heads up to DIMS * 128.
+template <int DIMS>
 __device__ inline void attention_plain(const TreeAttention& p, unsigned char* memory) {
     const PlanHeader& header = header_of(p.plan);
     const PlainShared s = plain_shared(memory, p.pages.head_dim);
@@ -136,7 +157,7 @@ __device__ inline void attention_plain(const TreeAttention& p, unsigned char* me
     for (int i = int(blockIdx.x); i < header.num_items; i += int(gridDim.x)) {
         const Item item = part<Item>(p.plan, header.items)[i];
         for (int first = 0; first < item.row_count * group; first += PLAIN_QUERIES) {
-            attend_plain(p, item, int(blockIdx.y), first, s);
+            attend_plain<DIMS>(p, item, int(blockIdx.y), first, s);
         }
     }
 }

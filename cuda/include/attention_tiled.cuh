@@ -22,6 +22,7 @@ struct TiledShared {
     uint16_t kv[4 * KEYS * HEAD];
     Key keys[3][KEYS];
     Stats stats[4 * TILE_QUERIES];
+    uint32_t hidden[3][2];  // bit k of the words: some row of the item does not see key k
     static_assert(sizeof(kv) >= TILE_QUERIES * HEAD * 4, "the sums fit");
 };
 
@@ -75,10 +76,12 @@ struct Tiled {
         Key* keys = s.keys[number % 3];
         while (!tiles.done()) {
             bool seen = false;
-            if (int(threadIdx.x) < KEYS) {
+            if (int(threadIdx.x) < KEYS) {  // whole warps
                 const Key key = key_at(p, *tiles.segment, tiles.slot + int(threadIdx.x), p.pages.plane_begin + kv_head);
                 keys[threadIdx.x] = key;
                 seen = any_sees(p, item, key);
+                const uint32_t hidden = __ballot_sync(FULL, key.address != nullptr && !all_see(p, item, key));
+                if (threadIdx.x % WARP == 0) s.hidden[number % 3][threadIdx.x / WARP] = hidden;
             }
             tiles.advance(KEYS);
             if (!block_any(seen)) continue;
@@ -104,6 +107,32 @@ struct Tiled {
             return true;
         }
         return false;
+    }
+
+    __device__ static bool is_hidden(const uint32_t* hidden, int key) {
+        return (hidden[key / WARP] >> (key % WARP) & 1u) != 0;
+    }
+
+    // Whether a value that some row does not see holds an infinity or a NaN; this thread's part of them.
+    __device__ static bool hides_not_finite(const uint16_t* v_tile, const uint32_t* hidden) {
+        uint32_t bad = 0;
+        for (int i = int(threadIdx.x); i < KEYS * PIECES; i += ATTENTION_THREADS) {
+            const int k = i / PIECES;
+            if (!is_hidden(hidden, k)) continue;
+            const uint32_t* words = reinterpret_cast<const uint32_t*>(&v_tile[swizzled<HEAD>(k, i % PIECES)]);
+            for (int j = 0; j < 4; ++j) bad |= not_finite<T>(words[j]);
+        }
+        return bad != 0;
+    }
+
+    // Makes the infinities and NaN of such values zeros. Sums of rows that see one are no numbers already.
+    __device__ static void clear_not_finite(uint16_t* v_tile, const uint32_t* hidden) {
+        for (int i = int(threadIdx.x); i < KEYS * PIECES; i += ATTENTION_THREADS) {
+            const int k = i / PIECES;
+            if (!is_hidden(hidden, k)) continue;
+            uint32_t* words = reinterpret_cast<uint32_t*>(&v_tile[swizzled<HEAD>(k, i % PIECES)]);
+            for (int j = 0; j < 4; ++j) words[j] &= ~not_finite<T>(words[j]);
+        }
     }
 
     // QUERY_WARPS of the four warps divide the queries, the rest the keys.
@@ -137,8 +166,11 @@ struct Tiled {
             else copy_wait<0>();
             __syncthreads();
             const uint16_t* k_tile = s.kv + (number % 2) * 2 * KEYS * HEAD;
-            const uint16_t* v_tile = k_tile + KEYS * HEAD;
+            uint16_t* v_tile = s.kv + (number % 2) * 2 * KEYS * HEAD + KEYS * HEAD;
             const Key* keys = s.keys[number % 3];
+            const uint32_t* hidden = s.hidden[number % 3];
+            bool apart = (hidden[0] | hidden[KEYS / WARP - 1]) != 0;
+            if (apart) apart = block_any(hides_not_finite(v_tile, hidden));
 
             float x[MY_KEYS / 8][4] = {};
             // Unrolled so far that eight products are under way, no further: registers are scarce.
@@ -185,6 +217,38 @@ struct Tiled {
             for (int d = 0; d < HEAD / 8; ++d) {
 #pragma unroll
                 for (int i = 0; i < 4; ++i) out[d][i] *= alpha[i / 2];
+            }
+            if (apart) {
+                // What is not finite goes to the rows that see it, and out of the tile.
+                float weights[MY_KEYS / 8][4];
+#pragma unroll
+                for (int j = 0; j < MY_KEYS / 8; ++j) {
+#pragma unroll
+                    for (int i = 0; i < 4; ++i) weights[j][i] = x[j][i];
+                }
+#pragma unroll 1
+                for (int k = 0; k < MY_KEYS; ++k) {
+                    if (!is_hidden(hidden, my_key + k)) continue;
+                    float weight[2];
+                    bool is_seen[2];
+                    for (int r = 0; r < 2; ++r) {
+                        weight[r] = __shfl_sync(FULL, weights[k / 8][2 * r + k % 2], lane / 4 * 4 + k % 8 / 2);
+                        is_seen[r] = sees(p, rows[r], keys[my_key + k]);
+                    }
+#pragma unroll
+                    for (int d = 0; d < HEAD / 8; ++d) {
+                        const uint16_t* pair = &v_tile[swizzled<HEAD>(my_key + k, d) + 2 * t];
+                        for (int i = 0; i < 2; ++i) {
+                            const float value = to_float(T{pair[i]});
+                            if (is_finite(value)) continue;
+                            if (is_seen[0]) out[d][i] = fmaf(weight[0], value, out[d][i]);
+                            if (is_seen[1]) out[d][2 + i] = fmaf(weight[1], value, out[d][2 + i]);
+                        }
+                    }
+                }
+                __syncthreads();
+                clear_not_finite(v_tile, hidden);
+                __syncthreads();
             }
 #pragma unroll
             for (int j = 0; j < MY_KEYS / 16; ++j) {

@@ -206,37 +206,40 @@ __device__ inline void merge_rows(const MergeRows& p) {
             }
             const float own = sum > 0.0 ? float(raw / sum) : 1.0f;
             if (lane == 0) p.own[kept] = merges ? own : 1.0f;
-            double keys[PIECES], values[PIECES];
+            // As many elements at a time as there are registers for.
+            for (int begin_dim = 0; begin_dim < head_dim; begin_dim += WARP * PIECES) {
+                double keys[PIECES], values[PIECES];
 #pragma unroll
-            for (int j = 0; j < PIECES; ++j) {
-                const int d = lane + WARP * j;
-                keys[j] = values[j] = 0.0;
-                if (d >= head_dim) continue;
-                keys[j] = merges_keys ? double(own) * double(p.keys[row + d]) : double(p.keys[row + d]);
-                values[j] = merges ? double(own) * double(p.values[row + d]) : double(p.values[row + d]);
-            }
-            for (int i = begin; merges && i < end; i += WARP) {
-                const bool mine = i + lane < end && p.targets[i + lane] == slot;
-                for (unsigned joined = __ballot_sync(FULL, mine); joined != 0; joined &= joined - 1) {
-                    const int asked = i + __ffs(int(joined)) - 1;
-                    const float weight = sum > 0.0 ? float(p.raw[asked] / sum) : 0.0f;
-                    if (lane == 0) p.weights[asked] = weight;
-                    const int64_t from = int64_t(p.asked[asked]) * head_dim;
+                for (int j = 0; j < PIECES; ++j) {
+                    const int d = begin_dim + lane + WARP * j;
+                    keys[j] = values[j] = 0.0;
+                    if (d >= head_dim) continue;
+                    keys[j] = merges_keys ? double(own) * double(p.keys[row + d]) : double(p.keys[row + d]);
+                    values[j] = merges ? double(own) * double(p.values[row + d]) : double(p.values[row + d]);
+                }
+                for (int i = begin; merges && i < end; i += WARP) {
+                    const bool mine = i + lane < end && p.targets[i + lane] == slot;
+                    for (unsigned joined = __ballot_sync(FULL, mine); joined != 0; joined &= joined - 1) {
+                        const int asked = i + __ffs(int(joined)) - 1;
+                        const float weight = sum > 0.0 ? float(p.raw[asked] / sum) : 0.0f;
+                        if (lane == 0) p.weights[asked] = weight;
+                        const int64_t from = int64_t(p.asked[asked]) * head_dim;
 #pragma unroll
-                    for (int j = 0; j < PIECES; ++j) {
-                        const int d = lane + WARP * j;
-                        if (d >= head_dim) continue;
-                        if (merges_keys) keys[j] += double(weight) * double(p.keys[from + d]);
-                        values[j] += double(weight) * double(p.values[from + d]);
+                        for (int j = 0; j < PIECES; ++j) {
+                            const int d = begin_dim + lane + WARP * j;
+                            if (d >= head_dim) continue;
+                            if (merges_keys) keys[j] += double(weight) * double(p.keys[from + d]);
+                            values[j] += double(weight) * double(p.values[from + d]);
+                        }
                     }
                 }
-            }
 #pragma unroll
-            for (int j = 0; j < PIECES; ++j) {
-                const int d = lane + WARP * j;
-                if (d >= head_dim) continue;
-                p.out_keys[kept * head_dim + d] = float(keys[j]);
-                p.out_values[kept * head_dim + d] = float(values[j]);
+                for (int j = 0; j < PIECES; ++j) {
+                    const int d = begin_dim + lane + WARP * j;
+                    if (d >= head_dim) continue;
+                    p.out_keys[kept * head_dim + d] = float(keys[j]);
+                    p.out_values[kept * head_dim + d] = float(values[j]);
+                }
             }
         }
     }

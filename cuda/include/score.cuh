@@ -105,16 +105,17 @@ __device__ inline void key_differences(const ScoreRows& p) {
 }
 
 // ExpectedAttention: logits under the queries that each head of the group expects. A thread a key, whose elements are
-// in shared memory. Grid: strips of keys, and y: planes, of each any number.
+// in shared memory: as many keys a block as it has threads, EXPECTED_KEYS at most. Grid: strips of keys, and y:
+// planes, of each any number.
 __device__ inline void expected_logits(const ExpectedScores& p, unsigned char* memory) {
-    const int head_dim = p.head_dim, stride = head_dim + 1;
-    float* tile = reinterpret_cast<float*>(memory);  // [EXPECTED_KEYS][stride]
+    const int head_dim = p.head_dim, stride = head_dim + 1, strip = int(blockDim.x);
+    float* tile = reinterpret_cast<float*>(memory);  // [strip][stride]
     for (int plane = int(blockIdx.y); plane < p.num_planes; plane += int(gridDim.y)) {
         const int begin = p.begin[plane], end = p.begin[plane + 1];
-        for (int first = begin + int(blockIdx.x) * EXPECTED_KEYS; first < end; first += int(gridDim.x) * EXPECTED_KEYS) {
-            const int count = minimum(EXPECTED_KEYS, end - first);
+        for (int first = begin + int(blockIdx.x) * strip; first < end; first += int(gridDim.x) * strip) {
+            const int count = minimum(strip, end - first);
             __syncthreads();
-            for (int i = int(threadIdx.x); i < count * head_dim; i += EXPECTED_KEYS) {
+            for (int i = int(threadIdx.x); i < count * head_dim; i += strip) {
                 tile[i / head_dim * stride + i % head_dim] = p.keys[int64_t(first) * head_dim + i];
             }
             __syncthreads();

@@ -11,6 +11,13 @@
 
 namespace hornbeam {
 
+// Of two elements in a word, all bits of those that are an infinity or a NaN: whose exponents are all ones.
+template <class T>
+__device__ inline uint32_t not_finite(uint32_t pair) {
+    constexpr uint32_t EXPONENT = DtypeOf<T>::value == BF16 ? 0x7f80u : 0x7c00u, LEAST = 0x8000u - EXPONENT;
+    return (((pair & EXPONENT * 0x10001u) + LEAST * 0x10001u) >> 15 & 0x10001u) * 0xffffu;
+}
+
 #ifdef HORNBEAM_SIMT
 
 namespace host_form {

@@ -5,17 +5,21 @@ The configuration rules out what is known not to fit; small forward passes show 
 
 from __future__ import annotations
 
+import inspect
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from hornbeam.errors import ArgumentError, UnsupportedModel
-from hornbeam.model.rows import probe_tokens, refuse_mixed_rows
+from hornbeam.errors import UnsupportedModel
+from hornbeam.model.rows import probe_tokens, refuse_counted_positions, refuse_mixed_rows
 from hornbeam.paged_attention import Attention
 
 __all__ = ["ModelShape", "Probe", "refuse_by_config", "shape_of"]
+
+MOST_HEAD_DIM = 512
 
 # What transformers may hand to an attention function without changing what a row sees.
 HARMLESS_TENSORS = {"position_ids", "cache_position"}
@@ -44,6 +48,7 @@ class Probe:
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[int, int, int]] = {}
+        self.windowed: set[int] = set()
         self.scale: float | None = None
 
     def __call__(
@@ -79,6 +84,8 @@ class Probe:
         if query.shape[2] != key.shape[2]:
             raise UnsupportedModel(f"layer {layer} reads {key.shape[2]} keys for {query.shape[2]} rows")
         self.layers[layer] = (query.shape[1], key.shape[1], key.shape[3])
+        if options.get("sliding_window") is not None:
+            self.windowed.add(layer)
         self.scale = options.get("scaling")
         groups = query.shape[1] // key.shape[1]
         return value.repeat_interleave(groups, dim=1).transpose(1, 2).contiguous()
@@ -147,13 +154,15 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
             "(state-space or linear attention, custom code, or a forward put on them that leads back to "
             "the original modules)"
         )
+    _refuse_lost_windows(model, text, probe)
     shapes = set(probe.layers.values())
     if len(shapes) != 1:
         raise UnsupportedModel(f"{name}: layers differ in (heads, kv heads, head size): {sorted(shapes)}")
     num_heads, num_kv_heads, head_dim = shapes.pop()
-    if head_dim % 8 or not 32 <= head_dim <= 256:
-        raise UnsupportedModel(f"{name}: head size is {head_dim}, expected a multiple of 8 from 32 to 256")
+    if head_dim > MOST_HEAD_DIM:
+        raise UnsupportedModel(f"{name}: head size is {head_dim}, expected at most {MOST_HEAD_DIM}")
     refuse_mixed_rows(model, logits, logits_of)
+    refuse_counted_positions(model, logits_of)
     return ModelShape(
         num_layers=num_layers,
         num_heads=num_heads,
@@ -167,13 +176,33 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
     )
 
 
+def _refuse_lost_windows(model: Any, text: Any, probe: Probe) -> None:
+    """Raises UnsupportedModel where a window is in the masks that a model makes for its layers, and they do
+    not hand it to their attention, as Phimoe's do not: pages take no masks."""
+    if not isinstance(window := getattr(text, "sliding_window", None), int):
+        return
+    if kinds := getattr(text, "layer_types", None):
+        sliding = {layer for layer, kind in enumerate(kinds) if kind == "sliding_attention"}
+    else:
+        try:
+            source = inspect.getsource(sys.modules[type(model).__module__])
+        except (OSError, TypeError, KeyError):  # defined where no file is, as in a notebook
+            return
+        sliding = set(probe.layers) if "create_sliding_window_causal_mask" in source else set()
+    if lost := sorted(sliding & probe.layers.keys() - probe.windowed):
+        raise UnsupportedModel(
+            f"{type(model).__name__}: layers {lost} have a window of {window} in their masks and do not hand "
+            "it to their attention, and pages take no masks"
+        )
+
+
 def _max_positions(config: Any) -> int:
     """How many positions a sequence may have. Rotary embeddings whose frequencies change with the
     longest sequence in the batch (``dynamic``, ``longrope``) are exact only up to the original length,
     since the rows of one step belong to sequences of different lengths."""
     limit = getattr(config, "max_position_embeddings", None)
     if not isinstance(limit, int) or limit < 1:
-        raise ArgumentError(f"max_position_embeddings is {limit!r}, expected a positive integer")
+        raise UnsupportedModel(f"max_position_embeddings is {limit!r}, expected a positive integer")
     rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
     kinds = [rope, *(value for value in rope.values() if isinstance(value, dict))]
     for kind in kinds:

@@ -1,12 +1,14 @@
 """The attention that a model calls while hornbeam drives it: over pages, by the plan of a step.
 
-transformers calls one function for every layer, and hands on the keywords of the model's forward pass;
-among them is the step's own attention, which knows pages and plan.
+transformers calls one function for every layer, with the module that asks. Keywords of the model's forward
+pass are handed on by some architectures only; but the modules are hornbeam's own copies, so each of them
+knows what answers the pass under way (:class:`Pass`): the step's own attention, which has pages and plan.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -24,15 +26,17 @@ if TYPE_CHECKING:
 __all__ = [
     "ATTENTION_NAME",
     "DENSE_ROWS",
-    "STEP_KEYWORD",
+    "PASS_ATTRIBUTE",
     "Attention",
     "Observer",
     "PagedAttention",
+    "Pass",
     "register",
 ]
 
 ATTENTION_NAME = "hornbeam"
-STEP_KEYWORD = "hornbeam_step"
+#: Under this name every copy of a module has the :class:`Pass` of its copies.
+PASS_ATTRIBUTE = "_hornbeam_pass"
 
 # A chain of at least this many rows without a prefix goes to torch's fused causal attention.
 DENSE_ROWS = 96
@@ -54,6 +58,22 @@ class Attention(Protocol):
         mask: torch.Tensor | None,
         options: dict[str, Any],
     ) -> torch.Tensor: ...
+
+
+class Pass:
+    """What answers the attention of the pass that runs on some copies of modules; they run one at a time."""
+
+    def __init__(self) -> None:
+        self.attention: Attention | None = None
+
+    @contextmanager
+    def answered_by(self, attention: Attention) -> Iterator[None]:
+        """For as long as a forward pass runs."""
+        before, self.attention = self.attention, attention
+        try:
+            yield
+        finally:
+            self.attention = before
 
 
 def register() -> None:
@@ -83,10 +103,10 @@ def _attention_function(
 ) -> tuple[torch.Tensor, None]:
     """The attention function that transformers calls: ``query [1, H, N, D]``, ``key`` and ``value``
     ``[1, Hk, N, D]``; gives ``[1, N, H, D]``."""
-    step: Attention | None = options.pop(STEP_KEYWORD, None)
-    if step is None:
+    under_way: Pass | None = getattr(module, PASS_ATTRIBUTE, None)
+    if under_way is None or under_way.attention is None:
         raise StateError("the attention implementation 'hornbeam' runs inside hornbeam.LM only")
-    return step(module, query, key, value, attention_mask, options), None
+    return under_way.attention(module, query, key, value, attention_mask, options), None
 
 
 class PagedAttention:
@@ -147,10 +167,18 @@ class PagedAttention:
             if self.rounds:
                 key = key.to(self.tree.dtype).to(query.dtype)
                 value = value.to(self.tree.dtype).to(query.dtype)
-            out = torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, is_causal=True, scale=options.get("scaling"), enable_gqa=True
-            )
-            return out.transpose(1, 2).contiguous()
+            # To ask a device would be to wait for it; there a masked score is set, not added to.
+            on_cpu = query.device.type == "cpu"
+            if not on_cpu or _is_finite(key):
+                beside = None
+                if not on_cpu or not _is_finite(value):
+                    value, beside = _without_infinities(value)
+                out = torch.nn.functional.scaled_dot_product_attention(
+                    query, key, value, is_causal=True, scale=options.get("scaling"), enable_gqa=True
+                )
+                if beside is not None:
+                    out = out + beside.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+                return out.transpose(1, 2).contiguous()
         rows = query[0].transpose(0, 1)
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
         ops.tree_attention(
@@ -166,3 +194,14 @@ class PagedAttention:
             out=out,
         )
         return out.unsqueeze(0)
+
+
+def _is_finite(x: torch.Tensor) -> bool:
+    return bool(x.sum(dtype=torch.float32).isfinite())
+
+
+def _without_infinities(value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values ``[1, Hk, N, D]`` with zeros for infinities and NaN, and what these add to each row of a chain:
+    torch weighs the values that a row does not see with 0, and 0 times those would be NaN."""
+    finite = torch.where(value.isfinite(), value, 0)
+    return finite, (value - finite).cumsum(dim=2)

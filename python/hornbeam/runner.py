@@ -22,7 +22,14 @@ from hornbeam.model.shadow import Shadow
 from hornbeam.model.state import Change, ModelState
 from hornbeam.model.unwrap import unwrapped
 from hornbeam.model_shape import ModelShape, Probe, refuse_by_config, shape_of
-from hornbeam.paged_attention import ATTENTION_NAME, STEP_KEYWORD, Attention, Observer, PagedAttention
+from hornbeam.paged_attention import (
+    ATTENTION_NAME,
+    PASS_ATTRIBUTE,
+    Attention,
+    Observer,
+    PagedAttention,
+    Pass,
+)
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
@@ -107,7 +114,8 @@ class Runner:
 
     def _copy(self) -> None:
         """Copies the modules, as they are now."""
-        shadow = Shadow(self.model, ATTENTION_NAME)
+        self._pass = Pass()
+        shadow = Shadow(self.model, ATTENTION_NAME, {PASS_ATTRIBUTE: self._pass})
         use_native_linear(shadow.model)
         self.shadow = self._state.shadow = shadow
         self._layers: DecoderLayers | None = None
@@ -224,10 +232,8 @@ class Runner:
         logits_rows: int | torch.Tensor,
         hidden: bool,
     ) -> Any:
-        options: dict[str, Any] = {STEP_KEYWORD: attention}
-        if hidden:
-            options["output_hidden_states"] = True
-        with torch.inference_mode():
+        options: dict[str, Any] = {"output_hidden_states": True} if hidden else {}
+        with self._pass.answered_by(attention), torch.inference_mode():
             return self.shadow.model(
                 input_ids=token_ids.unsqueeze(0),
                 position_ids=positions.unsqueeze(0),

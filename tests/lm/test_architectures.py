@@ -84,17 +84,37 @@ def test_the_users_own_generate_is_left_alone(model, expected):
     assert models.greedy(model, torch.tensor([prompt]), 16) == text
 
 
+REASONS = {
+    "mamba": "has layers of type linear_attention",
+    "t5": "encoder-decoder",
+    "qwen3_next": "has layers of type linear_attention",
+    "bart": "it does not take positions from position_ids",
+    "phimoe": r"layers \[0, 1\] have a window of 8 in their masks and do not hand it to their attention",
+}
+
+
 @pytest.mark.parametrize("name", sorted(models.UNSUPPORTED))
 def test_what_does_not_fit_is_refused_with_the_reason(name):
-    with pytest.raises(UnsupportedModel, match=r"layers|encoder-decoder|interface"):
+    with pytest.raises(UnsupportedModel, match=REASONS[name]):
         hb.LM(models.UNSUPPORTED[name]())
+
+
+@pytest.mark.parametrize("head_dim", [4, 6, 8, 12, 16, 20, 24, 40, 56, 72, 112, 192, 320, 512])
+def test_heads_of_any_size(head_dim):
+    config = transformers.LlamaConfig(
+        **models.SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=head_dim
+    )
+    model = models.build(config, head_dim)
+    prompt = models.prompt(40, head_dim)
+    out = hb.LM(model).generate(prompt[0].tolist(), max_new_tokens=16)
+    assert out.token_ids == models.greedy(model, prompt, 16)
 
 
 def test_heads_that_attention_does_not_take_are_refused():
     config = transformers.LlamaConfig(
-        **models.SMALL, num_attention_heads=4, num_key_value_heads=2, head_dim=16
+        **models.SMALL, num_attention_heads=2, num_key_value_heads=1, head_dim=520
     )
-    with pytest.raises(UnsupportedModel, match="head size is 16, expected a multiple of 8 from 32"):
+    with pytest.raises(UnsupportedModel, match="head size is 520, expected at most 512"):
         hb.LM(models.build(config, 0))
 
 

@@ -94,6 +94,34 @@ def gather(chunks: list[Tensor], plan: Plan, layer: int, num_kv_heads: int, head
     )
 
 
+def slots_seen(
+    chunks: list[Tensor], plan: Plan, row: int, *, layer: int, num_kv_heads: int, window: int | None = None
+) -> list[Tensor]:
+    """The slots of each chunk, `[planes, slabs, page_tokens]`, whose keys a row sees; pages are plain."""
+    planes, slabs, _, page_tokens, _ = chunks[0].shape
+    sizes = [planes, slabs, 1, page_tokens, 1]
+    numbers = torch.arange(len(chunks) * planes * slabs * page_tokens).double()
+    # Pages whose keys, and values, are the numbers of their slots.
+    pool = [part.reshape(sizes).expand(-1, -1, 2, -1, -1) for part in numbers.chunk(len(chunks))]
+    seen = torch.zeros(len(numbers), dtype=torch.bool)
+    for head in range(num_kv_heads):
+        own = gather(pool, plan, layer, num_kv_heads, head)
+        shown = own.visible[row]
+        if window is not None:
+            shown = shown & (int(plan.row_positions[row]) - own.positions < window)
+        seen[own.keys[shown, 0].long()] = True
+    return list(seen.reshape(len(chunks), planes, slabs, page_tokens))
+
+
+def with_hidden(chunks: list[Tensor], seen: list[Tensor], value: float, sides: list[int]) -> list[Tensor]:
+    """The chunks with `value` in all slots but those seen: in their keys (side 0), their values (side 1)."""
+    changed = [chunk.clone() for chunk in chunks]
+    for chunk, shown in zip(changed, seen, strict=True):
+        for side in sides:
+            chunk[:, :, side][~shown] = value
+    return changed
+
+
 class Head(NamedTuple):
     """One query head's distribution over the keys, and what bounds the error of each of its weights."""
 
@@ -173,9 +201,13 @@ def bounded_tree_attention(
     for head in _heads(gathered, q, now, torch.arange(num_rows), scale, window, soft_cap, sinks):
         own, index = gathered[head.kv_head], head.index
         lse[:, index] = head.lse
-        some = head.lse > -torch.inf
+        some = head.lse != -torch.inf
         weights, errors = head.weights[some], head.errors[some]
-        out[some, index] = weights @ own.values
+        if own.values.isfinite().all():
+            out[some, index] = weights @ own.values
+        else:  # what a row does not see has no part in its sum, not even 0 times infinity
+            parts = weights[:, :, None] * own.values
+            out[some, index] = parts.masked_fill(~own.visible[some][:, :, None], 0.0).sum(1)
         common = (weights * errors).sum(1, keepdim=True) + _sum_error(own)
         out_error[some, index] = (
             (weights * errors) @ own.values.abs()

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from hornbeam.errors import UnsupportedModel
 
-__all__ = ["EXPERTS_BOUND", "probe_tokens", "refuse_mixed_rows"]
+__all__ = ["EXPERTS_BOUND", "probe_tokens", "refuse_counted_positions", "refuse_mixed_rows"]
 
 #: What a row's logits may differ by beside other rows, as a share of the largest, where experts take rows in
-#: groups whose sizes depend on all of them: products of other sizes are rounded otherwise.
+#: groups whose sizes depend on all of them, or at another place among the rows: products round otherwise.
 EXPERTS_BOUND = {torch.float32: 1e-4, torch.float64: 1e-9, torch.bfloat16: 0.05, torch.float16: 0.01}
 
 # The names under which configurations say that there are experts.
@@ -56,6 +56,25 @@ def refuse_mixed_rows(model: Any, logits: Tensor, logits_of: Callable[[Tensor], 
     _compare(model, logits[:1], logits_of(torch.cat([first[:1], second[1:]]))[:1])
     if not all(type(module).__module__.startswith(_USUAL) for module in model.modules()):
         _compare(model, logits[1:], logits_of(torch.cat([second[:1], first[1:]]))[1:])
+
+
+def refuse_counted_positions(model: Any, logits_of: Callable[[Tensor], Tensor]) -> None:
+    """Raises UnsupportedModel where positions are counted along the rows of a pass, as BART's decoder does.
+
+    Rows of one token at one position must have the same logits, but for rounding.
+
+    Args:
+        model: a causal LM.
+        logits_of: as :func:`refuse_mixed_rows` has it, with all rows at position 0.
+    """
+    logits = logits_of(probe_tokens(model)[0][1:2].expand(_ROWS)).double()
+    difference, largest = float((logits - logits[:1]).abs().max()), float(logits.abs().max())
+    if difference > EXPERTS_BOUND.get(next(model.parameters()).dtype, 0.0) * largest:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: the logits of rows of one token at one position differ by "
+            f"{difference:.3g} (the largest is {largest:.3g}): it does not take positions from position_ids, "
+            "and the rows of a pass belong to several sequences"
+        )
 
 
 def _compare(model: Any, rows: Tensor, again: Tensor) -> None:

@@ -56,14 +56,16 @@ class Shadow:
     Args:
         model: any module.
         attention: the attention implementation of the copies' configurations.
+        attributes: what every copy has beside what its original has.
 
     Raises:
         UnsupportedModel: a forward is, or belongs to, an object that holds modules of the model, so that it
             cannot be led to the copies.
     """
 
-    def __init__(self, model: Module, attention: str) -> None:
+    def __init__(self, model: Module, attention: str, attributes: dict[str, Any] | None = None) -> None:
         self._attention = attention
+        self._attributes = attributes or {}
         self._names = {id(module): name or "the model" for name, module in model.named_modules()}
         # Modules of TorchScript have no attributes to copy, nor modes and configurations of ours.
         self._originals = [m for m in model.modules() if not isinstance(m, torch.jit.ScriptModule)]
@@ -99,6 +101,7 @@ class Shadow:
         own["_buffers"] = type(module._buffers)(module._buffers)
         own["training"] = False
         own["_compiled_call_impl"] = None
+        own.update(self._attributes)
         _copy_hooks(module, copy)
         if "forward" in module.__dict__:
             self._check_forward(module, module.__dict__["forward"])

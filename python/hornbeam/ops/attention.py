@@ -35,7 +35,7 @@ def tree_attention(
 
     Args:
         q: queries `[num_rows, num_heads, head_dim]`, rotated already; float32, bfloat16 or float16,
-            any strides with a unit last one. `head_dim` is a multiple of 8 from 32 to 256.
+            any strides with a unit last one. `head_dim` is at most 512.
         chunks: the pool, tensors `[num_planes, slabs_per_chunk, 2, page_tokens, head_dim]` of any
             of the three dtypes.
         plan: the step's plan.

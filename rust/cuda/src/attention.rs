@@ -21,17 +21,21 @@ const TILED: [[Kernel; 3]; 2] = [
         kernel(3, "hornbeam_attention_f16_256", 7),
     ],
 ];
-const PLAIN: Kernel = kernel(1, "hornbeam_attention_plain", 8);
+/// Heads up to 256, and above.
+const PLAIN: [Kernel; 2] =
+    [kernel(1, "hornbeam_attention_plain", 8), kernel(1, "hornbeam_attention_plain_512", 37)];
 const MERGE: Kernel = kernel(1, "hornbeam_attention_merge", 9);
 
 const THREADS: u32 = 128;
 /// Largest head.
-pub const MOST_HEAD_DIM: i32 = 256;
+pub const MOST_HEAD_DIM: i32 = 512;
+/// Largest head of the tensor-core kernels.
+const MOST_TILED: i32 = 256;
 
 /// Bytes of dynamic shared memory; the kernels' own structs assert the same.
 const fn tiled_shared(head: u32) -> u32 {
     let keys = if head <= 128 { 64 } else { 32 };
-    64 * head * 2 + 4 * keys * head * 2 + 3 * keys * 24 + 4 * 64 * 8
+    64 * head * 2 + 4 * keys * head * 2 + 3 * keys * 24 + 4 * 64 * 8 + 3 * 2 * 4
 }
 pub(crate) const fn plain_shared(head: u32) -> u32 {
     16 * head * 4 + 32 * (head + 1) * 4 + 16 * 32 * 4 + 32 * 24 + 16 * 4
@@ -63,7 +67,8 @@ pub fn workspace_floats(num_partial_rows: usize, num_heads: usize, head_dim: usi
 /// 16-byte boundaries.
 fn is_tiled(p: &TreeAttention) -> bool {
     let aligned = p.q.is_multiple_of(16) && p.q_strides.iter().all(|s| s % 8 == 0);
-    p.dtype == p.pages.dtype && p.dtype != 0 && p.pages.head_dim % 8 == 0 && aligned
+    let fits = p.pages.head_dim % 8 == 0 && p.pages.head_dim <= MOST_TILED;
+    p.dtype == p.pages.dtype && p.dtype != 0 && fits && aligned
 }
 
 /// Refuses heads that the kernels' shared memory does not hold.
@@ -101,7 +106,7 @@ pub unsafe fn tree_attention(
             let size = usize::from(head_dim > 64) + usize::from(head_dim > 128);
             (TILED[usize::from(parameters.dtype == 2)][size], tiled_shared(64 << size))
         } else {
-            (PLAIN, plain_shared(head_dim as u32))
+            (PLAIN[usize::from(head_dim > 256)], plain_shared(head_dim as u32))
         };
         let launch = Launch { grid: [extent.num_items as u32, heads, 1], threads: THREADS, shared };
         // SAFETY: the caller's contract.
@@ -122,5 +127,10 @@ pub unsafe fn tree_attention(
 /// # Errors
 /// As [`Lane::prepare`].
 pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    TILED.as_flattened().iter().chain([&PLAIN, &MERGE]).try_for_each(|kernel| lane.prepare(device, *kernel))
+    TILED
+        .as_flattened()
+        .iter()
+        .chain(&PLAIN)
+        .chain([&MERGE])
+        .try_for_each(|kernel| lane.prepare(device, *kernel))
 }

@@ -2,7 +2,7 @@
 
 use crate::error::Result;
 use crate::lane::{Kernel, Lane, Launch};
-use crate::params::{CommitRows, CopyRows, MoveRows, WriteRows};
+use crate::params::{CommitRows, CopyRows, MoveRows, Pages, WriteRows};
 
 const WRITE: Kernel = Kernel { image: 0, name: "hornbeam_write_rows", number: 0 };
 const MOVE: Kernel = Kernel { image: 0, name: "hornbeam_move_rows", number: 1 };
@@ -47,7 +47,7 @@ pub unsafe fn move_rows(
     by_page: bool,
 ) -> Result<()> {
     let pages = &parameters.pages;
-    let words = pages.head_dim as u32 * if pages.dtype == 0 { 4 } else { 2 } / 4;
+    let words = words(pages);
     let columns = if by_page { 1 } else { pages.num_planes as u32 } * 2 * words;
     if columns == 0 || parameters.num_moves == 0 {
         return Ok(());
@@ -56,6 +56,12 @@ pub unsafe fn move_rows(
     let launch = Launch { grid: [blocks, 1, 1], threads: MOVE_THREADS, shared: 0 };
     // SAFETY: the caller's contract.
     unsafe { lane.launch(device, stream, if by_page { MOVE_PAGES } else { MOVE }, launch, parameters) }
+}
+
+/// Words of one key, as the kernels move them: of 32 bits, or of 16 where those are an odd number.
+fn words(pages: &Pages) -> u32 {
+    let halves = pages.head_dim as u32 * if pages.dtype == 0 { 2 } else { 1 };
+    if halves.is_multiple_of(2) { halves / 2 } else { halves }
 }
 
 /// Blocks and threads of a kernel that takes a row a warp.
@@ -88,7 +94,7 @@ pub unsafe fn copy_rows(lane: &Lane, device: i32, stream: u64, parameters: &Copy
 /// As [`Lane::launch`].
 pub unsafe fn commit_rows(lane: &Lane, device: i32, stream: u64, parameters: &CommitRows) -> Result<()> {
     let pages = &parameters.pages;
-    let words = pages.head_dim as u32 * if pages.dtype == 0 { 4 } else { 2 } / 4;
+    let words = words(pages);
     let columns = pages.num_planes as u32 * 2 * words;
     if columns == 0 || parameters.num_sequences == 0 || parameters.max_depth == 0 {
         return Ok(());

@@ -81,8 +81,10 @@ pub unsafe fn expected_scores(
         // SAFETY: the caller's contract.
         unsafe { lane.launch(device, stream, kernel, Launch { grid, threads, shared }, parameters) }
     };
-    let tile = KEYS * (parameters.head_dim as u32 + 1) * 4;
-    launch(LOGITS, [over(most, KEYS), planes, 1], KEYS, tile)?;
+    // So many that their elements lie in the shared memory of any device.
+    let head_dim = parameters.head_dim as u32;
+    let keys = if head_dim > 256 { KEYS / 2 } else { KEYS };
+    launch(LOGITS, [over(most, keys), planes, 1], keys, keys * (head_dim + 1) * 4)?;
     let warps = parameters.num_planes as u32 * parameters.group as u32;
     launch(WEIGHTS, [over(warps, THREADS / 32), 1, 1], THREADS, 0)?;
     launch(EXPECTED, [over(most, THREADS), planes, 1], THREADS, 0)

@@ -7,6 +7,9 @@ use crate::format::Element;
 /// Lanes of a vector, on every instruction set.
 pub const WIDTH: usize = 16;
 
+/// Elements of the largest head that attention takes: so large is what it keeps on the stack.
+pub const MOST_HEAD_DIM: usize = 512;
+
 /// The operations of one instruction set. A value of the type is the proof that the machine has
 /// it: only [`Isa::run`](super::Isa::run) makes one.
 ///

@@ -22,7 +22,7 @@ mod x86_product;
 
 use std::sync::OnceLock;
 
-pub use lanes::{Lanes, WIDTH};
+pub use lanes::{Lanes, MOST_HEAD_DIM, WIDTH};
 
 use crate::error::{Error, Result};
 use crate::format::Element;

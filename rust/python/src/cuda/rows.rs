@@ -1,6 +1,6 @@
 //! Row writes and row moves on the device.
 
-use hornbeam_cuda::params::{CommitRows, CopyRows, MoveRows, Pages, WriteRows, dtype_code};
+use hornbeam_cuda::params::{CommitRows, CopyRows, MoveRows, WriteRows, dtype_code};
 use hornbeam_cuda::rows;
 use pyo3::prelude::*;
 
@@ -46,16 +46,6 @@ fn write_rows(
     unsafe { rows::write_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
 }
 
-/// The pool's pages, whose rows the kernels move as 32-bit words.
-fn movable_pages(py: Python<'_>, chunk: &Tensor) -> PyResult<Pages> {
-    let (layout, pages) = layer_pages(py, chunk, 0, 1)?;
-    if layout.head_dim * layout.dtype.size() % 4 != 0 {
-        let got = format!("head_dim {}", layout.head_dim);
-        return Err(chunk.refuse(py, &got, "keys of whole 32-bit words"));
-    }
-    Ok(pages)
-}
-
 /// Moves rows in all planes, or of single pages; `addresses` are the chunks', int64 on the
 /// device, `moves` int32 `[M, 4]` there.
 #[pyfunction]
@@ -71,7 +61,7 @@ fn move_rows(
     let from = Tensor::new(addresses, "addresses")?;
     let (list, chunk) = (Tensor::new(moves, "moves")?, Tensor::new(chunk, "chunk")?);
     let target = lane.get().target(py, moves, &[&list, &from, &chunk])?;
-    let pages = movable_pages(py, &chunk)?;
+    let (_, pages) = layer_pages(py, &chunk, 0, 1)?;
     let parameters = MoveRows {
         chunks: vector(py, &from, Kind::I64, None)?,
         moves: contiguous(py, &list, Kind::I32, &[None, Some(4)])?,
@@ -102,7 +92,7 @@ fn copy_rows(
         from: vector(py, &from, Kind::I64, None)?,
         to: vector(py, &to, Kind::I64, None)?,
         moves: contiguous(py, &list, Kind::I32, &[None, Some(4)])?,
-        pages: movable_pages(py, &chunk)?,
+        pages: layer_pages(py, &chunk, 0, 1)?.1,
         num_moves: list.shape()[0] as i32,
         reserved: 0,
     };
@@ -129,7 +119,7 @@ fn commit_rows(
     let (offsets, paths) = (Tensor::new(offsets, "offsets")?, Tensor::new(accepted, "accepted")?);
     let (counts, chunk) = (Tensor::new(num_accepted, "num_accepted")?, Tensor::new(chunk, "chunk")?);
     let target = lane.get().target(py, words, &[&plan, &rows, &offsets, &paths, &counts, &chunk])?;
-    let pages = movable_pages(py, &chunk)?;
+    let (_, pages) = layer_pages(py, &chunk, 0, 1)?;
     paths.expect_shape(py, &[Some(counts.len()), None])?;
     if paths.kind() != Kind::I32 || !paths.is_contiguous() {
         return Err(paths.refuse(py, &paths.kind().to_string(), "contiguous int32"));

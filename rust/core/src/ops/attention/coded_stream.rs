@@ -221,7 +221,8 @@ fn add_some<const BITS: usize, const Q: usize, const P: usize, L: Lanes>(
 }
 
 /// Weights times the steps of tokens whose parameters are at `params`, `PANELS` vectors a query, and the
-/// sums of the weights times the offsets.
+/// sums of the weights times the offsets. Without a weight, for what is hidden or lies behind the last key,
+/// both are 0, whatever the page holds there.
 #[inline(always)]
 fn scale<const Q: usize, L: Lanes>(
     l: L,
@@ -237,8 +238,9 @@ fn scale<const Q: usize, L: Lanes>(
         let (least, step) = coded.token_params(l, params, panel * WIDTH);
         for q in 0..Q {
             let weight = l.load(&weights[q * PANELS + panel]);
-            sums[q] = l.fma(weight, least, sums[q]);
-            l.store(l.mul(weight, step), &mut scaled[q * PANELS + panel]);
+            let (zero, none) = (l.splat(0.0), l.eq(weight, l.splat(0.0)));
+            sums[q] = l.fma(weight, l.select(none, zero, least), sums[q]);
+            l.store(l.mul(weight, l.select(none, zero, step)), &mut scaled[q * PANELS + panel]);
         }
     }
     for q in 0..Q {

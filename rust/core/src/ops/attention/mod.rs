@@ -11,6 +11,7 @@
 
 mod coded;
 mod coded_stream;
+mod hidden;
 mod mass;
 mod partial;
 mod stream;
@@ -34,7 +35,7 @@ use crate::format::page::Formats;
 use crate::format::plan::Plan;
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, Serial};
-use crate::simd::Isa;
+use crate::simd::{Isa, MOST_HEAD_DIM};
 pub use mass::{Columns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
 use work::Work;
@@ -178,8 +179,8 @@ impl Problem<'_> {
 /// slots, so write them first.
 ///
 /// # Errors
-/// Shapes that do not fit the plan or the layout, a head dimension that is no multiple of 8
-/// between 32 and 256, entries outside of the pool, and row masks or rotary offsets, which this
+/// Shapes that do not fit the plan or the layout, a head dimension of more than 512,
+/// entries outside of the pool, and row masks or rotary offsets, which this
 /// version does not take. Nothing is written then.
 pub fn tree_attention(
     isa: Isa,
@@ -287,8 +288,8 @@ fn check(
 /// What does not depend on the queries and the results.
 fn check_problem(layout: &PageLayout, plan: &Plan, params: &Params<'_>) -> Result<()> {
     let (heads, kv_heads, dim) = (params.num_heads, params.num_kv_heads, layout.head_dim);
-    if !(32..=256).contains(&dim) || !dim.is_multiple_of(8) {
-        return Err(Error::value("head_dim", dim, "a multiple of 8 from 32 to 256"));
+    if !(1..=MOST_HEAD_DIM).contains(&dim) {
+        return Err(Error::value("head_dim", dim, format!("1 to {MOST_HEAD_DIM}")));
     }
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(Error::value("num_heads", heads, format!("a multiple of num_kv_heads, {kv_heads}")));

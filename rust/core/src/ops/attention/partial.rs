@@ -8,7 +8,7 @@ use super::{FloatsMut, Output, Problem, dynamic};
 use crate::format::Element;
 use crate::parallel::Parallel;
 use crate::simd::math::exp_nonpositive;
-use crate::simd::{Isa, Kernel, Lanes, WIDTH};
+use crate::simd::{Isa, Kernel, Lanes, MOST_HEAD_DIM, WIDTH};
 
 /// Maximum, denominator and weighted values of some query rows over the keys seen so far.
 #[derive(Debug, Default)]
@@ -145,8 +145,7 @@ impl<T: Element> Kernel for MergeBlock<'_, T> {
         let width = dim.div_ceil(WIDTH);
         let first = self.block * self.work.block_rows;
         let end = (first + self.work.block_rows).min(self.problem.plan.num_rows());
-        // 256 is the largest head dimension.
-        let mut values = [[0.0f32; WIDTH]; 256 / WIDTH];
+        let mut values = [[0.0f32; WIDTH]; MOST_HEAD_DIM / WIDTH];
         let values = &mut values[..width];
         for kv_head in 0..kv_heads {
             let tasks = self.work.block_tasks(self.block, kv_head);

@@ -4,8 +4,9 @@
 //! when it is weighed, and the next block's are prefetched meanwhile.
 
 use super::Problem;
+use super::hidden::{not_finite, weigh_apart};
 use super::partial::{Partial, absorb};
-use super::task::{self, KeyBlock, Scratch, Shown, TILE_KEYS};
+use super::task::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use crate::format::Element;
 use crate::simd::ahead::Run;
 use crate::simd::product::{dots, weigh};
@@ -40,7 +41,14 @@ pub(super) fn attend<E: Element, L: Lanes>(
         }
         query += 4;
     }
-    soften(l, problem, first_row, &block.shown, scores, partial, width);
+    let hidden = soften(l, problem, first_row, &block.shown, scores, partial, width);
+    let bad = not_finite(l, &block.values, hidden);
+    if bad != 0 {
+        let weights = scores.as_flattened();
+        let weight = |query: usize, key: usize| weights[query * TILE_KEYS + key];
+        weigh_apart(l, problem, first_row, &block.shown, &block.values, bad, weight, &mut partial.values);
+        return;
+    }
     let mut ahead = next.values[..next.shown.count].iter();
     let mut query = block.shown.queries.start;
     while query < block.shown.queries.end {
@@ -83,7 +91,7 @@ fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
     }
 }
 
-/// Caps, masks and exponentiates the scores, row by row.
+/// Caps, masks and exponentiates the scores, row by row. Returns the keys that some row does not see.
 #[inline(always)]
 pub(super) fn soften<L: Lanes>(
     l: L,
@@ -93,15 +101,17 @@ pub(super) fn soften<L: Lanes>(
     scores: &mut [[f32; WIDTH]],
     partial: &mut Partial,
     width: usize,
-) {
+) -> KeySet {
     let group = problem.group();
     let panels = shown.count.div_ceil(WIDTH);
     let masked = shown.own.is_some() || problem.params.window.is_some();
     let all = task::all(shown);
     let mut bits = all;
+    let mut seen = all;
     for query in shown.queries.clone() {
         if masked && (query % group == 0 || query == shown.queries.start) {
             bits = task::visible(problem, shown, first_row + query / group);
+            seen &= bits;
         }
         let scores = &mut scores[query * PANELS..][..panels];
         task::cap(l, problem, scores);
@@ -118,6 +128,7 @@ pub(super) fn soften<L: Lanes>(
         let values = &mut partial.values[query * width..(query + 1) * width];
         absorb(l, scores, &mut partial.max[query], &mut partial.sum[query], values);
     }
+    all & !seen
 }
 
 /// Adds the weighted values to `Q` queries, sixteen dimensions at a time.

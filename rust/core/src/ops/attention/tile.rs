@@ -6,6 +6,7 @@
 //! turning, and the softmax has no sums over lanes.
 
 use super::Problem;
+use super::hidden::{not_finite, weigh_apart};
 use super::partial::Partial;
 use super::task::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use crate::format::Element;
@@ -50,11 +51,18 @@ pub(super) fn attend<E: Element, L: Lanes>(
     partial: &mut Partial,
 ) {
     score(l, problem, block, scratch);
-    mask(l, problem, first_row, &block.shown, &mut scratch.scores);
+    let hidden = mask(l, problem, first_row, &block.shown, &mut scratch.scores);
     let width = problem.layout.head_dim.div_ceil(WIDTH);
     let (begin, end) = blocks(&block.shown);
     for lanes in begin..end {
         absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.shown.count], partial);
+    }
+    let bad = not_finite(l, &block.values, hidden);
+    if bad != 0 {
+        let weights = &scratch.scores;
+        let weight = |query: usize, key: usize| weights[query / WIDTH * TILE_KEYS + key][query % WIDTH];
+        weigh_apart(l, problem, first_row, &block.shown, &block.values, bad, weight, &mut partial.values);
+        return;
     }
     add(l, problem.layout.head_dim, block, next, scratch, partial);
 }
@@ -181,8 +189,15 @@ fn widen_some<E: Element, L: Lanes>(l: L, from: &[E], vectors: usize, to: &mut [
 }
 
 /// Caps scores, and sets those to -inf that their rows do not see, and those of queries outside of the block.
+/// Returns the keys that some row of the block does not see.
 #[inline(always)]
-fn mask<L: Lanes>(l: L, problem: &Problem<'_>, first_row: usize, shown: &Shown, scores: &mut [[f32; WIDTH]]) {
+fn mask<L: Lanes>(
+    l: L,
+    problem: &Problem<'_>,
+    first_row: usize,
+    shown: &Shown,
+    scores: &mut [[f32; WIDTH]],
+) -> KeySet {
     for scores in
         scores.chunks_mut(TILE_KEYS).take(shown.queries.end.div_ceil(WIDTH)).skip(shown.queries.start / WIDTH)
     {
@@ -201,15 +216,18 @@ fn mask<L: Lanes>(l: L, problem: &Problem<'_>, first_row: usize, shown: &Shown, 
     let behind = shown.queries.end..shown.queries.end.next_multiple_of(WIDTH);
     outside.chain(behind).for_each(|query| hide(query, 0));
     if shown.own.is_none() && problem.params.window.is_none() {
-        return;
+        return 0;
     }
     let all = task::all(shown);
+    let mut seen = all;
     for row in shown.queries.start / group..shown.queries.end / group {
         let bits = task::visible(problem, shown, first_row + row);
+        seen &= bits;
         if bits != all {
             (row * group..(row + 1) * group).for_each(|query| hide(query, bits));
         }
     }
+    all & !seen
 }
 
 /// Turns the scores of sixteen queries into weights relative to the new maxima, and rescales what
