@@ -19,7 +19,13 @@ use crate::tensor::{Tensor, expect_apart};
 const FEW_CHUNKS: usize = 8;
 
 /// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
-pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
+pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &PyPlan) -> PyResult<Chunks> {
+    let chunks = described(py, list, &plan.plan)?;
+    plan.expect_resolved(py, &chunks)?;
+    Ok(chunks)
+}
+
+fn described(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
     let mut chunks = Chunks::first(py, list)?;
     let layout = chunks.layout;
     let mut look = |chunk| chunks.look(py, list, chunk);
@@ -67,9 +73,9 @@ fn tree_attention(
     sinks: Option<&Bound<'_, PyAny>>,
     isa: Option<&str>,
 ) -> PyResult<()> {
-    let plan: &Plan = &plan.get().plan;
     let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
-    let chunks = describe(py, chunks, plan)?;
+    let chunks = describe(py, chunks, plan.get())?;
+    let plan: &Plan = &plan.get().plan;
     let layout = chunks.layout;
     q.expect_shape(py, &[Some(plan.num_rows()), None, Some(layout.head_dim)])?;
     let num_heads = q.shape()[1];

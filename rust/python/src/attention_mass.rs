@@ -8,7 +8,7 @@ use pyo3::types::PyList;
 use smallvec::SmallVec;
 
 use crate::attention::describe;
-use crate::error::{OrRaise, detached_on};
+use crate::error::{OrRaise, attached, detached_on};
 use crate::integers::narrow;
 use crate::parallel::Host;
 use crate::plan::PyPlan;
@@ -25,7 +25,8 @@ fn mass_columns(
     plan: &Bound<'_, PyPlan>,
     rows: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<(u32, u32, u32)>> {
-    let columns = attention::mass_columns(&plan.get().plan, &rows_of(py, rows)?).or_raise(py)?;
+    let rows = rows_of(py, rows)?;
+    let columns = attached(py, || attention::mass_columns(&plan.get().plan, &rows))?;
     Ok(columns.into_iter().map(|c| (c.read, c.begin, c.count)).collect())
 }
 
@@ -49,11 +50,11 @@ fn attention_mass(
     sinks: Option<&Bound<'_, PyAny>>,
     isa: Option<&str>,
 ) -> PyResult<()> {
+    let chunks = describe(py, chunks, plan.get())?;
     let plan = &*plan.get().plan;
     let rows = rows_of(py, rows)?;
     let columns = attention::mass_columns(plan, &rows).or_raise(py)?;
     let width = columns.last().map_or(0, |last| (last.begin + last.count) as usize);
-    let chunks = describe(py, chunks, plan)?;
     let layout = chunks.layout;
     let q = Tensor::new(q, "q")?;
     q.expect_shape(py, &[Some(rows.len()), None, Some(layout.head_dim)])?;
@@ -64,7 +65,7 @@ fn attention_mass(
         None => Isa::detected(),
     };
     let by_key = [Some(num_kv_heads), Some(width)];
-    let mass = Tensor::with_shape(mass, "mass", &by_key)?;
+    let mass = Tensor::with_shape(mass, "out", &by_key)?;
     let seen = seen.map(|t| Tensor::with_shape(t, "seen", &by_key)).transpose()?;
     let by_query = [Some(rows.len()), Some(num_heads)];
     let lse = lse.map(|t| Tensor::with_shape(t, "lse", &by_query)).transpose()?;

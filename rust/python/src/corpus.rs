@@ -10,7 +10,7 @@ use hornbeam_core::spec::corpus::{Corpus, CorpusBuilder};
 use hornbeam_core::spec::index::Index;
 use pyo3::prelude::*;
 
-use crate::error::{OrRaise, class, detached};
+use crate::error::{OrRaise, class, detached, unlocked};
 use crate::tensor::Tensor;
 
 /// An index of documents that many sequences draft from; it never changes.
@@ -37,12 +37,12 @@ impl SuffixCorpus {
 
     /// Writes the index to a new file, or over an old one.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let written = py.detach(|| {
+        let written: std::io::Result<()> = unlocked(py, || {
             let mut file = BufWriter::new(File::create(path)?);
             self.core.write_to(&mut file)?;
             file.flush()?;
             file.get_ref().sync_all()
-        });
+        })?;
         Ok(written?)
     }
 

@@ -59,8 +59,12 @@ pub(crate) fn detached<T: Send>(
     py: Python<'_>,
     work: impl FnOnce() -> hornbeam_core::Result<T> + Send,
 ) -> PyResult<T> {
-    let outcome = py.detach(|| catch_unwind(AssertUnwindSafe(work)));
-    outcome.map_err(|panic| internal(py, &*panic))?.or_raise(py)
+    unlocked(py, work)?.or_raise(py)
+}
+
+/// As [`detached`], of work whose errors are of another kind.
+pub(crate) fn unlocked<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|panic| internal(py, &*panic))
 }
 
 /// As [`detached`], of work on the memory of `tensors`, whose storages are held meanwhile.

@@ -227,7 +227,7 @@ fn held_plan<'py>(
         plan.check()?;
         Ok((plan, columns))
     })?;
-    Ok((PyPlan { plan: Arc::new(plan) }, int32s(py, columns.into_iter(), None)?))
+    Ok((PyPlan::of(Arc::new(plan)), int32s(py, columns.into_iter(), None)?))
 }
 
 /// Writes the scores float32 `out [T]` of what a branch holds. `queries` is float32 `[L, H, W, D]` at

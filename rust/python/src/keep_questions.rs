@@ -3,7 +3,7 @@
 use hornbeam_core::keep::split::{self, Answer, Question, Scores, Split};
 use pyo3::prelude::*;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached};
 use crate::keep::{Factor, Protected, offsets, params, protect};
 use crate::plan::int32s;
 use crate::tensor::{Tensor, expect_apart};
@@ -60,7 +60,7 @@ fn keep_question<'py>(
     protected: Protected,
 ) -> PyResult<Asked<'py>> {
     let counts = Counts::new(py, &split, counts, protected)?;
-    let question = split::question(&*counts.rule, &counts.scores(), total).or_raise(py)?;
+    let question = attached(py, || split::question(&*counts.rule, &counts.scores(), total))?;
     let (name, reserved, rooms) = match question {
         Question::Nothing => ("nothing", Vec::new(), Vec::new()),
         Question::Heads { reserved, rooms } => ("heads", reserved, rooms),

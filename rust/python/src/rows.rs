@@ -51,7 +51,7 @@ impl Chunks {
         if list.is_empty() {
             return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
         }
-        let first = Tensor::new(&list.get_item(0)?, "chunks[0]")?;
+        let first = Tensor::of_pool(&list.get_item(0)?, "chunks[0]")?;
         let layout = layout_of(&first, py)?;
         let others = (1..list.len()).map(|_| None);
         let tensors = std::iter::once(Some(first)).chain(others).collect();
@@ -71,8 +71,20 @@ impl Chunks {
         Ok(())
     }
 
-    /// `chunk_of` maps a slab or page id to its chunk.
+    /// As [`Chunks::described`], all of them plain.
     pub(crate) fn describe(
+        py: Python<'_>,
+        list: &Bound<'_, PyList>,
+        ids: impl Iterator<Item = u32>,
+        chunk_of: impl Fn(&PageLayout, u32) -> usize,
+    ) -> PyResult<Self> {
+        let chunks = Self::described(py, list, ids, chunk_of)?;
+        chunks.tensors().try_for_each(|chunk| chunk.expect_resolved(py))?;
+        Ok(chunks)
+    }
+
+    /// `chunk_of` maps a slab or page id to its chunk.
+    fn described(
         py: Python<'_>,
         list: &Bound<'_, PyList>,
         ids: impl Iterator<Item = u32>,
@@ -142,7 +154,8 @@ pub(crate) fn write_rows(
     }
     let (k, v) = (Tensor::new(k, "k")?, Tensor::new(v, "v")?);
     let slabs = slots.iter().map(|s| s.slab);
-    let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
+    let chunks = Chunks::described(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
+    plan.get().expect_resolved(py, &chunks)?;
     expect_apart(py, &chunks.tensors().collect::<SmallVec<[&Tensor; 8]>>(), [&k, &v])?;
     let call = Call { k, v, slots, chunks, layer, num_kv_heads };
     match (call.k.float(py)?, call.chunks.layout.dtype) {

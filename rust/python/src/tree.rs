@@ -204,7 +204,7 @@ impl PyTree {
         let positions = int64_bytes(py, plan.row_positions.iter().map(|&p| i64::from(p)));
         let tokens = int64_bytes(py, tokens.into_iter().map(i64::from));
         let rows = rows.into_iter().map(|rows| int64_bytes(py, rows.into_iter().map(i64::from))).collect();
-        Ok(Started::Open((Bound::new(py, PyPlan { plan })?, tokens, positions, rows)))
+        Ok(Started::Open((Bound::new(py, PyPlan::of(plan))?, tokens, positions, rows)))
     }
 
     /// Ends the open step; `accepted` names the tokens that stay, a path a request.

@@ -155,21 +155,14 @@ unsafe impl Sync for Tensor {}
 impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        let tensor = Self::described(object, name)?;
-        let py = object.py();
-        if !tensor.is_array && object.call_method0(intern!(py, "is_neg"))?.is_truthy()? {
-            return Err(tensor.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
-        }
+        let tensor = Self::of_pool(object, name)?;
+        tensor.expect_resolved(object.py())?;
         Ok(tensor)
     }
 
-    /// As [`Tensor::new`], for the chunks of a pool, of which a call describes many: they are contiguous
-    /// tensors that the pool's owner made, hence no views of complex numbers.
+    /// As [`Tensor::new`], for the many chunks of a pool: callers see to [`Tensor::expect_resolved`], once for
+    /// many calls.
     pub(crate) fn of_pool(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        Self::described(object, name)
-    }
-
-    fn described(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         let py = object.py();
         let described = match dlpack::describe(object, name) {
             Ok(Some(tensor)) => Ok(tensor),
@@ -194,6 +187,19 @@ impl Tensor {
             }
         }
         Ok(tensor)
+    }
+
+    /// Errors for a view of which torch applies the sign when it is read, such as `x.conj().imag`.
+    pub(crate) fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.is_array && self.owner.call_method0(py, intern!(py, "is_neg"))?.is_truthy(py)? {
+            return Err(self.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
+        }
+        Ok(())
+    }
+
+    /// The address of the object.
+    pub(crate) fn identity(&self) -> usize {
+        self.owner.as_ptr() as usize
     }
 
     /// What holds the memory beside the object itself: see the head of this file.
