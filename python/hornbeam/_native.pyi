@@ -161,6 +161,7 @@ def attention_mass(
 
 # --- parallel ---
 
+def run_faulty_tasks(where_: str, num_tasks: int, faulty: int) -> int: ...
 def thread_pool() -> tuple[str, int]: ...
 
 # --- plan ---

@@ -5,6 +5,7 @@ __all__ = [
     "BudgetExhausted",
     "CudaError",
     "HornbeamError",
+    "InternalError",
     "LogitsError",
     "MissingExtra",
     "OutOfPages",
@@ -48,6 +49,11 @@ class UnsupportedModel(HornbeamError, TypeError):
 
 class CudaError(HornbeamError, RuntimeError):
     """No usable GPU, driver or kernel; the message names which."""
+
+
+class InternalError(HornbeamError, RuntimeError):
+    """A fault of hornbeam's own, in the calling thread or in one of a pool: please report the message. The
+    call that raised it did nothing that can be relied on; others go on working."""
 
 
 class MissingExtra(HornbeamError, ImportError):

@@ -22,6 +22,7 @@ from hornbeam import _native
 from hornbeam.branch import Branch
 from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError, OutOfPages
+from hornbeam.integers import integer_tensor
 from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
 from hornbeam.ops.rows import move_page_rows, move_page_rows_at_once, move_rows
 from hornbeam.step import Step
@@ -305,7 +306,7 @@ class PrefixTree:
     def _numbers(self, formats: Any) -> Any:
         """The numbers of formats, named or not."""
         if isinstance(formats, Tensor | np.ndarray):
-            return formats.astype(np.int32) if isinstance(formats, np.ndarray) else formats.int()
+            return integer_tensor(formats, "formats", torch.int32)
         known = self.page_formats()
         unknown = [name for name in formats if name is not None and name not in known]
         if unknown:
@@ -343,8 +344,8 @@ class PrefixTree:
         """
         counts, entries = self._native.held(branch._id, False)
         shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
-        at = [plane[np.asarray(keys, np.int64)] for plane, keys in zip(shown, keep, strict=True)]
-        indices = [np.asarray(keys, np.int32) for keys in keep]
+        indices = [integer_tensor(keys, "keep", torch.int32).cpu().numpy() for keys in keep]
+        at = [plane[keys] for plane, keys in zip(shown, indices, strict=True)]
         by_head = formats is not None or any(
             not np.array_equal(plane, at[0]) or not np.array_equal(keys, indices[0])
             for plane, keys in zip(at, indices, strict=True)

@@ -187,7 +187,7 @@ def test_errors_name_the_argument() -> None:
     refused(ArgumentError, "rows is .*, expected ascending rows below", rows=[count], q=case.q[:1])
     refused(ArgumentError, "rows is -1", rows=[-1])
     refused(ShapeError, "q is a tensor of shape", rows=[0])
-    refused(ShapeError, "mass is a tensor of shape", out=torch.zeros(case.num_kv_heads, 1, dtype=torch.int64))
+    refused(ShapeError, "out is a tensor of shape", out=torch.zeros(case.num_kv_heads, 1, dtype=torch.int64))
     refused(ShapeError, "seen is a tensor of shape", seen=torch.zeros(1, dtype=torch.int32))
     refused(ShapeError, "lse is a tensor of shape", lse=torch.zeros(1))
     refused(ArgumentError, "layer is 7", layer=7)

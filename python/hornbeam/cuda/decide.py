@@ -14,6 +14,7 @@ from hornbeam.cuda.device import lane, upload
 from hornbeam.cuda.outputs import Outputs
 from hornbeam.cuda.warps import Histories, adjusts, law_of, pack_histories, pack_laws, pack_penalties
 from hornbeam.errors import ArgumentError, ShapeError
+from hornbeam.integers import integer_tensor
 
 if TYPE_CHECKING:
     from hornbeam.warp import Warp
@@ -48,7 +49,7 @@ class _Request:
 
 
 def _host(values: Tensor | Sequence[int], dtype: torch.dtype) -> Tensor:
-    return torch.as_tensor(values, dtype=dtype).cpu().contiguous()
+    return integer_tensor(values, "an index or a token", dtype).cpu().contiguous()
 
 
 def _expect(what: str, got: int, expected: int) -> None:

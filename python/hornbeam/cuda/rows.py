@@ -12,6 +12,7 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
 from hornbeam.errors import ArgumentError
+from hornbeam.integers import integer_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,7 +37,7 @@ def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool) -> None:
     """See :func:`hornbeam.ops.move_rows` and :func:`hornbeam.ops.move_page_rows`."""
     driver = lane()
     limits = torch.tensor([num_places(chunks, by_page=by_page), chunks[0].shape[3]] * 2)
-    table = torch.as_tensor(moves, dtype=torch.int32)
+    table = integer_tensor(moves, "moves", torch.int32)
     if bool(((table < 0) | (table >= limits)).any()):
         raise ArgumentError(f"a move is outside of the pool, expected columns below {limits.tolist()}")
     addresses, table = upload([addresses_of(chunks), table], chunks[0].device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hornbeam.errors import ArgumentError
+from hornbeam.integers import integer_tensor
 
 if TYPE_CHECKING:
     from hornbeam.warp import Warp
@@ -66,7 +67,7 @@ def pack_histories(histories: Histories, vocabulary: int) -> tuple[Tensor, Tenso
     Raises:
         ArgumentError: a token outside of the vocabulary.
     """
-    parts = [torch.as_tensor(t, dtype=torch.int64).cpu().reshape(-1) for pair in histories for t in pair]
+    parts = [integer_tensor(t, "history").cpu().reshape(-1) for pair in histories for t in pair]
     tokens = torch.cat(parts) if parts else torch.empty(0, dtype=torch.int64)
     outside = (tokens < 0) | (tokens >= vocabulary)
     if bool(outside.any()):

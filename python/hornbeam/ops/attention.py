@@ -46,7 +46,8 @@ def tree_attention(
         window: a key is visible iff `row position - key position < window`.
         soft_cap: scores become `soft_cap * tanh(score / soft_cap)` (Gemma 2).
         sinks: float32 `[num_heads]`, a learned logit that takes part in the denominator alone (gpt-oss).
-        out: takes the result: shape of `q`, any of the three dtypes, rows that do not overlap.
+        out: takes the result: shape of `q`, any of the three dtypes, rows that do not overlap, in memory that
+            no other argument shares.
         lse: float32 `[num_rows, num_heads]`, takes the logarithm of the softmax denominators, sinks included.
 
     Returns:
@@ -54,7 +55,8 @@ def tree_attention(
 
     Raises:
         ShapeError: a tensor's shape, dtype, stride or device differs from what the plan and the pool need.
-        ArgumentError: a value outside of its range, or a plan that names slots outside of the pool.
+        ArgumentError: a value outside of its range, a plan that names slots outside of the pool, or an output
+            that may not be written (see ``docs/arrays.md``).
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)

@@ -29,6 +29,7 @@ def linear(
     :param bias: ``[N]``, of the type of ``weight``.
     :param out: ``[..., N]``, contiguous, of the type of ``x``; allocated if not given.
     :raises ShapeError: if a shape, type, layout or device differs from these.
+    :raises ArgumentError: if ``out`` may not be written, or shares memory with another argument.
     """
     return _native.linear(x, weight, bias, out)
 

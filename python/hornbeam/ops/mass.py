@@ -79,7 +79,8 @@ def attention_mass(
 
     Raises:
         ShapeError: a tensor's shape, dtype, stride or device differs from what the plan and the pool need.
-        ArgumentError: a value outside of its range, or a plan that names slots outside of the pool.
+        ArgumentError: a value outside of its range, a plan that names slots outside of the pool, or an output
+            that may not be written (see ``docs/arrays.md``).
     """
     rows = rows if isinstance(rows, Tensor) else list(rows)
     if cuda.is_on_device(q):

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda
-from hornbeam.errors import ArgumentError
+from hornbeam.errors import ArgumentError, ShapeError
+from hornbeam.integers import integer_tensor
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -123,7 +124,8 @@ def put_rows(chunks: list[Tensor], entries: "NDArray", keys: Tensor, values: Ten
         values: as `keys`.
 
     Raises:
-        ArgumentError: a slot outside of the pool, or on a page in codes.
+        ArgumentError: a slot outside of the pool, or on a page in codes; entries that are no integers.
+        ShapeError: rows of another shape, or that are no floats.
     """
     if len(entries) == 0:
         return
@@ -131,7 +133,11 @@ def put_rows(chunks: list[Tensor], entries: "NDArray", keys: Tensor, values: Ten
         cuda.put_rows(chunks, entries, keys, values)
         return
     pages = chunks[0].shape[0] * chunks[0].shape[1]
-    table = torch.as_tensor(entries, dtype=torch.int64)
+    table = integer_tensor(entries, "entries")
+    shape = (len(table), chunks[0].shape[-1])
+    for name, rows in (("keys", keys), ("values", values)):
+        if rows.shape != shape or not rows.is_floating_point():
+            raise ShapeError(f"{name} is {rows.dtype} {tuple(rows.shape)}, expected floats of shape {shape}")
     limits = torch.tensor([len(chunks) * pages, chunks[0].shape[3]])
     outside = ((table[:, :2] < 0) | (table[:, :2] >= limits)).any(1)
     if bool(outside.any()):

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda
-from hornbeam.errors import ArgumentError
+from hornbeam.errors import ArgumentError, ShapeError
+from hornbeam.integers import integer_tensor
 from hornbeam.warp import Warp
 
 __all__ = ["Reads", "Verified", "sample", "sample_ids", "verify"]
@@ -82,7 +83,7 @@ def _handles(warp: Warp | Sequence[Warp]) -> list[Any]:
 
 
 def _ids(tokens: Tokens) -> Tensor:
-    return torch.as_tensor(tokens, dtype=torch.int64).contiguous()
+    return integer_tensor(tokens, "history").contiguous()
 
 
 def _seed(seed: int) -> int:
@@ -261,6 +262,8 @@ def _drawn(
     history: History | None,
 ) -> Verified:
     """A verification without drafts."""
+    if logits.ndim != 2:
+        raise ShapeError(f"logits has shape {tuple(logits.shape)}, expected [rows, vocabulary]")
     empty = torch.empty(0, dtype=torch.int32)
     return verify(
         empty.to(torch.int64),

@@ -48,7 +48,12 @@ def as_ids(token_ids: int | Sequence[int]) -> Sequence[int]:
     if isinstance(token_ids, int):
         return (token_ids,)
     convert = getattr(token_ids, "tolist", None)
-    return token_ids if convert is None else convert()
+    if convert is None:
+        return token_ids
+    dtype = str(getattr(token_ids, "dtype", "int64")).removeprefix("torch.")
+    if not dtype.startswith(("int", "uint", ">i", ">u")):
+        raise TypeError(f"token ids are {dtype}, expected integers")
+    return convert()
 
 
 class Drafted(Protocol):

@@ -2,7 +2,19 @@
 //! host's own pool: inside a torch process a second pool beside torch's spinning workers was
 //! measured 2 to 8 times slower than torch's.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+
+/// Locks, also where a panic of an earlier holder left the lock poisoned. The holder's call has ended with
+/// that panic, which its caller has seen as an error; what it left half done is written anew (working memory,
+/// results of a call) or stays as it is (a tree, a draft source).
+pub fn lock_whole<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a lock holds, after all others are done with it; as [`lock_whole`] otherwise.
+pub fn into_whole<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// A pool of threads that runs numbered tasks.
 pub trait Parallel: Sync {

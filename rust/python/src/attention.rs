@@ -7,18 +7,25 @@ use hornbeam_core::ops::attention::{self, Floats, FloatsMut, Output, Pages, Para
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use smallvec::SmallVec;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
 use crate::rows::Chunks;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, expect_apart};
 
 /// Chunks up to which all are described; above, only those that the plan reads.
 const FEW_CHUNKS: usize = 8;
 
 /// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
-pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
+pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &PyPlan) -> PyResult<Chunks> {
+    let chunks = described(py, list, &plan.plan)?;
+    plan.expect_resolved(py, &chunks)?;
+    Ok(chunks)
+}
+
+fn described(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
     let mut chunks = Chunks::first(py, list)?;
     let layout = chunks.layout;
     let mut look = |chunk| chunks.look(py, list, chunk);
@@ -46,7 +53,7 @@ pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) ->
 }
 
 /// Multiply-adds above which the GIL is released: about 10 µs.
-const DETACH_WORK: usize = 1 << 18;
+const DETACH_WORK: f64 = (1 << 18) as f64;
 
 /// Attention over pages. See `hornbeam.ops.tree_attention`.
 #[pyfunction]
@@ -66,9 +73,9 @@ fn tree_attention(
     sinks: Option<&Bound<'_, PyAny>>,
     isa: Option<&str>,
 ) -> PyResult<()> {
-    let plan: &Plan = &plan.get().plan;
     let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
-    let chunks = describe(py, chunks, plan)?;
+    let chunks = describe(py, chunks, plan.get())?;
+    let plan: &Plan = &plan.get().plan;
     let layout = chunks.layout;
     q.expect_shape(py, &[Some(plan.num_rows()), None, Some(layout.head_dim)])?;
     let num_heads = q.shape()[1];
@@ -81,7 +88,11 @@ fn tree_attention(
     let lse = lse.map(|t| Tensor::with_shape(t, "lse", &[Some(plan.num_rows()), Some(num_heads)]));
     let sinks = sinks.map(|t| Tensor::with_shape(t, "sinks", &[Some(num_heads)]));
     let (lse, sinks) = (lse.transpose()?, sinks.transpose()?);
-    // SAFETY: the arguments are held by the caller for the whole call, who lends `lse` to be written.
+    let outputs: SmallVec<[&Tensor; 2]> = [Some(&out), lse.as_ref()].into_iter().flatten().collect();
+    let inputs = || chunks.tensors().chain([&q]).chain(&sinks);
+    expect_apart(py, &outputs, inputs())?;
+    let all = || inputs().chain(outputs.iter().copied());
+    // SAFETY: the outputs share no memory with other arguments; the caller lends them for the call.
     let (lse, sinks) = unsafe {
         (
             lse.as_ref().map(|t| t.slice_mut::<f32>(py)).transpose()?,
@@ -90,7 +101,7 @@ fn tree_attention(
     };
     let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
     let params = Params { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
-    // SAFETY: the arguments are held by the caller for the whole call.
+    // SAFETY: as above.
     let data = unsafe {
         match q.float(py)? {
             Dtype::F32 => Floats::F32(q.span(py)?),
@@ -99,7 +110,7 @@ fn tree_attention(
         }
     };
     let queries = Queries { data, row_stride: q_strides.0, head_stride: q_strides.1 };
-    // SAFETY: as above; the caller hands `out` over to be written.
+    // SAFETY: as above.
     let data = unsafe {
         match out.float(py)? {
             Dtype::F32 => FloatsMut::F32(out.span_mut(py)?),
@@ -110,9 +121,9 @@ fn tree_attention(
     let out = Output { data, row_stride: out_strides.0, head_stride: out_strides.1, lse };
     let call = Call { py, isa, queries, layout: &layout, plan, params: &params, out };
     match layout.dtype {
-        Dtype::F32 => call.run(&chunks.views::<f32>(py)?, Pages::F32),
-        Dtype::Bf16 => call.run(&chunks.views::<half::bf16>(py)?, Pages::Bf16),
-        Dtype::F16 => call.run(&chunks.views::<half::f16>(py)?, Pages::F16),
+        Dtype::F32 => call.run(&chunks.views::<f32>(py)?, Pages::F32, all()),
+        Dtype::Bf16 => call.run(&chunks.views::<half::bf16>(py)?, Pages::Bf16, all()),
+        Dtype::F16 => call.run(&chunks.views::<half::f16>(py)?, Pages::F16, all()),
     }
 }
 
@@ -131,16 +142,17 @@ impl Call<'_, '_> {
         self,
         chunks: &'c [&'c [E]],
         pages: impl FnOnce(&'c [&'c [E]]) -> Pages<'c>,
+        tensors: impl Iterator<Item = &'c Tensor>,
     ) -> PyResult<()> {
         let Self { py, isa, queries, layout, plan, params, out } = self;
         let pages = pages(chunks);
-        let keys: usize =
-            plan.reads.iter().map(|r| r.num_keys as usize * (r.row_end - r.row_begin) as usize).sum();
-        if keys * params.num_heads * layout.head_dim < DETACH_WORK {
-            return attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, out)
-                .or_raise(py);
+        let keys: f64 =
+            plan.reads.iter().map(|r| f64::from(r.num_keys) * f64::from(r.row_end - r.row_begin)).sum();
+        let run = || attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, out);
+        if keys * (params.num_heads * layout.head_dim) as f64 >= DETACH_WORK {
+            return detached_on(py, tensors, run);
         }
-        detached(py, || attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, out))
+        attached(py, run)
     }
 }
 

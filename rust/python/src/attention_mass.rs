@@ -5,13 +5,14 @@ use hornbeam_core::ops::attention::{self, Floats, MassOutput, Pages, Params, Que
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
+use smallvec::SmallVec;
 
 use crate::attention::describe;
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached_on};
 use crate::integers::narrow;
 use crate::parallel::Host;
 use crate::plan::PyPlan;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, expect_apart};
 
 fn rows_of(py: Python<'_>, rows: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     narrow(py, rows, "rows", "a row of the plan")
@@ -24,7 +25,8 @@ fn mass_columns(
     plan: &Bound<'_, PyPlan>,
     rows: &Bound<'_, PyAny>,
 ) -> PyResult<Vec<(u32, u32, u32)>> {
-    let columns = attention::mass_columns(&plan.get().plan, &rows_of(py, rows)?).or_raise(py)?;
+    let rows = rows_of(py, rows)?;
+    let columns = attached(py, || attention::mass_columns(&plan.get().plan, &rows))?;
     Ok(columns.into_iter().map(|c| (c.read, c.begin, c.count)).collect())
 }
 
@@ -48,11 +50,11 @@ fn attention_mass(
     sinks: Option<&Bound<'_, PyAny>>,
     isa: Option<&str>,
 ) -> PyResult<()> {
+    let chunks = describe(py, chunks, plan.get())?;
     let plan = &*plan.get().plan;
     let rows = rows_of(py, rows)?;
     let columns = attention::mass_columns(plan, &rows).or_raise(py)?;
     let width = columns.last().map_or(0, |last| (last.begin + last.count) as usize);
-    let chunks = describe(py, chunks, plan)?;
     let layout = chunks.layout;
     let q = Tensor::new(q, "q")?;
     q.expect_shape(py, &[Some(rows.len()), None, Some(layout.head_dim)])?;
@@ -63,12 +65,17 @@ fn attention_mass(
         None => Isa::detected(),
     };
     let by_key = [Some(num_kv_heads), Some(width)];
-    let mass = Tensor::with_shape(mass, "mass", &by_key)?;
+    let mass = Tensor::with_shape(mass, "out", &by_key)?;
     let seen = seen.map(|t| Tensor::with_shape(t, "seen", &by_key)).transpose()?;
     let by_query = [Some(rows.len()), Some(num_heads)];
     let lse = lse.map(|t| Tensor::with_shape(t, "lse", &by_query)).transpose()?;
     let sinks = sinks.map(|t| Tensor::with_shape(t, "sinks", &[Some(num_heads)])).transpose()?;
-    // SAFETY: the arguments are held by the caller for the whole call, which lends the outputs.
+    let outputs: SmallVec<[&Tensor; 3]> =
+        [Some(&mass), seen.as_ref(), lse.as_ref()].into_iter().flatten().collect();
+    let inputs = || chunks.tensors().chain([&q]).chain(&sinks);
+    expect_apart(py, &outputs, inputs())?;
+    let all = || inputs().chain(outputs.iter().copied());
+    // SAFETY: the outputs share no memory with other arguments; the caller lends them for the call.
     let (mass, seen, lse, sinks) = unsafe {
         (
             mass.i64s_mut(py)?,
@@ -96,15 +103,16 @@ fn attention_mass(
         py: Python<'_>,
         chunks: &'c [&'c [E]],
         pages: impl FnOnce(&'c [&'c [E]]) -> Pages<'c>,
+        tensors: impl Iterator<Item = &'c Tensor>,
         run: impl FnOnce(Pages<'c>) -> hornbeam_core::Result<T> + Send,
     ) -> PyResult<T> {
         let pages = pages(chunks);
-        detached(py, || run(pages))
+        detached_on(py, tensors, || run(pages))
     }
     match layout.dtype {
-        Dtype::F32 => with(py, &chunks.views::<f32>(py)?, Pages::F32, run),
-        Dtype::Bf16 => with(py, &chunks.views::<half::bf16>(py)?, Pages::Bf16, run),
-        Dtype::F16 => with(py, &chunks.views::<half::f16>(py)?, Pages::F16, run),
+        Dtype::F32 => with(py, &chunks.views::<f32>(py)?, Pages::F32, all(), run),
+        Dtype::Bf16 => with(py, &chunks.views::<half::bf16>(py)?, Pages::Bf16, all(), run),
+        Dtype::F16 => with(py, &chunks.views::<half::f16>(py)?, Pages::F16, all(), run),
     }
 }
 

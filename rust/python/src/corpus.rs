@@ -5,12 +5,12 @@ use std::io::{BufWriter, Write};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use hornbeam_core::parallel::lock_whole;
 use hornbeam_core::spec::corpus::{Corpus, CorpusBuilder};
 use hornbeam_core::spec::index::Index;
 use pyo3::prelude::*;
 
-use crate::error::{OrRaise, class, detached};
-use crate::spec::lock;
+use crate::error::{OrRaise, class, detached, unlocked};
 use crate::tensor::Tensor;
 
 /// An index of documents that many sequences draft from; it never changes.
@@ -27,22 +27,22 @@ impl SuffixCorpus {
         Ok(Self { core: Arc::new(core) })
     }
 
-    /// The index in an int32 tensor, which is what `save` wrote; the tensor is kept and not copied.
+    /// The index in an int32 tensor, which is what `save` wrote; that of a mapped file is kept and not copied.
     #[staticmethod]
     fn from_words(py: Python<'_>, words: &Bound<'_, PyAny>) -> PyResult<Self> {
-        let words = Tensor::new(words, "words")?.hold_words(words)?;
+        let words = Tensor::new(words, "words")?.hold_words(py)?;
         let core = Corpus::from_words(words).or_raise(py)?;
         Ok(Self { core: Arc::new(core) })
     }
 
     /// Writes the index to a new file, or over an old one.
     fn save(&self, py: Python<'_>, path: PathBuf) -> PyResult<()> {
-        let written = py.detach(|| {
+        let written: std::io::Result<()> = unlocked(py, || {
             let mut file = BufWriter::new(File::create(path)?);
             self.core.write_to(&mut file)?;
             file.flush()?;
             file.get_ref().sync_all()
-        });
+        })?;
         Ok(written?)
     }
 
@@ -96,19 +96,20 @@ impl SuffixCorpusBuilder {
 
     /// Adds a document. All or nothing.
     fn push(&self, py: Python<'_>, document: Vec<u32>) -> PyResult<()> {
-        let pushed = detached(py, || lock(&self.core).as_mut().map(|core| core.push(&document)).transpose())?;
+        let pushed =
+            detached(py, || lock_whole(&self.core).as_mut().map(|core| core.push(&document)).transpose())?;
         pushed.ok_or_else(|| Self::finished(py))
     }
 
     /// The index; nothing can be added after.
     fn finish(&self, py: Python<'_>) -> PyResult<SuffixCorpus> {
-        let core = lock(&self.core).take().ok_or_else(|| Self::finished(py))?;
+        let core = lock_whole(&self.core).take().ok_or_else(|| Self::finished(py))?;
         Ok(SuffixCorpus { core: Arc::new(detached(py, || core.finish())?) })
     }
 
     #[getter]
     fn num_tokens(&self) -> usize {
-        lock(&self.core).as_ref().map_or(0, CorpusBuilder::num_tokens)
+        lock_whole(&self.core).as_ref().map_or(0, CorpusBuilder::num_tokens)
     }
 }
 

@@ -1,9 +1,15 @@
 //! Rust errors to Python exceptions: the one place.
 
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use hornbeam_core::Error;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyType;
+use smallvec::SmallVec;
+
+use crate::tensor::Tensor;
 
 /// The exception classes live in `hornbeam.errors`, so that Python can document and subclass them.
 pub(crate) fn class(py: Python<'_>, name: &'static str) -> PyResult<Py<PyType>> {
@@ -53,18 +59,41 @@ pub(crate) fn detached<T: Send>(
     py: Python<'_>,
     work: impl FnOnce() -> hornbeam_core::Result<T> + Send,
 ) -> PyResult<T> {
-    let outcome = py.detach(|| std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)));
-    match outcome {
-        Ok(result) => result.or_raise(py),
-        Err(panic) => {
-            let text = panic
-                .downcast_ref::<&str>()
-                .map(|s| (*s).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "unknown panic".to_owned());
-            let class = class(py, "HornbeamError")?;
-            Err(PyErr::from_type(class.into_bound(py), format!("internal error: {text}")))
-        }
+    unlocked(py, work)?.or_raise(py)
+}
+
+/// As [`detached`], of work whose errors are of another kind.
+pub(crate) fn unlocked<T: Send>(py: Python<'_>, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    py.detach(|| catch_unwind(AssertUnwindSafe(work))).map_err(|panic| internal(py, &*panic))
+}
+
+/// As [`detached`], of work on the memory of `tensors`, whose storages are held meanwhile.
+pub(crate) fn detached_on<'a, T: Send>(
+    py: Python<'_>,
+    tensors: impl IntoIterator<Item = &'a Tensor>,
+    work: impl FnOnce() -> hornbeam_core::Result<T> + Send,
+) -> PyResult<T> {
+    let held: SmallVec<[Option<Py<PyAny>>; 16]> =
+        tensors.into_iter().map(|tensor| tensor.storage(py)).collect::<PyResult<_>>()?;
+    let outcome = detached(py, work);
+    drop(held);
+    outcome
+}
+
+/// Runs `work` with the GIL held, and turns an error or a panic into an exception.
+pub(crate) fn attached<T>(py: Python<'_>, work: impl FnOnce() -> hornbeam_core::Result<T>) -> PyResult<T> {
+    let outcome = catch_unwind(AssertUnwindSafe(work));
+    outcome.map_err(|panic| internal(py, &*panic))?.or_raise(py)
+}
+
+/// The `InternalError` that a panic becomes: a fault of ours, which names itself and ends one call.
+fn internal(py: Python<'_>, panic: &(dyn Any + Send)) -> PyErr {
+    let text = panic.downcast_ref::<&str>().copied();
+    let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text = format!("internal error: {}", text.unwrap_or("a panic without a message"));
+    match class(py, "InternalError") {
+        Ok(class) => PyErr::from_type(class.into_bound(py), text),
+        Err(failure) => failure,
     }
 }
 

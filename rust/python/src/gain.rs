@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex};
 
+use hornbeam_core::parallel::lock_whole;
 use hornbeam_core::spec;
 use hornbeam_core::spec::gain::Settings;
 use pyo3::prelude::*;
 
-use crate::error::OrRaise;
-use crate::spec::{Proposal, Signals, lock};
+use crate::error::{OrRaise, attached};
+use crate::spec::{Proposal, Signals};
 
 /// Seconds a step as a function of its rows, measured while it runs.
 #[pyclass(module = "hornbeam._native", frozen)]
@@ -25,18 +26,21 @@ impl CostCurve {
     }
 
     /// Records that a step of `rows` rows took `seconds`; what is not positive is dropped.
-    fn observe(&self, rows: usize, seconds: f64) {
-        lock(&self.core).observe(rows, seconds);
+    fn observe(&self, py: Python<'_>, rows: usize, seconds: f64) -> PyResult<()> {
+        attached(py, || {
+            lock_whole(&self.core).observe(rows, seconds);
+            Ok(())
+        })
     }
 
     /// Seconds that a step of `rows` rows takes; `None` before the first observation.
-    fn seconds(&self, rows: usize) -> Option<f64> {
-        lock(&self.core).seconds(rows)
+    fn seconds(&self, py: Python<'_>, rows: usize) -> PyResult<Option<f64>> {
+        attached(py, || Ok(lock_whole(&self.core).seconds(rows)))
     }
 
     /// The (rows, seconds) that the curve runs through, rows ascending.
     fn points(&self) -> Vec<(f64, f64)> {
-        lock(&self.core).points().collect()
+        lock_whole(&self.core).points().collect()
     }
 }
 
@@ -118,7 +122,7 @@ impl Gain {
         let settings = Settings { exploration, tolerance, memory };
         let fresh = spec::gain::Gain::new(settings).or_raise(py)?;
         let core = {
-            let mut learned = lock(&curve.get().learned);
+            let mut learned = lock_whole(&curve.get().learned);
             match learned.iter().find(|(of, _)| *of == settings) {
                 Some((_, core)) => Arc::clone(core),
                 None => {
@@ -136,7 +140,8 @@ impl Gain {
         let proposed = proposals.iter().map(Proposed::of).collect::<PyResult<Vec<_>>>()?;
         let drafts: Vec<_> =
             proposed.iter().map(Proposed::draft).collect::<hornbeam_core::Result<_>>().or_raise(py)?;
-        let chosen = lock(&self.core).choose(&lock(&self.curve.get().core), &drafts);
+        let curve = &self.curve.get().core;
+        let chosen = attached(py, || Ok(lock_whole(&self.core).choose(&lock_whole(curve), &drafts)))?;
         let as_given = |(nodes, draft): (Vec<usize>, &spec::Draft<'_>)| match draft.parents {
             None => Nodes::Count(nodes.len()),
             Some(_) => Nodes::Indices(nodes),
@@ -182,13 +187,14 @@ impl Gain {
                 next[index] = next_of(&proposals[index], drafts[index], &nodes[index], &paths[index], given)?;
             }
         }
-        lock(&self.core).observe(&lock(&self.curve.get().core), &drafts, &nodes, &paths, &next).or_raise(py)
+        let curve = &self.curve.get().core;
+        attached(py, || lock_whole(&self.core).observe(&lock_whole(curve), &drafts, &nodes, &paths, &next))
     }
 
     /// The learned probability of each token of a proposal, given that those before it hold.
     fn probabilities(&self, py: Python<'_>, proposal: &Bound<'_, PyAny>) -> PyResult<Vec<f64>> {
         let proposed = Proposed::of(proposal)?;
-        let estimates = lock(&self.core).estimates(proposed.draft().or_raise(py)?);
+        let estimates = attached(py, || Ok(lock_whole(&self.core).estimates(proposed.draft()?)))?;
         Ok(estimates.into_iter().map(|estimate| estimate.mean).collect())
     }
 }

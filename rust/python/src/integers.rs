@@ -1,39 +1,44 @@
 //! Integers that callers give as a list, a tuple or an array.
 
 use hornbeam_core::Error;
+use pyo3::exceptions::{PyOverflowError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::{PyList, PyTuple};
+use pyo3::types::{PyBool, PyList, PyTuple};
 
 use crate::error::to_py;
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::Tensor;
 
-/// Integers of a list, a tuple, or a one-dimensional int32 or int64 array on the CPU.
-fn integers(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Vec<i64>> {
-    if object.is_instance_of::<PyList>() || object.is_instance_of::<PyTuple>() {
-        return object.extract();
-    }
-    let py = object.py();
-    let tensor = Tensor::with_shape(object, name, &[None])?;
-    // SAFETY: `object` is held by the caller while the slice is copied, under the GIL.
-    unsafe {
-        match tensor.kind() {
-            Kind::I32 => Ok(tensor.i32s(py)?.iter().map(|&t| i64::from(t)).collect()),
-            _ => tensor.i64s(py).map(<[i64]>::to_vec),
-        }
-    }
-}
-
-/// As `T`, or an error that says what was `expected` of each.
+/// As `T`, or an error that says what was `expected` of each. Takes a list or tuple of integers, or a
+/// one-dimensional array or CPU tensor of any integer type, byte order and stride. Floats and truth values are
+/// refused: 1.5 is no token, and a mask is no list of indices.
 pub(crate) fn narrow<T: TryFrom<i64>>(
     py: Python<'_>,
     object: &Bound<'_, PyAny>,
     name: &'static str,
     expected: &str,
 ) -> PyResult<Vec<T>> {
-    let narrowed = integers(object, name)?
-        .into_iter()
-        .map(|x| T::try_from(x).map_err(|_| to_py(py, Error::value(name, x, expected))));
-    narrowed.collect()
+    let outside = |x: &dyn std::fmt::Display| to_py(py, Error::value(name, x, expected));
+    let one = |item: &Bound<'_, PyAny>| -> PyResult<T> {
+        let wide: i64 = match item.extract() {
+            Ok(wide) if !item.is_instance_of::<PyBool>() => wide,
+            Err(error) if error.is_instance_of::<PyOverflowError>(py) => return Err(outside(&item.str()?)),
+            Err(error) if !error.is_instance_of::<PyTypeError>(py) => return Err(error),
+            _ => {
+                let class = item.get_type().qualname()?;
+                return Err(PyTypeError::new_err(format!("{name} holds a {class}, expected integers")));
+            }
+        };
+        T::try_from(wide).map_err(|_| outside(&wide))
+    };
+    if let Ok(list) = object.cast::<PyList>() {
+        return list.iter().map(|item| one(&item)).collect();
+    }
+    if let Ok(tuple) = object.cast::<PyTuple>() {
+        return tuple.iter().map(|item| one(&item)).collect();
+    }
+    let wide = Tensor::new(object, name)?.integers(py)?;
+    let wide = wide.ok_or_else(|| outside(&"above 9223372036854775807"))?;
+    wide.into_iter().map(|x| T::try_from(x).map_err(|_| outside(&x))).collect()
 }
 
 /// Token ids, 0 to `i32::MAX`.

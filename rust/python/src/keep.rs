@@ -7,14 +7,14 @@ use hornbeam_core::keep::reduce::{self, Before};
 use hornbeam_core::keep::score::{self, Score};
 use hornbeam_core::keep::split::{self, Scores};
 use hornbeam_core::keep::{Layer, Param, Params, Plane, Protect, select};
-use hornbeam_core::parallel::Parallel;
+use hornbeam_core::parallel::{Parallel, into_whole, lock_whole};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, detached_on};
 use crate::parallel::Host;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, expect_apart};
 
 /// A factor as Python names it: its name in the core, and its parameters.
 pub(crate) type Factor<'py> = (String, Bound<'py, PyDict>);
@@ -91,12 +91,14 @@ fn keep_scores(
             &format!("a multiple of {heads} kv heads"),
         ));
     }
-    // SAFETY: the four objects are held by the caller; the caller lends `out` for the call.
+    expect_apart(py, &[&o], [&k, &v, &q])?;
+    let all = [&k, &v, &q, &o];
+    // SAFETY: `out` shares no memory with others; the caller lends it for the call.
     let (k, v, q, o) =
         unsafe { (k.slice::<f32>(py)?, v.slice::<f32>(py)?, q.slice::<f32>(py)?, o.slice_mut::<f32>(py)?) };
     let group = query_heads / heads;
     let sizes = Sizes { layers, batch, heads, group, tokens, rows, dim };
-    detached(py, || scores(&*score, &sizes, [k, v, q], scale, o))
+    detached_on(py, all, || scores(&*score, &sizes, [k, v, q], scale, o))
 }
 
 struct Sizes {
@@ -147,13 +149,11 @@ fn scores(
             head_dim: sizes.dim,
             scale,
         };
-        let mut slot = tasks[task].lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut slot = lock_whole(&tasks[task]);
         let (out, result) = &mut *slot;
         *result = score::score_layer(isa, score, &layer, out);
     });
-    tasks
-        .into_iter()
-        .try_for_each(|task| task.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).1)
+    tasks.into_iter().try_for_each(|task| into_whole(task).1)
 }
 
 /// Shares `total` tokens out over the planes of one sequence: writes int32 `budgets [L, Hk]` from
@@ -180,13 +180,18 @@ fn keep_select(
     let at = Tensor::with_shape(positions, "positions", &[Some(s.len())])?;
     let b = Tensor::with_shape(budgets, "budgets", &[Some(layers), Some(heads)])?;
     let k = Tensor::with_shape(kept, "kept", &[Some(s.len())])?;
-    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
+    expect_apart(py, &[&b, &k], [&s, &c, &at])?;
+    let all = [&s, &c, &at, &b, &k];
+    // SAFETY: the outputs share no memory with others; the caller lends them for the call.
     let (s, b, k) = unsafe { (s.slice::<f32>(py)?, b.i32s_mut(py)?, k.bools_mut(py)?) };
     // SAFETY: as above.
     let (counts, positions) = unsafe { (c.i32s(py)?, at.i32s(py)?) };
     let offsets = offsets(counts);
+    if offsets.windows(2).any(|pair| pair[0] > pair[1]) || offsets.last() != Some(&s.len()) {
+        return Err(c.refuse(py, &format!("{counts:?}"), &format!("{} scores in all", s.len())));
+    }
     let protect = protect(protected);
-    detached(py, || {
+    detached_on(py, all, || {
         let scores = Scores { values: s, offsets: &offsets, num_layers: layers, num_heads: heads, protect };
         let mut shares = vec![0; b.len()];
         split::split(&*rule, &scores, total, &mut shares)?;
@@ -251,14 +256,18 @@ fn keep_reduce(
     let t = Tensor::with_shape(targets, "targets", &[Some(evicted)])?;
     let w = Tensor::with_shape(weights, "weights", &[Some(evicted)])?;
     let o = Tensor::with_shape(own, "own", &[Some(count)])?;
-    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
+    let outputs = [&ok, &ov, &t, &w, &o];
+    let inputs = [&k, &v, &s, &i];
+    expect_apart(py, &outputs, inputs)?;
+    let all = outputs.into_iter().chain(inputs);
+    // SAFETY: the outputs share no memory with others; the caller lends them for the call.
     let (k, v, s, i) =
         unsafe { (k.slice::<f32>(py)?, v.slice::<f32>(py)?, s.slice::<f32>(py)?, i.i32s(py)?) };
     // SAFETY: as above.
     let (ok, ov) = unsafe { (ok.slice_mut::<f32>(py)?, ov.slice_mut::<f32>(py)?) };
     // SAFETY: as above.
     let (t, w, o) = unsafe { (t.i32s_mut(py)?, w.slice_mut::<f32>(py)?, o.slice_mut::<f32>(py)?) };
-    detached(py, || {
+    detached_on(py, all, || {
         // A negative index becomes a great one, which the core refuses.
         let kept: Vec<u32> = i.iter().map(|&i| i as u32).collect();
         let before = Before { keys: k, values: v, scores: s, head_dim: d, kept: &kept };

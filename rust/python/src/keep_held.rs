@@ -1,6 +1,6 @@
 //! Scores, plans and copies of the keys that a branch holds in its pages.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use half::{bf16, f16};
 use hornbeam_core::Error;
@@ -11,18 +11,18 @@ use hornbeam_core::keep::held::{Accumulated, score_held};
 use hornbeam_core::keep::score::{self, Score};
 use hornbeam_core::keep::{Expected, Layer, Plane, Rows};
 use hornbeam_core::ops::pages::decode_row;
-use hornbeam_core::parallel::Parallel;
+use hornbeam_core::parallel::{Parallel, into_whole, lock_whole};
 use hornbeam_core::plan;
 use hornbeam_core::simd::bytes_of;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached_on};
 use crate::keep::{Factor, offsets, params};
 use crate::parallel::Host;
 use crate::plan::{PyPlan, int32s};
 use crate::rows::Chunks;
-use crate::tensor::{Item, Tensor};
+use crate::tensor::{Item, Tensor, expect_apart};
 
 /// Keys of a branch: pages, slots and positions, plane by plane.
 struct Table {
@@ -42,7 +42,7 @@ fn held_keys(
     let (c, e) = (Tensor::new(counts, "counts")?, Tensor::new(entries, "entries")?);
     c.expect_shape(py, &[None])?;
     e.expect_shape(py, &[None, Some(3)])?;
-    // SAFETY: the caller's arguments hold the arrays while they are copied, under the GIL.
+    // SAFETY: the arrays are copied at once, with the GIL held.
     let (counts, words) = unsafe { (c.i32s(py)?, e.i32s(py)?) };
     let offsets = offsets(counts);
     if counts.iter().any(|count| *count < 0) || offsets.last() != Some(&e.shape()[0]) {
@@ -139,26 +139,34 @@ fn gather_rows(
     let shape = [Some(table.entries.len()), Some(table.chunks.layout.head_dim)];
     k.expect_shape(py, &shape)?;
     v.expect_shape(py, &shape)?;
-    // SAFETY: the objects are held by the caller, who lends the outputs for the call.
+    expect_apart(py, &[&k, &v], table.chunks.tensors())?;
+    let all = table.chunks.tensors().chain([&k, &v]);
+    // SAFETY: the outputs share no memory with others; the caller lends them for the call.
     let (k, v) = unsafe { (k.slice_mut::<f32>(py)?, v.slice_mut::<f32>(py)?) };
     match table.chunks.layout.dtype {
-        Dtype::F32 => copy_out::<f32>(py, &table, k, v),
-        Dtype::Bf16 => copy_out::<bf16>(py, &table, k, v),
-        Dtype::F16 => copy_out::<f16>(py, &table, k, v),
+        Dtype::F32 => copy_out::<f32>(py, &table, all, k, v),
+        Dtype::Bf16 => copy_out::<bf16>(py, &table, all, k, v),
+        Dtype::F16 => copy_out::<f16>(py, &table, all, k, v),
     }
 }
 
-fn copy_out<P: Element + Item>(py: Python<'_>, table: &Table, k: &mut [f32], v: &mut [f32]) -> PyResult<()> {
+fn copy_out<'a, P: Element + Item>(
+    py: Python<'_>,
+    table: &'a Table,
+    tensors: impl Iterator<Item = &'a Tensor>,
+    k: &mut [f32],
+    v: &mut [f32],
+) -> PyResult<()> {
     let views = table.chunks.views::<P>(py)?;
     let d = table.chunks.layout.head_dim;
-    detached(py, || {
+    detached_on(py, tensors, || {
         for (out, values) in [(k, false), (v, true)] {
             let parts: Vec<Mutex<&mut [f32]>> =
                 planes_of(out, &table.offsets, d).into_iter().map(Mutex::new).collect();
             Host.run(parts.len(), &|plane| {
                 let mut rows = Vec::new();
                 gather(&views, table, table.plane(plane), values, &mut rows);
-                parts[plane].lock().unwrap_or_else(PoisonError::into_inner).copy_from_slice(&rows);
+                lock_whole(&parts[plane]).copy_from_slice(&rows);
             });
         }
         Ok(())
@@ -191,7 +199,7 @@ fn held_plan<'py>(
     let r = Tensor::new(rows, "rows")?;
     r.expect_shape(py, &[None])?;
     let own = own_slots.map(|slots| Tensor::new(slots, "own_slots")).transpose()?;
-    // SAFETY: the caller's arguments hold the arrays while they are copied, under the GIL.
+    // SAFETY: the arrays are copied at once, with the GIL held.
     let rows = unsafe { r.i32s(py)? };
     let own: Vec<RowSlot> = match &own {
         None => Vec::new(),
@@ -209,8 +217,17 @@ fn held_plan<'py>(
     if planes.iter().any(|plane| plane.len() < own.len()) {
         return Err(Error::shape("own_slots", own.len(), "at most the keys of each plane")).or_raise(py);
     }
-    let (plan, columns) = plan::held_plan(&planes, rows, &own);
-    Ok((PyPlan { plan: Arc::new(plan) }, int32s(py, columns.into_iter(), None)?))
+    let sorted = planes.iter().all(|plane| plane.is_sorted_by_key(|key| key[2] as i32));
+    if !sorted {
+        return Err(Error::value("entries", "out of order", "ascending positions in every plane"))
+            .or_raise(py);
+    }
+    let (plan, columns) = attached(py, || {
+        let (plan, columns) = plan::held_plan(&planes, rows, &own);
+        plan.check()?;
+        Ok((plan, columns))
+    })?;
+    Ok((PyPlan::of(Arc::new(plan)), int32s(py, columns.into_iter(), None)?))
 }
 
 /// Writes the scores float32 `out [T]` of what a branch holds. `queries` is float32 `[L, H, W, D]` at
@@ -250,7 +267,9 @@ fn keep_scores_held(
     }
     r.expect_shape(py, &[Some(num_rows)])?;
     o.expect_shape(py, &[Some(table.entries.len())])?;
-    // SAFETY: the objects are held by the caller, who lends `out` for the call.
+    expect_apart(py, &[&o], table.chunks.tensors().chain([&q, &r]))?;
+    let all = table.chunks.tensors().chain([&q, &r, &o]);
+    // SAFETY: `out` shares no memory with others; the caller lends it for the call.
     let (q, r, o) = unsafe { (q.slice::<f32>(py)?, r.i32s(py)?, o.slice_mut::<f32>(py)?) };
     let masses = masses
         .iter()
@@ -288,9 +307,9 @@ fn keep_scores_held(
         scale,
     };
     match table.chunks.layout.dtype {
-        Dtype::F32 => call.run::<f32>(py, o),
-        Dtype::Bf16 => call.run::<bf16>(py, o),
-        Dtype::F16 => call.run::<f16>(py, o),
+        Dtype::F32 => call.run::<f32>(py, all, o),
+        Dtype::Bf16 => call.run::<bf16>(py, all, o),
+        Dtype::F16 => call.run::<f16>(py, all, o),
     }
 }
 
@@ -314,23 +333,28 @@ struct Call<'a> {
     scale: f32,
 }
 
-impl Call<'_> {
+impl<'a> Call<'a> {
     /// One task a layer where heads share a ranking, else one a plane.
-    fn run<P: Element + Item>(&self, py: Python<'_>, out: &mut [f32]) -> PyResult<()> {
+    fn run<P: Element + Item>(
+        &self,
+        py: Python<'_>,
+        tensors: impl Iterator<Item = &'a Tensor>,
+        out: &mut [f32],
+    ) -> PyResult<()> {
         let views = self.table.chunks.views::<P>(py)?;
         let size = if self.score.by_layer() { self.num_kv_heads } else { 1 };
-        detached(py, || {
+        detached_on(py, tensors, || {
             let mut planes = planes_of(out, &self.table.offsets, 1).into_iter();
             let mut parts = Vec::new();
             while planes.len() > 0 {
                 parts.push(Mutex::new((planes.by_ref().take(size).collect::<Vec<_>>(), Ok(()))));
             }
             Host.run(parts.len(), &|task| {
-                let mut part = parts[task].lock().unwrap_or_else(PoisonError::into_inner);
+                let mut part = lock_whole(&parts[task]);
                 let (out, outcome) = &mut *part;
                 *outcome = self.some(&views, task * size..(task + 1) * size, out);
             });
-            parts.into_iter().try_for_each(|part| part.into_inner().unwrap_or_else(PoisonError::into_inner).1)
+            parts.into_iter().try_for_each(|part| into_whole(part).1)
         })
     }
 

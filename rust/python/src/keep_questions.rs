@@ -3,10 +3,10 @@
 use hornbeam_core::keep::split::{self, Answer, Question, Scores, Split};
 use pyo3::prelude::*;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached};
 use crate::keep::{Factor, Protected, offsets, params, protect};
 use crate::plan::int32s;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, expect_apart};
 
 /// Counts of planes `[L, Hk]`.
 struct Counts {
@@ -28,7 +28,7 @@ impl Counts {
         let c = Tensor::new(counts, "counts")?;
         c.expect_shape(py, &[None, None])?;
         let &[layers, heads] = c.shape() else { unreachable!("two sizes") };
-        // SAFETY: the caller's argument holds the array while it is copied, under the GIL.
+        // SAFETY: the array is copied at once, with the GIL held.
         let offsets = offsets(unsafe { c.i32s(py)? });
         Ok(Self { rule, offsets, layers, heads, protected })
     }
@@ -60,7 +60,7 @@ fn keep_question<'py>(
     protected: Protected,
 ) -> PyResult<Asked<'py>> {
     let counts = Counts::new(py, &split, counts, protected)?;
-    let question = split::question(&*counts.rule, &counts.scores(), total).or_raise(py)?;
+    let question = attached(py, || split::question(&*counts.rule, &counts.scores(), total))?;
     let (name, reserved, rooms) = match question {
         Question::Nothing => ("nothing", Vec::new(), Vec::new()),
         Question::Heads { reserved, rooms } => ("heads", reserved, rooms),
@@ -89,7 +89,8 @@ fn keep_answered(
     let (a, b) = (Tensor::new(answer, "answer")?, Tensor::new(budgets, "budgets")?);
     a.expect_shape(py, &[None])?;
     b.expect_shape(py, &[Some(counts.layers), Some(counts.heads)])?;
-    // SAFETY: the objects are held by the caller, who lends the output for the call.
+    expect_apart(py, &[&b], [&a])?;
+    // SAFETY: the output shares no memory with the answer; the caller lends it for the call.
     let (a, b) = unsafe { (a.i32s(py)?, b.i32s_mut(py)?) };
     let list: Vec<u64> = a.iter().map(|x| *x as u64).collect();
     let answer = match (question, list.as_slice()) {

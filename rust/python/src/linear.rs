@@ -10,9 +10,9 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
-use crate::error::detached;
+use crate::error::detached_on;
 use crate::parallel::Host;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, expect_apart};
 
 /// `x W^T + bias`, in `out` if given; `x` [..., K], `weight` [N, K], `bias` [N] or None, `out` [..., N].
 #[pyfunction]
@@ -90,8 +90,10 @@ impl Arguments<'_> {
         thread_local! {
             static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
         }
-        // SAFETY: the caller's references keep the tensors alive for this call, and whoever writes
-        // to an operand in another thread meanwhile races with torch as well.
+        let inputs = || [self.x, self.weight].into_iter().chain(self.bias);
+        expect_apart(py, &[self.out], inputs())?;
+        // SAFETY: `out` shares no memory with the others, and whoever writes to an operand in another
+        // thread meanwhile races with torch as well.
         let (x, weight, bias, out) = unsafe {
             (
                 self.x.slice::<X>(py)?,
@@ -101,7 +103,10 @@ impl Arguments<'_> {
             )
         };
         let shape = self.shape;
-        detached(py, || SCRATCH.with_borrow_mut(|scratch| run(x, weight, bias, out, shape, scratch, &Host)))
+        let all = inputs().chain([self.out]);
+        detached_on(py, all, || {
+            SCRATCH.with_borrow_mut(|scratch| run(x, weight, bias, out, shape, scratch, &Host))
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use hornbeam_core::ops::pages;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
 
-use crate::error::detached;
+use crate::error::detached_on;
 use crate::parallel::Host;
 use crate::rows::{Chunks, layout_of, page_moves};
 use crate::tensor::Tensor;
@@ -35,7 +35,9 @@ fn quantise_pages(
         false => id as usize / layout.slabs_per_chunk,
     })?;
     let mut bytes = chunks.bytes(py)?;
-    detached(py, || pages::write_coded_pages(&moves, format, &mut bytes, &chunks.layout, by_page, &Host))
+    detached_on(py, chunks.tensors(), || {
+        pages::write_coded_pages(&moves, format, &mut bytes, &chunks.layout, by_page, &Host)
+    })
 }
 
 /// Copies plain slots and writes pages in codes, (format, moves), everything at once, with ids of pages.
@@ -53,7 +55,9 @@ fn condense_pages(
     let ids = all.flat_map(|m| [m.from[0], m.to[0]]);
     let chunks = Chunks::describe(py, chunks, ids, |layout, id| layout.page(id).0)?;
     let mut bytes = chunks.bytes(py)?;
-    detached(py, || pages::condense_pages(&moves, &codes, &mut bytes, &chunks.layout, &Host))
+    detached_on(py, chunks.tensors(), || {
+        pages::condense_pages(&moves, &codes, &mut bytes, &chunks.layout, &Host)
+    })
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -1,11 +1,16 @@
 //! Torch's own thread pool as a [`Parallel`]: `torch_parallel_for` of its stable C ABI, looked up
 //! at run time, so that the extension links no torch. It obeys `torch.set_num_threads`.
 
+use std::any::Any;
 use std::ffi::c_void;
-use std::sync::OnceLock;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock};
 
-use hornbeam_core::parallel::{Parallel, Rayon};
+use hornbeam_core::parallel::{Parallel, Rayon, lock_whole};
 use pyo3::prelude::*;
+
+use crate::error::{attached, detached};
 
 type Body = unsafe extern "C" fn(i64, i64, *mut c_void);
 
@@ -53,22 +58,26 @@ fn symbols() -> Option<&'static Symbols> {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Host;
 
-type Task<'a> = &'a (dyn Fn(usize) + Sync);
-
-unsafe extern "C" fn body(begin: i64, end: i64, context: *mut c_void) {
-    // SAFETY: `run` passes the address of its task, which outlives the loop.
-    let task = unsafe { &*context.cast::<Task<'_>>() };
-    // A panic must not cross torch's C++ frames: it ends the process with its message instead.
-    let guard = Abort;
-    (begin..end).for_each(|i| task(i as usize));
-    std::mem::forget(guard);
+/// Tasks of one call, and the panic of the first that failed.
+struct Tasks<'a> {
+    task: &'a (dyn Fn(usize) + Sync),
+    failed: AtomicBool,
+    panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
-struct Abort;
-
-impl Drop for Abort {
-    fn drop(&mut self) {
-        std::process::abort();
+unsafe extern "C" fn body(begin: i64, end: i64, context: *mut c_void) {
+    // SAFETY: `run` passes the address of its tasks, which outlive the loop.
+    let tasks = unsafe { &*context.cast::<Tasks<'_>>() };
+    for index in begin..end {
+        // What other threads have begun ends by itself; the rest of a call that failed is of no use.
+        if tasks.failed.load(Ordering::Relaxed) {
+            return;
+        }
+        // A panic must not cross torch's C++ frames: the caller of `run` goes on with it.
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| (tasks.task)(index as usize))) {
+            tasks.failed.store(true, Ordering::Relaxed);
+            lock_whole(&tasks.panic).get_or_insert(panic);
+        }
     }
 }
 
@@ -91,10 +100,13 @@ impl Parallel for Host {
         }
         match symbols() {
             Some(symbols) => {
-                let mut task: Task<'_> = task;
+                let mut tasks = Tasks { task, failed: AtomicBool::new(false), panic: Mutex::new(None) };
                 // SAFETY: `body` matches the signature, and the call returns after the last task.
                 let status =
-                    unsafe { (symbols.parallel_for)(0, num_tasks as i64, 1, body, (&raw mut task).cast()) };
+                    unsafe { (symbols.parallel_for)(0, num_tasks as i64, 1, body, (&raw mut tasks).cast()) };
+                if let Some(panic) = lock_whole(&tasks.panic).take() {
+                    resume_unwind(panic);
+                }
                 assert_eq!(status, 0, "torch_parallel_for failed");
             }
             None => Rayon.run(num_tasks, task),
@@ -108,6 +120,26 @@ fn thread_pool() -> (&'static str, usize) {
     (if symbols().is_some() { "torch" } else { "rayon" }, Host.num_threads())
 }
 
+/// Runs `num_tasks` tasks, of which number `faulty` panics: what becomes of a fault of ours, for tests.
+/// `where_` is the pool of this process ("host"), the private one ("rayon"), or none ("attached").
+#[pyfunction]
+fn run_faulty_tasks(py: Python<'_>, where_: &str, num_tasks: usize, faulty: usize) -> PyResult<usize> {
+    let done = AtomicUsize::new(0);
+    let task = |index: usize| {
+        if index == faulty {
+            panic!("task {index} is faulty");
+        }
+        done.fetch_add(1, Ordering::Relaxed);
+    };
+    match where_ {
+        "host" => detached(py, || Ok(Host.run(num_tasks, &task)))?,
+        "rayon" => detached(py, || Ok(Rayon.run(num_tasks, &task)))?,
+        _ => attached(py, || Ok((0..num_tasks).for_each(task)))?,
+    }
+    Ok(done.into_inner())
+}
+
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_function(wrap_pyfunction!(run_faulty_tasks, m)?)?;
     m.add_function(wrap_pyfunction!(thread_pool, m)?)
 }

@@ -1,13 +1,15 @@
 //! `Plan`: the reads of a step, as Python sees them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use hornbeam_core::Error;
 use hornbeam_core::format::plan::{Entry, Plan, Read, RowSlot};
+use hornbeam_core::parallel::lock_whole;
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
+use smallvec::SmallVec;
 
-use crate::error::OrRaise;
+use crate::error::attached;
+use crate::rows::Chunks;
 use crate::tensor::Tensor;
 
 /// The reads of one step: what every row sees, and where it is written.
@@ -17,10 +19,35 @@ use crate::tensor::Tensor;
 /// `entries [E, 4]` of (page, first | count << 16, position, positions_at), `positions [P]`,
 /// `head_ranges [R, 2]`, `reads [R, 8]` of (entry_begin, entry_end, row_begin, row_end, num_keys,
 /// flags, mask, rotary_offset), `row_positions [N]`, `row_end [N]`, `row_slots [N, 2]` of (slab, slot).
-/// Raises ShapeError for other shapes and ArgumentError for indices outside of their arrays.
+/// Raises ShapeError for other shapes and ArgumentError for what an operation could not follow: indices
+/// outside of their arrays, negative positions, a `num_keys` that the entries do not add up to, own entries
+/// that are not their rows' slots. Operations check the slots against the chunks that they are given.
 #[pyclass(name = "Plan", module = "hornbeam._native", frozen)]
 pub(crate) struct PyPlan {
     pub(crate) plan: Arc<Plan>,
+    /// Addresses of chunks that this plan met and that are no views to be resolved: a step's plan meets the
+    /// same ones in every layer.
+    resolved: Mutex<SmallVec<[usize; 8]>>,
+}
+
+impl PyPlan {
+    pub(crate) fn of(plan: Arc<Plan>) -> Self {
+        Self { plan, resolved: Mutex::default() }
+    }
+
+    /// [`Tensor::expect_resolved`] of all chunks, each asked once.
+    pub(crate) fn expect_resolved(&self, py: Python<'_>, chunks: &Chunks) -> PyResult<()> {
+        // Python code may run where a class overrides the question, so it is asked without the lock.
+        let fresh: SmallVec<[&Tensor; 8]> = {
+            let known = lock_whole(&self.resolved);
+            chunks.tensors().filter(|chunk| !known.contains(&chunk.identity())).collect()
+        };
+        for chunk in fresh {
+            chunk.expect_resolved(py)?;
+            lock_whole(&self.resolved).push(chunk.identity());
+        }
+        Ok(())
+    }
 }
 
 fn words(object: &Bound<'_, PyAny>, name: &'static str, width: Option<usize>) -> PyResult<Vec<i32>> {
@@ -28,7 +55,7 @@ fn words(object: &Bound<'_, PyAny>, name: &'static str, width: Option<usize>) ->
         Some(_) => Tensor::with_shape(object, name, &[None, width])?,
         None => Tensor::with_shape(object, name, &[None])?,
     };
-    // SAFETY: `object` is held by the caller while the slice is copied, under the GIL.
+    // SAFETY: the array is copied at once, with the GIL held.
     unsafe { tensor.i32s(object.py()) }.map(<[i32]>::to_vec)
 }
 
@@ -83,8 +110,8 @@ impl PyPlan {
                 .map(|w| RowSlot { slab: w[0] as u32, slot: w[1] as u32 })
                 .collect(),
         };
-        check(&plan).or_raise(py)?;
-        Ok(Self { plan: Arc::new(plan) })
+        attached(py, || plan.check())?;
+        Ok(Self::of(Arc::new(plan)))
     }
 
     /// Rows of the step.
@@ -156,62 +183,6 @@ impl PyPlan {
             plan.entries.len()
         )
     }
-}
-
-/// Indices that an operation would follow must lie in their arrays.
-fn check(plan: &Plan) -> hornbeam_core::Result<()> {
-    let rows = plan.num_rows();
-    if plan.row_end.len() != rows || plan.row_slots.len() != rows {
-        let got = (plan.row_positions.len(), plan.row_end.len(), plan.row_slots.len());
-        return Err(Error::shape("rows of row_positions, row_end, row_slots", got, "three equal lengths"));
-    }
-    if let Some((row, &end)) =
-        plan.row_end.iter().enumerate().find(|&(i, &end)| end as usize <= i || end as usize > rows)
-    {
-        return Err(Error::value("row_end", format!("{end} at row {row}"), format!("{} to {rows}", row + 1)));
-    }
-    for entry in &plan.entries {
-        let end = entry.positions_at.max(-1) as i64 + i64::from(entry.count);
-        if entry.count == 0 || (entry.positions_at >= 0 && end > plan.positions.len() as i64) {
-            let got = format!("count {}, positions_at {}", entry.count, entry.positions_at);
-            return Err(Error::value(
-                "entry",
-                got,
-                format!("at least one slot within {} positions", plan.positions.len()),
-            ));
-        }
-    }
-    for range in &plan.head_ranges {
-        if range[0] > range[1] || range[1] as usize > plan.entries.len() {
-            return Err(Error::value(
-                "head range",
-                format!("{range:?}"),
-                format!("within {} entries", plan.entries.len()),
-            ));
-        }
-    }
-    for read in &plan.reads {
-        let limit = if read.is_by_head() { plan.head_ranges.len() } else { plan.entries.len() };
-        let good = read.entry_begin <= read.entry_end
-            && read.entry_end as usize <= limit
-            && read.row_begin <= read.row_end
-            && read.row_end as usize <= rows;
-        if !good {
-            return Err(Error::value(
-                "read",
-                format!("{read:?}"),
-                format!("within {limit} entries and {rows} rows"),
-            ));
-        }
-        if read.is_own() && read.num_keys != read.row_end - read.row_begin {
-            return Err(Error::value(
-                "num_keys of an own read",
-                read.num_keys,
-                read.row_end - read.row_begin,
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// A fresh numpy array over its own bytes.

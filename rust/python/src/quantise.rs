@@ -3,8 +3,8 @@
 use hornbeam_core::ops::quantise::{Blocks, Quantised};
 use pyo3::prelude::*;
 
-use crate::error::{OrRaise, detached};
-use crate::tensor::Tensor;
+use crate::error::{OrRaise, detached_on};
+use crate::tensor::{Tensor, expect_apart};
 
 /// Encodes float32 `x [N, C]` in blocks of `tokens` by `channels`: writes uint8 `codes [N, ceil(C * bits
 /// / 8)]` and float32 `params [token blocks, channel blocks, 2]` of (least, step). With
@@ -23,7 +23,9 @@ fn quantise(
 ) -> PyResult<()> {
     let arrays = Arrays::new(py, x, "x", codes, params, channel_scale)?;
     let blocks = arrays.blocks(py, bits, tokens, channels)?;
-    // SAFETY: the objects are held by the caller; the caller lends the outputs for the call.
+    let outputs: Vec<&Tensor> = [&arrays.codes, &arrays.params].into_iter().chain(&arrays.scale).collect();
+    expect_apart(py, &outputs, [&arrays.x])?;
+    // SAFETY: the outputs share no memory with others; the caller lends them for the call.
     let (x, codes, params) = unsafe {
         (arrays.x.slice::<f32>(py)?, arrays.codes.u8s_mut(py)?, arrays.params.slice_mut::<f32>(py)?)
     };
@@ -33,7 +35,7 @@ fn quantise(
         None => None,
     };
     let width = arrays.x.shape()[1];
-    detached(py, || {
+    detached_on(py, arrays.all(), || {
         let encoded = match scale {
             Some(_) => blocks.encode_channel_separable(x, width)?,
             None => blocks.encode(x, width)?,
@@ -62,7 +64,9 @@ fn dequantise(
 ) -> PyResult<()> {
     let arrays = Arrays::new(py, out, "out", codes, params, channel_scale)?;
     let blocks = arrays.blocks(py, bits, tokens, channels)?;
-    // SAFETY: the objects are held by the caller; the caller lends the output for the call.
+    let inputs = [&arrays.codes, &arrays.params].into_iter().chain(&arrays.scale);
+    expect_apart(py, &[&arrays.x], inputs)?;
+    // SAFETY: the output shares no memory with others; the caller lends it for the call.
     let (out, codes, params) =
         unsafe { (arrays.x.slice_mut::<f32>(py)?, arrays.codes.u8s(py)?, arrays.params.slice::<f32>(py)?) };
     let scale: &[f32] = match &arrays.scale {
@@ -71,7 +75,7 @@ fn dequantise(
         None => &[],
     };
     let (num_tokens, num_channels) = (arrays.x.shape()[0], arrays.x.shape()[1]);
-    detached(py, || {
+    detached_on(py, arrays.all(), || {
         let encoded = Quantised {
             blocks,
             num_tokens,
@@ -108,6 +112,10 @@ impl Arrays {
             scale.expect_shape(py, &[Some(x.shape()[1])])?;
         }
         Ok(Self { x, codes: Tensor::new(codes, "codes")?, params: Tensor::new(params, "params")?, scale })
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Tensor> {
+        [&self.x, &self.codes, &self.params].into_iter().chain(&self.scale)
     }
 
     fn blocks(&self, py: Python<'_>, bits: u32, tokens: usize, channels: usize) -> PyResult<Blocks> {

@@ -10,10 +10,10 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use smallvec::SmallVec;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
-use crate::tensor::{Item, Tensor};
+use crate::tensor::{Item, Tensor, expect_apart, expect_disjoint};
 
 /// Elements above which the GIL is released: about 10 µs of copying.
 const DETACH_ELEMENTS: usize = 1 << 15;
@@ -29,6 +29,13 @@ pub(crate) struct Chunks {
 pub(crate) fn layout_of(chunk: &Tensor, py: Python<'_>) -> PyResult<PageLayout> {
     chunk.expect_shape(py, &[None, None, Some(2), None, None])?;
     let shape = chunk.shape();
+    if shape.contains(&0) {
+        return Err(chunk.refuse(
+            py,
+            &format!("a tensor of shape {shape:?}"),
+            "pages of at least one element",
+        ));
+    }
     Ok(PageLayout {
         num_planes: shape[0],
         slabs_per_chunk: shape[1],
@@ -44,17 +51,17 @@ impl Chunks {
         if list.is_empty() {
             return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
         }
-        let first = Tensor::new(&list.get_item(0)?, "chunks[0]")?;
+        let first = Tensor::of_pool(&list.get_item(0)?, "chunks[0]")?;
         let layout = layout_of(&first, py)?;
-        let mut tensors = SmallVec::from_elem(None, list.len());
-        tensors[0] = Some(first);
+        let others = (1..list.len()).map(|_| None);
+        let tensors = std::iter::once(Some(first)).chain(others).collect();
         Ok(Self { tensors, layout })
     }
 
     /// Describes one more chunk of the same list. Numbers beyond it are left to the operation's own check.
     pub(crate) fn look(&mut self, py: Python<'_>, list: &Bound<'_, PyList>, chunk: usize) -> PyResult<()> {
         if let Some(slot @ None) = self.tensors.get_mut(chunk) {
-            let tensor = Tensor::new(&list.get_item(chunk)?, "chunk")?;
+            let tensor = Tensor::of_pool(&list.get_item(chunk)?, "chunk")?;
             if layout_of(&tensor, py)? != self.layout {
                 let want = format!("that of chunks[0], {:?}", self.layout);
                 return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
@@ -64,8 +71,20 @@ impl Chunks {
         Ok(())
     }
 
-    /// `chunk_of` maps a slab or page id to its chunk.
+    /// As [`Chunks::described`], all of them plain.
     pub(crate) fn describe(
+        py: Python<'_>,
+        list: &Bound<'_, PyList>,
+        ids: impl Iterator<Item = u32>,
+        chunk_of: impl Fn(&PageLayout, u32) -> usize,
+    ) -> PyResult<Self> {
+        let chunks = Self::described(py, list, ids, chunk_of)?;
+        chunks.tensors().try_for_each(|chunk| chunk.expect_resolved(py))?;
+        Ok(chunks)
+    }
+
+    /// `chunk_of` maps a slab or page id to its chunk.
+    fn described(
         py: Python<'_>,
         list: &Bound<'_, PyList>,
         ids: impl Iterator<Item = u32>,
@@ -78,9 +97,14 @@ impl Chunks {
         Ok(chunks)
     }
 
-    fn slices<'a, P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [P]; 8]>> {
-        // SAFETY: the list that the caller holds keeps the tensors; they are different tensors, and
-        // the tree that owns them lets one step write at a time.
+    /// The chunks that were described.
+    pub(crate) fn tensors(&self) -> impl Iterator<Item = &Tensor> {
+        self.tensors.iter().flatten()
+    }
+
+    fn slices<P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&mut [P]; 8]>> {
+        expect_disjoint(py, self.tensors())?;
+        // SAFETY: no two share memory, and the tree that owns them lets one step write at a time.
         self.tensors
             .iter()
             .map(|t| t.as_ref().map_or(Ok(&mut [] as &mut [P]), |t| unsafe { t.slice_mut::<P>(py) }))
@@ -93,17 +117,18 @@ impl Chunks {
     }
 
     /// The chunks to be read, empty where none was described.
-    pub(crate) fn views<'a, P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a [P]; 8]>> {
-        // SAFETY: the list that the caller holds keeps the tensors, and the tree that owns them writes
-        // to them in steps, one at a time.
+    pub(crate) fn views<P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&[P]; 8]>> {
+        // SAFETY: the tree that owns them writes to them in steps, one at a time.
         self.tensors
             .iter()
             .map(|t| t.as_ref().map_or(Ok(&[] as &[P]), |t| unsafe { t.slice::<P>(py) }))
             .collect()
     }
 
-    pub(crate) fn bytes<'a>(&self, py: Python<'_>) -> PyResult<SmallVec<[&'a mut [u8]; 8]>> {
-        // SAFETY: as above.
+    /// The chunks to be written, as bytes, empty where none was described.
+    pub(crate) fn bytes(&self, py: Python<'_>) -> PyResult<SmallVec<[&mut [u8]; 8]>> {
+        expect_disjoint(py, self.tensors())?;
+        // SAFETY: no two share memory, and the tree that owns them lets one step write at a time.
         self.tensors
             .iter()
             .map(|t| t.as_ref().map_or(Ok(&mut [] as &mut [u8]), |t| unsafe { t.bytes_mut(py) }))
@@ -129,7 +154,9 @@ pub(crate) fn write_rows(
     }
     let (k, v) = (Tensor::new(k, "k")?, Tensor::new(v, "v")?);
     let slabs = slots.iter().map(|s| s.slab);
-    let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
+    let chunks = Chunks::described(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
+    plan.get().expect_resolved(py, &chunks)?;
+    expect_apart(py, &chunks.tensors().collect::<SmallVec<[&Tensor; 8]>>(), [&k, &v])?;
     let call = Call { k, v, slots, chunks, layer, num_kv_heads };
     match (call.k.float(py)?, call.chunks.layout.dtype) {
         (Dtype::F32, Dtype::F32) => call.run(py, rows::copy_rows::<f32>),
@@ -164,16 +191,17 @@ impl Call<'_> {
         let target =
             Layer { chunks: &mut slices, layout, layer: self.layer, num_kv_heads: self.num_kv_heads };
         if self.slots.len() * self.num_kv_heads * layout.head_dim < DETACH_ELEMENTS {
-            return write(keys, values, self.slots, target, &Host).or_raise(py);
+            return attached(py, || write(keys, values, self.slots, target, &Host));
         }
-        detached(py, || write(keys, values, self.slots, target, &Host))
+        let all = self.chunks.tensors().chain([&self.k, &self.v]);
+        detached_on(py, all, || write(keys, values, self.slots, target, &Host))
     }
 
-    fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &Tensor) -> PyResult<Rows<'a, S>> {
+    fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &'a Tensor) -> PyResult<Rows<'a, S>> {
         let layout = &self.chunks.layout;
         let (row_stride, head_stride) =
             tensor.row_strides(py, [self.slots.len(), self.num_kv_heads, layout.head_dim])?;
-        // SAFETY: the caller's arguments hold the tensor for the whole call.
+        // SAFETY: no chunk shares its memory, and nobody else writes to it meanwhile.
         let data = unsafe { tensor.span::<S>(py) }?;
         Ok(Rows { data, row_stride, head_stride })
     }
@@ -198,7 +226,7 @@ pub(crate) fn move_rows(
     let slabs = moves.iter().flat_map(|m| [m.from.slab, m.to.slab]);
     let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
     let mut bytes = chunks.bytes(py)?;
-    detached(py, || rows::move_rows(&moves, &mut bytes, &chunks.layout))
+    detached_on(py, chunks.tensors(), || rows::move_rows(&moves, &mut bytes, &chunks.layout))
 }
 
 /// Copies slots of single pages, in order: `moves` is int32 `[M, 4]` of (from page, from slot, to
@@ -237,7 +265,7 @@ fn run_page_moves(
     let pages = moves.iter().flat_map(|m| [m.from[0], m.to[0]]);
     let chunks = Chunks::describe(py, chunks, pages, |layout, page| layout.page(page).0)?;
     let mut bytes = chunks.bytes(py)?;
-    detached(py, || run(&moves, &mut bytes, &chunks.layout))
+    detached_on(py, chunks.tensors(), || run(&moves, &mut bytes, &chunks.layout))
 }
 
 /// Moves of slots of pages, from int32 `[M, 4]`.
@@ -247,7 +275,7 @@ pub(crate) fn page_moves(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<V
 
 fn quads(py: Python<'_>, moves: &Bound<'_, PyAny>) -> PyResult<Vec<[u32; 4]>> {
     let tensor = Tensor::with_shape(moves, "moves", &[None, Some(4)])?;
-    // SAFETY: the caller's argument holds the array while it is copied, under the GIL.
+    // SAFETY: the array is copied at once, with the GIL held.
     let words = unsafe { tensor.i32s(py) }?;
     Ok(words.chunks_exact(4).map(|w| [w[0] as u32, w[1] as u32, w[2] as u32, w[3] as u32]).collect())
 }

@@ -1,16 +1,13 @@
 //! Draft sources and what they propose: `hornbeam.spec` in Python.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use hornbeam_core::parallel::lock_whole;
 use hornbeam_core::spec;
 use pyo3::prelude::*;
 
 use crate::corpus::SuffixCorpus;
-use crate::error::{OrRaise, detached};
-
-pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::error::{OrRaise, attached, detached};
 
 /// What a draft source knows about each proposed token: one item a token in each list.
 #[pyclass(module = "hornbeam._native", frozen)]
@@ -157,15 +154,15 @@ impl SuffixDraft {
     fn extend(&self, py: Python<'_>, tokens: Vec<u32>) -> PyResult<()> {
         // A token takes about a microsecond, so a few of them do not pay for releasing the GIL.
         if tokens.len() <= 16 {
-            lock(&self.core).extend(&tokens).or_raise(py)
+            attached(py, || lock_whole(&self.core).extend(&tokens))
         } else {
-            detached(py, || lock(&self.core).extend(&tokens))
+            detached(py, || lock_whole(&self.core).extend(&tokens))
         }
     }
 
     /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.
     fn propose(&self, py: Python<'_>, pending: Vec<u32>, max_length: usize) -> PyResult<Proposal> {
-        let proposal = lock(&self.core).propose_after(&pending, max_length);
+        let proposal = attached(py, || Ok(lock_whole(&self.core).propose_after(&pending, max_length)))?;
         Proposal::from_core(py, proposal)
     }
 
@@ -178,7 +175,10 @@ impl SuffixDraft {
         max_depth: usize,
         min_probability: f32,
     ) -> PyResult<TreeProposal> {
-        let tree = lock(&self.core).propose_tree(&pending, max_tokens, max_depth, min_probability);
+        let tree = attached(py, || {
+            let core = lock_whole(&self.core);
+            Ok(core.propose_tree(&pending, max_tokens, max_depth, min_probability))
+        })?;
         let signals = Py::new(py, Signals { core: tree.signals })?;
         Ok(TreeProposal { tokens: tree.tokens, parents: tree.parents, signals })
     }
@@ -186,17 +186,17 @@ impl SuffixDraft {
     /// Length of the longest suffix of the committed text that occurred earlier in it.
     #[getter]
     fn match_length(&self) -> u32 {
-        lock(&self.core).match_length()
+        lock_whole(&self.core).match_length()
     }
 
     #[getter]
     fn num_tokens(&self) -> usize {
-        lock(&self.core).automaton().text().len()
+        lock_whole(&self.core).automaton().text().len()
     }
 
     #[getter]
     fn num_bytes(&self) -> usize {
-        lock(&self.core).automaton().num_bytes()
+        lock_whole(&self.core).automaton().num_bytes()
     }
 }
 
@@ -223,18 +223,19 @@ impl NGramDraft {
 
     /// Appends committed tokens.
     fn extend(&self, tokens: Vec<u32>) {
-        lock(&self.text).extend(tokens);
+        lock_whole(&self.text).extend(tokens);
     }
 
     /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.
     fn propose(&self, py: Python<'_>, pending: Vec<u32>, max_length: usize) -> PyResult<Proposal> {
-        let proposal = detached(py, || Ok(self.settings.propose(&lock(&self.text), &pending, max_length)))?;
+        let proposal =
+            detached(py, || Ok(self.settings.propose(&lock_whole(&self.text), &pending, max_length)))?;
         Proposal::from_core(py, proposal)
     }
 
     #[getter]
     fn num_tokens(&self) -> usize {
-        lock(&self.text).len()
+        lock_whole(&self.text).len()
     }
 }
 

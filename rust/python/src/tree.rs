@@ -2,17 +2,18 @@
 //!
 //! No Python code runs while the tree is locked, so that a thread that waits for it may hold the GIL.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
 use hornbeam_core::ops::rows::PageMove;
+use hornbeam_core::parallel::lock_whole;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PySequence};
 
-use crate::error::{OrRaise, to_py};
+use crate::error::{OrRaise, attached, to_py};
 use crate::integers::{narrow, token_ids};
 use crate::plan::{PyPlan, int32s};
 
@@ -29,8 +30,8 @@ pub(crate) struct PyTree {
 
 impl PyTree {
     fn lock(&self) -> MutexGuard<'_, Tree> {
-        let mut tree = self.tree.lock().unwrap_or_else(PoisonError::into_inner);
-        let dropped = std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut tree = lock_whole(&self.tree);
+        let dropped = std::mem::take(&mut *lock_whole(&self.dropped));
         for branch in dropped {
             // A branch that was closed by hand meanwhile needs nothing.
             let _closed = tree.release(branch, true);
@@ -38,14 +39,13 @@ impl PyTree {
         tree
     }
 
-    /// Runs `work` on the locked tree; the error becomes an exception after the lock is gone.
+    /// Runs `work` on the locked tree; an error or a panic becomes an exception after the lock is gone.
     fn with<T>(
         &self,
         py: Python<'_>,
         work: impl FnOnce(&mut Tree) -> hornbeam_core::Result<T>,
     ) -> PyResult<T> {
-        let outcome = work(&mut self.lock());
-        outcome.or_raise(py)
+        attached(py, || work(&mut self.lock()))
     }
 }
 
@@ -91,8 +91,8 @@ impl PyTree {
     }
 
     /// Opens an empty branch.
-    fn branch(&self) -> u64 {
-        self.lock().branch().into()
+    fn branch(&self, py: Python<'_>) -> PyResult<u64> {
+        self.with(py, |tree| Ok(tree.branch().into()))
     }
 
     /// A second branch with the same tokens.
@@ -107,12 +107,12 @@ impl PyTree {
 
     /// Closes a branch at the next call of any method; for finalisers, which may run anywhere.
     fn drop_branch(&self, branch: u64) {
-        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(branch.into());
+        lock_whole(&self.dropped).push(branch.into());
     }
 
     /// Whether a branch is open.
-    fn is_open(&self, branch: u64) -> bool {
-        self.lock().is_open(branch.into())
+    fn is_open(&self, py: Python<'_>, branch: u64) -> PyResult<bool> {
+        self.with(py, |tree| Ok(tree.is_open(branch.into())))
     }
 
     /// Tokens of a branch.
@@ -159,10 +159,15 @@ impl PyTree {
 
     /// A branch at the longest exact prefix held of the first `max_tokens` tokens.
     #[pyo3(signature = (tokens, max_tokens=None))]
-    fn matching(&self, tokens: &Bound<'_, PyAny>, max_tokens: Option<usize>) -> PyResult<u64> {
+    fn matching(
+        &self,
+        py: Python<'_>,
+        tokens: &Bound<'_, PyAny>,
+        max_tokens: Option<usize>,
+    ) -> PyResult<u64> {
         let tokens = token_ids(tokens)?;
         let limit = max_tokens.unwrap_or(tokens.len()).min(tokens.len());
-        Ok(self.lock().matching(&tokens[..limit]).into())
+        self.with(py, |tree| Ok(tree.matching(&tokens[..limit]).into()))
     }
 
     /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first.
@@ -199,7 +204,7 @@ impl PyTree {
         let positions = int64_bytes(py, plan.row_positions.iter().map(|&p| i64::from(p)));
         let tokens = int64_bytes(py, tokens.into_iter().map(i64::from));
         let rows = rows.into_iter().map(|rows| int64_bytes(py, rows.into_iter().map(i64::from))).collect();
-        Ok(Started::Open((Bound::new(py, PyPlan { plan })?, tokens, positions, rows)))
+        Ok(Started::Open((Bound::new(py, PyPlan::of(plan))?, tokens, positions, rows)))
     }
 
     /// Ends the open step; `accepted` names the tokens that stay, a path a request.
@@ -213,15 +218,18 @@ impl PyTree {
     }
 
     /// Ends the open step and keeps nothing of it.
-    fn rollback(&self) {
-        self.lock().rollback();
+    fn rollback(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |tree| {
+            tree.rollback();
+            Ok(())
+        })
     }
 
     /// The copies to make, in order: (`rows`, `pages` or `at_once`, int32 `[M, 4]`, the number of the
     /// format to encode them in, or 0). Those `at_once` with a format go together with the next one
     /// without.
     fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Bound<'py, PyAny>, u8)>> {
-        let moves = self.lock().take_moves();
+        let moves = self.with(py, |tree| Ok(tree.take_moves()))?;
         let pages = |kind, moves: Vec<PageMove>, format| {
             let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
             Ok((kind, int32s(py, words.map(|w| w as i32), Some(4))?, format))
@@ -331,18 +339,21 @@ impl PyTree {
     }
 
     /// Gives back the empty chunks at the end; returns how many the caller shall drop.
-    fn trim(&self) -> usize {
-        self.lock().trim()
+    fn trim(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |tree| Ok(tree.trim()))
     }
 
     /// Releases every node that no branch and no pin needs.
-    fn clear(&self) {
-        self.lock().clear();
+    fn clear(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |tree| {
+            tree.clear();
+            Ok(())
+        })
     }
 
     /// Counts of nodes, branches, tokens and slabs.
     fn stats<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyDict>> {
-        let stats = self.lock().stats();
+        let stats = self.with(py, |tree| Ok(tree.stats()))?;
         let counts = PyDict::new(py);
         counts.set_item("nodes", stats.nodes)?;
         counts.set_item("branches", stats.branches)?;
@@ -356,8 +367,8 @@ impl PyTree {
     }
 
     /// Raises AssertionError with the first invariant that does not hold.
-    fn debug_check(&self) -> PyResult<()> {
-        self.lock().debug_check().map_err(pyo3::exceptions::PyAssertionError::new_err)
+    fn debug_check(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |tree| Ok(tree.debug_check()))?.map_err(pyo3::exceptions::PyAssertionError::new_err)
     }
 
     /// Registers a column of scope `slot`, `page` or `node`.

@@ -9,9 +9,9 @@ use hornbeam_core::simd::Isa;
 use hornbeam_core::{Error, Result};
 use pyo3::prelude::*;
 
-use crate::error::{OrRaise, detached};
+use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
-use crate::tensor::Tensor;
+use crate::tensor::{Tensor, expect_apart};
 
 /// A validated warp.
 #[pyclass(frozen, module = "hornbeam._native")]
@@ -68,7 +68,7 @@ fn rule_of(name: &str, epsilon: f64, alpha: f64) -> Result<Rule> {
 ///
 /// # Safety
 /// As [`Tensor::span`].
-unsafe fn logits<'a>(py: Python<'_>, tensor: &Tensor) -> PyResult<Logits<'a>> {
+unsafe fn logits<'a>(py: Python<'_>, tensor: &'a Tensor) -> PyResult<Logits<'a>> {
     tensor.expect_shape(py, &[None, None])?;
     let (rows, vocabulary) = (tensor.shape()[0], tensor.shape()[1]);
     let stride = tensor.strides()[0] as usize;
@@ -89,9 +89,9 @@ unsafe fn logits<'a>(py: Python<'_>, tensor: &Tensor) -> PyResult<Logits<'a>> {
 fn tree_depth(py: Python<'_>, parents: &Bound<'_, PyAny>, offsets: &Bound<'_, PyAny>) -> PyResult<usize> {
     let parents = Tensor::with_shape(parents, "draft_parents", &[None])?;
     let offsets = Tensor::with_shape(offsets, "offsets", &[None])?;
-    // SAFETY: the arguments outlive the call, and the GIL is held.
+    // SAFETY: the GIL is held.
     let (parents, offsets) = unsafe { (parents.i32s(py)?, offsets.i32s(py)?) };
-    verify::max_depth(parents, offsets).or_raise(py)
+    attached(py, || verify::max_depth(parents, offsets))
 }
 
 /// Verifies a batch of drafts; see `hornbeam.ops.verify`.
@@ -119,53 +119,70 @@ fn verify_drafts(
     reads: Option<&Bound<'_, PyAny>>,
 ) -> PyResult<()> {
     let vector = |object: &Bound<'_, PyAny>, name| Tensor::with_shape(object, name, &[None]);
+    let optional =
+        |object: Option<&Bound<'_, PyAny>>, name| object.map(|object| vector(object, name)).transpose();
     let target = Tensor::new(target_logits, "target_logits")?;
     let draft = draft_logits.map(|object| Tensor::new(object, "draft_logits")).transpose()?;
-    let accepted = Tensor::new(accepted, "accepted")?;
-    // SAFETY: the arguments outlive the call; the outputs are the caller's to write, and callers do
-    // not write to inputs meanwhile.
+    let (tokens, parents) = (vector(draft_tokens, "draft_tokens")?, vector(draft_parents, "draft_parents")?);
+    let offsets = vector(offsets, "offsets")?;
+    let (sequences, positions) = (optional(sequences, "sequences")?, optional(positions, "positions")?);
+    let histories: Option<Vec<[Tensor; 2]>> = histories
+        .map(|histories| {
+            let pair = |(prompt, output): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
+                PyResult::Ok([vector(prompt, "history prompt")?, vector(output, "history output")?])
+            };
+            histories.iter().map(pair).collect()
+        })
+        .transpose()?;
+    let (accepted, next_token) = (Tensor::new(accepted, "accepted")?, vector(next_token, "next_token")?);
+    let num_accepted = vector(num_accepted, "num_accepted")?;
+    let reads = reads.map(|reads| Tensor::with_shape(reads, "reads", &[Some(3)])).transpose()?;
+    let outputs: Vec<&Tensor> = [&accepted, &num_accepted, &next_token].into_iter().chain(&reads).collect();
+    let inputs = || {
+        let given = [&target, &tokens, &parents, &offsets].into_iter().chain(&draft);
+        given.chain(&sequences).chain(&positions).chain(histories.iter().flatten().flatten())
+    };
+    expect_apart(py, &outputs, inputs())?;
+    // SAFETY: the outputs share no memory with others and are the caller's to write; callers do not write to
+    // inputs meanwhile.
     unsafe {
-        let integers = |object: Option<&Bound<'_, PyAny>>, name| {
-            object.map(|object| vector(object, name)?.i64s(py)).transpose()
-        };
-        let histories: Option<Vec<(&[i64], &[i64])>> = histories
+        let pairs: Option<Vec<(&[i64], &[i64])>> = histories
             .as_ref()
-            .map(|histories| {
-                let pair = |(prompt, output): &(Bound<'_, PyAny>, Bound<'_, PyAny>)| {
-                    let prompt = vector(prompt, "history prompt")?.i64s(py)?;
-                    PyResult::Ok((prompt, vector(output, "history output")?.i64s(py)?))
-                };
-                histories.iter().map(pair).collect::<PyResult<_>>()
+            .map(|all| {
+                all.iter()
+                    .map(|[prompt, output]| PyResult::Ok((prompt.i64s(py)?, output.i64s(py)?)))
+                    .collect()
             })
             .transpose()?;
-        let counted = reads.map(|_| Reads::default());
+        let sums = reads.as_ref().map(|reads| reads.i64s_mut(py)).transpose()?;
+        let counted = sums.as_ref().map(|_| Reads::default());
         let warps: Vec<&CoreWarp> = warps.iter().map(|warp| &warp.0).collect();
         let draft_warps: Vec<&CoreWarp> = draft_warps.iter().map(|warp| &warp.0).collect();
         let request = Request {
-            tokens: vector(draft_tokens, "draft_tokens")?.i64s(py)?,
-            parents: vector(draft_parents, "draft_parents")?.i32s(py)?,
-            offsets: vector(offsets, "offsets")?.i32s(py)?,
+            tokens: tokens.i64s(py)?,
+            parents: parents.i32s(py)?,
+            offsets: offsets.i32s(py)?,
             target: logits(py, &target)?,
             draft: draft.as_ref().map(|draft| logits(py, draft)).transpose()?,
             rule: rule_of(rule, epsilon, alpha).or_raise(py)?,
             warps: &warps,
             draft_warps: &draft_warps,
             seed,
-            sequences: integers(sequences, "sequences")?,
-            positions: integers(positions, "positions")?,
-            histories: histories.as_deref(),
+            sequences: sequences.as_ref().map(|t| t.i64s(py)).transpose()?,
+            positions: positions.as_ref().map(|t| t.i64s(py)).transpose()?,
+            histories: pairs.as_deref(),
             reads: counted.as_ref(),
         };
         let verdict = Verdict {
             accepted: accepted.i32s_mut(py)?,
-            num_accepted: vector(num_accepted, "num_accepted")?.i32s_mut(py)?,
-            next_token: vector(next_token, "next_token")?.i64s_mut(py)?,
+            num_accepted: num_accepted.i32s_mut(py)?,
+            next_token: next_token.i64s_mut(py)?,
         };
-        detached(py, || verify::verify(Isa::detected(), &Host, &request, verdict))?;
-        if let (Some(counted), Some(reads)) = (&counted, reads) {
-            let sums = [counted.target_rows(), counted.draft_rows(), counted.elements()];
-            let reads = vector(reads, "reads")?.i64s_mut(py)?;
-            reads.iter_mut().zip(sums).for_each(|(sum, more)| *sum += more as i64);
+        let all = inputs().chain(outputs.iter().copied());
+        detached_on(py, all, || verify::verify(Isa::detected(), &Host, &request, verdict))?;
+        if let (Some(counted), Some(sums)) = (&counted, sums) {
+            let more = [counted.target_rows(), counted.draft_rows(), counted.elements()];
+            sums.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.wrapping_add(more as i64));
         }
         Ok(())
     }
@@ -204,7 +221,7 @@ fn draw_children(
         .as_ref()
         .map(|histories| histories.iter().map(|(prompt, output)| (&prompt[..], &output[..])).collect());
     let request = draw::Request {
-        // SAFETY: the tensor outlives the call, and callers do not write to it meanwhile.
+        // SAFETY: callers do not write to the tensor meanwhile.
         logits: unsafe { logits(py, &rows)? },
         warps: &warps,
         noise,
@@ -215,7 +232,7 @@ fn draw_children(
         histories: histories.as_deref(),
         limits: limits.as_deref(),
     };
-    let drawn = detached(py, || draw::draw(Isa::detected(), &Host, &request, &counts))?;
+    let drawn = detached_on(py, [&rows], || draw::draw(Isa::detected(), &Host, &request, &counts))?;
     let triple = |child: draw::Child| (child.token, child.probability, child.score);
     Ok(drawn.into_iter().map(|children| children.into_iter().map(triple).collect()).collect())
 }

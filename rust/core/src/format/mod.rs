@@ -109,6 +109,13 @@ impl PageLayout {
         self.page_bytes() * self.num_planes
     }
 
+    /// The planes of a layer; `None` where the pool has fewer.
+    pub fn planes_of(&self, layer: usize, num_kv_heads: usize) -> Option<std::ops::Range<usize>> {
+        let begin = layer.checked_mul(num_kv_heads)?;
+        let end = begin.checked_add(num_kv_heads)?;
+        (end <= self.num_planes).then_some(begin..end)
+    }
+
     /// Elements of one chunk.
     pub fn chunk_elements(&self) -> usize {
         self.page_elements() * self.num_planes * self.slabs_per_chunk

@@ -6,6 +6,9 @@
 //! read are written by this very step, key `i` by row `row_begin + i`, and each is visible from
 //! its own row to the end of that row's subtree, [`Plan::row_end`].
 
+use super::page::{FORMATS, MOST_TOKENS};
+use crate::error::{Error, Result};
+
 /// One run of slots on one page. Sixteen bytes, four 32-bit words, so that a kernel loads it at once.
 #[repr(C)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -118,5 +121,123 @@ impl Plan {
     /// Rows of the step.
     pub fn num_rows(&self) -> usize {
         self.row_positions.len()
+    }
+
+    /// Whether operations can follow a plan that somebody wrote by hand: every index lies in its array, and
+    /// every count is what it counts. What depends on the pool, pages and slots, is theirs to check.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for arrays of rows that differ in length, [`Error::Value`] for the first fault found.
+    pub fn check(&self) -> Result<()> {
+        self.check_rows()?;
+        self.entries.iter().try_for_each(|entry| self.check_entry(entry))?;
+        if let Some(position) = self.positions.iter().find(|position| **position < 0) {
+            return Err(Error::value("positions", position, "at least 0"));
+        }
+        for range in &self.head_ranges {
+            if range[0] > range[1] || range[1] as usize > self.entries.len() {
+                let want = format!("within {} entries", self.entries.len());
+                return Err(Error::value("head range", format!("{range:?}"), want));
+            }
+        }
+        // Slots before each entry, so that a read costs the same however many entries it names.
+        let mut before = Vec::with_capacity(self.entries.len() + 1);
+        before.push(0u64);
+        for entry in &self.entries {
+            before.push(before[before.len() - 1] + u64::from(entry.count));
+        }
+        let keys = |range: [u32; 2]| before[range[1] as usize] - before[range[0] as usize];
+        let mut total = 0u64;
+        for read in &self.reads {
+            self.check_read(read)?;
+            let range = [read.entry_begin, read.entry_end];
+            let want = if read.is_own() {
+                u64::from(read.row_end - read.row_begin)
+            } else if read.is_by_head() {
+                let ranges = &self.head_ranges[range[0] as usize..range[1] as usize];
+                ranges.iter().map(|range| keys(*range)).max().unwrap_or(0)
+            } else {
+                keys(range)
+            };
+            if u64::from(read.num_keys) != want {
+                return Err(Error::value("num_keys of a read", read.num_keys, want));
+            }
+            if read.is_own() && range[0] < range[1] {
+                self.check_own(read, keys(range))?;
+            }
+            total += want;
+        }
+        if total > i32::MAX as u64 {
+            return Err(Error::value("keys of all reads", total, format!("at most {}", i32::MAX)));
+        }
+        Ok(())
+    }
+
+    fn check_rows(&self) -> Result<()> {
+        let rows = self.num_rows();
+        if self.row_end.len() != rows || self.row_slots.len() != rows {
+            let got = format!("{:?}", (rows, self.row_end.len(), self.row_slots.len()));
+            let want = "three equal lengths";
+            return Err(Error::shape("rows of row_positions, row_end, row_slots", got, want));
+        }
+        if let Some(position) = self.row_positions.iter().find(|position| **position < 0) {
+            return Err(Error::value("row_positions", position, "at least 0"));
+        }
+        let beyond = |&(row, &end): &(usize, &u32)| end as usize <= row || end as usize > rows;
+        match self.row_end.iter().enumerate().find(beyond) {
+            Some((row, end)) => {
+                let want = format!("{} to {rows}", row + 1);
+                Err(Error::value("row_end", format!("{end} at row {row}"), want))
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn check_entry(&self, entry: &Entry) -> Result<()> {
+        let count = i64::from(entry.count);
+        let placed = match entry.positions_at {
+            ..0 => entry.position >= 0 && i64::from(entry.position) + count <= i64::from(i32::MAX),
+            at => i64::from(at) + count <= self.positions.len() as i64,
+        };
+        let slots = entry.slot() as usize + usize::from(entry.count) <= MOST_TOKENS;
+        if entry.count == 0 || !placed || !slots || usize::from(entry.format()) > FORMATS.len() {
+            let want = format!(
+                "1 to {MOST_TOKENS} slots of a page in a format up to {}, at positions from 0 or within {}",
+                FORMATS.len(),
+                self.positions.len()
+            );
+            return Err(Error::value("entry", format!("{entry:?}"), want));
+        }
+        Ok(())
+    }
+
+    fn check_read(&self, read: &Read) -> Result<()> {
+        let rows = self.num_rows();
+        let limit = if read.is_by_head() { self.head_ranges.len() } else { self.entries.len() };
+        let good = read.entry_begin <= read.entry_end
+            && read.entry_end as usize <= limit
+            && read.row_begin <= read.row_end
+            && read.row_end as usize <= rows
+            && [0, Read::OWN, Read::BY_HEAD].contains(&read.flags);
+        if good {
+            return Ok(());
+        }
+        let want =
+            format!("flags 0, {} or {}, within {limit} entries and {rows} rows", Read::OWN, Read::BY_HEAD);
+        Err(Error::value("read", format!("{read:?}"), want))
+    }
+
+    /// The entries of an own read, where it has any, are its rows' slots: kernels find its keys by the former,
+    /// the CPU by the latter.
+    fn check_own(&self, read: &Read, num_slots: u64) -> Result<()> {
+        let rows = &self.row_slots[read.row_begin as usize..read.row_end as usize];
+        let entries = &self.entries[read.entry_begin as usize..read.entry_end as usize];
+        let slots = entries.iter().flat_map(|entry| {
+            (0..u32::from(entry.count)).map(move |i| (entry.page, u32::from(entry.first) + i))
+        });
+        if num_slots == rows.len() as u64 && slots.eq(rows.iter().map(|slot| (slot.slab, slot.slot))) {
+            return Ok(());
+        }
+        Err(Error::value("entries of an own read", format!("{read:?}"), "the slots of its rows, in order"))
     }
 }

@@ -11,14 +11,14 @@
 //! itself, at the position of the drawn token: then draft and target agree as often as two laws can
 //! that do not know each other (Daliri et al. 2024), and no ratio test may follow.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::ops::logits::Logits;
 use crate::ops::sample::{COUNTERS, head_start, philox16};
 use crate::ops::verify::Workspace;
 use crate::ops::warp::{Law, Warp};
-use crate::parallel::{Parallel, Serial};
+use crate::parallel::{Parallel, Serial, into_whole};
 use crate::rng::{Domain, MAX_NODES, Stream, exponential};
 use crate::simd::{Isa, Kernel, Lanes};
 
@@ -96,7 +96,7 @@ pub fn draw(
     let is_short = rows * request.logits.vocabulary() < 1 << 18;
     let pool = if is_short { &Serial as &dyn Parallel } else { pool };
     pool.run(rows, &task);
-    slots.into_iter().map(|slot| slot.into_inner().unwrap_or_else(PoisonError::into_inner)).collect()
+    slots.into_iter().map(into_whole).collect()
 }
 
 fn check(request: &Request<'_>, counts: &[usize]) -> Result<()> {

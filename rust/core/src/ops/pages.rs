@@ -5,7 +5,7 @@
 //! by half a step at most.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use half::{bf16, f16};
 
@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::format::page::{CodedPage, KeyBlocks, MOST_TOKENS};
 use crate::format::{Dtype, PageLayout};
 use crate::ops::rows::{PageMove, move_page_rows_at_once};
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, into_whole, lock_whole};
 
 /// Pages that are encoded before any of them is written.
 const BATCH: usize = 256;
@@ -146,12 +146,10 @@ impl Coder<'_> {
             };
             let values = gather(layout.page_tokens * width);
             let bytes = encode(&self.page, &gather(0), &values, layout.page_bytes());
-            *encoded[run].lock().unwrap_or_else(PoisonError::into_inner) = bytes;
+            *lock_whole(&encoded[run]) = bytes;
         });
         let to = |run: &Range<usize>| self.place(moves[run.start].to[0], plane);
-        let page = |(run, bytes): (&Range<usize>, Mutex<Result<Vec<u8>>>)| {
-            Ok((to(run), bytes.into_inner().unwrap_or_else(PoisonError::into_inner)?))
-        };
+        let page = |(run, bytes): (&Range<usize>, Mutex<Result<Vec<u8>>>)| Ok((to(run), into_whole(bytes)?));
         runs.iter().zip(encoded).map(page).collect()
     }
 }

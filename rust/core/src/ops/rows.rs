@@ -3,12 +3,12 @@
 //! Both work plane by plane, and the planes of a chunk are disjoint, so that heads can be written
 //! by different threads without a lock that anybody waits for.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use crate::error::{Error, Result};
 use crate::format::plan::RowSlot;
 use crate::format::{Element, PageLayout};
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, lock_whole};
 
 /// Elements below which one thread writes them all: about 100 µs of copying.
 const SERIAL_ELEMENTS: usize = 1 << 18;
@@ -92,11 +92,10 @@ fn write_with<S: Element, P: Element>(
     convert: impl Fn(&[S], &mut [P]) + Sync,
 ) -> Result<()> {
     let Layer { chunks, layout, layer, num_kv_heads } = target;
-    let planes = layer * num_kv_heads..(layer + 1) * num_kv_heads;
-    if planes.end > layout.num_planes {
+    let Some(planes) = layout.planes_of(layer, num_kv_heads) else {
         let layers = layout.num_planes / num_kv_heads.max(1);
         return Err(Error::value("layer", layer, format!("less than {layers}")));
-    }
+    };
     let place = |slab: u32| (slab as usize / layout.slabs_per_chunk, slab as usize % layout.slabs_per_chunk);
     for (i, slot) in slots.iter().enumerate() {
         let held = chunks.get(place(slot.slab).0).is_some_and(|c| c.len() == layout.chunk_elements());
@@ -132,7 +131,7 @@ fn write_with<S: Element, P: Element>(
     }
     let tasks: Vec<Mutex<Vec<&mut [P]>>> = owned.into_iter().map(Mutex::new).collect();
     pool.run(num_kv_heads, &|head| {
-        let mut planes = tasks[head].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut planes = lock_whole(&tasks[head]);
         for (row, slot) in slots.iter().enumerate() {
             let (chunk, index) = place(slot.slab);
             write(planes[chunk], index, slot.slot as usize, row, head);

@@ -6,7 +6,7 @@ use hornbeam_cuda::params::{TreeAttention, dtype_code};
 use pyo3::prelude::*;
 
 use super::{OrRaise, PyCudaLane, contiguous, layer_pages, query_heads, strides};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Tensor, expect_apart};
 
 /// `hornbeam.ops.tree_attention` on the device. `extent` is (items, merged rows) to launch for:
 /// the plan's own, or the most that a captured graph will see. `workspace` is float32 with room
@@ -38,6 +38,8 @@ fn tree_attention(
     let sinks = sinks.map(|t| Tensor::new(t, "sinks")).transpose()?;
     let mut all = vec![&queries, &output, &words, &chunk, &workspace];
     all.extend(lse.iter().chain(&sinks));
+    let outputs: Vec<&Tensor> = [&output, &workspace].into_iter().chain(&lse).collect();
+    expect_apart(py, &outputs, [&queries, &words, &chunk].into_iter().chain(&sinks))?;
     let target = lane.get().target(py, q, &all)?;
     let (layout, pages) = layer_pages(py, &chunk, layer, num_kv_heads)?;
     let (num_rows, num_heads) = query_heads(py, &queries, None, layout.head_dim, num_kv_heads)?;

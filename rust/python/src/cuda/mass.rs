@@ -7,7 +7,7 @@ use pyo3::prelude::*;
 
 use super::decide::vector;
 use super::{OrRaise, PyCudaLane, contiguous, layer_pages, query_heads, strides};
-use crate::tensor::{Kind, Tensor};
+use crate::tensor::{Kind, Tensor, expect_apart};
 
 /// `hornbeam.ops.attention_mass` on the device. `rows`, int32, and `segments`, int32 `[S, 4]` of
 /// `CudaPlan.mass_segments`, lie there; `stats` is uint8 `[rows * heads, 16]`, zeros; `mass` and `seen` are
@@ -42,6 +42,9 @@ fn key_mass(
     let sinks = sinks.map(|t| Tensor::new(t, "sinks")).transpose()?;
     let mut all = vec![&queries, &words, &chunk, &rows, &segments, &stats, &total];
     all.extend(seen.iter().chain(&lse).chain(&sinks));
+    let outputs: Vec<&Tensor> = [&total, &stats].into_iter().chain(&seen).chain(&lse).collect();
+    let inputs = [&queries, &words, &chunk, &rows, &segments].into_iter().chain(&sinks);
+    expect_apart(py, &outputs, inputs)?;
     let target = lane.get().target(py, q, &all)?;
     let (layout, pages) = layer_pages(py, &chunk, layer, num_kv_heads)?;
     let (num_rows, num_heads) = query_heads(py, &queries, Some(rows.len()), layout.head_dim, num_kv_heads)?;

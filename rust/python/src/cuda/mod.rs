@@ -141,7 +141,7 @@ fn layer_pages(
     num_kv_heads: usize,
 ) -> PyResult<(PageLayout, Pages)> {
     let layout = layout_of(chunk, py)?;
-    if (layer + 1) * num_kv_heads > layout.num_planes {
+    if layout.planes_of(layer, num_kv_heads).is_none() {
         let got = format!("with {} planes", layout.num_planes);
         let want = format!("layer {layer} of {num_kv_heads} kv heads");
         return Err(chunk.refuse(py, &got, &want));

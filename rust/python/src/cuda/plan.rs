@@ -6,6 +6,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList};
 
 use super::OrRaise;
+use crate::error::{attached, unlocked};
 use crate::plan::PyPlan;
 use crate::rows::layout_of;
 use crate::tensor::Tensor;
@@ -54,7 +55,7 @@ impl PyCudaPlan {
         cut.least_tiles = least_tiles.unwrap_or(cut.least_tiles);
         cut.num_rows = num_rows.unwrap_or(0);
         let plan = &plan.get().plan;
-        let packed = py.detach(|| pack(plan, &addresses, &layout, &cut)).or_raise(py)?;
+        let packed = unlocked(py, || pack(plan, &addresses, &layout, &cut))?.or_raise(py)?;
         Ok(Self { packed })
     }
 
@@ -78,10 +79,15 @@ impl PyCudaPlan {
 
     /// The work list of key mass for the columns `(read, begin, count)` of `mass_columns`: bytes of int32
     /// `[segments, 4]`.
-    fn mass_segments<'py>(&self, py: Python<'py>, columns: Vec<(u32, u32, u32)>) -> Bound<'py, PyBytes> {
-        let words = segments(&self.packed, columns.into_iter().map(|(read, begin, _)| (read, begin)));
+    fn mass_segments<'py>(
+        &self,
+        py: Python<'py>,
+        columns: Vec<(u32, u32, u32)>,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let begins = columns.into_iter().map(|(read, begin, _)| (read, begin));
+        let words = attached(py, || Ok(segments(&self.packed, begins)))?;
         let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        PyBytes::new(py, &bytes)
+        Ok(PyBytes::new(py, &bytes))
     }
 
     /// Pieces of attention work, each launched once a kv head.

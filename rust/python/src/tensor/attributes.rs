@@ -4,18 +4,26 @@
 use hornbeam_core::format::Dtype;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyString};
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyString, PyType};
 use smallvec::SmallVec;
 
 use super::{Kind, Tensor, contiguous_strides};
 
 pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Tensor> {
-    if let Ok(interface) = object.getattr("__array_interface__") {
-        return array(&interface.cast_into()?, name);
+    let py = object.py();
+    static ARRAY: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+    let class = ARRAY.import(py, "numpy", "ndarray")?;
+    if object.is_instance(class)? {
+        if !object.get_type().is(class) && object.hasattr("mask")? {
+            let text = format!("{name} is a masked array, expected one whose elements all count");
+            return Err(PyTypeError::new_err(text));
+        }
+        return array(object, name);
     }
     if !object.hasattr("data_ptr")? {
         let class = object.get_type().qualname()?;
-        return Err(PyTypeError::new_err(format!("{name} is a {class}, expected a tensor")));
+        return Err(PyTypeError::new_err(format!("{name} is a {class}, expected a tensor or an array")));
     }
     let dtype = object.getattr("dtype")?.str()?.to_string();
     let kind = match dtype.strip_prefix("torch.").unwrap_or(&dtype) {
@@ -26,6 +34,11 @@ pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResul
         "int32" => Kind::I32,
         "uint8" => Kind::U8,
         "bool" => Kind::Bool,
+        "int8" => Kind::I8,
+        "int16" => Kind::I16,
+        "uint16" => Kind::U16,
+        "uint32" => Kind::U32,
+        "uint64" => Kind::U64,
         other => return Err(no_operation_takes(name, other)),
     };
     let device = object.getattr("device")?;
@@ -36,6 +49,10 @@ pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResul
     };
     Ok(Tensor {
         name,
+        owner: object.clone().unbind(),
+        is_array: false,
+        read_only: false,
+        swapped: false,
         data: object.call_method0("data_ptr")?.extract::<usize>()? as *mut u8,
         shape: object.getattr("shape")?.extract::<Vec<usize>>()?.into(),
         strides: object.call_method0("stride")?.extract::<Vec<isize>>()?.into(),
@@ -46,9 +63,10 @@ pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResul
 }
 
 /// A numpy array, by its array interface.
-fn array(interface: &Bound<'_, PyDict>, name: &'static str) -> PyResult<Tensor> {
+fn array(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Tensor> {
+    let interface = object.getattr("__array_interface__")?.cast_into::<PyDict>()?;
     let item = |key: &str| interface.get_item(key)?.ok_or_else(|| PyTypeError::new_err(key.to_owned()));
-    let (data, _read_only): (usize, bool) = item("data")?.extract()?;
+    let (data, read_only): (usize, bool) = item("data")?.extract()?;
     let shape: SmallVec<[usize; 6]> = item("shape")?.extract::<Vec<usize>>()?.into();
     let code: String = item("typestr")?.extract()?;
     let kind = match code.get(1..) {
@@ -56,15 +74,43 @@ fn array(interface: &Bound<'_, PyDict>, name: &'static str) -> PyResult<Tensor> 
         Some("f2") => Kind::Float(Dtype::F16),
         Some("i8") => Kind::I64,
         Some("i4") => Kind::I32,
+        Some("i2") => Kind::I16,
+        Some("i1") => Kind::I8,
+        Some("u8") => Kind::U64,
+        Some("u4") => Kind::U32,
+        Some("u2") => Kind::U16,
         Some("u1") => Kind::U8,
         Some("b1") => Kind::Bool,
-        _ => return Err(no_operation_takes(name, &code)),
+        _ => return Err(no_operation_takes(name, &object.getattr("dtype")?.str()?.to_string())),
     };
+    let other = if cfg!(target_endian = "little") { '>' } else { '<' };
+    let size = kind.size() as isize;
     let strides = match item("strides")?.extract::<Option<Vec<isize>>>()? {
-        Some(bytes) => bytes.into_iter().map(|b| b / kind.size() as isize).collect(),
+        Some(bytes) => {
+            // A field of packed records: its elements do not lie on whole steps.
+            if bytes.iter().zip(&shape).any(|(stride, size_of)| *size_of > 1 && stride % size != 0) {
+                let text = format!(
+                    "{name} has strides of {bytes:?} bytes, expected multiples of its {size}-byte elements"
+                );
+                return Err(PyTypeError::new_err(text));
+            }
+            bytes.into_iter().map(|stride| stride / size).collect()
+        }
         None => contiguous_strides(&shape),
     };
-    Ok(Tensor { name, data: data as *mut u8, shape, strides, kind, device_type: 1, device_id: -1 })
+    Ok(Tensor {
+        name,
+        owner: object.clone().unbind(),
+        is_array: true,
+        read_only,
+        swapped: code.starts_with(other),
+        data: data as *mut u8,
+        shape,
+        strides,
+        kind,
+        device_type: 1,
+        device_id: -1,
+    })
 }
 
 fn no_operation_takes(name: &str, dtype: &str) -> PyErr {

@@ -101,12 +101,16 @@ pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResul
         (4, 16, 1) => Kind::Float(Dtype::Bf16),
         (0, 64, 1) => Kind::I64,
         (0, 32, 1) => Kind::I32,
+        (0, 16, 1) => Kind::I16,
+        (0, 8, 1) => Kind::I8,
         (1, 8, 1) => Kind::U8,
+        (1, 16, 1) => Kind::U16,
+        (1, 32, 1) => Kind::U32,
+        (1, 64, 1) => Kind::U64,
         (6, 8, 1) => Kind::Bool,
-        (code, bits, _) => {
-            return Err(PyTypeError::new_err(format!(
-                "{name} has a dtype (DLPack code {code}, {bits} bits) that no operation takes"
-            )));
+        _ => {
+            let dtype = object.getattr("dtype")?;
+            return Err(PyTypeError::new_err(format!("{name} has dtype {dtype}, which no operation takes")));
         }
     };
     let ndim = raw.ndim as usize;
@@ -122,6 +126,10 @@ pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResul
     };
     Ok(Some(Tensor {
         name,
+        owner: object.clone().unbind(),
+        is_array: false,
+        read_only: false,
+        swapped: false,
         data: raw.data.cast::<u8>().wrapping_add(raw.byte_offset as usize),
         shape,
         strides,

@@ -2,17 +2,31 @@
 //!
 //! Fast route: DLPack's C exchange API, a table of C functions that torch publishes as a capsule
 //! on the tensor class (about 0.1 µs a tensor). Where there is none: Python attributes.
+//!
+//! # Who keeps the memory
+//! A [`Tensor`] owns a reference to its object, and every view borrows the [`Tensor`]: neither an emptied
+//! list nor a dropped name frees what an operation works on. While the GIL is released the storage is held
+//! beside the object ([`Tensor::storage`]), so that `set_` and `.data =` of another thread change the object
+//! alone. What nobody can hold: `resize_` of a torch tensor or storage, and `ndarray.resize(refcheck=False)`,
+//! exchange the memory inside of the storage. Whoever calls them while an operation runs elsewhere breaks
+//! torch's and numpy's own operations alike.
 
 mod attributes;
 mod dlpack;
+mod integers;
+mod overlap;
 
 use std::sync::Arc;
 
+use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, Element};
+use pyo3::exceptions::{PyException, PyTypeError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use smallvec::SmallVec;
 
 pub(crate) use self::dlpack::current_stream;
+pub(crate) use self::overlap::{expect_apart, expect_disjoint};
 use crate::error::to_py;
 
 /// Element types that cross the boundary.
@@ -23,15 +37,22 @@ pub(crate) enum Kind {
     I32,
     U8,
     Bool,
+    /// Of the others only lists of integers are read.
+    I8,
+    I16,
+    U16,
+    U32,
+    U64,
 }
 
 impl Kind {
     fn size(self) -> usize {
         match self {
             Self::Float(dtype) => dtype.size(),
-            Self::I64 => 8,
-            Self::I32 => 4,
-            Self::U8 | Self::Bool => 1,
+            Self::I64 | Self::U64 => 8,
+            Self::I32 | Self::U32 => 4,
+            Self::I16 | Self::U16 => 2,
+            Self::I8 | Self::U8 | Self::Bool => 1,
         }
     }
 }
@@ -46,6 +67,11 @@ impl std::fmt::Display for Kind {
             Self::I32 => "int32",
             Self::U8 => "uint8",
             Self::Bool => "bool",
+            Self::I8 => "int8",
+            Self::I16 => "int16",
+            Self::U16 => "uint16",
+            Self::U32 => "uint32",
+            Self::U64 => "uint64",
         })
     }
 }
@@ -66,7 +92,7 @@ macro_rules! integer_view {
         /// # Safety
         /// As [`Tensor::slice`].
         #[allow(dead_code)]
-        pub(crate) unsafe fn $name<'a>(&self, py: Python<'_>) -> PyResult<&'a [$type]> {
+        pub(crate) unsafe fn $name(&self, py: Python<'_>) -> PyResult<&[$type]> {
             self.check(py, $kind)?;
             // SAFETY: `check` saw the dtype, contiguity and the pointer; the caller upholds the rest.
             Ok(unsafe { raw_slice(self.data.cast(), self.len()) })
@@ -76,19 +102,29 @@ macro_rules! integer_view {
         ///
         /// # Safety
         /// As [`Tensor::slice_mut`].
-        #[allow(dead_code)]
-        pub(crate) unsafe fn $name_mut<'a>(&self, py: Python<'_>) -> PyResult<&'a mut [$type]> {
+        #[allow(dead_code, clippy::mut_from_ref)]
+        pub(crate) unsafe fn $name_mut(&self, py: Python<'_>) -> PyResult<&mut [$type]> {
             self.check(py, $kind)?;
+            self.check_writable(py)?;
             // SAFETY: as above.
             Ok(unsafe { raw_slice_mut(self.data.cast(), self.len()) })
         }
     };
 }
 
-/// A borrowed description of a tensor: valid while its Python object lives.
-#[derive(Debug, Clone)]
+/// A description of a tensor, and a reference that keeps its object alive: whatever happens to the list or
+/// the name that it came from, the views that borrow from this have their memory.
+#[derive(Debug)]
 pub(crate) struct Tensor {
     name: &'static str,
+    owner: Py<PyAny>,
+    /// Whether the object is a numpy array, and no torch tensor.
+    is_array: bool,
+    /// Whether numpy forbids to write. torch keeps no such flag: it warns where a tensor is made of memory
+    /// that may not be written, and forgets it.
+    read_only: bool,
+    /// Whether the elements have the other machine's byte order.
+    swapped: bool,
     data: *mut u8,
     shape: SmallVec<[usize; 6]>,
     strides: SmallVec<[isize; 6]>,
@@ -101,7 +137,7 @@ pub(crate) struct Tensor {
 /// See [`Tensor::hold_words`].
 struct HeldWords {
     words: &'static [u32],
-    _object: Py<PyAny>,
+    _storage: Py<PyAny>,
 }
 
 impl AsRef<[u32]> for HeldWords {
@@ -110,7 +146,8 @@ impl AsRef<[u32]> for HeldWords {
     }
 }
 
-// SAFETY: a description only; the views made from it are made under the contracts below.
+// SAFETY: a description and a reference that is `Send`; the views made from it are made under the contracts
+// below.
 unsafe impl Send for Tensor {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor {}
@@ -118,18 +155,59 @@ unsafe impl Sync for Tensor {}
 impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        let tensor = match dlpack::describe(object, name)? {
-            Some(tensor) => tensor,
-            None => attributes::describe(object, name)?,
+        let tensor = Self::of_pool(object, name)?;
+        tensor.expect_resolved(object.py())?;
+        Ok(tensor)
+    }
+
+    /// As [`Tensor::new`], for the many chunks of a pool: callers see to [`Tensor::expect_resolved`], once for
+    /// many calls.
+    pub(crate) fn of_pool(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        let py = object.py();
+        let described = match dlpack::describe(object, name) {
+            Ok(Some(tensor)) => Ok(tensor),
+            Ok(None) => attributes::describe(object, name),
+            Err(error) => Err(error),
         };
-        if tensor.data.is_null() && tensor.len() > 0 {
+        let mut tensor = described.map_err(|error| unreadable(py, name, error))?;
+        if tensor.size().is_none() {
             return Err(tensor.refuse(
-                object.py(),
-                "a tensor without memory (meta or fake)",
-                "a real tensor",
+                py,
+                &format!("of shape {:?}", tensor.shape),
+                "a size that fits memory",
             ));
         }
+        if tensor.data.is_null() && tensor.len() > 0 {
+            return Err(tensor.refuse(py, "a tensor without memory (meta or fake)", "a real tensor"));
+        }
+        // Where there is one row, nobody steps to the next: numpy leaves any number there.
+        for (stride, size) in tensor.strides.iter_mut().zip(&tensor.shape) {
+            if *size <= 1 && *stride < 0 {
+                *stride = 0;
+            }
+        }
         Ok(tensor)
+    }
+
+    /// Errors for a view of which torch applies the sign when it is read, such as `x.conj().imag`.
+    pub(crate) fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
+        if !self.is_array && self.owner.call_method0(py, intern!(py, "is_neg"))?.is_truthy(py)? {
+            return Err(self.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
+        }
+        Ok(())
+    }
+
+    /// The address of the object.
+    pub(crate) fn identity(&self) -> usize {
+        self.owner.as_ptr() as usize
+    }
+
+    /// What holds the memory beside the object itself: see the head of this file.
+    pub(crate) fn storage(&self, py: Python<'_>) -> PyResult<Option<Py<PyAny>>> {
+        match self.is_array {
+            true => Ok(None),
+            false => self.owner.call_method0(py, intern!(py, "untyped_storage")).map(Some),
+        }
     }
 
     /// Describes `object`, whose shape must be `expected`, see [`Tensor::expect_shape`].
@@ -162,6 +240,13 @@ impl Tensor {
 
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
+    }
+
+    /// Bytes of all elements, if the address space has as many.
+    fn size(&self) -> Option<usize> {
+        let product = |all: usize, size: &usize| all.checked_mul(*size);
+        let bytes = self.shape.iter().filter(|size| **size > 0).try_fold(self.kind.size(), product)?;
+        isize::try_from(bytes).is_ok().then_some(bytes)
     }
 
     /// The float type, or an error.
@@ -220,24 +305,29 @@ impl Tensor {
         true
     }
 
-    /// The elements of an int32 tensor as unsigned words that keep `object` alive. Nobody may write to
-    /// them: they are meant for mapped files.
-    pub(crate) fn hold_words(
-        &self,
-        object: &Bound<'_, PyAny>,
-    ) -> PyResult<Arc<dyn AsRef<[u32]> + Send + Sync>> {
-        self.check(object.py(), Kind::I32)?;
-        // SAFETY: `check` saw the dtype, contiguity and the pointer; `HeldWords` keeps the tensor, which
-        // owns the memory, for as long as the slice; callers give tensors that nobody writes to.
-        let words = unsafe { raw_slice(self.data.cast(), self.len()) };
-        Ok(Arc::new(HeldWords { words, _object: object.clone().unbind() }))
+    /// The elements of an int32 tensor as unsigned words. Memory that cannot be exchanged, that of a mapped
+    /// file, is kept; other memory, which its owner may write to or give back at any time, is copied.
+    pub(crate) fn hold_words(self, py: Python<'_>) -> PyResult<Arc<dyn AsRef<[u32]> + Send + Sync>> {
+        self.check(py, Kind::I32)?;
+        let storage = self.storage(py)?;
+        let resizable = match &storage {
+            Some(storage) => storage.call_method0(py, intern!(py, "resizable"))?.is_truthy(py)?,
+            None => true,
+        };
+        // SAFETY: `check` saw the dtype, contiguity and the pointer; `HeldWords` keeps the storage, whose
+        // memory nobody can exchange, for as long as the slice.
+        let words: &'static [u32] = unsafe { raw_slice(self.data.cast(), self.len()) };
+        match storage {
+            Some(storage) if !resizable => Ok(Arc::new(HeldWords { words, _storage: storage })),
+            _ => Ok(Arc::new(words.to_vec())),
+        }
     }
 
     /// The elements of a contiguous CPU tensor.
     ///
     /// # Safety
-    /// The Python object must outlive the slice, and nobody may write to its memory meanwhile.
-    pub(crate) unsafe fn slice<'a, T: Item>(&self, py: Python<'_>) -> PyResult<&'a [T]> {
+    /// Nobody may write to the memory meanwhile, nor exchange it (see the head of this file).
+    pub(crate) unsafe fn slice<T: Item>(&self, py: Python<'_>) -> PyResult<&[T]> {
         self.check(py, T::KIND)?;
         // SAFETY: `check` saw the dtype, contiguity and the pointer; the caller upholds the rest.
         Ok(unsafe { raw_slice(self.data.cast(), self.len()) })
@@ -246,9 +336,12 @@ impl Tensor {
     /// The elements of a contiguous CPU tensor, to be written.
     ///
     /// # Safety
-    /// The Python object must outlive the slice, and nobody may touch its memory meanwhile.
-    pub(crate) unsafe fn slice_mut<'a, T: Item>(&self, py: Python<'_>) -> PyResult<&'a mut [T]> {
+    /// Nobody may touch the memory meanwhile, which [`expect_apart`] sees of the call's other arguments, nor
+    /// exchange it.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn slice_mut<T: Item>(&self, py: Python<'_>) -> PyResult<&mut [T]> {
         self.check(py, T::KIND)?;
+        self.check_writable(py)?;
         // SAFETY: as above.
         Ok(unsafe { raw_slice_mut(self.data.cast(), self.len()) })
     }
@@ -257,8 +350,10 @@ impl Tensor {
     ///
     /// # Safety
     /// As [`Tensor::slice_mut`].
-    pub(crate) unsafe fn bytes_mut<'a>(&self, py: Python<'_>) -> PyResult<&'a mut [u8]> {
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn bytes_mut(&self, py: Python<'_>) -> PyResult<&mut [u8]> {
         self.check(py, self.kind)?;
+        self.check_writable(py)?;
         // SAFETY: as above; every byte pattern is a byte.
         Ok(unsafe { raw_slice_mut(self.data, self.len() * self.kind.size()) })
     }
@@ -274,29 +369,52 @@ impl Tensor {
     ///
     /// # Safety
     /// As [`Tensor::slice`].
-    pub(crate) unsafe fn span<'a, T: Item>(&self, py: Python<'_>) -> PyResult<&'a [T]> {
+    pub(crate) unsafe fn span<T: Item>(&self, py: Python<'_>) -> PyResult<&[T]> {
         self.check_kind(py, T::KIND)?;
-        if self.len() == 0 {
-            return Ok(&[]);
-        }
-        let last: isize = self.shape.iter().zip(&self.strides).map(|(&n, &s)| (n as isize - 1) * s).sum();
+        let len = self.span_len(py)?;
         // SAFETY: all elements between the first and the last lie in the tensor's storage; the
         // caller upholds the rest.
-        Ok(unsafe { raw_slice(self.data.cast(), last as usize + 1) })
+        Ok(unsafe { raw_slice(self.data.cast(), len) })
     }
 
     /// As [`Tensor::span`], to be written.
     ///
     /// # Safety
     /// As [`Tensor::slice_mut`].
-    pub(crate) unsafe fn span_mut<'a, T: Item>(&self, py: Python<'_>) -> PyResult<&'a mut [T]> {
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn span_mut<T: Item>(&self, py: Python<'_>) -> PyResult<&mut [T]> {
         self.check_kind(py, T::KIND)?;
+        self.check_writable(py)?;
+        let len = self.span_len(py)?;
+        // SAFETY: as above.
+        Ok(unsafe { raw_slice_mut(self.data.cast(), len) })
+    }
+
+    /// Elements from the first to the last in memory, both included.
+    fn span_len(&self, py: Python<'_>) -> PyResult<usize> {
+        if self.strides.iter().any(|stride| *stride < 0) {
+            return Err(self.refuse(py, &format!("strided {:?}", self.strides), "strides of at least 0"));
+        }
         if self.len() == 0 {
-            return Ok(&mut []);
+            return Ok(0);
         }
         let last: isize = self.shape.iter().zip(&self.strides).map(|(&n, &s)| (n as isize - 1) * s).sum();
-        // SAFETY: as above.
-        Ok(unsafe { raw_slice_mut(self.data.cast(), last as usize + 1) })
+        Ok(last as usize + 1)
+    }
+
+    /// Errors where numpy or autograd forbids to write.
+    fn check_writable(&self, py: Python<'_>) -> PyResult<()> {
+        if self.read_only {
+            return Err(to_py(py, Error::value(self.name, "read-only", "memory that may be written")));
+        }
+        if !self.is_array && self.owner.getattr(py, intern!(py, "requires_grad"))?.is_truthy(py)? {
+            let torch = py.import(intern!(py, "torch"))?;
+            if torch.call_method0(intern!(py, "is_grad_enabled"))?.is_truthy()? {
+                let want = "a tensor outside of autograd's graph, or torch.no_grad()";
+                return Err(to_py(py, Error::value(self.name, "a tensor that requires grad", want)));
+            }
+        }
+        Ok(())
     }
 
     fn check_kind(&self, py: Python<'_>, kind: Kind) -> PyResult<()> {
@@ -304,10 +422,28 @@ impl Tensor {
             return Err(self.refuse(py, &self.kind.to_string(), &kind.to_string()));
         }
         if self.device_type != 1 {
-            let device = format!("on device type {} (index {})", self.device_type, self.device_id);
-            return Err(self.refuse(py, &device, "a CPU tensor"));
+            return Err(self.refuse_device(py));
+        }
+        if self.swapped {
+            let got = format!("{} of the other byte order", self.kind);
+            return Err(self.refuse(py, &got, &format!("{} of this machine's", self.kind)));
+        }
+        if !self.is_plain() {
+            let got = format!("{} at an address that is no multiple", self.kind);
+            return Err(self.refuse(py, &got, &format!("memory aligned to {} bytes", self.kind.size())));
         }
         Ok(())
+    }
+
+    /// Whether elements can be read where they lie.
+    fn is_plain(&self) -> bool {
+        let aligned = (self.data as usize).is_multiple_of(self.kind.size());
+        !self.swapped && (aligned || self.len() == 0)
+    }
+
+    fn refuse_device(&self, py: Python<'_>) -> PyErr {
+        let device = format!("on device type {} (index {})", self.device_type, self.device_id);
+        self.refuse(py, &device, "a CPU tensor")
     }
 
     fn check(&self, py: Python<'_>, kind: Kind) -> PyResult<()> {
@@ -321,15 +457,19 @@ impl Tensor {
 
     /// A `ShapeError` that names the argument.
     pub(crate) fn refuse(&self, py: Python<'_>, got: &str, expected: &str) -> PyErr {
-        to_py(
-            py,
-            hornbeam_core::Error::Shape {
-                what: self.name,
-                got: got.to_owned(),
-                expected: expected.to_owned(),
-            },
-        )
+        to_py(py, Error::Shape { what: self.name, got: got.to_owned(), expected: expected.to_owned() })
     }
+}
+
+/// What torch says of an object that has no elements in memory (sparse, quantised, inside of a transform),
+/// with the argument's name.
+fn unreadable(py: Python<'_>, name: &str, error: PyErr) -> PyErr {
+    if error.is_instance_of::<PyTypeError>(py) || !error.is_instance_of::<PyException>(py) {
+        return error;
+    }
+    let named = PyTypeError::new_err(format!("{name} has no elements that can be read: {}", error.value(py)));
+    named.set_cause(py, Some(error));
+    named
 }
 
 /// # Safety

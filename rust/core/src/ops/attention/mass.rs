@@ -5,7 +5,7 @@
 //! any number of threads, on any instruction set, and whichever rows share a step.
 
 use std::cell::RefCell;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::coded::{self, Coded};
 use super::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, dynamic, work};
@@ -14,7 +14,7 @@ use crate::format::page::Formats;
 use crate::format::plan::{Plan, Read};
 use crate::format::{Element, PageLayout};
 use crate::ops::key_mass::Strip;
-use crate::parallel::{Parallel, Serial};
+use crate::parallel::{Parallel, Serial, lock_whole};
 use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
 
 /// Keys that are widened and scored together.
@@ -47,7 +47,10 @@ pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<Columns>> {
     for (index, read) in plan.reads.iter().enumerate() {
         if seen_by(rows, read.row_begin, read.row_end) > 0 {
             columns.push(Columns { read: index as u32, begin, count: read.num_keys });
-            begin += read.num_keys;
+            let Some(end) = begin.checked_add(read.num_keys) else {
+                return Err(Error::value("keys of all reads", "beyond 4294967295", "fewer"));
+            };
+            begin = end;
         }
     }
     Ok(columns)
@@ -142,12 +145,12 @@ fn sum<E: Element>(
         let (head, strip) = (task / strips, task % strips);
         let mut space = SPACE.take();
         let lanes = isa.run(StripOf { problem, chunks, rows, columns, head, strip, space: &mut space });
-        let mut total = totals[head].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut total = lock_whole(&totals[head]);
         total.iter_mut().zip(&space.mass).for_each(|(total, mass)| *total += *mass as i64);
         drop(total);
         SPACE.set(space);
         if let Some(lse) = &lse {
-            let mut lse = lse.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut lse = lock_whole(lse);
             for (query, lane) in (strip * WIDTH..rows.len() * group).zip(lanes) {
                 lse[query / group * heads + head * group + query % group] = lane;
             }

@@ -25,8 +25,8 @@ mod work;
 mod tests;
 
 use std::cell::RefCell;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
 
@@ -34,7 +34,7 @@ use crate::error::{Error, Result};
 use crate::format::page::Formats;
 use crate::format::plan::Plan;
 use crate::format::{Element, PageLayout};
-use crate::parallel::{Parallel, Serial};
+use crate::parallel::{Parallel, Serial, lock_whole};
 use crate::simd::{Isa, MOST_HEAD_DIM};
 pub use mass::{Columns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
@@ -203,8 +203,7 @@ pub fn tree_attention(
         Pages::Bf16(chunks) => attend(isa, pool, &problem, chunks, &mut space, out),
         Pages::F16(chunks) => attend(isa, pool, &problem, chunks, &mut space, out),
     };
-    let held = |p: &mut Mutex<Partial>| p.get_mut().unwrap_or_else(PoisonError::into_inner).capacity();
-    if space.partials.iter_mut().map(held).sum::<usize>() > KEPT_PARTIALS {
+    if space.partials.iter().map(|partial| lock_whole(partial).capacity()).sum::<usize>() > KEPT_PARTIALS {
         space.partials.clear();
     }
     WORKSPACE.set(space);
@@ -228,7 +227,7 @@ fn attend<E: Element>(
     let (work, partials) = (&*work, &partials[..num_tasks]);
     let pool = if work.cost < SERIAL_WORK { &Serial } else { pool };
     dynamic(pool, num_tasks, &|task| {
-        let mut partial = partials[task].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut partial = lock_whole(&partials[task]);
         task::run(isa, problem, chunks, work, task, &mut partial);
     });
     // The merge touches every partial once; it is short unless there are many rows.
@@ -294,8 +293,7 @@ fn check_problem(layout: &PageLayout, plan: &Plan, params: &Params<'_>) -> Resul
     if kv_heads == 0 || heads == 0 || !heads.is_multiple_of(kv_heads) {
         return Err(Error::value("num_heads", heads, format!("a multiple of num_kv_heads, {kv_heads}")));
     }
-    let planes = (params.layer + 1) * kv_heads;
-    if planes > layout.num_planes {
+    if layout.planes_of(params.layer, kv_heads).is_none() {
         let layers = layout.num_planes / kv_heads;
         return Err(Error::value("layer", params.layer, format!("less than {layers}")));
     }

@@ -1,12 +1,12 @@
 //! The running softmax of a piece, and the merge of the pieces of a row.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use super::vectors::Vectors;
 use super::work::Work;
 use super::{FloatsMut, Output, Problem, dynamic};
 use crate::format::Element;
-use crate::parallel::Parallel;
+use crate::parallel::{Parallel, lock_whole};
 use crate::simd::math::exp_nonpositive;
 use crate::simd::{Isa, Kernel, Lanes, MOST_HEAD_DIM, WIDTH};
 
@@ -118,7 +118,7 @@ fn merge_rows<T: Element>(
     let lse_rows = lse.chunks_mut(heads * work.block_rows).map(Some).chain(std::iter::repeat_with(|| None));
     let parts = Mutex::new(rows.zip(lse_rows).enumerate().take(blocks));
     dynamic(pool, blocks, &|_| {
-        let part = parts.lock().unwrap_or_else(PoisonError::into_inner).next();
+        let part = lock_whole(&parts).next();
         if let Some((block, (out, lse))) = part {
             isa.run(MergeBlock { problem, work, partials, block, out, row_stride, head_stride, lse });
         }
@@ -160,7 +160,7 @@ impl<T: Element> Kernel for MergeBlock<'_, T> {
                         if !(piece.row_begin as usize..piece.row_end as usize).contains(&row) {
                             continue;
                         }
-                        let partial = self.partials[task].lock().unwrap_or_else(PoisonError::into_inner);
+                        let partial = lock_whole(&self.partials[task]);
                         let query = (row - piece.row_begin as usize) * group + g;
                         let theirs = &partial.values[query * width..][..width];
                         let new = max.max(partial.max[query]);
