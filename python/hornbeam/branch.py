@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import torch
@@ -20,16 +20,18 @@ __all__ = ["Branch", "int64"]
 class Branch:
     """A handle to the end of a run of tokens. Made by :meth:`PrefixTree.branch`, ``match`` and ``fork``.
 
-    A branch that is collected without :meth:`release` is released with ``keep=True``.
+    A branch that is collected without :meth:`release` is released with ``keep=True``, and its pins are
+    undone. It cannot be copied: :meth:`fork` gives a second branch.
     """
 
-    __slots__ = ("__weakref__", "_id", "_native", "_pins", "tree")
+    __slots__ = ("__weakref__", "_handle", "_id", "_native", "_pins", "tree")
 
-    def __init__(self, tree: PrefixTree, native: _native.Tree, branch_id: int) -> None:
+    def __init__(self, tree: PrefixTree, native: _native.Tree, handle: _native.BranchHandle) -> None:
         self.tree = tree
         self._native = native
-        self._id = branch_id
-        self._pins: list[int] | None = None
+        self._handle = handle
+        self._id = handle.id
+        self._pins: list[_native.Pin] = []
 
     @property
     def length(self) -> int:
@@ -60,7 +62,8 @@ class Branch:
     def release(self, keep: bool = True) -> None:
         """Close the branch. Releasing twice does nothing.
 
-        With ``keep`` the tokens stay cached for :meth:`PrefixTree.match` until there is pressure;
+        With ``keep`` the tokens stay cached for :meth:`PrefixTree.match` until there is pressure, unless some
+        of the keys are inexact or of before :meth:`PrefixTree.invalidate`: those are never matched;
         without, what no other branch, pin or kept prefix needs is freed at once. Raises StateError
         while the branch has a request in the open step.
         """
@@ -68,15 +71,17 @@ class Branch:
             self._native.release(self._id, keep)
 
     def pin(self) -> None:
-        """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`, also after release."""
-        pins = self._pins = self._pins or []
-        pins.append(self._native.pin(self._id))
+        """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`, also after release.
+
+        The pin ends with this handle at the latest.
+        """
+        self._pins.append(self._native.pin(self._id))
 
     def unpin(self) -> None:
         """Undo the last :meth:`pin` of this handle; raises StateError if there is none."""
         if not self._pins:
             raise StateError("branch is not pinned")
-        self._native.unpin(self._pins.pop())
+        self._pins.pop().undo()
 
     @property
     def is_closed(self) -> bool:
@@ -101,8 +106,14 @@ class Branch:
             "bytes": int(self.bytes_by_head().sum()),
         }
 
-    def __del__(self) -> None:
-        self._native.drop_branch(self._id)
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a Branch cannot be copied or pickled; fork() gives a second one with its tokens")
+
+    def __deepcopy__(self, memo: object) -> NoReturn:
+        self.__copy__()
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        self.__copy__()
 
     def __repr__(self) -> str:
         return "Branch(closed)" if self.is_closed else f"Branch(length={self.length})"

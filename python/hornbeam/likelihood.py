@@ -60,7 +60,7 @@ def _read(lm: LM, branch: Branch, prompt: list[int]) -> torch.Tensor:
     """Appends what a branch lacks of a prompt; the logits ``[V]`` after it."""
     while branch.length < len(prompt):
         rows = prompt[branch.length : branch.length + lm.prefill_rows]
-        with lm.tree.step([(branch, rows, None)]) as step:
+        with lm.tree.step([(branch, rows, None)], owner=lm) as step:
             logits = lm.runner.forward(lm.tree, step, logits_rows=[int(step.rows[0][-1])]).logits[0]
             step.commit([range(len(rows))])
     return logits
@@ -87,7 +87,7 @@ def _follow(lm: LM, root: Branch, continuations: list[list[int]]) -> list[list[f
     branches = [root.fork() for _ in continuations]
     try:
         requests = [(b, tokens[:-1], None) for b, tokens in zip(branches, continuations, strict=True)]
-        with lm.tree.step(requests) as step:  # never committed: the tree keeps nothing of it
+        with lm.tree.step(requests, owner=lm) as step:  # never committed: the tree keeps nothing of it
             logits = lm.runner.forward(lm.tree, step).logits
         parts = []
         for rows, tokens in zip(step.rows, continuations, strict=True):

@@ -11,12 +11,11 @@ from torch import Tensor
 
 from hornbeam.branch import Branch, int64
 from hornbeam.cuda import upload
-from hornbeam.errors import StateError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hornbeam._native import Plan
+    from hornbeam._native import Plan, StepHandle
     from hornbeam.tree import PrefixTree
 
 __all__ = ["Step"]
@@ -29,16 +28,17 @@ class Step:
     tree, a request's rows are consecutive.
     """
 
-    __slots__ = ("_branches", "_is_open", "_positions", "_rows", "_token_ids", "_tree", "is_dense", "plan")
+    __slots__ = ("_branches", "_handle", "_positions", "_rows", "_token_ids", "_tree", "is_dense", "plan")
 
     def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any, is_dense: bool) -> None:
         #: Whether the rows are one chain without a prefix: plain causal attention over the rows alone.
         self.is_dense = is_dense
         self._tree = tree
         self._branches = branches
-        self._is_open = True
         self.plan: Plan
-        self.plan, self._token_ids, self._positions, self._rows = opened
+        # The handle rolls the step back when it goes.
+        self._handle: StepHandle
+        self._handle, self.plan, self._token_ids, self._positions, self._rows = opened
 
     @property
     def num_rows(self) -> int:
@@ -73,7 +73,7 @@ class Step:
     @property
     def is_open(self) -> bool:
         """Whether neither commit nor rollback has ended the step."""
-        return self._is_open
+        return self._handle.is_open
 
     def commit(self, accepted: Sequence[Iterable[int] | Tensor], *, is_moved: bool = False) -> None:
         """Keep the accepted rows and free the rest; ends the step.
@@ -88,23 +88,13 @@ class Step:
             ArgumentError: the indices are not such a path; the step is still open.
             StateError: the step has ended.
         """
-        if not self._is_open:
-            raise StateError("the step has ended")
         paths = [p if isinstance(p, (list, tuple, Tensor, np.ndarray)) else list(p) for p in accepted]
-        self._tree._native.commit(paths)
-        self._is_open = False
-        self._tree._step = None
-        if is_moved:
-            self._tree._native.take_moves()
-        else:
-            self._tree._make_moves()
+        self._handle.commit(paths, self._tree._host_chunks, is_moved)
+        self._tree._make_moves_on_device()
 
     def rollback(self) -> None:
         """Keep nothing; ends the step. Does nothing when it has ended."""
-        if self._is_open:
-            self._is_open = False
-            self._tree._step = None
-            self._tree._native.rollback()
+        self._handle.rollback()
 
     def __enter__(self) -> Step:
         return self
@@ -113,7 +103,3 @@ class Step:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.rollback()
-
-    def __del__(self) -> None:
-        if getattr(self, "_is_open", False):
-            self.rollback()

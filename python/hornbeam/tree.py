@@ -18,13 +18,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native
+from hornbeam import _native, cuda
 from hornbeam.branch import Branch
 from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError, OutOfPages
 from hornbeam.integers import integer_tensor
-from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
-from hornbeam.ops.rows import move_page_rows, move_page_rows_at_once, move_rows
+from hornbeam.ops.pages import page_formats
 from hornbeam.step import Step
 
 __all__ = ["Branch", "PrefixTree", "Step"]
@@ -32,10 +31,14 @@ __all__ = ["Branch", "PrefixTree", "Step"]
 #: Bytes of a chunk unless the caller says how many slabs it has.
 CHUNK_BYTES = 64 << 20
 
+#: The largest element of a key or value that a page in codes can hold.
+LARGEST = 65504
+#: Rows that are read from a device at once.
+ROWS_AT_ONCE = 1 << 16
+
 TokenIds = Sequence[int] | Tensor | np.ndarray
 Request = tuple["Branch", TokenIds, "TokenIds | None"]
 
-_MOVES = {"rows": move_rows, "pages": move_page_rows, "at_once": move_page_rows_at_once}
 _DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -119,7 +122,6 @@ class PrefixTree:
         self._native = _native.Tree(
             self.num_planes, wanted, page_tokens, head_dim, _DTYPES[dtype], max_chunks
         )
-        self._step: Any = None
         self._columns: dict[str, tuple[str, torch.dtype, tuple[int, ...]]] = {}
 
     # --- branches ---
@@ -138,68 +140,108 @@ class PrefixTree:
             token_ids: list, or int32 or int64 tensor or array on the CPU.
             max_tokens: match at most this many, for example all but the last, whose logits are wanted.
         """
+        self._make_moves()
         return Branch(self, self._native, self._native.matching(token_ids, max_tokens))
 
     # --- steps ---
 
-    def step(self, requests: Sequence[Request]) -> Step:
+    def step(self, requests: Sequence[Request], *, owner: object = None, exact: bool = True) -> Step:
         """Open a step: reserve rows for new tokens of several branches.
+
+        A step that is neither committed nor rolled back ends with its last reference. Where an exception
+        keeps one alive, :meth:`recover` ends it.
 
         Args:
             requests: ``(branch, token_ids, parents)``, at most one a branch. ``parents[i]`` is the
                 index within the request of token ``i``'s parent, before it, or -1 for a child of the
                 branch's end; None is a chain.
+            owner: whoever may :meth:`recover` the step; an object that lives longer than it.
+            exact: whether the keys will be those of the whole model. What is committed of others, such as
+                those of a pass through some layers, is never matched and not kept.
 
         Raises:
             StateError: a step is open, a branch is closed or named twice.
             ArgumentError: no tokens, a token id or a parent out of range.
-            OutOfPages: the budget does not hold the rows; nothing was changed.
+            OutOfPages: the budget does not hold the rows, or there is no memory for them; nothing was
+                changed.
         """
         plain = []
         for branch, tokens, parents in requests:
             if branch.tree is not self:
                 raise ArgumentError("branch is of another tree, expected one of this tree")
             plain.append((branch._id, tokens, parents))
-        try:
-            opened = self._native.begin(plain)
-            while isinstance(opened, int):
-                self._grow(opened)
-                opened = self._native.begin(plain)
-        finally:
-            self._make_moves()
+        self._make_moves_on_device()
+        asked = (plain, _number(owner), exact)
+        while isinstance(opened := self._native.begin(*asked, self._host_chunks), int):
+            self._grow(opened)
+        self._make_moves_on_device()
         is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
         return Step(self, [request[0] for request in requests], opened, is_dense)
 
     def _grow(self, num_chunks: int) -> None:
-        for _ in range(num_chunks):
+        try:
             # Zeros, so that a kernel may load slots that it then masks out.
-            self.chunks.append(torch.zeros(self.layout, dtype=self.dtype, device=self.device))
-            try:
-                self._native.add_chunk()
-            except BaseException:
-                self.chunks.pop()
-                raise
+            fresh = [
+                torch.zeros(self.layout, dtype=self.dtype, device=self.device) for _ in range(num_chunks)
+            ]
+        except (MemoryError, RuntimeError) as error:  # torch raises either, by device
+            wanted = num_chunks * self.slabs_per_chunk * self.slab_bytes
+            raise OutOfPages(
+                f"{wanted} bytes of pages cannot be allocated on {self.device}: {error}"
+            ) from error
+        for chunk in fresh:
+            self._native.add_chunk(self.chunks, chunk)
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
-    def _change(self, attempt: Callable[[], int]) -> None:
+    def _change(self, attempt: Callable[[list[Tensor] | None], Any]) -> None:
         """Repeats a change, which says how many chunks it lacks, until it lacks none; then copies."""
-        while lacking := attempt():
+        self._make_moves_on_device()
+        while lacking := attempt(self._host_chunks):
             self._grow(lacking)
-        self._make_moves()
+        self._make_moves_on_device()
+
+    def _encode(self, attempt: Callable[[list[Tensor] | None, bool], Any]) -> None:
+        """As :meth:`_change`, of a change that encodes keys; told to, it only says which."""
+        if self._host_chunks is None:
+            self._make_moves_on_device()
+            slots = attempt(None, True)
+            for begin in range(0, 0 if isinstance(slots, int) else len(slots), ROWS_AT_ONCE):
+                held = np.pad(slots[begin : begin + ROWS_AT_ONCE], ((0, 0), (0, 1)))
+                if not bool((cuda.gather_rows(self.chunks, held).abs() <= LARGEST).all()):
+                    raise ArgumentError(
+                        f"an element of a page to encode is NaN or too large, expected at most {LARGEST}"
+                    )
+        self._change(lambda chunks: attempt(chunks, False))
+
+    @property
+    def _host_chunks(self) -> list[Tensor] | None:
+        """The pool, if the tree itself makes copies in it; on a device kernels do."""
+        return None if self.chunks and cuda.is_on_device(self.chunks[0]) else self.chunks
 
     def _make_moves(self) -> None:
-        together: list[tuple[int, Any]] = []
-        for kind, moves, number in self._native.take_moves():
-            if kind == "at_once" and number:
-                together.append((number, moves))
-            elif number:
-                names = {of: name for name, (of, _) in self.page_formats().items()}
-                quantise_pages(self.chunks, moves, names[number], by_page=kind == "pages")
-            elif kind == "at_once" and together:
-                condense_pages(self.chunks, moves, together)
-                together = []
+        """Makes the copies that an earlier call decided on and could not make."""
+        if (chunks := self._host_chunks) is not None:
+            self._native.make_moves(chunks)
+        else:
+            self._make_moves_on_device()
+
+    def _make_moves_on_device(self) -> None:
+        """Makes the copies that are still to be made, if the pages are on a device. The launch that writes to
+        pages which a copy reads says itself that it was made: twice would be wrong."""
+        while self._host_chunks is None and (batch := self._native.next_moves()) is not None:
+            number, kind, moves, format_number, codes = batch
+            made = (self._native, number)
+            tokens = dict(self.page_formats().values())
+            if format_number:
+                by_page = kind == "pages"
+                cuda.quantise_pages(self.chunks, moves, format_number, tokens[format_number], by_page=by_page)
+            elif kind == "at_once":
+                together = [(code, tokens[code], own) for code, own in codes if len(own)]
+                if len(moves) or together:
+                    cuda.condense_pages(self.chunks, moves, together, made)
             else:
-                _MOVES[kind](self.chunks, moves)
+                cuda.move_rows(self.chunks, moves, by_page=kind == "pages", made=made)
+            self._native.confirm_moves(number)
 
     # --- memory ---
 
@@ -210,21 +252,38 @@ class PrefixTree:
 
     def trim(self) -> int:
         """Give back the empty chunks at the end of the pool; returns the bytes freed."""
-        dropped = self._native.trim()
-        del self.chunks[len(self.chunks) - dropped :]
+        dropped = self._native.trim(self.chunks)
         return dropped * self.slabs_per_chunk * self.slab_bytes
 
     def clear(self) -> None:
         """Release what no branch and no pin needs. Its memory stays in the pool, see :meth:`trim`."""
         self._native.clear()
 
-    def recover(self) -> None:
-        """MERGE"""
-        self._native.rollback()
+    def recover(self, owner: object = None) -> None:
+        """End what an interrupted call has left open.
+
+        The open step, if it was opened for `owner` (see :meth:`step`), is rolled back. Copies that a commit
+        or a reduction decided on and could not make are made.
+        """
+        self._native.recover(_number(owner))
+        self._make_moves()
+
+    @property
+    def has_open_step(self) -> bool:
+        """Whether a step is open."""
+        return self._native.has_open_step()
 
     def invalidate(self) -> None:
-        """MERGE"""
-        self.clear()
+        """The model has changed: nothing that the tree holds now is matched again.
+
+        What no branch and no pin needs is released. Branches and pins hold and show what they did, and a
+        branch can be extended; with its release its tokens go. A step that is open counts as of before.
+        """
+        self._native.invalidate()
+
+    def rows_to_spare(self) -> int:
+        """The rows that a step can have without a cached prefix being released for them."""
+        return self._native.rows_to_spare()
 
     def stats(self) -> dict[str, int]:
         """Counts: ``nodes``, ``branches``, ``tokens``, and slabs: all, free, provisional, cached, broken."""
@@ -257,7 +316,7 @@ class PrefixTree:
             OutOfPages: the copies do not fit; nothing was changed.
         """
         lists = list(keep) if by_head else [keep]
-        self._change(lambda: self._native.compact(branch._id, node, lists, digest, by_head))
+        self._change(lambda chunks: self._native.compact(branch._id, node, lists, digest, by_head, chunks))
 
     def quantise(
         self,
@@ -286,13 +345,15 @@ class PrefixTree:
             partial: the last page of a format may be short.
 
         Raises:
-            ArgumentError: no such format, keys with elements beyond 65504, or a node by head and one list.
+            ArgumentError: no such format, keys with elements beyond 65504, or a node by head and one list;
+                nothing was changed.
             ShapeError: lists of other lengths.
             OutOfPages: the new pages do not fit; nothing was changed.
         """
         plain: Any = formats
         lists = [self._numbers(names) for names in (plain if by_head else [plain])]
-        self._change(lambda: self._native.quantise(branch._id, node, lists, partial, digest, by_head))
+        options = (lists, partial, digest, by_head)
+        self._encode(lambda chunks, report: self._native.quantise(branch._id, node, *options, chunks, report))
 
     def page_tokens_of(self, format: str | None) -> int:
         """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
@@ -355,7 +416,8 @@ class PrefixTree:
             by_head = any(self._native.keys(branch._id, 0)[:, 0])
         lists = indices if by_head else indices[:1]
         codes = None if formats is None else [self._numbers(names) for names in formats]
-        self._change(lambda: self._native.condense(branch._id, lists, codes, digest, by_head))
+        options = (lists, codes, digest, by_head)
+        self._encode(lambda chunks, report: self._native.condense(branch._id, *options, chunks, report))
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""
@@ -405,3 +467,8 @@ class PrefixTree:
         return (
             f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
         )
+
+
+def _number(owner: object) -> int:
+    """Names the owner of a step; 0 is nobody."""
+    return 0 if owner is None else id(owner)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
-from hornbeam.cuda.rows import addresses_of, num_places
+from hornbeam.cuda.rows import Made, addresses_of, num_places
 from hornbeam.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -74,13 +74,19 @@ def quantise_pages(chunks: list[Tensor], moves: NDArray, number: int, tokens: in
     _refuse(fault)
 
 
-def condense_pages(chunks: list[Tensor], moves: NDArray, codes: list[tuple[int, int, NDArray]]) -> None:
+def condense_pages(
+    chunks: list[Tensor],
+    moves: NDArray,
+    codes: list[tuple[int, int, NDArray]],
+    made: Made | None = None,
+) -> None:
     """See :func:`hornbeam.ops.condense_pages`: the same bytes. ``codes`` have (number of a format, tokens of
     its pages, moves).
 
     Everything goes to a staging pool, which holds what is written and no more, and from there to its pages.
     With codes the host waits once in between, and refuses elements that cannot be encoded before anything of
-    the pool has changed.
+    the pool has changed. The launch that writes there tells the tree of ``made`` that its copies of that
+    number were made.
     """
     driver, chunk = lane(), chunks[0]
     page_tokens, places = chunk.shape[3], num_places(chunks, by_page=True)
@@ -117,7 +123,7 @@ def condense_pages(chunks: list[Tensor], moves: NDArray, codes: list[tuple[int, 
     _native.cuda_copy_rows(driver, (addresses, stages), into, chunk)
     if codes:
         _refuse(fault)
-    _native.cuda_copy_rows(driver, (stages, addresses), out_of, chunk)
+    _native.cuda_copy_rows(driver, (stages, addresses), out_of, chunk, made)
 
 
 def _whole_pages(pages: NDArray[np.int32], to: NDArray[np.int32], page_tokens: int) -> NDArray[np.int32]:

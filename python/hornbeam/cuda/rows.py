@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SLOT_BITS", "addresses_of", "gather_rows", "move_rows", "num_places", "plane_batches", "put_rows"]
 
+Made = tuple[_native.Tree, int]
+
 #: Bits of the slot in a key that :meth:`_native.Tree.held` tells; above them is the page's format.
 SLOT_BITS = 12
 
@@ -33,15 +35,16 @@ def num_places(chunks: list[Tensor], *, by_page: bool) -> int:
     return len(chunks) * chunks[0].shape[1] * (chunks[0].shape[0] if by_page else 1)
 
 
-def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool) -> None:
-    """See :func:`hornbeam.ops.move_rows` and :func:`hornbeam.ops.move_page_rows`."""
+def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool, made: Made | None = None) -> None:
+    """See :func:`hornbeam.ops.move_rows` and :func:`hornbeam.ops.move_page_rows`. The launch tells the tree
+    of ``made`` that its copies of that number were made."""
     driver = lane()
     limits = torch.tensor([num_places(chunks, by_page=by_page), chunks[0].shape[3]] * 2)
     table = integer_tensor(moves, "moves", torch.int32)
     if bool(((table < 0) | (table >= limits)).any()):
         raise ArgumentError(f"a move is outside of the pool, expected columns below {limits.tolist()}")
     addresses, table = upload([addresses_of(chunks), table], chunks[0].device)
-    _native.cuda_move_rows(driver, addresses, table, chunks[0], by_page)
+    _native.cuda_move_rows(driver, addresses, table, chunks[0], by_page, made)
 
 
 def _checked(chunks: list[Tensor], held: NDArray, *, plain_only: bool) -> NDArray[np.int32]:

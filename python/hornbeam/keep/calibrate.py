@@ -96,7 +96,7 @@ def head_scores(lm: LM, examples: Sequence[Example], *, floor: float = 0.1) -> H
         rows = torch.arange(len(example.prompt) - 1, len(tokens))
         branch = lm.tree.branch()
         try:
-            with lm.tree.step([(branch, tokens, None)]) as step:
+            with lm.tree.step([(branch, tokens, None)], owner=lm) as step:
                 hits = _Hits(lm, branch, rows, list(example.sources))
                 lm.runner.forward(lm.tree, step, logits_rows=[0], observer=hits)
         finally:

@@ -19,12 +19,22 @@ Key = tuple[int, int]
 class NodeBranches:
     """The branches of one step's draft trees in ``tree``.
 
-    ``forward(step, rows)`` runs the rows of a step and gives the logits of those named.
+    ``forward(step, rows)`` runs the rows of a step and gives the logits of those named. Steps are opened for
+    ``owner``; ``exact`` as :meth:`hornbeam.PrefixTree.step` has it.
     """
 
-    def __init__(self, tree: PrefixTree, forward: Callable[[Step, Sequence[int]], Tensor]) -> None:
+    def __init__(
+        self,
+        tree: PrefixTree,
+        forward: Callable[[Step, Sequence[int]], Tensor],
+        *,
+        owner: object,
+        exact: bool = True,
+    ) -> None:
         self.tree = tree
         self.forward = forward
+        self.owner = owner
+        self.exact = exact
         self._branches: dict[Key, Branch] = {}
 
     def holds(self, node: Key) -> bool:
@@ -42,7 +52,7 @@ class NodeBranches:
             for origin, _ in requests:
                 opened.append(self._branches[origin].fork() if isinstance(origin, tuple) else origin)
             rows = [(branch, tokens, None) for branch, (_, tokens) in zip(opened, requests, strict=True)]
-            with self.tree.step(rows) as step:
+            with self.tree.step(rows, owner=self.owner, exact=self.exact) as step:
                 logits = self.forward(step, [int(own[-1]) for own in step.rows])
                 step.commit([range(len(tokens)) for _, tokens, _ in rows])
         except BaseException:

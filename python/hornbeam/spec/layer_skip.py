@@ -97,7 +97,7 @@ class LayerSkipProposer(Shaped):
         #: The first layer left out.
         self.first = min(frozenset(range(num_layers)) - self.kept)
         self._running = self.kept
-        self._nodes = NodeBranches(run.lm.tree, self._forward)
+        self._nodes = NodeBranches(run.lm.tree, self._forward, owner=run.lm, exact=False)
         # What the layers below the first one left out gave for each node.
         self._computed: dict[Key, Computed] = {}
         self._keys: list[Key] = []

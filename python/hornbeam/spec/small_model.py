@@ -69,7 +69,7 @@ class SmallModelProposer(Shaped):
     def __init__(self, run: Run, settings: SmallModel) -> None:
         super().__init__(run, settings.shape)
         self.lm = settings.lm
-        self._nodes = NodeBranches(self.lm.tree, self._forward)
+        self._nodes = NodeBranches(self.lm.tree, self._forward, owner=self.lm)
         # Of each sequence a branch of certain tokens, and none besides.
         self._branches: dict[int, Branch] = {}
         # How often the model had changed when they were computed.
@@ -124,7 +124,7 @@ class SmallModelProposer(Shaped):
             self._branches[ask.index] = branch
         while len(rest := _rest(ask, branch)) > CATCH_UP_ROWS:
             rows = rest[: min(len(rest) - 1, self.lm.prefill_rows)]
-            with self.lm.tree.step([(branch, rows, None)]) as step:
+            with self.lm.tree.step([(branch, rows, None)], owner=self.lm) as step:
                 self._forward(step, [len(rows) - 1])
                 step.commit([range(len(rows))])
 

@@ -14,7 +14,7 @@ use std::collections::HashMap;
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
-use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
+use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Stats, Tree};
 
 /// SplitMix64, so that a failure is reproduced by its seed on any machine.
 struct Random(u64);
@@ -47,15 +47,20 @@ struct ModelBranch {
     tokens: Vec<u32>,
     /// Positions whose keys are shown, a plane; `None` while all are.
     kept: Option<Vec<Vec<usize>>>,
+    /// How often the model had changed when the first token was computed: the stamp of the empty prefix.
+    epoch: u64,
+    /// Of each token, 0 where its keys are those of the whole model.
+    salts: Vec<u64>,
 }
 
 impl ModelBranch {
     fn stamps(&self) -> Vec<u64> {
-        let mut at = 0;
+        let mut at = self.epoch;
         self.tokens
             .iter()
-            .map(|&t| {
-                at = stamp(at, t);
+            .zip(&self.salts)
+            .map(|(&t, salt)| {
+                at = stamp(at ^ salt, t);
                 at
             })
             .collect()
@@ -74,6 +79,7 @@ struct World {
     pins: Vec<NodeId>,
     random: Random,
     limited: bool,
+    epoch: u64,
 }
 
 impl World {
@@ -95,12 +101,14 @@ impl World {
             pins: Vec::new(),
             random,
             limited,
+            epoch: 0,
         }
     }
 
     fn make_moves(&mut self) {
         let layout = *self.tree.layout();
-        for batch in self.tree.take_moves() {
+        while let Some(batch) = self.tree.next_moves().cloned() {
+            self.tree.confirm_moves();
             match batch {
                 Moves::Rows(moves) => {
                     for m in moves {
@@ -213,8 +221,12 @@ impl World {
                 Err(other) => panic!("{other}"),
             }
         }
+        let salt = if self.random.one_in(10) { self.random.next() } else { 0 };
+        if salt != 0 {
+            self.tree.mark_inexact();
+        }
         self.make_moves();
-        let stamps = self.write_rows(&picked, &drafts);
+        let stamps = self.write_rows(&picked, &drafts, salt);
         if self.random.one_in(4) {
             self.during_step(&picked);
         }
@@ -232,17 +244,24 @@ impl World {
                         kept.iter_mut().for_each(|plane| plane.push(branch.tokens.len()));
                     }
                     branch.tokens.push(tokens[t as usize]);
+                    branch.salts.push(salt);
                 }
             }
         }
         drop(stamps);
         for i in picked {
+            self.settle(i);
             self.check_branch(&self.branches[i]);
         }
     }
 
     /// Checks the plan against the model, row by row, and writes the rows' stamps.
-    fn write_rows(&mut self, picked: &[usize], drafts: &[(Vec<u32>, Option<Vec<i32>>)]) -> Vec<u64> {
+    fn write_rows(
+        &mut self,
+        picked: &[usize],
+        drafts: &[(Vec<u32>, Option<Vec<i32>>)],
+        salt: u64,
+    ) -> Vec<u64> {
         let layout = *self.tree.layout();
         let plan = self.tree.plan().unwrap().clone();
         let rows = self.tree.rows();
@@ -260,9 +279,12 @@ impl World {
                         let above = rows[parent] as usize;
                         (stamps[above], plan.row_positions[above] + 1, sees[above].1.clone())
                     }
-                    Err(_) => (base.last().copied().unwrap_or(0), base.len() as i32, Vec::new()),
+                    Err(_) => {
+                        let above = base.last().copied().unwrap_or(self.branches[i].epoch);
+                        (above, base.len() as i32, Vec::new())
+                    }
                 };
-                stamps[row] = stamp(above, token);
+                stamps[row] = stamp(above ^ salt, token);
                 own.push(stamps[row]);
                 sees[row] = (i, own);
                 assert_eq!((row_tokens[row], plan.row_positions[row]), (token, depth));
@@ -318,7 +340,8 @@ impl World {
 
     /// Forks, matches and releases are allowed while a step is open.
     fn during_step(&mut self, picked: &[usize]) {
-        match self.random.below(3) {
+        match self.random.below(4) {
+            3 => self.tree_changes(picked),
             0 => {
                 let i = picked[self.random.below(picked.len())];
                 self.fork(i);
@@ -354,6 +377,32 @@ impl World {
         let mut branch = self.branches[i].clone();
         branch.id = self.tree.fork(branch.id).unwrap();
         self.branches.push(branch);
+        self.settle(self.branches.len() - 1);
+    }
+
+    /// A branch without a token will be computed by the model as it is now.
+    fn settle(&mut self, i: usize) {
+        if self.branches[i].tokens.is_empty() {
+            self.branches[i].epoch = self.epoch;
+        }
+    }
+
+    /// The model changes: what it computed before is of the old epoch, that of the open step included.
+    fn tree_changes(&mut self, stepping: &[usize]) {
+        self.tree.invalidate();
+        self.epoch += 1;
+        (0..self.branches.len()).filter(|i| !stepping.contains(i)).for_each(|i| self.settle(i));
+    }
+
+    fn open(&mut self) {
+        let id = self.tree.branch();
+        self.branches.push(ModelBranch {
+            id,
+            tokens: Vec::new(),
+            kept: None,
+            epoch: self.epoch,
+            salts: Vec::new(),
+        });
     }
 
     fn matching(&mut self) {
@@ -369,9 +418,19 @@ impl World {
         let length = self.tree.length(id).unwrap();
         // At least what the longest open exact branch shares.
         let shared = |b: &ModelBranch| b.tokens.iter().zip(&tokens).take_while(|(a, b)| a == b).count();
-        let least = self.branches.iter().filter(|b| b.kept.is_none()).map(shared).max().unwrap_or(0);
+        let exact = self
+            .branches
+            .iter()
+            .filter(|b| b.kept.is_none() && b.epoch == self.epoch && b.salts.iter().all(|&salt| salt == 0));
+        let least = exact.map(shared).max().unwrap_or(0);
         assert!(length >= least, "matched {length}, an open branch shares {least}");
-        let branch = ModelBranch { id, tokens: tokens[..length].to_vec(), kept: None };
+        let branch = ModelBranch {
+            id,
+            tokens: tokens[..length].to_vec(),
+            kept: None,
+            epoch: self.epoch,
+            salts: vec![0; length],
+        };
         self.check_branch(&branch);
         self.branches.push(branch);
     }
@@ -395,11 +454,12 @@ impl World {
         let (by_head, lists) = self.choose_keys(&shown);
         let slices: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         loop {
+            let stats = self.tree.stats();
             let keep = if by_head { Keep::ByHead(&slices) } else { Keep::Uniform(slices[0]) };
             match self.tree.compact(branch.id, node.id, keep, 7) {
                 Ok(Begin::Open) => break,
                 Ok(Begin::Grow(chunks)) => self.grow(chunks),
-                Err(Error::OutOfPages { .. }) if self.limited => return,
+                Err(Error::OutOfPages { .. }) if self.limited => return self.is_unchanged(&branch, stats),
                 // A node that was once cut by head stays by head even when its planes agree.
                 Err(Error::Value { .. }) if !by_head => return,
                 Err(Error::State { what, .. }) if what.starts_with("node") => return,
@@ -416,6 +476,12 @@ impl World {
         });
         self.branches[i].kept = Some(kept.collect());
         self.check_branch(&self.branches[i]);
+    }
+
+    /// What was refused has changed nothing.
+    fn is_unchanged(&self, branch: &ModelBranch, stats: Stats) {
+        assert_eq!((self.tree.stats(), self.tree.has_moves()), (stats, false));
+        self.check_branch(branch);
     }
 
     /// Random indices into the keys that each plane shows, and whether they may differ by plane.
@@ -442,12 +508,19 @@ impl World {
             lists.iter().map(|keys| keys.iter().map(|_| self.random.below(3) as u8).collect()).collect();
         let formats: Vec<&[u8]> = formats.iter().map(Vec::as_slice).collect();
         let codes = (by_head && self.random.one_in(3)).then_some(Codes::ByHead(&formats));
+        let is_refused = self.random.one_in(5);
         loop {
+            let stats = self.tree.stats();
             let keep = if by_head { Keep::ByHead(&slices) } else { Keep::Uniform(slices[0]) };
-            match self.tree.condense(branch.id, keep, codes, 7) {
+            let check = |slots: &[[u32; 2]]| match is_refused {
+                true if !slots.is_empty() => Err(Error::value("element", "inf", "less")),
+                _ => Ok(()),
+            };
+            match self.tree.condense(branch.id, keep, codes, 7, check) {
                 Ok(Begin::Open) => break,
                 Ok(Begin::Grow(chunks)) => self.grow(chunks),
-                Err(Error::OutOfPages { .. }) if self.limited => return,
+                Err(Error::OutOfPages { .. }) if self.limited => return self.is_unchanged(&branch, stats),
+                Err(Error::Value { what: "element", .. }) => return self.is_unchanged(&branch, stats),
                 Err(Error::Value { .. }) if !by_head => return,
                 Err(other) => panic!("{other}"),
             }
@@ -463,10 +536,7 @@ impl World {
     fn operate(&mut self) {
         let n = self.branches.len();
         match self.random.below(100) {
-            _ if n == 0 => {
-                let id = self.tree.branch();
-                self.branches.push(ModelBranch { id, tokens: Vec::new(), kept: None });
-            }
+            _ if n == 0 => self.open(),
             0..45 => self.step(),
             45..58 if n < 12 => {
                 let i = self.random.below(n);
@@ -494,14 +564,12 @@ impl World {
                 let pin = self.pins.swap_remove(at);
                 self.tree.unpin(pin).unwrap();
             }
+            97 if self.random.one_in(2) => self.tree_changes(&[]),
             97 => self.tree.clear(),
             98 => {
                 self.tree.trim();
             }
-            _ => {
-                let id = self.tree.branch();
-                self.branches.push(ModelBranch { id, tokens: Vec::new(), kept: None });
-            }
+            _ => self.open(),
         }
     }
 

@@ -87,7 +87,7 @@ pub(crate) fn attached<T>(py: Python<'_>, work: impl FnOnce() -> hornbeam_core::
 }
 
 /// The `InternalError` that a panic becomes: a fault of ours, which names itself and ends one call.
-fn internal(py: Python<'_>, panic: &(dyn Any + Send)) -> PyErr {
+pub(crate) fn internal(py: Python<'_>, panic: &(dyn Any + Send)) -> PyErr {
     let text = panic.downcast_ref::<&str>().copied();
     let text = text.or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     let text = format!("internal error: {}", text.unwrap_or("a panic without a message"));

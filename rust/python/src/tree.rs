@@ -1,42 +1,332 @@
 //! `Tree`: the prefix tree as Python sees it. `hornbeam.PrefixTree` is the interface for people.
 //!
-//! No Python code runs while the tree is locked, so that a thread that waits for it may hold the GIL.
+//! What Python holds of a tree - branches, pins, the open step - are objects that end with their last
+//! reference, so that an exception, or an interrupt, between the call that made one and the statement that
+//! stores it leaves nothing behind. Finalisers may run anywhere, also while the tree is locked: they only
+//! write down what ended, and the next call sees to it.
+//!
+//! A change and the copies that it decides on are one call, with no Python code in between.
 
-use std::sync::{Mutex, MutexGuard};
+use std::ops::{Deref, DerefMut};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
 use hornbeam_core::ops::rows::PageMove;
+use hornbeam_core::ops::{pages, rows};
 use hornbeam_core::parallel::lock_whole;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
 use pyo3::prelude::*;
-use pyo3::types::{PyByteArray, PyBytes, PyDict, PySequence};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PySequence};
 
-use crate::error::{OrRaise, attached, to_py};
+use crate::error::{OrRaise, attached, detached_on, internal, to_py};
 use crate::integers::{narrow, token_ids};
+use crate::parallel::Host;
 use crate::plan::{PyPlan, int32s};
+use crate::rows::Chunks;
 
 /// A node of a branch: (id, start, num_tokens, num_keys, digest).
 type PathNode = (u64, usize, usize, usize, u64);
 
+/// The tree, and what the core does not know of it.
+struct State {
+    tree: Tree,
+    /// Steps begun so far: the ticket of the open one, if there is one.
+    steps: u64,
+    /// Who opened it, 0 for nobody in particular.
+    owner: usize,
+    /// Batches of copies made so far: the number of the next one.
+    made: u64,
+}
+
+impl State {
+    fn is_open(&self, ticket: u64) -> bool {
+        self.steps == ticket && self.tree.plan().is_some()
+    }
+
+    /// The next copies were made.
+    fn confirm(&mut self) {
+        self.tree.confirm_moves();
+        self.made += 1;
+    }
+}
+
+/// Something whose Python object has gone.
+enum Dropped {
+    Step(u64),
+    Branch(BranchId),
+    Pin(NodeId),
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Names the thread that has the lock, 0 for none.
+    holder: AtomicUsize,
+    dropped: Mutex<Vec<Dropped>>,
+}
+
+/// The locked state.
+struct Locked<'a> {
+    state: MutexGuard<'a, State>,
+    holder: &'a AtomicUsize,
+}
+
+impl Deref for Locked<'_> {
+    type Target = State;
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        self.holder.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A number of this thread, not 0.
+fn this_thread() -> usize {
+    thread_local!(static MARK: u8 = const { 0 });
+    MARK.with(|mark| std::ptr::from_ref(mark) as usize)
+}
+
+impl Shared {
+    /// Waits without the GIL, so that whoever has the lock may give up the GIL meanwhile and take it back.
+    fn lock(&self, py: Python<'_>) -> PyResult<Locked<'_>> {
+        let me = this_thread();
+        let state = loop {
+            match self.state.try_lock() {
+                Ok(state) => break state,
+                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
+                // A finaliser that ran while this thread was at work on the tree.
+                Err(TryLockError::WouldBlock) if self.holder.load(Ordering::Relaxed) == me => {
+                    let error =
+                        Error::State { what: "the tree".to_owned(), state: "is at work in this thread" };
+                    return Err(to_py(py, error));
+                }
+                Err(TryLockError::WouldBlock) => py.detach(|| drop(self.state.lock())),
+            }
+        };
+        self.holder.store(me, Ordering::Relaxed);
+        let mut locked = Locked { state, holder: &self.holder };
+        self.clean(&mut locked);
+        Ok(locked)
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Vec<Dropped>> {
+        lock_whole(&self.dropped)
+    }
+
+    /// Ends what was dropped. What is over already needs nothing.
+    fn clean(&self, state: &mut State) {
+        let dropped = std::mem::take(&mut *self.queue());
+        if dropped.iter().any(|gone| matches!(gone, Dropped::Step(ticket) if state.is_open(*ticket))) {
+            state.tree.rollback();
+        }
+        for gone in dropped {
+            match gone {
+                Dropped::Step(_) => {}
+                Dropped::Pin(node) => drop(state.tree.unpin(node)),
+                Dropped::Branch(branch) if state.tree.is_stepping(branch) => self.queue().push(gone),
+                Dropped::Branch(branch) => drop(state.tree.release(branch, true)),
+            }
+        }
+    }
+}
+
+/// An open branch; the last reference closes it, and keeps its tokens cached.
+#[pyclass(name = "BranchHandle", module = "hornbeam._native", frozen)]
+pub(crate) struct PyBranchHandle {
+    shared: Arc<Shared>,
+    branch: BranchId,
+}
+
+#[pymethods]
+impl PyBranchHandle {
+    /// The branch's id.
+    #[getter]
+    fn id(&self) -> u64 {
+        self.branch.into()
+    }
+}
+
+impl Drop for PyBranchHandle {
+    fn drop(&mut self) {
+        self.shared.queue().push(Dropped::Branch(self.branch));
+    }
+}
+
+/// A pin; the last reference undoes it.
+#[pyclass(name = "Pin", module = "hornbeam._native", frozen)]
+pub(crate) struct PyPin {
+    shared: Arc<Shared>,
+    node: NodeId,
+    is_undone: AtomicBool,
+}
+
+#[pymethods]
+impl PyPin {
+    /// Undoes the pin.
+    fn undo(&self, py: Python<'_>) -> PyResult<()> {
+        let mut state = self.shared.lock(py)?;
+        if self.is_undone.swap(true, Ordering::Relaxed) {
+            return Ok(());
+        }
+        let undone = state.tree.unpin(self.node);
+        drop(state);
+        undone.or_raise(py)
+    }
+}
+
+impl Drop for PyPin {
+    fn drop(&mut self) {
+        if !*self.is_undone.get_mut() {
+            self.shared.queue().push(Dropped::Pin(self.node));
+        }
+    }
+}
+
+/// A step; the last reference rolls it back if it is still open.
+#[pyclass(name = "StepHandle", module = "hornbeam._native", frozen)]
+pub(crate) struct PyStepHandle {
+    shared: Arc<Shared>,
+    ticket: u64,
+}
+
+#[pymethods]
+impl PyStepHandle {
+    /// Whether neither commit nor rollback has ended the step.
+    #[getter]
+    fn is_open(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.shared.lock(py)?.is_open(self.ticket))
+    }
+
+    /// Ends the step; `accepted` names the tokens that stay, a path a request. With `is_moved` their rows
+    /// lie where the tree wants them already; else they are copied there if the pages are on the host,
+    /// `chunks`.
+    fn commit(
+        &self,
+        py: Python<'_>,
+        accepted: &Bound<'_, PySequence>,
+        chunks: Option<&Bound<'_, PyList>>,
+        is_moved: bool,
+    ) -> PyResult<()> {
+        let accepted = accepted
+            .try_iter()?
+            .map(|path| narrow::<u32>(py, &path?, "accepted", "an index within the request"))
+            .collect::<PyResult<Vec<_>>>()?;
+        let paths: Vec<&[u32]> = accepted.iter().map(Vec::as_slice).collect();
+        change(&self.shared, py, chunks, |state| {
+            if !state.is_open(self.ticket) {
+                return Err(Error::State { what: "the step".to_owned(), state: "has ended" });
+            }
+            if is_moved && state.tree.has_moves() {
+                return Err(Error::State { what: "the tree".to_owned(), state: "has copies to make" });
+            }
+            state.tree.commit(&paths)?;
+            if is_moved {
+                state.tree.take_moves();
+            }
+            Ok(())
+        })
+    }
+
+    /// Ends the step, if it is open, and keeps nothing of it.
+    fn rollback(&self, py: Python<'_>) -> PyResult<()> {
+        let mut state = self.shared.lock(py)?;
+        if state.is_open(self.ticket) {
+            state.tree.rollback();
+        }
+        Ok(())
+    }
+}
+
+impl Drop for PyStepHandle {
+    fn drop(&mut self) {
+        self.shared.queue().push(Dropped::Step(self.ticket));
+    }
+}
+
+/// Makes the copies that are still to be made. Those that cannot be made are left.
+fn make_moves(py: Python<'_>, state: &mut State, list: &Bound<'_, PyList>) -> PyResult<()> {
+    let layout = *state.tree.layout();
+    while let Some(batch) = state.tree.next_moves() {
+        let ids: Vec<u32> = match batch {
+            Moves::Rows(moves) => moves.iter().flat_map(|m| [m.from.slab, m.to.slab]).collect(),
+            Moves::Pages(moves) | Moves::Codes { moves, .. } => ids_of(moves).collect(),
+            Moves::AtOnce { moves, codes } => {
+                ids_of(moves).chain(codes.iter().flat_map(|(_, moves)| ids_of(moves))).collect()
+            }
+        };
+        let by_page = match batch {
+            Moves::Rows(_) => false,
+            Moves::Codes { by_page, .. } => *by_page,
+            Moves::Pages(_) | Moves::AtOnce { .. } => true,
+        };
+        if !ids.is_empty() {
+            let chunks = Chunks::describe(py, list, ids.into_iter(), |_, id| match by_page {
+                true => layout.page(id).0,
+                false => id as usize / layout.slabs_per_chunk,
+            })?;
+            let mut bytes = chunks.bytes(py)?;
+            detached_on(py, chunks.tensors(), || match batch {
+                Moves::Rows(moves) => rows::move_rows(moves, &mut bytes, &layout),
+                Moves::Pages(moves) => rows::move_page_rows(moves, &mut bytes, &layout),
+                Moves::Codes { format, by_page, moves } => {
+                    pages::write_coded_pages(moves, *format, &mut bytes, &layout, *by_page, &Host)
+                }
+                Moves::AtOnce { moves, codes } => {
+                    pages::condense_pages(moves, codes, &mut bytes, &layout, &Host)
+                }
+            })?;
+        }
+        state.confirm();
+    }
+    Ok(())
+}
+
+fn ids_of(moves: &[PageMove]) -> impl Iterator<Item = u32> + '_ {
+    moves.iter().flat_map(|m| [m.from[0], m.to[0]])
+}
+
+/// Runs a change of the tree. Where the pages are on the host, copies that an earlier call could not make
+/// come first, and those that the change decides on follow, also when it fails; else the caller makes them.
+fn change<T>(
+    shared: &Shared,
+    py: Python<'_>,
+    chunks: Option<&Bound<'_, PyList>>,
+    work: impl FnOnce(&mut State) -> hornbeam_core::Result<T>,
+) -> PyResult<T> {
+    let mut state = shared.lock(py)?;
+    if let Some(chunks) = chunks {
+        make_moves(py, &mut state, chunks)?;
+    }
+    let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut state)));
+    let made = chunks.map_or(Ok(()), |chunks| make_moves(py, &mut state, chunks));
+    drop(state);
+    let outcome = outcome.map_err(|panic| internal(py, &*panic))?.or_raise(py)?;
+    made?;
+    Ok(outcome)
+}
+
 /// A prefix tree over pages that the caller allocates; branches and nodes are 64-bit ids.
 #[pyclass(name = "Tree", module = "hornbeam._native", frozen)]
 pub(crate) struct PyTree {
-    tree: Mutex<Tree>,
-    /// Branches whose Python objects were collected: possibly while the tree was locked.
-    dropped: Mutex<Vec<BranchId>>,
+    shared: Arc<Shared>,
 }
 
 impl PyTree {
-    fn lock(&self) -> MutexGuard<'_, Tree> {
-        let mut tree = lock_whole(&self.tree);
-        let dropped = std::mem::take(&mut *lock_whole(&self.dropped));
-        for branch in dropped {
-            // A branch that was closed by hand meanwhile needs nothing.
-            let _closed = tree.release(branch, true);
-        }
-        tree
+    fn lock<'a>(&'a self, py: Python<'_>) -> PyResult<Locked<'a>> {
+        self.shared.lock(py)
     }
 
     /// Runs `work` on the locked tree; an error or a panic becomes an exception after the lock is gone.
@@ -45,7 +335,21 @@ impl PyTree {
         py: Python<'_>,
         work: impl FnOnce(&mut Tree) -> hornbeam_core::Result<T>,
     ) -> PyResult<T> {
-        attached(py, || work(&mut self.lock()))
+        let mut state = self.lock(py)?;
+        attached(py, move || work(&mut state.tree))
+    }
+
+    fn handle(&self, branch: BranchId) -> PyBranchHandle {
+        PyBranchHandle { shared: Arc::clone(&self.shared), branch }
+    }
+
+    /// The copies of `number` were made, unless that was said before.
+    pub(crate) fn confirm(&self, py: Python<'_>, number: u64) -> PyResult<()> {
+        let mut state = self.lock(py)?;
+        if state.made == number && state.tree.has_moves() {
+            state.confirm();
+        }
+        Ok(())
     }
 }
 
@@ -53,9 +357,17 @@ fn int64_bytes<'py>(py: Python<'py>, numbers: impl Iterator<Item = i64>) -> Boun
     PyByteArray::new(py, &numbers.flat_map(i64::to_ne_bytes).collect::<Vec<u8>>())
 }
 
-/// Plan, token ids and positions of the rows, rows of each request: int64 as bytes.
-type Opened<'py> =
-    (Bound<'py, PyPlan>, Bound<'py, PyByteArray>, Bound<'py, PyByteArray>, Vec<Bound<'py, PyByteArray>>);
+/// The step, its plan, token ids and positions of the rows, rows of each request: int64 as bytes.
+type Opened<'py> = (
+    PyStepHandle,
+    Bound<'py, PyPlan>,
+    Bound<'py, PyByteArray>,
+    Bound<'py, PyByteArray>,
+    Vec<Bound<'py, PyByteArray>>,
+);
+
+/// Number, kind, moves, format, and (format, moves) of what is encoded together with them.
+type NextMoves<'py> = (u64, &'static str, Bound<'py, PyAny>, u8, Vec<(u8, Bound<'py, PyAny>)>);
 
 /// Branch, tokens, parents.
 type Asked<'py> = (u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
@@ -64,6 +376,67 @@ type Asked<'py> = (u64, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 enum Started<'py> {
     Grow(usize),
     Open(Opened<'py>),
+}
+
+/// Chunks to add first, 0 when all is done; or the slots that would be encoded.
+#[derive(IntoPyObject)]
+enum Changed<'py> {
+    Grow(usize),
+    Sources(Bound<'py, PyAny>),
+}
+
+/// What is done about the slots that a change would encode.
+struct Sources<'a, 'py> {
+    chunks: Option<&'a Bound<'py, PyList>>,
+    /// Report them, and change nothing.
+    report: bool,
+    slots: Option<Vec<[u32; 2]>>,
+    error: Option<PyErr>,
+}
+
+impl<'a, 'py> Sources<'a, 'py> {
+    fn new(chunks: Option<&'a Bound<'py, PyList>>, report: bool) -> Self {
+        Self { chunks, report, slots: None, error: None }
+    }
+
+    /// Called before anything has changed.
+    fn check(
+        &mut self,
+        py: Python<'py>,
+        slots: &[[u32; 2]],
+        layout: &PageLayout,
+    ) -> hornbeam_core::Result<()> {
+        let stop = Error::State { what: "the change".to_owned(), state: "was only asked about" };
+        if self.report {
+            self.slots = Some(slots.to_vec());
+            return Err(stop);
+        }
+        let Some(list) = self.chunks.filter(|_| !slots.is_empty()) else { return Ok(()) };
+        let checked = (|| {
+            let ids = slots.iter().map(|slot| slot[0]);
+            let chunks = Chunks::describe(py, list, ids, |_, page| layout.page(page).0)?;
+            let bytes = chunks.bytes(py)?;
+            detached_on(py, chunks.tensors(), || pages::check_encodable(slots, &bytes, layout, &Host))
+        })();
+        checked.map_err(|error| {
+            self.error = Some(error);
+            stop
+        })
+    }
+
+    /// What the change came to.
+    fn changed(self, py: Python<'py>, outcome: PyResult<Begin>) -> PyResult<Changed<'py>> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        match self.slots {
+            Some(slots) => {
+                let words = slots.iter().flat_map(|[page, slot]| [*page as i32, *slot as i32]);
+                Ok(Changed::Sources(int32s(py, words, Some(2))?))
+            }
+            None => outcome.map(|begin| Changed::Grow(chunks_to_add(begin))),
+        }
+    }
 }
 
 #[pymethods]
@@ -87,27 +460,25 @@ impl PyTree {
         };
         let layout = PageLayout { num_planes, slabs_per_chunk, page_tokens, head_dim, dtype };
         let tree = Tree::new(layout, max_chunks.unwrap_or(usize::MAX)).or_raise(py)?;
-        Ok(Self { tree: Mutex::new(tree), dropped: Mutex::default() })
+        let state = State { tree, steps: 0, owner: 0, made: 0 };
+        let shared =
+            Shared { state: Mutex::new(state), holder: AtomicUsize::new(0), dropped: Mutex::default() };
+        Ok(Self { shared: Arc::new(shared) })
     }
 
     /// Opens an empty branch.
-    fn branch(&self, py: Python<'_>) -> PyResult<u64> {
-        self.with(py, |tree| Ok(tree.branch().into()))
+    fn branch(&self, py: Python<'_>) -> PyResult<PyBranchHandle> {
+        Ok(self.handle(self.with(py, |tree| Ok(tree.branch()))?))
     }
 
     /// A second branch with the same tokens.
-    fn fork(&self, py: Python<'_>, branch: u64) -> PyResult<u64> {
-        self.with(py, |tree| tree.fork(branch.into())).map(u64::from)
+    fn fork(&self, py: Python<'_>, branch: u64) -> PyResult<PyBranchHandle> {
+        self.with(py, |tree| tree.fork(branch.into()).map(|fork| self.handle(fork)))
     }
 
     /// Closes a branch.
     fn release(&self, py: Python<'_>, branch: u64, keep: bool) -> PyResult<()> {
         self.with(py, |tree| tree.release(branch.into(), keep))
-    }
-
-    /// Closes a branch at the next call of any method; for finalisers, which may run anywhere.
-    fn drop_branch(&self, branch: u64) {
-        lock_whole(&self.dropped).push(branch.into());
     }
 
     /// Whether a branch is open.
@@ -147,14 +518,12 @@ impl PyTree {
         Ok(nodes.into_iter().map(|n| (n.id.into(), n.start, n.num_tokens, n.num_keys, n.digest)).collect())
     }
 
-    /// Pins the node that a branch stands on; returns it.
-    fn pin(&self, py: Python<'_>, branch: u64) -> PyResult<u64> {
-        self.with(py, |tree| tree.pin(branch.into())).map(u64::from)
-    }
-
-    /// Undoes a pin.
-    fn unpin(&self, py: Python<'_>, node: u64) -> PyResult<()> {
-        self.with(py, |tree| tree.unpin(NodeId::from(node)))
+    /// Pins the node that a branch stands on.
+    fn pin(&self, py: Python<'_>, branch: u64) -> PyResult<PyPin> {
+        self.with(py, |tree| {
+            let node = tree.pin(branch.into())?;
+            Ok(PyPin { shared: Arc::clone(&self.shared), node, is_undone: AtomicBool::new(false) })
+        })
     }
 
     /// A branch at the longest exact prefix held of the first `max_tokens` tokens.
@@ -164,14 +533,22 @@ impl PyTree {
         py: Python<'_>,
         tokens: &Bound<'_, PyAny>,
         max_tokens: Option<usize>,
-    ) -> PyResult<u64> {
+    ) -> PyResult<PyBranchHandle> {
         let tokens = token_ids(tokens)?;
         let limit = max_tokens.unwrap_or(tokens.len()).min(tokens.len());
-        self.with(py, |tree| Ok(tree.matching(&tokens[..limit]).into()))
+        Ok(self.handle(self.with(py, |tree| Ok(tree.matching(&tokens[..limit])))?))
     }
 
-    /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first.
-    fn begin<'py>(&self, py: Python<'py>, requests: Vec<Asked<'py>>) -> PyResult<Started<'py>> {
+    /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first. `owner` is
+    /// who may have it rolled back by `recover`; without `exact` what is committed of it is never matched.
+    fn begin<'py>(
+        &self,
+        py: Python<'py>,
+        requests: Vec<Asked<'py>>,
+        owner: usize,
+        exact: bool,
+        chunks: Option<&Bound<'py, PyList>>,
+    ) -> PyResult<Started<'py>> {
         type Parsed = (BranchId, Vec<u32>, Option<Vec<i32>>);
         let parsed: Vec<Parsed> = requests
             .iter()
@@ -189,71 +566,84 @@ impl PyTree {
             .iter()
             .map(|(branch, tokens, parents)| Request { branch: *branch, tokens, parents: parents.as_deref() })
             .collect();
-        let opened = self.with(py, |tree| {
-            Ok(match tree.begin(&requests)? {
-                Begin::Grow(chunks) => Err(chunks),
-                Begin::Open => {
-                    Ok((tree.plan().cloned().unwrap_or_default(), tree.row_tokens().to_vec(), tree.rows()))
-                }
-            })
+        let opened = change(&self.shared, py, chunks, |state| {
+            if let Begin::Grow(chunks) = state.tree.begin(&requests)? {
+                return Ok(Err(chunks));
+            }
+            if !exact {
+                state.tree.mark_inexact();
+            }
+            state.steps += 1;
+            state.owner = owner;
+            let step = PyStepHandle { shared: Arc::clone(&self.shared), ticket: state.steps };
+            let tree = &state.tree;
+            let plan = tree.plan().cloned().unwrap_or_default();
+            Ok(Ok((step, plan, tree.row_tokens().to_vec(), tree.rows())))
         })?;
-        let (plan, tokens, rows) = match opened {
+        let (step, plan, tokens, rows) = match opened {
             Ok(opened) => opened,
             Err(chunks) => return Ok(Started::Grow(chunks)),
         };
         let positions = int64_bytes(py, plan.row_positions.iter().map(|&p| i64::from(p)));
         let tokens = int64_bytes(py, tokens.into_iter().map(i64::from));
         let rows = rows.into_iter().map(|rows| int64_bytes(py, rows.into_iter().map(i64::from))).collect();
-        Ok(Started::Open((Bound::new(py, PyPlan::of(plan))?, tokens, positions, rows)))
+        Ok(Started::Open((step, Bound::new(py, PyPlan::of(plan))?, tokens, positions, rows)))
     }
 
-    /// Ends the open step; `accepted` names the tokens that stay, a path a request.
-    fn commit(&self, py: Python<'_>, accepted: &Bound<'_, PySequence>) -> PyResult<()> {
-        let accepted = accepted
-            .try_iter()?
-            .map(|path| narrow::<u32>(py, &path?, "accepted", "an index within the request"))
-            .collect::<PyResult<Vec<_>>>()?;
-        let paths: Vec<&[u32]> = accepted.iter().map(Vec::as_slice).collect();
-        self.with(py, |tree| tree.commit(&paths))
+    /// Rolls the open step back if it is of `owner`, 0 for one that nobody in particular opened.
+    fn recover(&self, py: Python<'_>, owner: usize) -> PyResult<()> {
+        let mut state = self.lock(py)?;
+        if state.owner == owner {
+            state.tree.rollback();
+        }
+        Ok(())
     }
 
-    /// Ends the open step and keeps nothing of it.
-    fn rollback(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, |tree| {
-            tree.rollback();
-            Ok(())
-        })
+    /// Whether a step is open.
+    fn has_open_step(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(self.lock(py)?.tree.plan().is_some())
     }
 
-    /// The copies to make, in order: (`rows`, `pages` or `at_once`, int32 `[M, 4]`, the number of the
-    /// format to encode them in, or 0). Those `at_once` with a format go together with the next one
-    /// without.
-    fn take_moves<'py>(&self, py: Python<'py>) -> PyResult<Vec<(&'static str, Bound<'py, PyAny>, u8)>> {
-        let moves = self.with(py, |tree| Ok(tree.take_moves()))?;
-        let pages = |kind, moves: Vec<PageMove>, format| {
+    /// Makes the copies that are still to be made.
+    fn make_moves(&self, py: Python<'_>, chunks: &Bound<'_, PyList>) -> PyResult<()> {
+        make_moves(py, &mut *self.lock(py)?, chunks)
+    }
+
+    /// The copies to make next: their number; `rows`, `pages` or `at_once`; int32 `[M, 4]`; the number of the
+    /// format to encode them in, or 0; and what is to be encoded together with them, as (number of the
+    /// format, int32 `[M, 4]`). None when all are made.
+    fn next_moves<'py>(&self, py: Python<'py>) -> PyResult<Option<NextMoves<'py>>> {
+        let mut state = self.lock(py)?;
+        let (number, batch) = (state.made, state.tree.next_moves().cloned());
+        drop(state);
+        let array = |moves: &[PageMove]| {
             let words = moves.iter().flat_map(|m| [m.from[0], m.from[1], m.to[0], m.to[1]]);
-            Ok((kind, int32s(py, words.map(|w| w as i32), Some(4))?, format))
+            int32s(py, words.map(|w| w as i32), Some(4))
         };
-        let array = |batch: Moves| match batch {
-            Moves::AtOnce { moves, codes } => {
-                let coded = codes.into_iter().map(|(format, moves)| pages("at_once", moves, format));
-                coded.chain([pages("at_once", moves, 0)]).collect()
-            }
-            Moves::Rows(moves) => {
+        Ok(Some(match batch {
+            None => return Ok(None),
+            Some(Moves::Rows(moves)) => {
                 let words = moves.iter().flat_map(|m| [m.from.slab, m.from.slot, m.to.slab, m.to.slot]);
-                Ok(vec![("rows", int32s(py, words.map(|w| w as i32), Some(4))?, 0)])
+                (number, "rows", int32s(py, words.map(|w| w as i32), Some(4))?, 0, Vec::new())
             }
-            Moves::Pages(moves) => Ok(vec![pages("pages", moves, 0)?]),
-            Moves::Codes { format, by_page, moves } => {
-                Ok(vec![pages(if by_page { "pages" } else { "rows" }, moves, format)?])
+            Some(Moves::Pages(moves)) => (number, "pages", array(&moves)?, 0, Vec::new()),
+            Some(Moves::Codes { format, by_page, moves }) => {
+                (number, if by_page { "pages" } else { "rows" }, array(&moves)?, format, Vec::new())
             }
-        };
-        Ok(moves.into_iter().map(array).collect::<PyResult<Vec<_>>>()?.into_iter().flatten().collect())
+            Some(Moves::AtOnce { moves, codes }) => {
+                let codes = codes.iter().map(|(format, moves)| Ok((*format, array(moves)?)));
+                (number, "at_once", array(&moves)?, 0, codes.collect::<PyResult<_>>()?)
+            }
+        }))
+    }
+
+    /// The copies of this number were made. Saying so again does nothing.
+    fn confirm_moves(&self, py: Python<'_>, number: u64) -> PyResult<()> {
+        self.confirm(py, number)
     }
 
     /// Gives a branch a version of a node that keeps only some keys: one list of indices, or one a
     /// plane; or says how many chunks to add first.
-    #[pyo3(signature = (branch, node, keep, digest, by_head))]
     fn compact(
         &self,
         py: Python<'_>,
@@ -262,52 +652,69 @@ impl PyTree {
         keep: Vec<Bound<'_, PyAny>>,
         digest: u64,
         by_head: bool,
+        chunks: Option<&Bound<'_, PyList>>,
     ) -> PyResult<usize> {
         let lists = indices(py, &keep)?;
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         let keep = keep_of(py, &lists, by_head)?;
-        self.with(py, |tree| tree.compact(branch.into(), node.into(), keep, digest)).map(chunks_to_add)
-    }
-
-    /// Gives a branch a version of a node in pages of codes: the number of a format for each key, or a
-    /// list a plane; or says how many chunks to add first.
-    #[pyo3(signature = (branch, node, codes, partial, digest, by_head))]
-    fn quantise(
-        &self,
-        py: Python<'_>,
-        branch: u64,
-        node: u64,
-        codes: Vec<Bound<'_, PyAny>>,
-        partial: bool,
-        digest: u64,
-        by_head: bool,
-    ) -> PyResult<usize> {
-        let lists = formats(py, &codes)?;
-        let lists: Vec<&[u8]> = lists.iter().map(Vec::as_slice).collect();
-        let codes = codes_of(py, &lists, by_head)?;
-        self.with(py, |tree| tree.quantise(branch.into(), node.into(), codes, partial, digest))
+        change(&self.shared, py, chunks, |state| state.tree.compact(branch.into(), node.into(), keep, digest))
             .map(chunks_to_add)
     }
 
-    /// Gives a branch one node that shows only some of its keys: one list of indices, or one a plane, and
-    /// with `codes` the number of the format that each shall have; or says how many chunks to add first.
-    #[pyo3(signature = (branch, keep, codes, digest, by_head))]
-    fn condense(
+    /// Gives a branch a version of a node in pages of codes: the number of a format for each key, or a
+    /// list a plane; or says how many chunks to add first. With `report`, says which slots it would encode,
+    /// int32 `[N, 2]` of (page, slot), if there are any, and changes nothing.
+    fn quantise<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         branch: u64,
-        keep: Vec<Bound<'_, PyAny>>,
-        codes: Option<Vec<Bound<'_, PyAny>>>,
+        node: u64,
+        codes: Vec<Bound<'py, PyAny>>,
+        partial: bool,
         digest: u64,
         by_head: bool,
-    ) -> PyResult<usize> {
+        chunks: Option<&Bound<'py, PyList>>,
+        report: bool,
+    ) -> PyResult<Changed<'py>> {
+        let lists = formats(py, &codes)?;
+        let lists: Vec<&[u8]> = lists.iter().map(Vec::as_slice).collect();
+        let codes = codes_of(py, &lists, by_head)?;
+        let mut sources = Sources::new(chunks, report);
+        let outcome = change(&self.shared, py, chunks, |state| {
+            let layout = *state.tree.layout();
+            let check = |slots: &[[u32; 2]]| sources.check(py, slots, &layout);
+            state.tree.quantise(branch.into(), node.into(), codes, partial, digest, check)
+        });
+        sources.changed(py, outcome)
+    }
+
+    /// Gives a branch one node that shows only some of its keys: one list of indices, or one a plane, and
+    /// with `codes` the number of the format that each shall have; or says how many chunks to add first. With
+    /// `report` as `quantise`.
+    fn condense<'py>(
+        &self,
+        py: Python<'py>,
+        branch: u64,
+        keep: Vec<Bound<'py, PyAny>>,
+        codes: Option<Vec<Bound<'py, PyAny>>>,
+        digest: u64,
+        by_head: bool,
+        chunks: Option<&Bound<'py, PyList>>,
+        report: bool,
+    ) -> PyResult<Changed<'py>> {
         let lists = indices(py, &keep)?;
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         let keep = keep_of(py, &lists, by_head)?;
         let numbers = codes.map(|codes| formats(py, &codes)).transpose()?;
         let numbers: Option<Vec<&[u8]>> = numbers.as_ref().map(|n| n.iter().map(Vec::as_slice).collect());
         let codes = numbers.as_ref().map(|numbers| codes_of(py, numbers, by_head)).transpose()?;
-        self.with(py, |tree| tree.condense(branch.into(), keep, codes, digest)).map(chunks_to_add)
+        let mut sources = Sources::new(chunks, report);
+        let outcome = change(&self.shared, py, chunks, |state| {
+            let layout = *state.tree.layout();
+            let check = |slots: &[[u32; 2]]| sources.check(py, slots, &layout);
+            state.tree.condense(branch.into(), keep, codes, digest, check)
+        });
+        sources.changed(py, outcome)
     }
 
     /// The keys that the planes of a branch show, with `in_step` those of its rows in the open step too:
@@ -333,14 +740,34 @@ impl PyTree {
         self.with(py, |tree| tree.pages_by_plane(branch.into()))
     }
 
-    /// The caller has allocated one more chunk, the last.
-    fn add_chunk(&self, py: Python<'_>) -> PyResult<()> {
-        self.with(py, Tree::add_chunk)
+    /// Appends `chunk` to the list of chunks, and counts it in.
+    fn add_chunk(
+        &self,
+        py: Python<'_>,
+        chunks: &Bound<'_, PyList>,
+        chunk: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let mut state = self.lock(py)?;
+        chunks.append(chunk)?;
+        let added = state.tree.add_chunk();
+        if added.is_err() {
+            chunks.del_item(chunks.len() - 1)?;
+        }
+        drop(state);
+        added.or_raise(py)
     }
 
-    /// Gives back the empty chunks at the end; returns how many the caller shall drop.
-    fn trim(&self, py: Python<'_>) -> PyResult<usize> {
-        self.with(py, |tree| Ok(tree.trim()))
+    /// Drops the empty chunks at the end of the list; returns how many.
+    fn trim(&self, py: Python<'_>, chunks: &Bound<'_, PyList>) -> PyResult<usize> {
+        let mut state = self.lock(py)?;
+        let dropped = state.tree.trim();
+        let (begin, end) = (state.tree.num_chunks(), chunks.len());
+        // They go once the tree is free again.
+        let gone = chunks.get_slice(begin, end);
+        chunks.del_slice(begin, end)?;
+        drop(state);
+        drop(gone);
+        Ok(dropped)
     }
 
     /// Releases every node that no branch and no pin needs.
@@ -349,6 +776,19 @@ impl PyTree {
             tree.clear();
             Ok(())
         })
+    }
+
+    /// Nothing that is here now is matched again.
+    fn invalidate(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |tree| {
+            tree.invalidate();
+            Ok(())
+        })
+    }
+
+    /// The rows that a step can have without letting go of what is cached.
+    fn rows_to_spare(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with(py, |tree| Ok(tree.rows_to_spare()))
     }
 
     /// Counts of nodes, branches, tokens and slabs.
@@ -449,5 +889,8 @@ fn unknown_column(name: &str) -> Error {
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add_class::<PyBranchHandle>()?;
+    m.add_class::<PyPin>()?;
+    m.add_class::<PyStepHandle>()?;
     m.add_class::<PyTree>()
 }

@@ -66,6 +66,46 @@ pub fn condense_pages(
     Ok(())
 }
 
+/// Checks that pages in codes can hold what lies at some plain slots, (page id, slot).
+///
+/// # Errors
+/// [`Error::Value`] for elements that f16 does not hold, and for slots outside of the chunks.
+pub fn check_encodable(
+    slots: &[[u32; 2]],
+    chunks: &[&mut [u8]],
+    layout: &PageLayout,
+    pool: &dyn Parallel,
+) -> Result<()> {
+    const TASK: usize = 4096;
+    let width = layout.head_dim * layout.dtype.size();
+    let chunk_bytes = layout.chunk_elements() * layout.dtype.size();
+    let parts: Vec<Mutex<Result<()>>> = slots.chunks(TASK).map(|_| Mutex::new(Ok(()))).collect();
+    pool.run(parts.len(), &|part| {
+        let check = |&[page, slot]: &[u32; 2]| {
+            let (chunk, element) = layout.page(page);
+            let held = chunks.get(chunk).filter(|chunk| chunk.len() == chunk_bytes);
+            let Some(bytes) = held.filter(|_| (slot as usize) < layout.page_tokens) else {
+                let got = format!("page {page}, slot {slot}");
+                return Err(Error::value("slots", got, "plain slots of the given chunks"));
+            };
+            let key = element * layout.dtype.size() + slot as usize * width;
+            [key, key + layout.page_tokens * width]
+                .iter()
+                .try_for_each(|&at| expect_encodable(&widen(&bytes[at..at + width], layout.dtype)))
+        };
+        let checked = slots.chunks(TASK).nth(part).unwrap_or_default().iter().try_for_each(check);
+        *lock_whole(&parts[part]) = checked;
+    });
+    parts.into_iter().try_for_each(|part| into_whole(part))
+}
+
+fn expect_encodable(x: &[f32]) -> Result<()> {
+    match x.iter().find(|x| x.is_nan() || x.abs() > f16::MAX.to_f32()) {
+        Some(bad) => Err(Error::value("an element of a page to encode", bad, "a number of at most 65504")),
+        None => Ok(()),
+    }
+}
+
 fn put_page(chunks: &mut [&mut [u8]], (chunk, byte): (usize, usize), bytes: &[u8]) {
     chunks[chunk][byte..byte + bytes.len()].copy_from_slice(bytes);
 }
@@ -194,9 +234,8 @@ fn widen(bytes: &[u8], dtype: Dtype) -> Vec<f32> {
 fn encode(page: &CodedPage, keys: &[f32], values: &[f32], page_bytes: usize) -> Result<Vec<u8>> {
     let (dim, tokens) = (page.head_dim, keys.len() / page.head_dim.max(1));
     debug_assert!(tokens <= page.tokens.min(MOST_TOKENS));
-    if let Some(bad) = keys.iter().chain(values).find(|x| x.abs().is_nan() || x.abs() > f16::MAX.to_f32()) {
-        return Err(Error::value("an element of a page to encode", bad, "a number of at most 65504"));
-    }
+    expect_encodable(keys)?;
+    expect_encodable(values)?;
     let mut out = vec![0u8; page_bytes];
     let padded = dim.next_multiple_of(16);
     let block = |out: &mut [u8], x: &[f32], codes: usize, tokens: Range<usize>, channels: Range<usize>| {

@@ -158,31 +158,44 @@ impl Slabs {
         wanted.saturating_sub(self.free_pages.len()).div_ceil(self.layout.num_planes)
     }
 
+    /// Free pages of broken slabs.
+    pub fn num_free_pages(&self) -> usize {
+        self.free_pages.len()
+    }
+
     /// Slab of a page id, and which of the slab's pages it is.
     pub fn slab_of_page(&self, page: u32) -> (u32, usize) {
         let (size, planes) = (self.layout.slabs_per_chunk as u32, self.layout.num_planes as u32);
         (page / (size * planes) * size + page % size, (page / size % planes) as usize)
     }
 
+    /// Takes `count` slabs, lowest ids first. Takes none where there are too few.
+    pub fn take_slabs(&mut self, count: usize) -> Result<Vec<u32>> {
+        self.expect_free(count)?;
+        Ok((0..count).filter_map(|_| self.take()).collect())
+    }
+
     /// Takes `count` pages, with one reference each, lowest ids first; breaks free slabs for what
     /// broken ones do not have. Takes none where there are too few.
-    pub fn take_pages(&mut self, count: usize) -> Option<Vec<u32>> {
-        let needed = self.slabs_for_pages(count);
-        if needed > self.num_free {
-            return None;
-        }
-        for _ in 0..needed {
-            let slab = self.take()?;
+    pub fn take_pages(&mut self, count: usize) -> Result<Vec<u32>> {
+        let slabs = self.take_slabs(self.slabs_for_pages(count))?;
+        for slab in slabs {
             self.broken.insert(slab, vec![0; self.layout.num_planes]);
             self.free_pages.extend((0..self.layout.num_planes).map(|plane| self.layout.page_id(slab, plane)));
         }
         let pages: Vec<u32> = self.free_pages.iter().take(count).copied().collect();
         for page in &pages {
             self.free_pages.remove(page);
-            let (slab, place) = self.slab_of_page(*page);
-            self.broken.get_mut(&slab)?[place] = 1;
+            self.retain_page(*page);
         }
-        Some(pages)
+        Ok(pages)
+    }
+
+    fn expect_free(&self, slabs: usize) -> Result<()> {
+        if slabs <= self.num_free {
+            return Ok(());
+        }
+        Err(Error::OutOfPages { needed: slabs, free: self.num_free, budget: self.budget() })
     }
 
     /// References of a page of a broken slab; 0 for others.
@@ -303,7 +316,7 @@ mod tests {
             [(0, 0), (1, 0), (0, 1), (1, 1)]
         );
         assert_eq!((slabs.num_free(), slabs.slabs_for_pages(3)), (2, 1));
-        assert_eq!(slabs.take_pages(9), None);
+        assert!(slabs.take_pages(9).is_err());
         let &[a, b, c, d] = pages.as_slice() else { panic!("{pages:?}") };
         slabs.retain_page(a);
         slabs.release_page(a);

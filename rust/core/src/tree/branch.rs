@@ -23,7 +23,7 @@ impl Tree {
     }
 
     /// Closes a branch. With `keep`, its tokens stay cached for [`Tree::matching`] until there is
-    /// pressure; without, what nobody else needs is freed at once.
+    /// pressure, unless it would never match them; without, what nobody else needs is freed at once.
     pub fn release(&mut self, branch: BranchId, keep: bool) -> Result<()> {
         let &Branch { node, stepping } = self.branch_at(branch)?;
         if stepping {
@@ -33,8 +33,26 @@ impl Tree {
             });
         }
         self.branches.remove(branch.index);
+        let keep = keep && self.path(node).into_iter().all(|index| self.nodes[index].is_matchable());
         self.leave(node, keep);
         Ok(())
+    }
+
+    /// Whether the branch is open and has a request in the open step.
+    pub fn is_stepping(&self, branch: BranchId) -> bool {
+        self.branches.get(branch).is_some_and(|branch| branch.stepping)
+    }
+
+    /// What computed the keys has changed: nothing that is here now is matched again. What no branch and no
+    /// pin needs is freed; the others show what they did. What the open step commits counts as of before.
+    pub fn invalidate(&mut self) {
+        self.clear();
+        let held: Vec<u32> = self.nodes.iter().map(|(index, _)| index).filter(|&i| i != ROOT).collect();
+        for index in held {
+            let node = &mut self.nodes[index];
+            (node.stale, node.kept) = (true, false);
+        }
+        self.mark_inexact();
     }
 
     /// A branch no longer stands at `node`.

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use super::evict::Room;
 use super::node::{Node, ROOT};
 use super::place::{Kept, Run, place};
 use super::version::{Keep, check_kept};
@@ -86,13 +87,16 @@ impl Tree {
     /// there. `codes` has the format that each kept key shall have, where it is plain so far and a whole
     /// page comes together; `None` encodes nothing. `digest` is not 0 and says what made it inexact. The
     /// copies are appended to [`Tree::take_moves`]. Not while a step is open. On an error nothing has
-    /// changed; `Grow` asks for chunks first, which a branch that shares nothing never needs.
+    /// changed; `Grow` asks for chunks first, which a branch that shares nothing seldom needs.
+    ///
+    /// `check` is given the slots that would be encoded, by page id; its error is returned.
     pub fn condense(
         &mut self,
         branch: BranchId,
         keep: Keep<'_>,
         codes: Option<Codes<'_>>,
         digest: u64,
+        check: impl FnOnce(&[[u32; 2]]) -> Result<()>,
     ) -> Result<Begin> {
         self.no_open_step()?;
         let leaf = self.branch_at(branch)?.node;
@@ -121,18 +125,20 @@ impl Tree {
                 return Err(Error::value("keep", "one list", "one list a plane: positions differ by plane"));
             }
         }
-        let alone = self.is_alone(&path) && never_grows(codes, &layout)?;
+        let by_head = matches!(keep, Keep::ByHead(_));
+        // Pages of single heads that come free make no slab where others hold pages of it.
+        let makes_room = by_head || path.iter().all(|&index| !self.nodes[index].table.is_by_head());
+        let alone = makes_room && self.is_alone(&path) && never_grows(codes, &layout)?;
         let runs = self.place_kept(&path, &old, keep, codes, alone)?;
+        check(&sources(&runs, &old, by_head))?;
+        let new = runs.iter().flatten().filter(|run| run.page.is_none()).count();
+        let mut pages = Vec::new();
         if !alone {
-            let new = runs.iter().flatten().filter(|run| run.page.is_none()).count();
-            let needed = match keep {
-                Keep::Uniform(_) => new,
-                Keep::ByHead(_) => self.slabs.slabs_for_pages(new),
-            };
-            match self.make_room(needed)? {
+            match self.make_room(Room::of(new, by_head))? {
                 0 => {}
                 chunks => return Ok(Begin::Grow(chunks)),
             }
+            pages = self.take(new, by_head)?;
         }
         let tokens = path.iter().flat_map(|&index| self.nodes[index].tokens.iter().copied()).collect();
         self.clock += 1;
@@ -147,14 +153,16 @@ impl Tree {
                 .collect()
         };
         let node_columns = self.columns.read_node(leaf);
-        let by_head = matches!(keep, Keep::ByHead(_));
         for page in runs.iter().flatten().filter_map(|run| run.page) {
             if by_head { self.slabs.retain_page(page) } else { self.slabs.retain(page) }
         }
+        let stale = path.iter().any(|&index| self.nodes[index].stale);
         if alone {
             self.let_go(branch, leaf);
+            // What was given up holds as much as what is taken.
+            pages = self.take(new, by_head)?;
         }
-        let table = self.lay_down(runs, &old, by_head);
+        let table = lay_down(runs, &old, pages, by_head);
         let node = Node {
             parent: ROOT,
             children: Vec::new(),
@@ -165,6 +173,7 @@ impl Tree {
             pins: 0,
             kept: false,
             digest,
+            stale,
             used: self.clock,
         };
         let node = self.insert_node(node, None);
@@ -194,7 +203,7 @@ impl Tree {
             }
         }
         codes.values_mut().for_each(|moves| moves.sort_unstable_by_key(|m| m.to));
-        self.moves.push(Moves::AtOnce { moves, codes: codes.into_iter().collect() });
+        self.push_moves(Moves::AtOnce { moves, codes: codes.into_iter().collect() });
         Ok(Begin::Open)
     }
 
@@ -255,33 +264,6 @@ impl Tree {
         self.nodes[ROOT].handles -= 1;
     }
 
-    /// The table of the runs, on the pages that stay and on new ones.
-    fn lay_down(&mut self, runs: Vec<Vec<Run>>, old: &[Vec<Held>], by_head: bool) -> Table {
-        let new = runs.iter().flatten().filter(|run| run.page.is_none()).count();
-        let mut pages: Vec<u32> = if by_head {
-            self.take_pages(new).unwrap_or_default()
-        } else {
-            (0..new).map_while(|_| self.take_slab()).collect()
-        };
-        pages.reverse();
-        let mut table = Table::default();
-        for (runs, old) in runs.iter().zip(old) {
-            let begin = table.entries.len() as u32;
-            for run in runs {
-                let Some(page) = run.page.or_else(|| pages.pop()) else { break };
-                let positions_at = table.positions.len() as i32;
-                table.positions.extend(run.keys.iter().map(|&key| old[key as usize].2));
-                let position = table.positions[positions_at as usize];
-                let count = run.keys.len() as u16;
-                table.entries.push(Entry { page, first: run.first, count, position, positions_at });
-            }
-            if by_head {
-                table.head_ranges.push([begin, table.entries.len() as u32]);
-            }
-        }
-        table
-    }
-
     /// Whether nobody but the one branch at its end needs the path or a page of it.
     fn is_alone(&self, path: &[u32]) -> bool {
         let (mut slabs, mut pages): (HashMap<u32, u32>, HashMap<u32, u32>) = Default::default();
@@ -297,6 +279,43 @@ impl Tree {
         }
         slabs.iter().all(|(&slab, &n)| self.slabs.references(slab) == n)
             && pages.iter().all(|(&page, &n)| self.slabs.page_references(page) == n)
+    }
+}
+
+/// The table of the runs, on the pages that stay and on new ones.
+fn lay_down(runs: Vec<Vec<Run>>, old: &[Vec<Held>], pages: Vec<u32>, by_head: bool) -> Table {
+    let (mut pages, mut table) = (pages.into_iter(), Table::default());
+    for (runs, old) in runs.iter().zip(old) {
+        let begin = table.entries.len() as u32;
+        for run in runs {
+            let Some(page) = run.page.or_else(|| pages.next()) else { break };
+            let positions_at = table.positions.len() as i32;
+            table.positions.extend(run.keys.iter().map(|&key| old[key as usize].2));
+            let position = table.positions[positions_at as usize];
+            let count = run.keys.len() as u16;
+            table.entries.push(Entry { page, first: run.first, count, position, positions_at });
+        }
+        if by_head {
+            table.head_ranges.push([begin, table.entries.len() as u32]);
+        }
+    }
+    debug_assert!(pages.next().is_none());
+    table
+}
+
+/// The slots that the runs encode, by page id.
+fn sources(runs: &[Vec<Run>], old: &[Vec<Held>], by_head: bool) -> Vec<[u32; 2]> {
+    let new = |runs: &[Run]| -> Vec<u32> {
+        let coded = runs.iter().filter(|run| run.page.is_none() && run.first >> Entry::SLOT_BITS != 0);
+        coded.flat_map(|run| run.keys.iter().copied()).collect()
+    };
+    let on = |old: &[Held], keys: Vec<u32>| -> Vec<[u32; 2]> {
+        keys.into_iter().map(|key| old[key as usize]).map(|(page, slot, _)| [page, slot]).collect()
+    };
+    if by_head {
+        runs.iter().zip(old).flat_map(|(runs, old)| on(old, new(runs))).collect()
+    } else {
+        old.iter().flat_map(|old| on(old, runs.first().map_or(Vec::new(), |runs| new(runs)))).collect()
     }
 }
 

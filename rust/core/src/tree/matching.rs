@@ -7,14 +7,15 @@ use crate::plan::Table;
 
 impl Tree {
     /// Opens a branch at the longest prefix of `tokens` that the tree holds exactly; its length
-    /// says how long that is. Inexact versions (evicted, quantised) are never crossed.
+    /// says how long that is. Inexact versions (evicted, quantised) are never crossed, nor what was there
+    /// when the model changed ([`Tree::invalidate`]).
     pub fn matching(&mut self, tokens: &[u32]) -> BranchId {
         // Several children may begin with the same token: independent branches are not unified.
         let (mut best, mut pending) = ((0, ROOT), vec![(ROOT, 0)]);
         while let Some((index, depth)) = pending.pop() {
             for &child in &self.nodes[index].children {
                 let node = &self.nodes[child];
-                if node.digest != 0 || node.tokens.first() != tokens.get(depth) {
+                if !node.is_matchable() || node.tokens.first() != tokens.get(depth) {
                     continue;
                 }
                 let shared = common_prefix(&node.tokens, &tokens[depth..]);
@@ -69,6 +70,7 @@ impl Tree {
             pins: 0,
             kept: lower.kept,
             digest: 0,
+            stale: lower.stale,
             used: lower.used,
         };
         lower.start += count;

@@ -20,7 +20,7 @@ impl Tree {
         let &[child_index] = node.children.as_slice() else { return };
         let child = &self.nodes[child_index];
         let wanted = node.handles == 0 && node.pins == 0 && (child.kept || !node.kept);
-        if id.index == ROOT || !wanted || !node.is_plain() || !child.is_plain() {
+        if id.index == ROOT || !wanted || !node.is_plain() || !child.is_plain() || node.stale != child.stale {
             return;
         }
         let tail = self.tail(id.index);

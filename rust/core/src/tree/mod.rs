@@ -26,6 +26,8 @@ pub use quantise::Codes;
 pub use step::{Begin, Request};
 pub use version::{Keep, NodeInfo};
 
+use std::collections::{HashMap, VecDeque};
+
 use arena::Arena;
 use node::{Node, ROOT};
 use step::OpenStep;
@@ -108,7 +110,9 @@ pub struct Tree {
     open: Option<OpenStep>,
     /// Nodes that may have been left with a single child.
     singles: Vec<NodeId>,
-    moves: Vec<Moves>,
+    moves: VecDeque<Moves>,
+    /// The last of the moves may be on its way: nothing is added to it.
+    sealed: bool,
     clock: u64,
 }
 
@@ -134,6 +138,7 @@ impl Tree {
             pins: 0,
             kept: false,
             digest: 0,
+            stale: false,
             used: 0,
         });
         Ok(Self {
@@ -143,7 +148,8 @@ impl Tree {
             branches: Arena::new(),
             open: None,
             singles: Vec::new(),
-            moves: Vec::new(),
+            moves: VecDeque::new(),
+            sealed: false,
             clock: 0,
         })
     }
@@ -175,7 +181,33 @@ impl Tree {
     /// The copies decided on since the last call, in the order in which they have to be made, before
     /// any page is read or written.
     pub fn take_moves(&mut self) -> Vec<Moves> {
-        std::mem::take(&mut self.moves)
+        std::mem::take(&mut self.moves).into()
+    }
+
+    /// The copies to make first; [`Tree::confirm_moves`] says that they were made. Nothing is added to them.
+    pub fn next_moves(&mut self) -> Option<&Moves> {
+        self.sealed |= self.moves.len() == 1;
+        self.moves.front()
+    }
+
+    /// The copies of [`Tree::next_moves`] were made.
+    pub fn confirm_moves(&mut self) {
+        self.moves.pop_front();
+    }
+
+    /// Whether copies are still to be made.
+    pub fn has_moves(&self) -> bool {
+        !self.moves.is_empty()
+    }
+
+    /// The batch that more copies may be added to.
+    fn last_moves(&mut self) -> Option<&mut Moves> {
+        self.moves.back_mut().filter(|_| !self.sealed)
+    }
+
+    fn push_moves(&mut self, moves: Moves) {
+        self.moves.push_back(moves);
+        self.sealed = false;
     }
 
     /// Registers a column; see [`Scope`] for its shape.
@@ -206,7 +238,7 @@ impl Tree {
             slabs: self.slabs.len(),
             free_slabs: self.slabs.num_free(),
             provisional_slabs: self.open.as_ref().map_or(0, OpenStep::num_fresh),
-            cached_slabs: self.reclaimable(),
+            cached_slabs: self.reclaimable_slabs(),
             broken_slabs: self.slabs.num_broken(),
         }
     }
@@ -224,16 +256,20 @@ impl Tree {
         }
     }
 
-    fn take_slab(&mut self) -> Option<u32> {
-        let slab = self.slabs.take()?;
-        self.columns.reset_slab(slab);
-        Some(slab)
+    fn take_slabs(&mut self, count: usize) -> Result<Vec<u32>> {
+        let slabs = self.slabs.take_slabs(count)?;
+        slabs.iter().for_each(|slab| self.columns.reset_slab(*slab));
+        Ok(slabs)
     }
 
-    fn take_pages(&mut self, count: usize) -> Option<Vec<u32>> {
+    /// Single pages or, unless `by_head`, slabs.
+    fn take(&mut self, count: usize, by_head: bool) -> Result<Vec<u32>> {
+        if !by_head {
+            return self.take_slabs(count);
+        }
         let pages = self.slabs.take_pages(count)?;
         pages.iter().for_each(|page| self.columns.reset_page(*page));
-        Some(pages)
+        Ok(pages)
     }
 
     fn retain_table(&mut self, table: &Table) {
@@ -286,15 +322,21 @@ impl Tree {
 
     /// Slab and first slot behind a plain node's end, where they may be written.
     fn tail(&self, index: u32) -> Option<(u32, u32)> {
+        self.tail_without(index, &HashMap::new())
+    }
+
+    /// As [`Tree::tail`], once there are so many references less to some slabs.
+    fn tail_without(&self, index: u32, less: &HashMap<u32, u32>) -> Option<(u32, u32)> {
         let node = &self.nodes[index];
         let last = node.table.entries.last().filter(|_| node.is_plain())?;
         let end = u32::from(last.first) + u32::from(last.count);
-        (end < self.layout().page_tokens as u32 && self.is_last_of(last.page, index))
+        let references = self.slabs.references(last.page) - less.get(&last.page).copied().unwrap_or(0);
+        (end < self.layout().page_tokens as u32 && references == self.references_on_path(last.page, index))
             .then_some((last.page, end))
     }
 
-    /// Whether `slab` is referenced by node `index` and those above it only.
-    fn is_last_of(&self, slab: u32, mut index: u32) -> bool {
+    /// References of node `index` and those above it to its last slab.
+    fn references_on_path(&self, slab: u32, mut index: u32) -> u32 {
         let mut own = 0;
         // A branch's runs on one slab are neighbours, so the count ends with the first other slab.
         // Pages of a table by head have ids of their own.
@@ -307,7 +349,7 @@ impl Tree {
             }
             index = self.nodes[index].parent;
         }
-        self.slabs.references(slab) == own
+        own
     }
 
     fn push_move(&mut self, from: RowSlot, to: RowSlot) {
@@ -321,19 +363,19 @@ impl Tree {
                 self.columns.move_slot(from, (layout.page_id(to.slab, plane), to.slot));
             }
         }
-        if let Some(Moves::Rows(moves)) = self.moves.last_mut() {
+        if let Some(Moves::Rows(moves)) = self.last_moves() {
             moves.push(Move { from, to });
         } else {
-            self.moves.push(Moves::Rows(vec![Move { from, to }]));
+            self.push_moves(Moves::Rows(vec![Move { from, to }]));
         }
     }
 
     fn push_page_move(&mut self, from: [u32; 2], to: [u32; 2]) {
         self.columns.move_slot((from[0], from[1]), (to[0], to[1]));
-        if let Some(Moves::Pages(moves)) = self.moves.last_mut() {
+        if let Some(Moves::Pages(moves)) = self.last_moves() {
             moves.push(PageMove { from, to });
         } else {
-            self.moves.push(Moves::Pages(vec![PageMove { from, to }]));
+            self.push_moves(Moves::Pages(vec![PageMove { from, to }]));
         }
     }
 

@@ -21,6 +21,8 @@ pub(super) struct Node {
     pub(super) kept: bool,
     /// What made the keys inexact; 0 where they are exact.
     pub(super) digest: u64,
+    /// The keys are not those of the whole model as it is now.
+    pub(super) stale: bool,
     /// The tree's clock when it was last read.
     pub(super) used: u64,
 }
@@ -33,6 +35,11 @@ impl Node {
     /// Exact keys, one a token, at consecutive positions: what can be split, merged and extended.
     pub(super) fn is_plain(&self) -> bool {
         self.digest == 0 && !self.table.is_by_head() && self.table.positions.is_empty()
+    }
+
+    /// Whether it may be part of what a prefix match gives.
+    pub(super) fn is_matchable(&self) -> bool {
+        self.digest == 0 && !self.stale
     }
 
     /// Nobody stands here, has pinned it, or continues it.

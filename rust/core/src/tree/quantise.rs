@@ -3,6 +3,7 @@
 //! A page in codes is written once, whole, from plain slots: what does not fill one stays plain, and
 //! keys that are in codes already stay on their pages. So history is never quantised twice.
 
+use super::evict::Room;
 use super::{Begin, BranchId, Moves, NodeId, Tree};
 use crate::error::{Error, Result};
 use crate::format::page::CodedPage;
@@ -43,6 +44,8 @@ impl Tree {
     /// is left stays plain. `digest` is not 0 and says what made the version inexact. The copies are
     /// appended to [`Tree::take_moves`]. Not while a step is open. On an error nothing has changed;
     /// `Grow` asks for chunks first.
+    ///
+    /// `check` is given the slots that would be encoded, by page id; its error is returned.
     pub fn quantise(
         &mut self,
         branch: BranchId,
@@ -50,6 +53,7 @@ impl Tree {
         codes: Codes<'_>,
         partial: bool,
         digest: u64,
+        check: impl FnOnce(&[[u32; 2]]) -> Result<()>,
     ) -> Result<Begin> {
         self.no_open_step()?;
         let path = self.path(self.branch_at(branch)?.node);
@@ -60,16 +64,15 @@ impl Tree {
             return Err(Error::value("digest", 0, "a number that is not 0"));
         }
         let layouts = self.lay_out_codes(node.index, codes, partial)?;
-        let pages: Vec<usize> = layouts.iter().map(Layout::new_pages).collect();
-        let needed = match codes {
-            Codes::Uniform(_) => pages[0],
-            Codes::ByHead(_) => self.slabs.slabs_for_pages(pages.iter().sum()),
-        };
-        match self.make_room(needed)? {
+        let by_head = matches!(codes, Codes::ByHead(_));
+        check(&self.sources(node.index, &layouts, by_head))?;
+        let count = layouts.iter().map(Layout::new_pages).sum();
+        match self.make_room(Room::of(count, by_head))? {
             0 => {}
             chunks => return Ok(Begin::Grow(chunks)),
         }
-        let table = self.write_codes(node.index, &layouts, matches!(codes, Codes::ByHead(_)));
+        let pages = self.take(count, by_head)?;
+        let table = self.write_codes(node.index, &layouts, pages, by_head);
         self.replace(branch, &path[depth..], table, digest);
         Ok(Begin::Open)
     }
@@ -131,8 +134,25 @@ impl Tree {
         lists.iter().enumerate().map(lay_out).collect()
     }
 
-    fn write_codes(&mut self, node: u32, layouts: &[Layout], by_head: bool) -> Table {
+    /// The slots that the layouts encode, by page id.
+    fn sources(&self, node: u32, layouts: &[Layout], by_head: bool) -> Vec<[u32; 2]> {
+        let (table, layout) = (&self.nodes[node].table, self.layout());
+        let mut sources = Vec::new();
+        for (plane, new) in layouts.iter().enumerate().filter(|(_, new)| !new.coded.is_empty()) {
+            let old: Vec<(u32, u32, i32)> = table.keys(plane).collect();
+            let planes = if by_head { plane..plane + 1 } else { 0..layout.num_planes };
+            for &key in new.coded.iter().flat_map(|(_, keys)| keys) {
+                let (page, slot, _) = old[key as usize];
+                let id = |plane| if table.is_by_head() { page } else { layout.page_id(page, plane) };
+                sources.extend(planes.clone().map(|plane| [id(plane), slot]));
+            }
+        }
+        sources
+    }
+
+    fn write_codes(&mut self, node: u32, layouts: &[Layout], pages: Vec<u32>, by_head: bool) -> Table {
         let layout = *self.layout();
+        let mut pages = pages.into_iter();
         let from_pages = self.nodes[node].table.is_by_head();
         let mut table = Table::default();
         for (plane, new) in layouts.iter().enumerate() {
@@ -153,9 +173,9 @@ impl Tree {
                 }
             }
             let plain = new.plain.iter().map(|keys| (0, keys));
-            for (format, keys) in new.coded.iter().map(|(format, keys)| (*format, keys)).chain(plain) {
-                let page = if by_head { self.take_pages(1).map(|pages| pages[0]) } else { self.take_slab() };
-                let Some(page) = page else { break };
+            let coded = new.coded.iter().map(|(format, keys)| (*format, keys));
+            // The keys come first: a page of the next plane is not taken in vain.
+            for ((format, keys), page) in coded.chain(plain).zip(pages.by_ref()) {
                 let positions_at = table.positions.len() as i32;
                 table.positions.extend(keys.iter().map(|&key| old[key as usize].2));
                 let position = table.positions[positions_at as usize];
@@ -187,13 +207,13 @@ impl Tree {
     }
 
     fn push_codes(&mut self, format: u8, by_page: bool, moves: Vec<PageMove>) {
-        match self.moves.last_mut() {
+        match self.last_moves() {
             Some(Moves::Codes { format: last, by_page: pages, moves: list })
                 if *last == format && *pages == by_page =>
             {
                 list.extend(moves);
             }
-            _ => self.moves.push(Moves::Codes { format, by_page, moves }),
+            _ => self.push_moves(Moves::Codes { format, by_page, moves }),
         }
     }
 }

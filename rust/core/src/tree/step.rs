@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
+use super::evict::Room;
 use super::node::{Node, ROOT, append_run};
 use super::{BranchId, Tree};
 use crate::error::{Error, Result};
@@ -37,6 +38,8 @@ pub(super) struct OpenStep {
     requests: Vec<OpenRequest>,
     plan: Arc<Plan>,
     tokens: Vec<u32>,
+    /// What it commits is never matched.
+    stale: bool,
 }
 
 #[derive(Debug)]
@@ -74,6 +77,10 @@ impl OpenStep {
         self.requests.iter().map(|r| r.fresh.len()).sum()
     }
 
+    pub(super) fn make_stale(&mut self) {
+        self.stale = true;
+    }
+
     /// Where the rows are written.
     pub(super) fn plan_slots(&self) -> &[RowSlot] {
         &self.plan.row_slots
@@ -97,10 +104,11 @@ impl Tree {
         self.no_open_step()?;
         let orders = self.check_requests(requests)?;
         self.merge_singles();
-        match self.make_room(self.slabs_needed(requests))? {
+        match self.make_room(Room::Rows(requests))? {
             0 => {}
             chunks => return Ok(Begin::Grow(chunks)),
         }
+        let mut slabs = self.take_slabs(self.slabs_needed(requests, &HashMap::new()))?.into_iter();
         let page_tokens = self.layout().page_tokens;
         let mut open = Vec::with_capacity(requests.len());
         for (request, order) in requests.iter().zip(orders) {
@@ -113,7 +121,7 @@ impl Tree {
                 (slab, first, (page_tokens - first as usize).min(wanted) as u32)
             });
             let rest = wanted - tail.map_or(0, |t| t.2 as usize);
-            let fresh = (0..rest.div_ceil(page_tokens)).filter_map(|_| self.take_slab()).collect();
+            let fresh = slabs.by_ref().take(rest.div_ceil(page_tokens)).collect();
             open.push(OpenRequest {
                 branch: request.branch,
                 tokens: request.tokens.to_vec(),
@@ -126,7 +134,8 @@ impl Tree {
         }
         self.clock += 1;
         let (plan, tokens) = self.lay_out(&mut open);
-        self.open = Some(OpenStep { requests: open, plan: Arc::new(plan), tokens });
+        debug_assert!(slabs.next().is_none());
+        self.open = Some(OpenStep { requests: open, plan: Arc::new(plan), tokens, stale: false });
         Ok(Begin::Open)
     }
 
@@ -156,13 +165,15 @@ impl Tree {
             .collect()
     }
 
-    fn slabs_needed(&self, requests: &[Request<'_>]) -> usize {
+    /// The slabs that rows take beside the rest of their branches' last ones, once there are so many
+    /// references less to some slabs.
+    pub(super) fn slabs_needed(&self, requests: &[Request<'_>], less: &HashMap<u32, u32>) -> usize {
         let page_tokens = self.layout().page_tokens;
         let mut claimed = std::collections::HashSet::new();
         requests
             .iter()
             .map(|request| {
-                let tail = self.tail(self.branches[request.branch.index].node);
+                let tail = self.tail_without(self.branches[request.branch.index].node, less);
                 let room = match tail {
                     Some((slab, first)) if claimed.insert(slab) => page_tokens - first as usize,
                     _ => 0,
@@ -238,6 +249,13 @@ impl Tree {
         (builder.finish(), tokens)
     }
 
+    /// What the open step commits shall never be matched: its keys are not those of the whole model.
+    pub fn mark_inexact(&mut self) {
+        if let Some(open) = &mut self.open {
+            open.make_stale();
+        }
+    }
+
     /// The plan of the open step.
     pub fn plan(&self) -> Option<&Arc<Plan>> {
         self.open.as_ref().map(|open| &open.plan)
@@ -287,12 +305,12 @@ impl Tree {
         let Some(open) = self.open.take() else { return Ok(()) };
         self.clock += 1;
         for (request, path) in open.requests.into_iter().zip(accepted) {
-            self.commit_request(request, path);
+            self.commit_request(request, path, open.stale);
         }
         Ok(())
     }
 
-    fn commit_request(&mut self, request: OpenRequest, path: &[u32]) {
+    fn commit_request(&mut self, request: OpenRequest, path: &[u32], stale: bool) {
         let page_tokens = self.layout().page_tokens;
         // Depth-first rows along a path ascend, so each row moves left or stays.
         for (to, &index) in path.iter().enumerate() {
@@ -323,7 +341,7 @@ impl Tree {
         let tokens = path.iter().map(|&index| request.tokens[index as usize]);
         let at = &mut self.nodes[node];
         let alone = at.handles == 1 && at.pins == 0 && !at.kept && at.children.is_empty();
-        if alone && node != ROOT && at.is_plain() {
+        if alone && node != ROOT && at.is_plain() && (at.stale || !stale) {
             at.tokens.extend(tokens);
             at.used = self.clock;
             for run in runs {
@@ -344,6 +362,7 @@ impl Tree {
             pins: 0,
             kept: false,
             digest: 0,
+            stale,
             used: self.clock,
         };
         let child = self.insert_node(child, None);

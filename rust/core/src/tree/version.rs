@@ -4,6 +4,7 @@
 //! is kept is copied to fresh pages under a new node with the same parent and tokens, and the
 //! branch that asked is re-parented under it. The old version goes with its last reader.
 
+use super::evict::Room;
 use super::node::Node;
 use super::{Begin, BranchId, NodeId, Tree};
 use crate::error::{Error, Result};
@@ -73,19 +74,18 @@ impl Tree {
         let table = &self.nodes[node.index].table;
         check_kept(keep, table.is_by_head(), self.layout().num_planes, |plane| table.num_keys(plane))?;
         let page_tokens = self.layout().page_tokens;
-        let needed = match keep {
-            Keep::Uniform(keys) => keys.len().div_ceil(page_tokens),
-            Keep::ByHead(planes) => {
-                self.slabs.slabs_for_pages(planes.iter().map(|keys| keys.len().div_ceil(page_tokens)).sum())
-            }
+        let (count, by_head) = match keep {
+            Keep::Uniform(keys) => (keys.len().div_ceil(page_tokens), false),
+            Keep::ByHead(planes) => (planes.iter().map(|keys| keys.len().div_ceil(page_tokens)).sum(), true),
         };
-        match self.make_room(needed)? {
+        match self.make_room(Room::of(count, by_head))? {
             0 => {}
             chunks => return Ok(Begin::Grow(chunks)),
         }
+        let pages = self.take(count, by_head)?;
         let table = match keep {
-            Keep::Uniform(keys) => self.compact_uniform(node.index, keys),
-            Keep::ByHead(planes) => self.compact_by_head(node.index, planes),
+            Keep::Uniform(keys) => self.compact_uniform(node.index, keys, pages),
+            Keep::ByHead(planes) => self.compact_by_head(node.index, planes, pages),
         };
         self.replace(branch, &path[depth..], table, digest);
         Ok(Begin::Open)
@@ -129,6 +129,7 @@ impl Tree {
                 pins: 0,
                 kept: false,
                 digest,
+                stale: old.stale,
                 used: self.clock,
             };
             above = self.insert_node(copy, Some(index));
@@ -138,12 +139,11 @@ impl Tree {
         self.leave(leaf, false);
     }
 
-    fn compact_uniform(&mut self, node: u32, keys: &[u32]) -> Table {
+    fn compact_uniform(&mut self, node: u32, keys: &[u32], slabs: Vec<u32>) -> Table {
         let old: Vec<_> = self.nodes[node].table.keys(0).collect();
         let page_tokens = self.layout().page_tokens;
         let mut table = Table::default();
-        for group in keys.chunks(page_tokens) {
-            let Some(slab) = self.take_slab() else { break };
+        for (group, slab) in keys.chunks(page_tokens).zip(slabs) {
             push_entry(&mut table, slab, group, &old);
             for (to, &key) in group.iter().enumerate() {
                 let (from, slot, _) = old[key as usize];
@@ -153,17 +153,16 @@ impl Tree {
         table
     }
 
-    fn compact_by_head(&mut self, node: u32, planes: &[&[u32]]) -> Table {
+    fn compact_by_head(&mut self, node: u32, planes: &[&[u32]], pages: Vec<u32>) -> Table {
         let by_head = self.nodes[node].table.is_by_head();
         let layout = *self.layout();
         let mut table = Table::default();
-        let count = planes.iter().map(|keys| keys.len().div_ceil(layout.page_tokens)).sum();
-        let mut pages = self.take_pages(count).unwrap_or_default().into_iter();
+        let mut pages = pages.into_iter();
         for (plane, keys) in planes.iter().enumerate() {
             let old: Vec<_> = self.nodes[node].table.keys(plane).collect();
             let begin = table.entries.len() as u32;
-            for group in keys.chunks(layout.page_tokens) {
-                let Some(page) = pages.next() else { break };
+            // The keys come first: a page of the next plane is not taken in vain.
+            for (group, page) in keys.chunks(layout.page_tokens).zip(pages.by_ref()) {
                 push_entry(&mut table, page, group, &old);
                 for (to, &key) in group.iter().enumerate() {
                     let (from, slot, _) = old[key as usize];

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use super::decide::vector;
 use super::{OrRaise, PyCudaLane, contiguous, layer_pages, strides};
 use crate::tensor::{Kind, Tensor};
+use crate::tree::PyTree;
 
 /// `hornbeam.ops.write_rows` on the device; `words` of the plan, `chunk` any of the pool's.
 #[pyfunction]
@@ -46,10 +47,18 @@ fn write_rows(
     unsafe { rows::write_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
 }
 
+/// A tree, and the number of its copies that a launch makes. The launch and its confirmation are one call:
+/// made twice, copies along a chain would be wrong.
+type Made<'a> = Option<(Bound<'a, PyTree>, u64)>;
+
+fn confirm(py: Python<'_>, made: Made<'_>) -> PyResult<()> {
+    made.map_or(Ok(()), |(tree, number)| tree.get().confirm(py, number))
+}
+
 /// Moves rows in all planes, or of single pages; `addresses` are the chunks', int64 on the
-/// device, `moves` int32 `[M, 4]` there.
+/// device, `moves` int32 `[M, 4]` there. With `made` the tree is told.
 #[pyfunction]
-#[pyo3(name = "cuda_move_rows")]
+#[pyo3(name = "cuda_move_rows", signature = (lane, addresses, moves, chunk, by_page, made=None))]
 fn move_rows(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
@@ -57,6 +66,7 @@ fn move_rows(
     moves: &Bound<'_, PyAny>,
     chunk: &Bound<'_, PyAny>,
     by_page: bool,
+    made: Made<'_>,
 ) -> PyResult<()> {
     let from = Tensor::new(addresses, "addresses")?;
     let (list, chunk) = (Tensor::new(moves, "moves")?, Tensor::new(chunk, "chunk")?);
@@ -71,19 +81,22 @@ fn move_rows(
     };
     // SAFETY: as above; the caller checked the moves against the pool.
     unsafe { rows::move_rows(lane.get().lane(), target.device, target.stream, &parameters, by_page) }
-        .or_raise(py)
+        .or_raise(py)?;
+    confirm(py, made)
 }
 
 /// Copies rows of single pages to slots that no move reads. `addresses` are those of the chunks that are
 /// read, and of those that are written: int64 on the device; `moves` int32 `[M, 4]` there, with ids of pages.
+/// With `made` the tree is told.
 #[pyfunction]
-#[pyo3(name = "cuda_copy_rows")]
+#[pyo3(name = "cuda_copy_rows", signature = (lane, addresses, moves, chunk, made=None))]
 fn copy_rows(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
     addresses: (Bound<'_, PyAny>, Bound<'_, PyAny>),
     moves: &Bound<'_, PyAny>,
     chunk: &Bound<'_, PyAny>,
+    made: Made<'_>,
 ) -> PyResult<()> {
     let (from, to) = (Tensor::new(&addresses.0, "addresses")?, Tensor::new(&addresses.1, "addresses")?);
     let (list, chunk) = (Tensor::new(moves, "moves")?, Tensor::new(chunk, "chunk")?);
@@ -97,7 +110,8 @@ fn copy_rows(
         reserved: 0,
     };
     // SAFETY: as above; the caller checked the moves against both pools.
-    unsafe { rows::copy_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
+    unsafe { rows::copy_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)?;
+    confirm(py, made)
 }
 
 /// Moves the accepted rows of a step behind their sequences' roots, on all planes: the device's part
