@@ -203,6 +203,12 @@ class Drafting:
             self._places.append([draft.nodes[index] for index, _ in found])
         return drafts
 
+    def withhold(self, active: Seq[Sequence]) -> list[Draft]:
+        """No drafts, where there is no room for their rows or for those that they are made with. The stop
+        rule learns nothing of it."""
+        self._judged, self._chosen, self._places = [], [], []
+        return [Draft() for _ in active]
+
     def reuse(self, drafts: Seq[Draft]) -> Computed | None:
         """What the source computed of the rows ``[pending, *tokens]`` of every draft, in their order."""
         reuse = getattr(self.source, "reuse", None)
@@ -308,7 +314,7 @@ class Drafting:
 
     def judge(self, drafts: Seq[Draft], verdicts: Seq[Verdict]) -> None:
         """Tells the stop rule how the verification went."""
-        if self.source is None:
+        if self.source is None or not self._judged:
             return
         accepted: list[Nodes] = []
         for judged, places, verdict in zip(self._judged, self._places, verdicts, strict=True):
