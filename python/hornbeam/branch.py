@@ -70,6 +70,11 @@ class Branch:
         if not self.is_closed:
             self._native.release(self._id, keep)
 
+    def drop(self, keep: bool = True) -> None:
+        """As :meth:`release`, but while the branch has a request in the open step it is closed after that:
+        for clean-up, which an error of its own would hide the reason for."""
+        self._native.drop_branch(self._id, keep)
+
     def pin(self) -> None:
         """Hold what the branch shows now, whatever the pressure, until :meth:`unpin`, also after release.
 

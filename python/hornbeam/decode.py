@@ -48,6 +48,8 @@ class Decoding:
         self.lm = lm
         self.options = options
         self.seconds: defaultdict[str, float] = defaultdict(float)
+        # A callback of another call runs while that one's step is open.
+        self._is_within_step = lm.tree.has_open_step
         # Equal prompts of one call get different random numbers; a prompt alone and the same prompt
         # in a batch get the same.
         seen: Counter[tuple[int, ...]] = Counter()
@@ -83,8 +85,10 @@ class Decoding:
                         else:
                             self._step(active)
             except KeyboardInterrupt:
+                if not self._is_within_step:
+                    self.lm.tree.recover(owner=self.lm)
                 for sequence in self.sequences:
-                    sequence.finish = sequence.finish or "interrupted"
+                    sequence.interrupt()
         return [sequence.generation(self.seconds) for sequence in self.sequences]
 
     def _close(self, sequence: Sequence) -> None:
@@ -178,7 +182,7 @@ class Decoding:
             if alone or room <= 0:
                 break
         done = [s for s, r in zip(taken, requests, strict=True) if _remaining(s) == len(r[1])]
-        with self.lm.tree.step(requests) as step:
+        with self.lm.tree.step(requests, owner=self.lm) as step:
             rows = [int(step.rows[i][-1]) for i, s in enumerate(taken) if s in done]
             watch = None if self.keeper is None else self.keeper.watch(step, taken)
             output = self._forward(step, rows or [0], watch=watch)
@@ -225,19 +229,23 @@ class Decoding:
                 room = self.keeper.room(sequence)
                 sequence.draft_room = sequence.draft_room if room is None else room
         with self._phase("draft"):
-            drafts = self.drafting.propose(active)
-            # Scores look at the queries of every layer, so that with a recipe every layer runs.
-            computed = None if self.keeper is not None else self.drafting.reuse(drafts)
-        requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
+            try:
+                drafts = self.drafting.propose(active)
+                # Scores look at the queries of every layer, so that with a recipe every layer runs.
+                computed = None if self.keeper is not None else self.drafting.reuse(drafts)
+            except OutOfPages:
+                # A ratio test is not told of a draft that is dropped for its size, which draws may have decided.
+                if self.drafting.is_ratio_test:
+                    raise
+                drafts, computed = self.drafting.withdraw(active), None
         try:
-            opened = self.lm.tree.step(requests)
+            requests, opened = self._open(active, drafts)
         except OutOfPages:
-            # A ratio test is not told of a draft that is dropped for its size, which draws may have decided.
             if self.drafting.is_ratio_test or not any(draft.tokens for draft in drafts):
                 raise
+            # What fits without a draft is decoded.
             drafts, computed = self.drafting.withdraw(active), None
-            requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
-            opened = self.lm.tree.step(requests)
+            requests, opened = self._open(active, drafts)
         with opened as step:
             begin = time.perf_counter()
             watch = None if self.keeper is None else self.keeper.watch(step, active)
@@ -306,6 +314,11 @@ class Decoding:
             sequence.emit(emitted)
         if trace is not None:
             trace.step(active, drafts, verdicts, kept, kinds, step.num_rows, seconds)
+
+    def _open(self, active: list[Sequence], drafts: list[Draft]) -> tuple[list[Any], Step]:
+        """The requests of a step, and the step."""
+        requests = [(s.branch, *draft.rows(s.pending)) for s, draft in zip(active, drafts, strict=True)]
+        return requests, self.lm.tree.step(requests, owner=self.lm)
 
     def _graphs(self, drafts: list[Draft]) -> StepGraphs | None:
         """The captured steps, where there are some and this step can be one."""

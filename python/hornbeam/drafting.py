@@ -198,11 +198,6 @@ class Drafting:
         ]
         return self._proposed
 
-    def withdraw(self, active: Seq[Sequence]) -> list[Draft]:
-        """Takes the drafts of the step back, as if the stop rule had chosen none of their tokens."""
-        self._chosen, self._places = [0 for _ in active], [[] for _ in active]
-        return [Draft() for _ in active]
-
     def _propose_outlines(self, asks: list[Ask]) -> list[Draft]:
         """Drafts whose extent is settled before a token is drawn."""
         source: Any = self.source
@@ -225,6 +220,12 @@ class Drafting:
             drafts.append(Draft.of(proposal, [node for _, node in found]))
             self._places.append([draft.nodes[index] for index, _ in found])
         return drafts
+
+    def withdraw(self, active: Seq[Sequence]) -> list[Draft]:
+        """No drafts, where there is no room for their rows or for those that they are made with. The stop
+        rule learns nothing of it."""
+        self._judged, self._chosen, self._places = [], [], []
+        return [Draft() for _ in active]
 
     def reuse(self, drafts: Seq[Draft]) -> Computed | None:
         """What the source computed of the rows ``[pending, *tokens]`` of every draft, in their order."""
@@ -336,7 +337,7 @@ class Drafting:
 
     def judge(self, drafts: Seq[Draft], verdicts: Seq[Verdict]) -> None:
         """Tells the stop rule how the verification went."""
-        if self.source is None:
+        if self.source is None or not self._judged:
             return
         accepted: list[Nodes] = []
         for judged, places, verdict in zip(self._judged, self._places, verdicts, strict=True):

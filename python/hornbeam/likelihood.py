@@ -52,7 +52,7 @@ def score(lm: LM, prompt: list[int], continuations: list[list[int]]) -> list[Sco
             for index, values in zip(group, rest, strict=True):
                 logprobs[index] += values
     finally:
-        root.release()
+        root.drop()
     return [Score(sum(values), values) for values in logprobs]
 
 
@@ -97,5 +97,5 @@ def _follow(lm: LM, root: Branch, continuations: list[list[int]]) -> list[list[f
         values = torch.cat(parts)
     finally:
         for branch in branches:
-            branch.release()
+            branch.drop()
     return [part.tolist() for part in values.cpu().split([len(tokens) - 1 for tokens in continuations])]

@@ -13,10 +13,11 @@ import torch
 
 from hornbeam import cuda, spec
 from hornbeam.decode import Decoding, Generation, Options
-from hornbeam.errors import ArgumentError
+from hornbeam.errors import ArgumentError, OutOfPages
 from hornbeam.graphs import StepGraphs
 from hornbeam.keep import Recipe
 from hornbeam.likelihood import Score, score
+from hornbeam.memory import available_bytes, limit_bytes
 from hornbeam.paged_attention import DENSE_ROWS
 from hornbeam.prompt import Prompt, end_tokens, prompts_of, token_ids
 from hornbeam.runner import Runner
@@ -31,6 +32,9 @@ __all__ = ["LM", "Score"]
 
 # Row counts at which the cost of a forward pass is measured before the first draft.
 CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+
+# The default limit of the page pool is no less, however full the machine is.
+LEAST_KV_BYTES = 64 << 20
 
 _DEFAULT_DRAFT = spec.Auto()
 _DEFAULT_LENGTH = spec.MeasuredGain()
@@ -67,7 +71,9 @@ class LM:
         tokenizer: its tokenizer; may be left out where prompts are token ids.
         kv_dtype: element type of the pages; the model's own by default. ``torch.bfloat16`` halves the
             memory of the cache and is not exact for a float32 model.
-        max_kv_bytes: hard limit of the page pool; a quarter of the memory of the model's device by default.
+        max_kv_bytes: hard limit of the page pool. By default a quarter of the memory of the model's device;
+            on the CPU of the machine's or, in a container, of its limit, and no more than half of what is
+            available.
         page_tokens: slots of a page.
         prefill_rows: rows of a prompt that one forward pass computes at most.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
@@ -128,7 +134,7 @@ class LM:
             dtype=self._kv_dtype or shape.dtype,
             device=str(shape.device),
             page_tokens=self._page_tokens,
-            max_bytes=self._max_kv_bytes or _quarter_of_memory(shape.device),
+            max_bytes=self._max_kv_bytes or _default_kv_bytes(shape.device),
             # What is given back after an eviction comes in parts of less than 1 % of a full context.
             # Captured steps hold the addresses of the chunks, so that a device has few.
             chunk_tokens=None if self._cuda_graphs else max(self._page_tokens, shape.max_positions // 128),
@@ -301,25 +307,30 @@ class LM:
     def calibrate(self, *, force: bool = False) -> None:
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
         on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
-        first answer quick."""
+        first answer quick. Takes no memory from what is cached: of a small ``max_kv_bytes`` only as many
+        rows are measured as fit, and without any it is done later."""
         if force or not self._calibrated:
             self._exclusively(self._measure_costs)
 
     def _measure_costs(self) -> None:
+        most = min(self.tree.rows_to_spare(), self.max_positions)
+        counts = [rows for rows in CALIBRATION_ROWS if rows <= most]
         branch = self.tree.branch()
         try:
             for _ in range(3):
-                for rows in CALIBRATION_ROWS:
-                    if rows > self.max_positions:
-                        break
-                    with self.tree.step([(branch, [0] * rows, None)]) as step:
+                for rows in counts:
+                    try:
+                        step = self.tree.step([(branch, [0] * rows, None)], owner=self)
+                    except OutOfPages:
+                        break  # the budget allows them, the machine does not: what fits was measured
+                    with step:
                         begin = time.perf_counter()
                         self.runner.forward(self.tree, step)
                         self.runner.wait()
                         self.cost_curve.observe(rows, time.perf_counter() - begin)
         finally:
-            branch.release()
-        self._calibrated = True
+            branch.drop()
+        self._calibrated = bool(counts)
 
     def clear_cache(self) -> None:
         """Forgets the prompts and outputs of earlier calls, drafts' memory of them included, and gives
@@ -353,7 +364,6 @@ class LM:
 
         Raises:
             UnsupportedModel: the changed model cannot be driven over pages.
-            StateError: a step is open.
         """
         self.runner.look(closely=False)
         if self._seen_changes != self.runner.changes:
@@ -372,7 +382,7 @@ class LM:
         if replace(shape, vocab_size=0, scale=0.0) != replace(old, vocab_size=0, scale=0.0):
             self._make_tree()
         else:
-            self._make_tree()  # MERGE
+            self.tree.invalidate()
             self.graphs = StepGraphs(self) if self._cuda_graphs else None
         self._tree_shape = shape
         self._seen_changes = changes
@@ -384,7 +394,7 @@ class LM:
 
     def _recover(self) -> None:
         """Ends what an interrupted call has left open; no call is under way."""
-        self.tree.recover()
+        self.tree.recover(owner=self)
         for memory in self.recalled.values():
             memory.recover()
 
@@ -406,10 +416,18 @@ def _holding(lms: Sequence[LM], work: Callable[[], _T]) -> _T:
         return _holding(lms[1:], work)
 
 
-def _quarter_of_memory(device: torch.device) -> int:
+def _default_kv_bytes(device: torch.device) -> int:
+    """The hard limit of the page pool where the caller gives none."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    limit, available = limit_bytes(), available_bytes()
+    if limit is None:
+        return _quarter_by_sysconf()
+    return max(min(limit // 4, limit if available is None else available // 2), LEAST_KV_BYTES)
+
+
+def _quarter_by_sysconf() -> int:
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
-    except (AttributeError, ValueError, OSError):
+    except (AttributeError, ValueError, OSError):  # not known on this system
         return 4 << 30

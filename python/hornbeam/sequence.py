@@ -124,7 +124,8 @@ class Sequence:
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
         self.num_matched = 0  # tokens that the tree held when the branch was opened
         self.draft_room = 1 << 30  # tokens that a draft may have
-        self.finish: Finish | None = None
+        # Why the sequence ends, and the length of the output that it ends with.
+        self._ending: tuple[Finish, int] | None = None
         self.stats = Stats(prompt_tokens=len(prompt))
         self.text = None
         if lm.tokenizer is not None and (options.stop or options.stream):
@@ -137,6 +138,24 @@ class Sequence:
     def position(self) -> int:
         """Logical position of the token to be sampled next."""
         return len(self.prompt) + len(self.output)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether the tokens that were cut last, emitted or not, are the sequence's last."""
+        return self._ending is not None
+
+    @property
+    def finish(self) -> Finish | None:
+        """Why the sequence has ended. An end takes effect together with the output that it belongs to, so
+        that an interrupt in between leaves neither."""
+        if self._ending is None or len(self.output) != self._ending[1]:
+            return None
+        return self._ending[0]
+
+    def interrupt(self) -> None:
+        """Ends the sequence with what there is, unless it has ended."""
+        if self.finish is None:
+            self._ending = ("interrupted", len(self.output))
 
     @property
     def committed(self) -> list[int]:
@@ -175,40 +194,42 @@ class Sequence:
     def close(self) -> None:
         """Releases the branch, if there is one."""
         if self._branch is not None:
-            # What was reduced is never matched again, so there is no point in caching it.
-            self._branch.release(keep=not self.stats.reductions)
+            self._branch.drop()
         self._branch = None
         self.is_read = False
 
     def cut(self, fresh: list[tuple[int, Source]]) -> list[Piece]:
-        """The tokens up to the first that ends the sequence, with the text that each makes certain;
-        sets ``finish`` there."""
+        """The tokens up to the first that ends the sequence, with the text that each makes certain. The end
+        takes effect when they are emitted."""
         pieces = []
         stream = self.text
         for count, (token, source) in enumerate(fresh, 1):
+            finish: Finish | None = None
             if token in self.options.eos_token_ids:
-                self.finish = "eos"
+                finish = "eos"
             elif len(self.output) + count >= self.room:
-                self.finish = self.limit
+                finish = self.limit
             if stream is not None and stream.push(token):
-                self.finish = "stop"
-            if self.options.criterion is not None and self.finish is None:
+                finish = "stop"
+            if self.options.criterion is not None and finish is None:
                 output = self.output + [seen for seen, _ in fresh[:count]]
                 if self.options.criterion(self.prompt, output):
-                    self.finish = "criterion"
+                    finish = "criterion"
             text = ""
             if stream is not None:
-                if self.finish is not None:
+                if finish is not None:
                     stream.finish()
-                text = stream.take(everything=self.finish is not None)
+                text = stream.take(everything=finish is not None)
             pieces.append(Piece(token, source, text))
-            if self.finish is not None:
+            if finish is not None:
+                self._ending = (finish, len(self.output) + count)
                 break
         return pieces
 
     def emit(self, pieces: list[Piece]) -> None:
         """Records tokens that are certain and shows them, one call a run of the same source."""
-        self.output.extend(piece.token for piece in pieces)
+        # One call that no interrupt divides.
+        self.output.extend([piece.token for piece in pieces])
         self.stats.emitted = len(self.output)
         if self.finish is not None:
             self.close()

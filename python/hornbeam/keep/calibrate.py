@@ -100,7 +100,7 @@ def head_scores(lm: LM, examples: Sequence[Example], *, floor: float = 0.1) -> H
                 hits = _Hits(lm, branch, rows, list(example.sources))
                 lm.runner.forward(lm.tree, step, logits_rows=[0], observer=hits)
         finally:
-            branch.release(keep=False)
+            branch.drop(keep=False)
         found = hits.scores / len(example.answer)
         total = found if total is None else total + found
     if total is None or not bool(total.any()):

@@ -136,7 +136,7 @@ class Keeper:
                 rows = torch.stack(watch.takes[i].layers)[:, :, path]
                 positions = np.arange(end - len(path), end, dtype=np.int32)
                 self.scoring.remember(state, positions, rows)
-            if sequence.finish is None and self._is_due(state, False):
+            if not sequence.is_ending and self._is_due(state, False):
                 self._reduce(sequence, state)
             else:
                 self.scoring.add_stretch(sequence, state, whole=True)

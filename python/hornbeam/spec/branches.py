@@ -58,7 +58,7 @@ class NodeBranches:
         except BaseException:
             for (origin, _), branch in zip(requests, opened, strict=False):
                 if isinstance(origin, tuple):
-                    branch.release(keep=False)
+                    branch.drop(keep=False)
             raise
         self._branches.update(zip(nodes, opened, strict=True))
         return logits
@@ -73,5 +73,5 @@ class NodeBranches:
         # Leaves first: a node whose last child is gone takes its tokens back.
         for branch in reversed(self._branches.values()):
             if id(branch) not in kept:
-                branch.release(keep=False)
+                branch.drop(keep=False)
         self._branches.clear()

@@ -131,7 +131,8 @@ class LayerSkipProposer(Shaped):
             return self._nodes.expand(self._keys, requests)
         except BaseException:
             for root in roots:
-                root.release(keep=False)
+                root.drop(keep=False)
+            self._clear()  # what was drafted so far is of no use
             raise
 
     def _key(self, node: Node) -> Key:

@@ -156,7 +156,7 @@ class SmallModelProposer(Shaped):
         super().finish(index)
         branch = self._branches.pop(index, None)
         if branch is not None:
-            branch.release()
+            branch.drop()
         if not self._branches:
             self._nodes.clear()
 

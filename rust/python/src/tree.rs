@@ -57,7 +57,8 @@ impl State {
 /// Something whose Python object has gone.
 enum Dropped {
     Step(u64),
-    Branch(BranchId),
+    /// And whether its tokens are kept.
+    Branch(BranchId, bool),
     Pin(NodeId),
 }
 
@@ -136,8 +137,8 @@ impl Shared {
             match gone {
                 Dropped::Step(_) => {}
                 Dropped::Pin(node) => drop(state.tree.unpin(node)),
-                Dropped::Branch(branch) if state.tree.is_stepping(branch) => self.queue().push(gone),
-                Dropped::Branch(branch) => drop(state.tree.release(branch, true)),
+                Dropped::Branch(branch, _) if state.tree.is_stepping(branch) => self.queue().push(gone),
+                Dropped::Branch(branch, keep) => drop(state.tree.release(branch, keep)),
             }
         }
     }
@@ -161,7 +162,7 @@ impl PyBranchHandle {
 
 impl Drop for PyBranchHandle {
     fn drop(&mut self) {
-        self.shared.queue().push(Dropped::Branch(self.branch));
+        self.shared.queue().push(Dropped::Branch(self.branch, true));
     }
 }
 
@@ -479,6 +480,11 @@ impl PyTree {
     /// Closes a branch.
     fn release(&self, py: Python<'_>, branch: u64, keep: bool) -> PyResult<()> {
         self.with(py, |tree| tree.release(branch.into(), keep))
+    }
+
+    /// Closes a branch at the next call, or as soon as it is in no open step any more.
+    fn drop_branch(&self, branch: u64, keep: bool) {
+        self.shared.queue().push(Dropped::Branch(branch.into(), keep));
     }
 
     /// Whether a branch is open.
