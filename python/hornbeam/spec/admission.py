@@ -114,10 +114,14 @@ def _part(proposal: Drafted, parents: Sequence[int] | None, kept: list[int]) -> 
     signals = proposal.signals
     index = {node: at for at, node in enumerate(kept)} | {-1: -1}
     logits: Tensor | None = getattr(proposal, "logits", None)
-    columns = (signals.confidences, signals.match_lengths, signals.counts)
+    confidences, lengths, counts = signals.confidences, signals.match_lengths, signals.counts
     return Admitted(
         [proposal.tokens[node] for node in kept],
-        Signals(*([column[node] for node in kept] for column in columns)),
+        Signals(
+            [confidences[node] for node in kept],
+            [lengths[node] for node in kept],
+            [counts[node] for node in kept],
+        ),
         None if parents is None else [index[parents[node]] for node in kept],
         None if logits is None else logits[[0, *(node + 1 for node in kept)]],
         kept,
