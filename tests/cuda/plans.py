@@ -87,12 +87,12 @@ def forest(
     for size in sizes:
         own_keys = int(random.integers(0, 30))
         if own_keys and by_head:
-            at = len(head_ranges)
+            at, most = len(head_ranges), 0
             for _ in range(planes):
                 shown = int(random.integers(0, own_keys + 1))
-                begin = run(shown, prefix_keys)
+                begin, most = run(shown, prefix_keys), max(most, shown)
                 head_ranges.append([begin, len(entries)])
-            reads.append([at, len(head_ranges), row, row + size, own_keys, 2, -1, 0])
+            reads.append([at, len(head_ranges), row, row + size, most, 2, -1, 0])
         elif own_keys:
             begin = run(own_keys, prefix_keys)
             reads.append([begin, len(entries), row, row + size, own_keys, 0, -1, 0])

@@ -500,7 +500,7 @@ I32 = torch.int32
         ),
         ({"offsets": torch.tensor([1, 2], dtype=I32)}, ShapeError, r"offsets is \[1, 2\], expected"),
         ({"target_logits": torch.zeros(2, 8)}, ShapeError, "target_logits rows is 2, expected 3"),
-        ({"target_logits": torch.zeros(3, 8, dtype=torch.float64)}, TypeError, "target_logits has a dtype"),
+        ({"target_logits": torch.zeros(3, 8, dtype=torch.float64)}, TypeError, "target_logits has dtype"),
         ({"target_logits": torch.zeros(8, 3).T}, ShapeError, "target_logits is strided"),
         ({"draft_logits": torch.zeros(2, 8)}, ShapeError, "draft_logits rows is 2, expected 3"),
         (

@@ -262,8 +262,8 @@ def _drawn(
     history: History | None,
 ) -> Verified:
     """A verification without drafts."""
-    if logits.ndim != 2:
-        raise ShapeError(f"logits has shape {tuple(logits.shape)}, expected [rows, vocabulary]")
+    if len(logits.shape) == 0:
+        raise ShapeError("logits has no dimensions, expected [rows, vocabulary]")
     empty = torch.empty(0, dtype=torch.int32)
     return verify(
         empty.to(torch.int64),

@@ -7,7 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock};
 
-use hornbeam_core::parallel::{Parallel, Rayon, lock_whole};
+use hornbeam_core::parallel::{Parallel, Rayon, Serial, lock_whole};
 use pyo3::prelude::*;
 
 use crate::error::{attached, detached};
@@ -131,10 +131,14 @@ fn run_faulty_tasks(py: Python<'_>, where_: &str, num_tasks: usize, faulty: usiz
         }
         done.fetch_add(1, Ordering::Relaxed);
     };
+    let on = |pool: &dyn Parallel| {
+        pool.run(num_tasks, &task);
+        Ok(())
+    };
     match where_ {
-        "host" => detached(py, || Ok(Host.run(num_tasks, &task)))?,
-        "rayon" => detached(py, || Ok(Rayon.run(num_tasks, &task)))?,
-        _ => attached(py, || Ok((0..num_tasks).for_each(task)))?,
+        "host" => detached(py, || on(&Host))?,
+        "rayon" => detached(py, || on(&Rayon))?,
+        _ => attached(py, || on(&Serial))?,
     }
     Ok(done.into_inner())
 }

@@ -102,6 +102,7 @@ impl Chunks {
         self.tensors.iter().flatten()
     }
 
+    #[allow(clippy::mut_from_ref)]
     fn slices<P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&mut [P]; 8]>> {
         expect_disjoint(py, self.tensors())?;
         // SAFETY: no two share memory, and the tree that owns them lets one step write at a time.
@@ -126,6 +127,7 @@ impl Chunks {
     }
 
     /// The chunks to be written, as bytes, empty where none was described.
+    #[allow(clippy::mut_from_ref)]
     pub(crate) fn bytes(&self, py: Python<'_>) -> PyResult<SmallVec<[&mut [u8]; 8]>> {
         expect_disjoint(py, self.tensors())?;
         // SAFETY: no two share memory, and the tree that owns them lets one step write at a time.
