@@ -59,7 +59,13 @@ def moves_to(random: np.random.Generator, tokens: int, page_tokens: int, ids: in
 @pytest.mark.parametrize("name", FORMATS)
 def test_the_bytes_are_those_of_rust(simt: Emulation | Device, name: str, dtype: torch.dtype) -> None:
     random = np.random.default_rng(FORMATS.index(name))
-    for head_dim, page_tokens, by_page in ((64, 16, False), (80, 16, True), (32, 7, True)):
+    for head_dim, page_tokens, by_page in (
+        (64, 16, False),
+        (80, 16, True),
+        (32, 7, True),
+        (12, 16, True),
+        (320, 4, False),
+    ):
         chunks = pool(random, dtype, head_dim, page_tokens)
         _, tokens = ops.page_formats(chunks[0])[name]
         if tokens == 0:
@@ -97,7 +103,7 @@ def test_what_cannot_be_encoded_is_refused() -> None:
                 )
 
 
-@pytest.mark.parametrize("head_dim", [32, 64, 80, 128])
+@pytest.mark.parametrize("head_dim", [12, 32, 64, 80, 128, 320])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_attention_and_mass_read_mixed_pages(
     simt: Emulation | Device, dtype: torch.dtype, head_dim: int

@@ -42,7 +42,7 @@ def at_once(
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("head_dim", "page_tokens"), [(64, 16), (80, 16), (32, 7)])
+@pytest.mark.parametrize(("head_dim", "page_tokens"), [(64, 16), (80, 16), (32, 7), (12, 16), (320, 4)])
 def test_pages_made_at_once_have_the_bytes_of_rust(
     simt: Emulation | Device, dtype: torch.dtype, head_dim: int, page_tokens: int
 ) -> None:
@@ -86,7 +86,7 @@ def test_nothing_is_written_where_an_element_cannot_be_encoded() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("head_dim", "page_tokens"), [(64, 16), (80, 16), (32, 7)])
+@pytest.mark.parametrize(("head_dim", "page_tokens"), [(64, 16), (80, 16), (32, 7), (12, 16), (320, 4)])
 def test_rows_are_read_and_written_as_by_rust(
     simt: Emulation | Device, dtype: torch.dtype, head_dim: int, page_tokens: int
 ) -> None:

@@ -35,7 +35,7 @@ def test_write_rows_gives_the_same_bytes(
 ) -> None:
     random = np.random.default_rng(1)
     for trial in range(4):
-        case = forest(random, dtype=pages, most_rows=9, head_dim=int(random.choice([8, 40, 64])))
+        case = forest(random, dtype=pages, most_rows=9, head_dim=int(random.choice([4, 5, 40, 64, 320])))
         shape = (case.plan.num_rows, 2, case.num_kv_heads, case.head_dim)
         # Strided: k and v are halves of one tensor, as a fused projection leaves them.
         both = (torch.randn(shape) * 10.0 ** torch.randint(-6, 5, shape)).to(rows)
@@ -56,8 +56,8 @@ def test_write_rows_gives_the_same_bytes(
 @pytest.mark.parametrize("by_page", [False, True])
 def test_moves_give_the_same_bytes(simt: Emulation | Device, pages: torch.dtype, by_page: bool) -> None:
     random = np.random.default_rng(2)
-    for _ in range(4):
-        case = forest(random, dtype=pages)
+    for head_dim in (4, 5, 32, 320):
+        case = forest(random, dtype=pages, head_dim=head_dim)
         planes, per_chunk, _, page_tokens, _ = case.chunks[0].shape
         places = len(case.chunks) * per_chunk * (planes if by_page else 1)
         # To the left along one list of slots, as a commit moves: a target may be an earlier source.

@@ -140,7 +140,7 @@ def test_the_bits_are_those_of_rust(simt: Emulation | Device, name: str) -> None
         assert len(want.unique()) > (20 if seed else 2)
 
 
-@pytest.mark.parametrize("dim", [8, 80, 200])
+@pytest.mark.parametrize("dim", [8, 80, 200, 320])
 @pytest.mark.parametrize(
     "name", ["key_norm", "key_difference", "expected_attention", "magnitudes", "lengths"]
 )
@@ -181,8 +181,8 @@ def test_rows_without_a_key_or_query() -> None:
         branch.on_device(SCORES["expected_attention"], [], 1.0)
     branch.counts, branch.entries = np.zeros(6, np.int32), branch.entries[:0]
     assert len(branch.on_device(SCORES["key_norm"], [], 1.0)) == 0
-    wide = torch.zeros(1, 6, 2, 4, 300, device=DEVICE)
-    with on_the_device(), pytest.raises(CudaError, match="head_dim is 300, expected 1 to 256"):
+    wide = torch.zeros(1, 6, 2, 4, 600, device=DEVICE)
+    with on_the_device(), pytest.raises(CudaError, match="head_dim is 600, expected 1 to 512"):
         device_scores.score_held(
             SCORES["expected_attention"].spec(),
             [wide],
@@ -193,5 +193,5 @@ def test_rows_without_a_key_or_query() -> None:
             num_kv_heads=3,
             group=2,
             scale=1.0,
-            expected=(torch.zeros(2, 6, 300).double(), torch.zeros(2, 6, 300, 300).double()),
+            expected=(torch.zeros(2, 6, 600).double(), torch.zeros(2, 6, 600, 600).double()),
         )

@@ -19,6 +19,7 @@ from tests.reference import attention as reference
 OWN, BY_HEAD = 1, 2
 INSTRUCTION_SETS = _native.instruction_sets()[0]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+HEAD_DIMS = [4, 7, 8, 12, 16, 20, 24, 32, 40, 48, 56, 64, 72, 80, 96, 112, 128, 160, 192, 256, 320, 512]
 
 
 @dataclass
@@ -171,9 +172,9 @@ def check(case: Case) -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("head_dim", [32, 40, 48, 64, 80, 96, 128, 256])
+@pytest.mark.parametrize("head_dim", HEAD_DIMS)
 def test_head_dims_and_dtypes(head_dim: int, dtype: torch.dtype) -> None:
-    check(random_case(head_dim, head_dim=head_dim, dtype=dtype, q_dtype=dtype, group=3))
+    check(random_case(head_dim, head_dim=head_dim, dtype=dtype, q_dtype=dtype, group=3, max_rows=20))
 
 
 @pytest.mark.parametrize("group", [1, 2, 3, 4, 5, 8, 12, 16, 71])
@@ -201,7 +202,7 @@ def test_features(options: dict, seed: int) -> None:
 @settings(deadline=None, max_examples=15)
 @given(
     seed=st.integers(0, 2**32 - 1),
-    head_dim=st.sampled_from([32, 64, 72, 128]),
+    head_dim=st.sampled_from([4, 12, 32, 64, 72, 128]),
     group=st.integers(1, 7),
     dtype=st.sampled_from(DTYPES),
     max_rows=st.sampled_from([1, 4, 70]),
@@ -351,6 +352,8 @@ def test_errors_name_the_argument() -> None:
     refused(ArgumentError, "layer is 7, expected less than 2", layer=7)
     refused(ArgumentError, "num_heads is 4", num_kv_heads=3)
     refused(ArgumentError, "window is 0", window=0)
+    wide = random_case(2, head_dim=513)
+    refused(ArgumentError, "head_dim is 513, expected 1 to 512", q=wide.q, chunks=wide.chunks)
     refused(ArgumentError, "soft_cap", soft_cap=-1.0)
     with pytest.raises(ArgumentError, match="instruction set is mmx"):
         case.run("mmx")

@@ -52,7 +52,16 @@ def grown(
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
     ("head_dim", "dtype"),
-    [(64, torch.bfloat16), (80, torch.float16), (128, torch.bfloat16), (32, torch.float32)],
+    [
+        (64, torch.bfloat16),
+        (80, torch.float16),
+        (128, torch.bfloat16),
+        (32, torch.float32),
+        (8, torch.float32),
+        (20, torch.float16),
+        (320, torch.bfloat16),
+        (512, torch.float16),
+    ],
 )
 def test_the_error_is_half_a_step(name: str, head_dim: int, dtype: torch.dtype) -> None:
     """Of every element, by the step that its token and channel have on the page."""
@@ -85,7 +94,7 @@ def test_the_error_is_half_a_step(name: str, head_dim: int, dtype: torch.dtype) 
     tokens=st.integers(1, 260),
     rows=st.sampled_from([1, 2, 5, 40]),
     group=st.integers(1, 6),
-    head_dim=st.sampled_from([32, 64, 80, 128]),
+    head_dim=st.sampled_from([8, 12, 32, 64, 80, 128, 320]),
     dtype=st.sampled_from(DTYPES),
     window=st.none() | st.integers(1, 200),
     by_head=st.booleans(),

@@ -18,6 +18,9 @@ use crate::simd::{Lanes, WIDTH};
 const PANELS: usize = TILE_KEYS / WIDTH;
 /// Queries that go over the codes together.
 const TOGETHER: usize = 4;
+/// The number of each lane.
+const LANES: [f32; WIDTH] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0, 13.0, 14.0, 15.0];
 
 /// Adds a block of keys to the partial result of its queries. The next block is on its way meanwhile.
 #[inline(always)]
@@ -40,16 +43,16 @@ pub(super) fn attend<const BITS: usize, L: Lanes>(l: L, block: Attend<'_>) {
         }
         query += TOGETHER;
     }
-    stream::soften(l, problem, first_row, shown, scores, partial, width);
+    let hidden = stream::soften(l, problem, first_row, shown, scores, partial, width) != 0;
     let mut query = shown.queries.start;
     while query < shown.queries.end {
         let weights = &scores[query * PANELS..];
         let to = &mut partial.values[query * width..];
         match shown.queries.end - query {
-            1 => add::<BITS, 1, L>(l, width, weights, folded, coded, count, to),
-            2 => add::<BITS, 2, L>(l, width, weights, folded, coded, count, to),
-            3 => add::<BITS, 3, L>(l, width, weights, folded, coded, count, to),
-            _ => add::<BITS, 4, L>(l, width, weights, folded, coded, count, to),
+            1 => add::<BITS, 1, L>(l, width, weights, folded, coded, count, hidden, to),
+            2 => add::<BITS, 2, L>(l, width, weights, folded, coded, count, hidden, to),
+            3 => add::<BITS, 3, L>(l, width, weights, folded, coded, count, hidden, to),
+            _ => add::<BITS, 4, L>(l, width, weights, folded, coded, count, hidden, to),
         }
         query += TOGETHER;
     }
@@ -169,12 +172,13 @@ fn add<const BITS: usize, const Q: usize, L: Lanes>(
     scaled: &mut [[f32; WIDTH]],
     coded: Coded<'_>,
     count: usize,
+    hidden: bool,
     to: &mut [[f32; WIDTH]],
 ) {
     if BITS < 8 && 2 * Q <= L::ACCUMULATORS {
-        add_some::<BITS, Q, 2, L>(l, width, weights, scaled, coded, count, to);
+        add_some::<BITS, Q, 2, L>(l, width, weights, scaled, coded, count, hidden, to);
     } else {
-        add_some::<BITS, Q, 1, L>(l, width, weights, scaled, coded, count, to);
+        add_some::<BITS, Q, 1, L>(l, width, weights, scaled, coded, count, hidden, to);
     }
 }
 
@@ -187,6 +191,7 @@ fn add_some<const BITS: usize, const Q: usize, const P: usize, L: Lanes>(
     scaled: &mut [[f32; WIDTH]],
     coded: Coded<'_>,
     count: usize,
+    hidden: bool,
     to: &mut [[f32; WIDTH]],
 ) {
     let (page, parts) = (coded.page, 8 / BITS);
@@ -196,7 +201,7 @@ fn add_some<const BITS: usize, const Q: usize, const P: usize, L: Lanes>(
         // A group has an even number of vectors, so what is added together lies in one.
         if v % group_vectors == 0 {
             let params = page.value_params + 4 * (v / group_vectors) * page.tokens;
-            scale::<Q, L>(l, weights, coded, params, count, scaled, &mut base);
+            scale::<Q, L>(l, weights, coded, params, count, hidden, scaled, &mut base);
         }
         let mut some: [&[f32]; Q] = [&[]; Q];
         for q in 0..Q {
@@ -221,8 +226,8 @@ fn add_some<const BITS: usize, const Q: usize, const P: usize, L: Lanes>(
 }
 
 /// Weights times the steps of tokens whose parameters are at `params`, `PANELS` vectors a query, and the
-/// sums of the weights times the offsets. Without a weight, for what is hidden or lies behind the last key,
-/// both are 0, whatever the page holds there.
+/// sums of the weights times the offsets. Behind the last key, and where a query does not see a key if any
+/// is `hidden`, both are 0, whatever the page holds there.
 #[inline(always)]
 fn scale<const Q: usize, L: Lanes>(
     l: L,
@@ -230,17 +235,27 @@ fn scale<const Q: usize, L: Lanes>(
     coded: Coded<'_>,
     params: usize,
     count: usize,
+    hidden: bool,
     scaled: &mut [[f32; WIDTH]],
     base: &mut [f32; Q],
 ) {
     let mut sums = [l.splat(0.0); Q];
     for panel in 0..count.div_ceil(WIDTH) {
-        let (least, step) = coded.token_params(l, params, panel * WIDTH);
+        let (mut least, mut step) = coded.token_params(l, params, panel * WIDTH);
+        let (left, zero) = (count - panel * WIDTH, l.splat(0.0));
+        if left < WIDTH {
+            let is_key = l.lt(l.load(&LANES), l.splat(left as f32));
+            (least, step) = (l.select(is_key, least, zero), l.select(is_key, step, zero));
+        }
         for q in 0..Q {
             let weight = l.load(&weights[q * PANELS + panel]);
-            let (zero, none) = (l.splat(0.0), l.eq(weight, l.splat(0.0)));
-            sums[q] = l.fma(weight, l.select(none, zero, least), sums[q]);
-            l.store(l.mul(weight, l.select(none, zero, step)), &mut scaled[q * PANELS + panel]);
+            let (mut least, mut step) = (least, step);
+            if hidden {
+                let none = l.eq(weight, zero);
+                (least, step) = (l.select(none, zero, least), l.select(none, zero, step));
+            }
+            sums[q] = l.fma(weight, least, sums[q]);
+            l.store(l.mul(weight, step), &mut scaled[q * PANELS + panel]);
         }
     }
     for q in 0..Q {

@@ -419,7 +419,8 @@ fn a_bad_plan_is_refused() {
     refused(&|c| c.layer = 9, "layer");
     refused(&|c| c.soft_cap = Some(-1.0), "soft_cap");
     refused(&|c| c.window = Some(0), "window");
-    refused(&|c| c.layout.head_dim = 20, "head_dim");
+    refused(&|c| c.layout.head_dim = 513, "head_dim");
+    refused(&|c| c.layout.head_dim = 0, "head_dim");
     refused(&|c| c.q.truncate(9), "q.len");
     refused(&|c| c.chunks.truncate(0), "expected");
 }
