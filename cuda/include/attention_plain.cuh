@@ -118,6 +118,8 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
                 if (!apart) {
                     for (int k = 0; k < PLAIN_KEYS; ++k) sum = fmaf(weights[k], s.tile[k * (head_dim + 1) + d], sum);
                 } else {
+                    // Rare, and there are sixteen of these loops: short rather than fast.
+#pragma unroll 1
                     for (int k = 0; k < PLAIN_KEYS; ++k) {
                         const bool hidden = __float_as_uint(weights[k]) == HIDDEN_WEIGHT;
                         sum = fmaf(weights[k], hidden ? 0.0f : s.tile[k * (head_dim + 1) + d], sum);
