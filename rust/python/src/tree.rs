@@ -612,7 +612,7 @@ impl PyTree {
 
     /// Makes the copies that are still to be made.
     fn make_moves(&self, py: Python<'_>, chunks: &Bound<'_, PyList>) -> PyResult<()> {
-        make_moves(py, &mut *self.lock(py)?, chunks)
+        make_moves(py, &mut self.lock(py)?, chunks)
     }
 
     /// The copies to make next: their number; `rows`, `pages` or `at_once`; int32 `[M, 4]`; the number of the
