@@ -612,7 +612,8 @@ impl PyTree {
 
     /// Makes the copies that are still to be made.
     fn make_moves(&self, py: Python<'_>, chunks: &Bound<'_, PyList>) -> PyResult<()> {
-        make_moves(py, &mut self.lock(py)?, chunks)
+        let mut state = self.lock(py)?;
+        make_moves(py, &mut state, chunks)
     }
 
     /// The copies to make next: their number; `rows`, `pages` or `at_once`; int32 `[M, 4]`; the number of the
