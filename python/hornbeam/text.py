@@ -24,14 +24,16 @@ class Vocabulary:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self.num_tokens = len(tokenizer)
+        self.num_tokens = _num_tokens(tokenizer)
 
     @cached_property
     def name_of(self) -> dict[int, str]:
         """The tokens that text leaves out, and what they are called in the vocabulary."""
         tokenizer = self._tokenizer
-        named = {token: str(name) for token, name in tokenizer.added_tokens_decoder.items() if name.special}
-        named |= dict(zip(tokenizer.all_special_ids, tokenizer.all_special_tokens, strict=True))
+        added = getattr(tokenizer, "added_tokens_decoder", {})
+        named = {token: str(name) for token, name in added.items() if name.special}
+        ids = getattr(tokenizer, "all_special_ids", ())
+        named |= dict(zip(ids, getattr(tokenizer, "all_special_tokens", ()), strict=True))
         return {token: name for token, name in named.items() if not decode(tokenizer, [token])}
 
     @cached_property
@@ -41,6 +43,8 @@ class Vocabulary:
         Such a tokenizer decodes neighbouring byte tokens together: to characters if all of them are
         valid, else to one replacement character each. So a run of them is not certain before its end.
         """
+        if not hasattr(self._tokenizer, "convert_tokens_to_ids"):
+            return {}
         letter = self._tokenizer.convert_tokens_to_ids("<0x41>")
         if letter is None or letter == getattr(self._tokenizer, "unk_token_id", None):
             return {}
@@ -54,10 +58,15 @@ class Vocabulary:
 _VOCABULARIES: WeakKeyDictionary[Any, Vocabulary] = WeakKeyDictionary()
 
 
+def _num_tokens(tokenizer: Any) -> int:
+    """Tokens, those that were added among them; 0 of what only encodes and decodes."""
+    return len(tokenizer) if hasattr(tokenizer, "__len__") else 0
+
+
 def _known(tokenizer: Any) -> Vocabulary:
     """The vocabulary as it is now: tokens may have been added since the last call."""
     known = _VOCABULARIES.get(tokenizer)
-    if known is None or known.num_tokens != len(tokenizer):
+    if known is None or known.num_tokens != _num_tokens(tokenizer):
         known = _VOCABULARIES[tokenizer] = Vocabulary(tokenizer)
     return known
 
@@ -116,7 +125,7 @@ class TextStream:
     their names, and the space that a tokenizer hides at the beginning.
 
     Args:
-        tokenizer: of transformers.
+        tokenizer: of transformers, or whatever decodes as one does.
         stop: strings that end the text; none is empty.
         prompt: the tokens before the first.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from transformers.models.llama.modeling_llama import LlamaMLP
 
 import hornbeam as hb
 from hornbeam.errors import StateError
@@ -12,6 +13,12 @@ from tests import models
 from tests.model.changes import BETWEEN_CALLS, CHANGES, UNDONE, prepare
 
 PROMPT = models.prompt(40, 1)
+
+
+@pytest.fixture(autouse=True)
+def classes_stay_as_they_are(monkeypatch):
+    """Puts back what `forward_of_a_class` exchanges."""
+    monkeypatch.setattr(LlamaMLP, "forward", LlamaMLP.forward)
 
 
 def ours(lm, **options):
@@ -80,11 +87,9 @@ def test_a_change_that_is_undone_gives_the_old_text(name):
 
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - set(BETWEEN_CALLS)))
 @pytest.mark.parametrize("draft", [None, hb.spec.Suffix()], ids=["plain", "suffix"])
-def test_a_text_that_is_under_way_goes_on_with_the_changed_model(name, draft, monkeypatch):
+def test_a_text_that_is_under_way_goes_on_with_the_changed_model(name, draft):
     """Every token is the argmax of the model as it was when the token was decided."""
     model = prepare(name, models.llama())
-    mlp = type(model.model.layers[0].mlp)
-    monkeypatch.setattr(mlp, "forward", mlp.forward)  # put back what `forward_of_a_class` exchanges
     lm, first, seen = hb.LM(model), plain(model), []
     changed: list[int] = []
 

@@ -99,7 +99,7 @@ class SmallModelProposer(Shaped):
             branch.release(keep=False)
         self._branches.clear()
         self.trees.clear()
-        self._nodes = NodeBranches(self.lm.tree, self._forward)
+        self._nodes = NodeBranches(self.lm.tree, self._forward, owner=self.lm)
         self._changes = self.lm.runner.changes
 
     def _follow(self, ask: Ask, drafted: Tree) -> None:
