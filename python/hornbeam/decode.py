@@ -234,7 +234,7 @@ class Decoding:
                 # Scores look at the queries of every layer, so that with a recipe every layer runs.
                 computed = None if self.keeper is not None else self.drafting.reuse(drafts)
             except OutOfPages:
-                # A ratio test is not told of a draft that is dropped for its size, which draws may have decided.
+                # A ratio test is not told of a draft that was dropped for a size that draws may have decided.
                 if self.drafting.is_ratio_test:
                     raise
                 drafts, computed = self.drafting.withdraw(active), None

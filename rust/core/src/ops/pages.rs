@@ -96,7 +96,7 @@ pub fn check_encodable(
         let checked = slots.chunks(TASK).nth(part).unwrap_or_default().iter().try_for_each(check);
         *lock_whole(&parts[part]) = checked;
     });
-    parts.into_iter().try_for_each(|part| into_whole(part))
+    parts.into_iter().try_for_each(into_whole)
 }
 
 fn expect_encodable(x: &[f32]) -> Result<()> {
