@@ -34,7 +34,7 @@ from hornbeam.model.shadow import Shadow, is_config
 __all__ = ["Change", "ModelState"]
 
 #: Numbers of a weight that are compared before each call.
-SAMPLES = 32
+SAMPLES = 16
 
 _PASS_TABLES = ("_parameters", "_buffers", "_modules")
 _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks")
@@ -78,8 +78,8 @@ class ModelState:
         self._has_stepped = False
         modules = list(self.model.modules())
         self._dicts = [module.__dict__ for module in modules]
-        self._tables = _tables(self._dicts, _PASS_TABLES)
-        self._hook_tables = _tables(self._dicts, _HOOK_TABLES)
+        self._tables, self._empty_tables = _split(_tables(self._dicts, _PASS_TABLES))
+        self._read_hooks()
         self._classes = list(set(map(type, modules)))
         self._attributes = Attributes(modules, self._written)
         self._foreign = Attributes([m for m in modules if _is_foreign(type(m))], self._written)
@@ -87,8 +87,10 @@ class ModelState:
         self._config_signs = [signs_of(vars(config)) for config in self._configs]
         values = _values(self._tables)
         self._identities = list(map(id, values))
-        self._hooks = _values(self._hook_tables)
         self._forwards = self._all_forwards()
+        self._lengths = list(map(len, self._dicts))
+        self._with_forward = [own for own in self._dicts if "forward" in own]
+        self._few = self._few_forwards()
         self._are_tensors = [isinstance(value, Tensor) for value in values]
         tensors = list(compress(values, self._are_tensors))
         self._parameters = {id(tensor) for tensor in tensors if isinstance(tensor, Parameter)}
@@ -96,6 +98,11 @@ class ModelState:
         self._have_memory = list(map(has_memory, tensors))
         self._have_versions = [not tensor.is_inference() for tensor in tensors]
         self._take_numbers(tensors)
+
+    def _read_hooks(self) -> None:
+        tables = _tables(self._dicts, _HOOK_TABLES)
+        self._hook_tables, self._empty_hook_tables = _split(tables)
+        self._hooks = _values(self._hook_tables)
 
     def read_numbers(self) -> None:
         """Takes the weights as they are now, after a look that found that nothing else has changed."""
@@ -113,7 +120,11 @@ class ModelState:
     def look(self) -> Change:
         """What has changed, by the signs that cost least: before each pass."""
         values = _values(self._tables)
-        if list(map(id, values)) != self._identities or self._all_forwards() != self._forwards:
+        if (
+            any(self._empty_tables)
+            or list(map(id, values)) != self._identities
+            or self._have_other_forwards()
+        ):
             return Change.STRUCTURE
         if self._foreign.have_changed(self.shadow):
             return Change.STRUCTURE
@@ -121,11 +132,11 @@ class ModelState:
         has_stepped, numbers = self._has_stepped, self._numbers_of(tensors)
         if (has_stepped or numbers != self._numbers) and list(map(_kind, tensors)) != self._kinds:
             return Change.STRUCTURE
-        hooks = _values(self._hook_tables)
-        if hooks != self._hooks:
-            if list(filter(_acts, hooks)) != list(filter(_acts, self._hooks)):
+        if any(self._empty_hook_tables) or _values(self._hook_tables) != self._hooks:
+            before = list(filter(_acts, self._hooks))
+            if list(filter(_acts, _values(_tables(self._dicts, _HOOK_TABLES)))) != before:
                 return Change.HOOKS
-            self._hooks = hooks
+            self._read_hooks()
         return Change.WEIGHTS if has_stepped or numbers != self._numbers else Change.NOTHING
 
     def look_closely(self) -> Change:
@@ -156,9 +167,22 @@ class ModelState:
             parts.setdefault((view.dtype, view.device), []).append(view)
         return [torch.cat(own).view(torch.uint8) for own in parts.values()]
 
+    def _have_other_forwards(self) -> bool:
+        """Whether a forward is not what it was. One that is put on an instance is one attribute more."""
+        if list(map(len, self._dicts)) == self._lengths:
+            return self._few_forwards() != self._few
+        if self._all_forwards() != self._forwards:
+            return True
+        self._lengths = list(map(len, self._dicts))
+        return False
+
     def _all_forwards(self) -> list[Any]:
         """Those of instances, then those of classes."""
         return [*map(dict.get, self._dicts, repeat("forward")), *map(_forward, self._classes)]
+
+    def _few_forwards(self) -> list[Any]:
+        """Those of instances that have one, then those of classes."""
+        return [*map(dict.get, self._with_forward, repeat("forward")), *map(_forward, self._classes)]
 
     def _numbers_of(self, tensors: Sequence[Tensor]) -> list[int]:
         """Addresses, then versions."""
@@ -180,6 +204,11 @@ register_optimizer_step_post_hook(_after_step)
 
 def _tables(dicts: Iterable[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
     return [own[name] for own in dicts for name in names if name in own]
+
+
+def _split(tables: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Those that hold something, and the empty ones, of which most are and which are looked at faster."""
+    return list(filter(None, tables)), [table for table in tables if not table]
 
 
 def _values(tables: Iterable[dict[str, Any]]) -> list[Any]:
