@@ -20,6 +20,7 @@ import torch
 from hornbeam import ops
 from hornbeam.drafting import Draft, Drafting, history, process
 from hornbeam.errors import OutOfPages, StateError
+from hornbeam.interrupts import end_frames
 from hornbeam.keeping import Keeper, Watch
 from hornbeam.runner import Output
 from hornbeam.sequence import SHARED_PREFIX, Generation, Options, Piece, Sequence, Source, Stats
@@ -84,7 +85,8 @@ class Decoding:
                             self._prefill(waiting)
                         else:
                             self._step(active)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
+                end_frames(interrupt)
                 if not self._is_within_step:
                     self.lm.tree.recover(owner=self.lm)
                 for sequence in self.sequences:

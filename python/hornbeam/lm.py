@@ -15,6 +15,7 @@ from hornbeam import cuda, spec
 from hornbeam.decode import Decoding, Generation, Options
 from hornbeam.errors import ArgumentError, OutOfPages
 from hornbeam.graphs import StepGraphs
+from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.keep import Recipe
 from hornbeam.likelihood import Score, score
 from hornbeam.memory import available_bytes, limit_bytes
@@ -411,9 +412,16 @@ def _holding(lms: Sequence[LM], work: Callable[[], _T]) -> _T:
     with lm._lock:
         if not is_nested:
             lm._recover()
-        lm.runner.look(closely=True)
-        lm.notice()
-        return _holding(lms[1:], work)
+        modes = modes_of_torch()
+        try:
+            lm.runner.look(closely=True)
+            lm.notice()
+            return _holding(lms[1:], work)
+        except KeyboardInterrupt as interrupt:
+            end_frames(interrupt)
+            raise
+        finally:
+            restore_modes(modes)
 
 
 def _default_kv_bytes(device: torch.device) -> int:

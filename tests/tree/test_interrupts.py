@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import pytest
+import torch
 
 import hornbeam as hb
 from hornbeam.decode import Generation
@@ -84,6 +85,8 @@ class Case:
             assert out.finish_reason == (right.finish_reason if whole else "interrupted")
         for out, right in zip(self.generate(), self.right, strict=True):
             assert (out.token_ids, out.finish_reason) == (right.token_ids, right.finish_reason)
+        assert not torch.is_inference_mode_enabled()
+        assert torch.is_grad_enabled()
         tree = self.lm.tree
         tree.debug_check()
         assert not tree.has_open_step
