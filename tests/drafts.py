@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 import hornbeam as hb
 
 
@@ -22,9 +24,13 @@ class Foresight:
 
 
 @dataclass
-class _Proposal:
+class Proposed:
+    """A proposal: a chain, or a tree where there are parents."""
+
     tokens: list[int]
     signals: hb.spec.Signals
+    parents: list[int] | None = None
+    logits: Tensor | None = None
 
 
 class _Drafter:
@@ -36,10 +42,10 @@ class _Drafter:
     def extend(self, token_ids: Sequence[int]) -> None:
         self.length += len(token_ids)
 
-    def propose(self, pending: int, max_length: int) -> _Proposal:
+    def propose(self, pending: int, max_length: int) -> Proposed:
         begin = self.length + 1
         tokens = [
             (token + 1) % 256 if at % self.wrong == 0 else token
             for at, token in enumerate(self.text[begin : begin + max_length], begin)
         ]
-        return _Proposal(tokens, hb.spec.Signals([0.8] * len(tokens)))
+        return Proposed(tokens, hb.spec.Signals([0.8] * len(tokens)))

@@ -15,17 +15,10 @@ from hornbeam.spec import Signals, TokenRecycling, Union
 from hornbeam.spec.admission import admitted
 from hornbeam.spec.pace import Pacer
 from tests import models
+from tests.drafts import Proposed
 
 VOCABULARY = 256
 PROMPT = [1, 5, 6, 9]
-
-
-@dataclass
-class Proposed:
-    tokens: list[int]
-    signals: Signals
-    parents: list[int] | None = None
-    logits: torch.Tensor | None = None
 
 
 @dataclass

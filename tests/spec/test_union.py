@@ -14,15 +14,7 @@ from hornbeam.errors import ArgumentError
 from hornbeam.spec import Ask, Outcome, Run, Signals, Union
 from hornbeam.spec.pace import EXPLORATION, PRIOR_ASKS, Pacer
 from tests import models
-from tests.drafts import Foresight
-
-
-@dataclass
-class Proposed:
-    tokens: list[int]
-    signals: Signals
-    parents: list[int] | None = None
-    logits: torch.Tensor | None = None
+from tests.drafts import Foresight, Proposed
 
 
 @dataclass

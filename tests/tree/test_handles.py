@@ -118,6 +118,16 @@ def test_only_the_owner_recovers_a_step() -> None:
     assert not step.is_open
 
 
+def go_on(tree: PrefixTree, resume: str) -> None:
+    """The next call after a failure, one of three."""
+    if resume == "step":
+        tree.step([(tree.branch(), [1], None)]).rollback()
+    elif resume == "match":
+        tree.match([1])
+    else:
+        tree.recover()
+
+
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
 def test_a_branch_is_not_copied(way: Any) -> None:
     tree = make_tree()
@@ -266,12 +276,7 @@ def test_copies_that_could_not_be_made_are_made_later() -> None:
         with pytest.raises((ShapeError, ArgumentError)):
             tree.match([7])
         tree.chunks[0] = chunk
-        if resume == "step":
-            tree.step([(tree.branch(), [1], None)]).rollback()
-        elif resume == "match":
-            tree.match([1])
-        else:
-            tree.recover()
+        go_on(tree, resume)
         assert branch.token_ids.tolist() == [7, 7, 7, 2, 4, 6]
         check(tree, branch)
 
@@ -296,12 +301,7 @@ def test_copies_on_a_device_are_made_once(strikes: str, resume: str, monkeypatch
             with pytest.raises(KeyboardInterrupt):
                 step.commit([ACCEPTED])
         monkeypatch.undo()
-        if resume == "step":
-            tree.step([(tree.branch(), [1], None)]).rollback()
-        elif resume == "match":
-            tree.match([1])
-        else:
-            tree.recover()
+        go_on(tree, resume)
         check(tree, branch)
 
 

@@ -24,6 +24,7 @@ import torch
 
 import hornbeam as hb
 from hornbeam.decode import Generation
+from hornbeam.interrupts import modes_of_torch, restore_modes
 from hornbeam.tree import PrefixTree
 from tests import models
 
@@ -130,6 +131,19 @@ def interrupted(work: Callable[[], list[Generation]], place: Place) -> list[Gene
         return None
     finally:
         sys.setprofile(None)
+
+
+def test_modes_that_an_interrupt_left_on_are_put_back() -> None:
+    """Inference modes that end in the order of their beginning, as objects in a traceback may."""
+    before = modes_of_torch()
+    outer, inner = torch.inference_mode(), torch.inference_mode()
+    outer.__enter__()
+    inner.__enter__()
+    outer.__exit__(None, None, None)
+    del inner
+    assert modes_of_torch() != before
+    restore_modes(before)
+    assert modes_of_torch() == before
 
 
 @pytest.mark.parametrize("name", CALLS)
