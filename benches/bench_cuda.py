@@ -295,9 +295,9 @@ def decoders(model: Any, device: str, num_tokens: int) -> dict[str, Callable[[],
 
 def decoding(num_tokens: int) -> dict[str, Any]:
     """Seconds of a whole decode of the default model in float32: their time over ours."""
-    from hornbeam import models
+    from hornbeam.model import loading
 
-    model, _ = models.load(models.resolve("smollm2"), dtype=torch.float32, device="cuda")
+    model, _ = loading.load(loading.resolve("smollm2"), dtype=torch.float32, device="cuda")
     calls = decoders(model, "cuda", num_tokens)
     texts = {name: call() for name, call in calls.items()}
     report: dict[str, Any] = {

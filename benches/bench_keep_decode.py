@@ -22,9 +22,9 @@ import torch
 import driving
 import harness
 import hornbeam as hb
-from hornbeam import models, ops
-from hornbeam.decode import Decoding
-from hornbeam.sequence import Sequence
+from hornbeam import ops
+from hornbeam.engine.request import Request
+from hornbeam.model import loading
 from kvpress_peer import Peer
 
 RECIPES = ("ada_kv", "snap_kv", "pyramid_kv")
@@ -36,38 +36,38 @@ STEPS = 4
 
 def run(quick: bool) -> dict[str, Any]:
     torch.manual_seed(0)
-    folder = models.resolve("smollm2")
-    model, tokenizer = models.load(folder, dtype=torch.float32)
+    folder = loading.resolve("smollm2")
+    model, tokenizer = loading.load(folder, dtype=torch.float32)
     length, alternations = (2048, 3) if quick else (7900, harness.ALTERNATIONS)
     prompt = text(tokenizer, length)
     results: dict[str, Any] = {"prompt_tokens": length, "budget": BUDGET, "recipes": {}}
     kept_lm = hb.LM(model, tokenizer)
     for name in reversed(RECIPES):
         kept_lm.clear_cache()
-        decoding, kept = driving.opened(kept_lm, prompt, getattr(hb.recipes, name)(BUDGET))
+        kept = driving.opened(kept_lm, prompt, getattr(hb.recipes, name)(BUDGET))
         full_bytes = kept.stats.kv_bytes_before
         results["recipes"][name] = {
-            "overhead": decoding.seconds["keep"] / decoding.seconds["prefill"],
-            "keep_seconds": decoding.seconds["keep"],
+            "overhead": kept.stats.seconds["keep"] / kept.stats.seconds["prefill"],
+            "keep_seconds": kept.stats.seconds["keep"],
             "bytes": kept.stats.kv_bytes / full_bytes,
             "pool_bytes": kept_lm.tree.num_bytes / full_bytes,
         }
         print(name, results["recipes"][name], flush=True)
         if name != RECIPES[0]:
-            kept.close()
+            kept.cancel()
     full_lm = hb.LM(model, tokenizer)
-    _, full = driving.opened(full_lm, prompt)
+    full = driving.opened(full_lm, prompt)
     seconds = harness.alternate(
         {"kept": lambda: attention(kept_lm, kept), "full": lambda: attention(full_lm, full)}, alternations
     )
     results["attention"] = harness.ratio(seconds["kept"], seconds["full"])
     print("attention", results["attention"], flush=True)
-    full.close()
+    full.cancel()
     full_lm.clear_cache()
     cache, token = theirs(model, prompt)
     seconds = harness.alternate(
         {
-            "ours": lambda: decode(decoding, kept),
+            "ours": lambda: decode(kept),
             "theirs": lambda: plain(model, cache, token, length),
         },
         alternations,
@@ -80,7 +80,7 @@ def run(quick: bool) -> dict[str, Any]:
             peer.call("prefill", context=prompt, press=press, keep=KEEP)
             seconds = harness.alternate(
                 {
-                    "ours": lambda: decode(decoding, kept),
+                    "ours": lambda: decode(kept),
                     "theirs": lambda: peer.call("steps", token=token, count=STEPS),
                 },
                 alternations,
@@ -101,7 +101,7 @@ def text(tokenizer: Any, length: int) -> list[int]:
     return ids
 
 
-def attention(lm: hb.LM, sequence: Sequence) -> float:
+def attention(lm: hb.LM, sequence: Request) -> float:
     """Seconds of attention of one row in all layers, with the model's own queries."""
     queries: list[torch.Tensor] = []
     with lm.tree.step([(sequence.branch, [sequence.pending], None)]) as step:
@@ -119,11 +119,10 @@ def attention(lm: hb.LM, sequence: Sequence) -> float:
         return (time.perf_counter() - begin) / 3
 
 
-def decode(decoding: Decoding, sequence: Sequence) -> float:
+def decode(request: Request) -> float:
     """Seconds of a few plain steps, a token each."""
     begin = time.perf_counter()
-    for _ in range(STEPS):
-        decoding._step([sequence])
+    driving.step(request, STEPS)
     return time.perf_counter() - begin
 
 

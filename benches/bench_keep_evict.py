@@ -18,10 +18,9 @@ import torch
 import harness
 import hornbeam as hb
 from bench_keep_decode import text
-from driving import opened
-from hornbeam import models
-from hornbeam.decode import Decoding
-from hornbeam.sequence import Sequence
+from driving import opened, step
+from hornbeam.engine.request import Request
+from hornbeam.model import loading
 
 RECIPES = ("streaming_llm", "h2o", "tova")
 BUDGET, PROMPT, STEPS = 256, 512, 16
@@ -29,7 +28,7 @@ BUDGET, PROMPT, STEPS = 256, 512, 16
 
 def run(quick: bool) -> dict[str, Any]:
     torch.manual_seed(0)
-    model, tokenizer = models.load(models.resolve("smollm2"), dtype=torch.float32)
+    model, tokenizer = loading.load(loading.resolve("smollm2"), dtype=torch.float32)
     prompt = text(tokenizer, PROMPT)
     results: dict[str, Any] = {"prompt_tokens": PROMPT, "budget": BUDGET, "recipes": {}}
     for name in RECIPES:
@@ -37,24 +36,23 @@ def run(quick: bool) -> dict[str, Any]:
         make = getattr(hb.recipes, name)
         blocks, single = (opened(lm, prompt, make(BUDGET, every=every)) for every in (16, 1))
         seconds = harness.alternate(
-            {"blocks": lambda run=blocks: spent(*run), "single": lambda run=single: spent(*run)},
+            {"blocks": lambda run=blocks: spent(run), "single": lambda run=single: spent(run)},
             3 if quick else harness.ALTERNATIONS,
         )
-        decoding = blocks[0]
-        whole = sum(time for phase, time in decoding.seconds.items() if phase != "prefill")
+        spans = blocks.stats.seconds
+        whole = sum(time for phase, time in spans.items() if phase != "prefill")
         results["recipes"][name] = {
             "blocks": harness.ratio(seconds["blocks"], seconds["single"]),
-            "share": decoding.seconds["keep"] / whole,
+            "share": spans["keep"] / whole,
         }
         print(name, results["recipes"][name], flush=True)
-        for _, sequence in (blocks, single):
-            sequence.close()
+        for request in (blocks, single):
+            request.cancel()
     return results
 
 
-def spent(decoding: Decoding, sequence: Sequence) -> float:
+def spent(request: Request) -> float:
     """Seconds that the recipe takes in a block of steps."""
-    before = decoding.seconds["keep"]
-    for _ in range(STEPS):
-        decoding._step([sequence])
-    return decoding.seconds["keep"] - before
+    before = request.stats.seconds["keep"]
+    step(request, STEPS)
+    return request.stats.seconds["keep"] - before

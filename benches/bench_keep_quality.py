@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from hornbeam import models
+from hornbeam.model import loading
 from keep_quality_ours import COUNTERPARTS, EDITIONS, PRESSES, Ours
 from kvpress_peer import VERSION, Peer
 from needles import Item, Items
@@ -49,8 +49,8 @@ Outcome = dict[str, Any]
 
 
 def run(quick: bool, only: Sequence[str] = ("needles", "perplexity", "report")) -> dict[str, Any]:
-    folder = models.resolve("smollm2")
-    model, tokenizer = models.load(folder, dtype=torch.float32)
+    folder = loading.resolve("smollm2")
+    model, tokenizer = loading.load(folder, dtype=torch.float32)
     items = Items(tokenizer)
     if quick:
         grid = [[items.needles("quick", 640, 0, count=2)]]
@@ -58,7 +58,7 @@ def run(quick: bool, only: Sequence[str] = ("needles", "perplexity", "report")) 
         keeps, outcomes, file = KEEPS[1:2], {}, None
     else:
         keeps, grid, windows = KEEPS, items.grid(), items.windows()
-        file = models.cache_folder() / "benches" / f"keep_quality-{items.digest}-{VERSION}-{EDITION}.jsonl"
+        file = loading.cache_folder() / "benches" / f"keep_quality-{items.digest}-{VERSION}-{EDITION}.jsonl"
         outcomes = recorded(file)
     grid = grid if "needles" in only else []
     windows = windows if "perplexity" in only else []

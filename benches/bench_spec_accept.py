@@ -37,9 +37,9 @@ import harness
 import hornbeam as hb
 from acceptance import EXPECTED, accepted_by_rank, children
 from hornbeam.prompt import token_ids
-from hornbeam.spec import Ask, FeatureHead, Outcome
-from hornbeam.spec.head import Rows
-from hornbeam.spec.shape import BestFirst, Chain, GumbelTree, Sequoia, StochasticBeam
+from hornbeam.speculation import Ask, FeatureHead, Outcome
+from hornbeam.speculation.draft.head_network import Rows
+from hornbeam.speculation.shape import BestFirst, Chain, GumbelTree, Sequoia, StochasticBeam
 from workload import CHATS, mixed
 
 SIZE = 16

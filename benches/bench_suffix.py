@@ -17,7 +17,7 @@ import time
 
 import numpy as np
 
-from hornbeam.spec import CostCurve, MeasuredGain, Suffix, build_corpus, open_corpus, save_corpus
+from hornbeam.speculation import CostCurve, MeasuredGain, Suffix, build_corpus, open_corpus, save_corpus
 
 
 def texts(num_tokens: int) -> dict[str, list[int]]:

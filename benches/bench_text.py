@@ -16,7 +16,7 @@ from typing import Any
 from transformers import AutoTokenizer
 
 import harness
-from hornbeam import models as own_models
+from hornbeam.model import loading
 from hornbeam.text import TextStream, continuation
 from tests.models import sentencepiece_tokenizer
 
@@ -59,7 +59,7 @@ def row(tokenizer: Any, undecodable: Sequence[int], ordinary: Sequence[int]) -> 
 def run(quick: bool = False) -> dict[str, Any]:
     """Both tokenizers."""
     count = TOKENS // 10 if quick else TOKENS
-    default = AutoTokenizer.from_pretrained(own_models.resolve("smollm2"))
+    default = AutoTokenizer.from_pretrained(loading.resolve("smollm2"))
     text = default((harness.ROOT / "README.md").read_text(encoding="utf-8"))["input_ids"]
     bad = default.convert_tokens_to_ids("ÿ")  # stands for the byte 0xFF
     spaced = sentencepiece_tokenizer()

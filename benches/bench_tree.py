@@ -20,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
 
-from hornbeam.tree import Branch, PrefixTree
+from hornbeam.cache.tree import Branch, PrefixTree
 
 ALTERNATIONS = 9
 

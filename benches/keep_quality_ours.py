@@ -17,8 +17,10 @@ import torch
 import driving
 import hornbeam as hb
 from hornbeam import keep, recipes
-from hornbeam.keeping import Keeper
-from hornbeam.sequence import Sequence
+from hornbeam.engine.ambient import Ambient
+from hornbeam.engine.eviction import Keeper
+from hornbeam.engine.random_key import RandomKey
+from hornbeam.engine.request import Request
 from needles import Item
 
 #: Recipe by the name in the results, and the press that it is measured beside. ``sparse_mm`` is made by
@@ -58,7 +60,7 @@ PRESSES = sorted({press for _, press in RECIPES.values() if press})
 class Never(keep.When):
     """Notes what a recipe needs to know, and reduces nothing."""
 
-    def due(self, moment: keep.Moment) -> bool:
+    def due(self, moment: keep.CacheState) -> bool:
         return False
 
 
@@ -70,8 +72,17 @@ class Observers:
     def __init__(self, keepers: list[Keeper]) -> None:
         self.keepers = keepers
 
-    def watch(self, step: Any, sequences: Any) -> Any:
-        watches = [keeper.watch(step, sequences) for keeper in self.keepers]
+    def reusable(self, num_tokens: int) -> int:
+        return 0
+
+    def is_awaiting(self, sequence: Any) -> bool:
+        return False
+
+    def forget(self, sequence: Any) -> None:
+        return
+
+    def watch(self, step: Any, rows: Any, sequences: Any) -> Any:
+        watches = [keeper.watch(step, rows, sequences) for keeper in self.keepers]
 
         def watch(*seen: Any) -> None:
             for one in watches:
@@ -81,9 +92,9 @@ class Observers:
         watch.parts = watches  # type: ignore[attr-defined]
         return watch
 
-    def on_prefill(self, watch: Any, sequences: Any, waiting: Any) -> None:
-        for keeper, one in zip(self.keepers, watch.parts, strict=True):
-            keeper.on_prefill(one, sequences, waiting)
+    def on_step(self, watch: Any, sequences: Any, paths: Any, waiting: Any) -> None:
+        for keeper, one in zip(self.keepers, watch.parts if watch else [], strict=bool(watch)):
+            keeper.on_step(one, sequences, paths, waiting)
 
 
 class Ours:
@@ -112,20 +123,25 @@ class Ours:
         self.forget()
         # The last rows; the mass of all rows; the moments of all queries.
         seen = [recipes.snap_kv("50%"), recipes.ems("50%"), recipes.expected_attention("50%")]
-        self.observers = [Keeper(self.lm, dataclasses.replace(recipe, when=Never())) for recipe in seen]
-        _, self.sequence = driving.opened(self.lm, context, keeper=Observers(self.observers))
+        self.observers = [
+            Keeper(self.lm.engine, dataclasses.replace(recipe, when=Never())) for recipe in seen
+        ]
+        self.sequence = driving.opened(self.lm, context, keeper=Observers(self.observers))
         self.scores: dict[str, torch.Tensor] = {}
 
     def forget(self) -> None:
         """Gives the prompt's pages back."""
         if hasattr(self, "sequence"):
-            self.sequence.close()
+            self.sequence.cancel()
         self.lm.clear_cache()
 
-    def reduced(self, recipe: keep.Recipe) -> tuple[Sequence, list[list[int]]]:
+    def reduced(self, recipe: keep.Recipe) -> tuple[Request, list[list[int]]]:
         """A fork of the prompt that the recipe has reduced, and the positions that each plane kept."""
-        keeper = Keeper(self.lm, dataclasses.replace(recipe, when=keep.AfterPrefill()))
-        fork = Sequence(self.lm, 0, 0, self.sequence.prompt, self.sequence.options)
+        keeper = Keeper(self.lm.engine, dataclasses.replace(recipe, when=keep.AfterPrefill()))
+        ambient = Ambient.now("cpu")
+        fork = Request(
+            self.lm.engine, 0, RandomKey(0), self.sequence.prompt, self.sequence.options, ambient=ambient
+        )
         fork._branch = self.sequence.branch.fork()
         scoring = keeper.scoring
         seen = self.observers[2 if scoring.moments_of else 1 if scoring.adds_mass else 0]
@@ -155,14 +171,14 @@ class Ours:
                 fork.close()
         return found
 
-    def _answers(self, sequence: Sequence, item: Item) -> list[tuple[bool, float]]:
+    def _answers(self, sequence: Request, item: Item) -> list[tuple[bool, float]]:
         pairs = list(zip(item.questions, item.answers, strict=True))
         logits = self.logits(
             sequence, [question + answer[:-1] for question, answer in pairs], len(pairs[0][1])
         )
         return [outcome(rows, answer) for rows, (_, answer) in zip(logits, pairs, strict=True)]
 
-    def logits(self, sequence: Sequence, tokens: list[list[int]], last: int) -> list[torch.Tensor]:
+    def logits(self, sequence: Request, tokens: list[list[int]], last: int) -> list[torch.Tensor]:
         """Logits of the last rows of each run of tokens; nothing of them stays."""
         branches = [sequence.branch.fork() for _ in tokens]
         try:

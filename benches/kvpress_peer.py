@@ -26,7 +26,7 @@ WORKER = Path(__file__).parent / "kvpress_worker.py"
 
 def environment() -> Path:
     """The interpreter of the environment, which is made first if need be (from the package index)."""
-    from hornbeam.models import cache_folder
+    from hornbeam.model.loading import cache_folder
 
     here = f"python{sys.version_info.major}.{sys.version_info.minor}"
     folder = cache_folder() / "peers" / f"kvpress-{VERSION}-{here}"

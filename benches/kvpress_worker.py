@@ -167,7 +167,7 @@ class Worker:
         """The share of positions kept by ``hornbeam.integrations.kvpress.as_recipe`` of the press that the
         press itself does not keep, on the prompt that was read."""
         import hornbeam as hb
-        from hornbeam.keeping import Keeper
+        from hornbeam.engine.eviction import Keeper
 
         recorded: list[Any] = []
         reduce = Keeper._reduce

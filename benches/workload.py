@@ -9,7 +9,7 @@ import torch
 
 import harness
 import hornbeam as hb
-from hornbeam import models
+from hornbeam.model import loading
 
 __all__ = [
     "CHATS",
@@ -75,7 +75,7 @@ class Sides:
     def __init__(self, quick: bool) -> None:
         self.quick = quick
         self.alternations = 3 if quick else harness.ALTERNATIONS
-        self.model, self.tokenizer = models.load(models.resolve("smollm2"), dtype=torch.float32)
+        self.model, self.tokenizer = loading.load(loading.resolve("smollm2"), dtype=torch.float32)
         self.lm = hb.LM(self.model, self.tokenizer)
         self.lm.calibrate()
 

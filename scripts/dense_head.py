@@ -1,6 +1,7 @@
 """A feature head for training: dense attention over whole sequences, under autograd.
 
-:class:`hornbeam.spec.head.Head` is the same network over a prefix tree; both have one file format.
+:class:`hornbeam.speculation.draft.head_network.Head` is the same network over a prefix tree; both have one
+file format.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hornbeam.spec.head import FORMAT, sample_rows
+from hornbeam.speculation.draft.head_network import FORMAT, sample_rows
 
 __all__ = ["Head", "load_weights", "save", "unrolled"]
 
@@ -174,7 +175,7 @@ def unrolled(
 
 
 def save(head: Head, target: Any, file: Path) -> None:
-    """The head as :class:`hornbeam.spec.head.HeadFile` reads it."""
+    """The head as :class:`hornbeam.speculation.draft.head_network.HeadFile` reads it."""
     tensors = {name: value.detach().bfloat16().contiguous() for name, value in head.named_parameters()}
     tensors["draft_ids"] = head.draft_ids.to(torch.int32)
     tensors["target_sample"] = head.embedding[sample_rows(len(head.embedding))].bfloat16()

@@ -1,5 +1,5 @@
-"""Trains an acceptance head (:class:`hornbeam.spec.AcceptanceHead`) for a feature head, as SpecDec++ does
-(Huang et al. 2024, arXiv:2405.19715, section 4.2), on recorded text of the target.
+"""Trains an acceptance head (:class:`hornbeam.speculation.AcceptanceHead`) for a feature head, as SpecDec++
+does (Huang et al. 2024, arXiv:2405.19715, section 4.2), on recorded text of the target.
 
     python scripts/record_states.py FOLDER
     python scripts/train_acceptance_head.py FOLDER --out acceptance.safetensors [--report report.json] ...
@@ -35,10 +35,10 @@ sys.path[:0] = [str(ROOT / "python"), str(Path(__file__).parent)]
 from dense_head import Head, load_weights  # noqa: E402
 from recorded_text import HELD_OUT_EVERY, Text, batches, load_texts, stack  # noqa: E402
 
-from hornbeam import models  # noqa: E402
-from hornbeam.spec import FeatureHead  # noqa: E402
-from hornbeam.spec.acceptance_head import FORMAT, acceptance  # noqa: E402
-from hornbeam.spec.head import HeadFile  # noqa: E402
+from hornbeam.model import loading  # noqa: E402
+from hornbeam.speculation import FeatureHead  # noqa: E402
+from hornbeam.speculation.draft.head_network import HeadFile  # noqa: E402
+from hornbeam.speculation.stop.acceptance_head import FORMAT, acceptance  # noqa: E402
 
 
 def feature_head(file: Path, target: Any) -> Head:
@@ -155,7 +155,7 @@ def judge(weights: dict[str, Tensor], states: Tensor, labels: Tensor) -> dict[st
 def train(given: argparse.Namespace) -> None:
     torch.manual_seed(given.seed)
     generator = torch.Generator().manual_seed(given.seed)
-    target, _ = models.load(models.resolve("smollm2"), dtype=torch.float32)
+    target, _ = loading.load(loading.resolve("smollm2"), dtype=torch.float32)
     target.requires_grad_(False)
     file = FeatureHead(given.head).path
     head = feature_head(file, target)

@@ -1,4 +1,4 @@
-"""Trains a feature head (:class:`hornbeam.spec.FeatureHead`) on recorded text of its target.
+"""Trains a feature head (:class:`hornbeam.speculation.FeatureHead`) on recorded text of its target.
 
     python scripts/record_states.py FOLDER
     python scripts/train_feature_head.py FOLDER --out head.safetensors [--minutes 32] ...
@@ -85,10 +85,10 @@ def measure(head: Head, texts: list[Text], depth: int) -> list[dict[str, float]]
 
 
 def train(given: argparse.Namespace) -> None:
-    from hornbeam import models
+    from hornbeam.model import loading
 
     torch.manual_seed(given.seed)
-    target, _ = models.load(models.resolve("smollm2"), dtype=torch.float32)
+    target, _ = loading.load(loading.resolve("smollm2"), dtype=torch.float32)
     target.requires_grad_(False)
     embedding = target.get_input_embeddings().weight.detach()
     taps = tuple(given.taps)

@@ -44,6 +44,6 @@ def own_random_state(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture(scope="session")
 def default_model() -> tuple[Any, Any]:
     """The default model in float32 and its tokenizer; converted on a machine's first run."""
-    from hornbeam import models
+    from hornbeam.model import loading
 
-    return models.load(models.resolve("smollm2"), dtype=torch.float32)
+    return loading.load(loading.resolve("smollm2"), dtype=torch.float32)

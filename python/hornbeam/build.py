@@ -27,11 +27,12 @@ def environment() -> dict[str, Any]:
     """Facts of the machine and of the packages around hornbeam; needs nothing beyond torch."""
     import torch
 
-    from hornbeam import cuda, models
+    from hornbeam import cuda
+    from hornbeam.model import loading
 
     pool, threads = _native.thread_pool()
     lane = cuda.status()
-    prepared = models.cache_folder() / "models"
+    prepared = loading.cache_folder() / "models"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
-__all__ = ["available_bytes", "limit_bytes"]
+import torch
+
+__all__ = ["available_bytes", "default_kv_bytes", "limit_bytes"]
+
+#: The default limit of the page pool is no less, however full the machine is.
+LEAST_KV_BYTES = 64 << 20
 
 # Version 1 writes "no limit" as the largest multiple of a page below 2^63.
 UNLIMITED = 1 << 60
@@ -96,3 +102,20 @@ def _number(path: Path) -> int | None:
     """The number in a file; None where there is none, or ``max``."""
     text = (_read(path) or "").strip()
     return int(text) if text.isdigit() else None
+
+
+def default_kv_bytes(device: torch.device) -> int:
+    """The hard limit of the page pool where the caller gives none."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory) // 4
+    limit, available = limit_bytes(), available_bytes()
+    if limit is None:
+        return _quarter_by_sysconf()
+    return max(min(limit // 4, limit if available is None else available // 2), LEAST_KV_BYTES)
+
+
+def _quarter_by_sysconf() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 4
+    except (AttributeError, ValueError, OSError):  # not known on this system
+        return 4 << 30

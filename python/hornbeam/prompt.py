@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
 from hornbeam.errors import ArgumentError
 
-if TYPE_CHECKING:
-    from hornbeam.lm import LM
-
 __all__ = ["Prompt", "end_tokens", "prompts_of", "token_ids"]
+
+
+class Reader(Protocol):
+    """What reads prompts: :class:`hornbeam.Engine` is one."""
+
+    tokenizer: Any
+    max_positions: int
+    runner: Any
+
 
 Prompt = str | Sequence[int] | Sequence[Mapping[str, Any]]
 """Raw text, token ids, or chat messages."""
 
 
-def prompts_of(lm: LM, prompt: Any) -> tuple[list[list[int]], bool]:
+def prompts_of(reader: Reader, prompt: Any) -> tuple[list[list[int]], bool]:
     """Token ids of each prompt, and whether the caller gave a list of prompts.
 
     Raises:
@@ -34,20 +40,21 @@ def prompts_of(lm: LM, prompt: Any) -> tuple[list[list[int]], bool]:
         )
     many = isinstance(prompt, (list, tuple)) and bool(prompt) and not isinstance(prompt[0], (int, dict))
     items = list(prompt) if many else [prompt]
-    ids = [token_ids(lm, item) for item in items]
+    ids = [token_ids(reader, item) for item in items]
     for item in ids:
-        if len(item) > lm.max_positions:
+        if len(item) > reader.max_positions:
             raise ArgumentError(
-                f"prompt has {len(item)} tokens, expected at most the model's {lm.max_positions} positions"
+                f"prompt has {len(item)} tokens, expected at most the model's "
+                f"{reader.max_positions} positions"
             )
     return ids, many
 
 
-def token_ids(lm: LM, item: Any, what: str = "prompt", *, special: bool = True) -> list[int]:
+def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool = True) -> list[int]:
     """The token ids of one text, of one chat (by the model's chat template), or those given.
 
     Args:
-        lm: has the tokenizer and the size of the vocabulary.
+        reader: has the tokenizer and the size of the vocabulary.
         item: text, chat messages, or token ids.
         what: its name in messages.
         special: add the tokenizer's special tokens to a text, as to one that begins.
@@ -59,18 +66,18 @@ def token_ids(lm: LM, item: Any, what: str = "prompt", *, special: bool = True) 
         item = item.tolist()
     chat = isinstance(item, (list, tuple)) and bool(item) and isinstance(item[0], dict)
     if isinstance(item, str) or chat:
-        if lm.tokenizer is None:
+        if reader.tokenizer is None:
             raise ArgumentError(f"{what} is text, but this LM has no tokenizer; give token ids")
         if chat:
-            item = lm.tokenizer.apply_chat_template(
+            item = reader.tokenizer.apply_chat_template(
                 list(item), add_generation_prompt=True, tokenize=True, return_dict=False
             )
         else:
-            item = lm.tokenizer(item, add_special_tokens=special)["input_ids"]
+            item = reader.tokenizer(item, add_special_tokens=special)["input_ids"]
     ids = [int(token) for token in item]
     if not ids:
         raise ArgumentError(f"{what} is empty, expected at least one token")
-    vocab = lm.runner.shape.vocab_size
+    vocab = reader.runner.shape.vocab_size
     for token in ids:
         if not 0 <= token < vocab:
             raise ArgumentError(f"{what} holds token id {token}, expected 0 to {vocab - 1}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any
@@ -155,6 +156,17 @@ class TextStream:
         self._shown = 0  # characters that were handed out
         self.stopped = False
 
+    def fork(self) -> TextStream:
+        """A stream that stands where this one does and goes on by itself."""
+        child = copy.copy(self)
+        child._context, child._run = list(self._context), list(self._run)
+        child._names, child._parts = list(self._names), list(self._parts)
+        child._searches = [search.fork() for search in self._searches]
+        if self._characters is not None:
+            child._characters = codecs.getincrementaldecoder("utf-8")()
+            child._characters.setstate(self._characters.getstate())
+        return child
+
     @property
     def text(self) -> str:
         """All text that is certain so far; it ends before the stop string once ``stopped``."""
@@ -280,6 +292,12 @@ class _Search:
         self._longest = max(map(len, stop))
         self._seen = ""  # the last characters, which may begin a stop string
         self._positions: list[int] = []
+
+    def fork(self) -> _Search:
+        """The same, which goes on by itself."""
+        child = copy.copy(self)
+        child._positions = list(self._positions)
+        return child
 
     def find(self, fresh: str, positions: Sequence[int]) -> tuple[int, int] | None:
         """The stop string that ends first with these characters, of several the longest: the place of its

@@ -12,13 +12,25 @@ import os
 from collections.abc import Sequence as Seq
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from hornbeam.drafting import Draft, Verdict
-    from hornbeam.sequence import Piece, Sequence
+    from hornbeam.results import Piece
 
 __all__ = ["Trace"]
+
+
+class Traced(Protocol):
+    """What a trace looks at of a request."""
+
+    place: int
+    prompt: list[int]
+    output: list[int]
+    engine: Any
+
+    @property
+    def finish(self) -> Any:
+        """Why it has ended, or None."""
 
 
 class Trace:
@@ -26,51 +38,50 @@ class Trace:
     it, what a step cost. Recording takes microseconds a step; texts are made in :meth:`to_dict`."""
 
     def __init__(self) -> None:
-        self._sequences: dict[int, Sequence] = {}
+        self._sequences: dict[int, Traced] = {}
         self._steps: dict[int, list[dict[str, Any]]] = {}
 
-    def first(self, sequence: Sequence) -> None:
+    def first(self, sequence: Traced) -> None:
         """Begins a sequence. A trace that is used again forgets the call before."""
-        if sequence.index == 0:
+        if sequence.place == 0:
             self._sequences.clear()
-        self._sequences[sequence.index] = sequence
-        self._steps[sequence.index] = []
+        self._sequences[sequence.place] = sequence
+        self._steps[sequence.place] = []
 
     def step(
         self,
-        active: Seq[Sequence],
-        drafts: Seq[Draft],
-        verdicts: Seq[Verdict],
-        kept: Seq[Seq[Piece]],
-        kinds: Seq[Seq[str]],
+        sequence: Traced,
+        draft: Any,
+        verdict: Any,
+        pieces: Seq[Piece],
+        kinds: Seq[str],
         rows: int,
         seconds: float,
     ) -> None:
-        """Records a step of the decoding; ``seconds`` is its forward pass over ``rows`` rows."""
-        for sequence, draft, verdict, pieces, own in zip(active, drafts, verdicts, kept, kinds, strict=True):
-            self._steps[sequence.index].append(
-                {
-                    "tokens": draft.tokens,
-                    "parents": draft.parents,
-                    "kinds": list(own),
-                    "accepted": verdict.accepted[: len(pieces)],
-                    "next": verdict.next_token,
-                    "emitted": len(pieces),
-                    "rows": rows,
-                    "seconds": seconds,
-                }
-            )
+        """Records a sequence's part of a step of decoding: its pass took ``seconds`` over ``rows`` rows."""
+        self._steps[sequence.place].append(
+            {
+                "tokens": draft.tokens,
+                "parents": draft.parents,
+                "kinds": list(kinds),
+                "accepted": verdict.accepted[: len(pieces)],
+                "next": verdict.next_token,
+                "emitted": len(pieces),
+                "rows": rows,
+                "seconds": seconds,
+            }
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """The recording as plain values: per sequence its prompt, its tokens with where each came from, and
         its steps; and the cost curve."""
         sequences = [self._told(sequence, self._steps[index]) for index, sequence in self._sequences.items()]
-        lm = next((sequence.lm for sequence in self._sequences.values()), None)
-        curve = [] if lm is None else [list(point) for point in lm.cost_curve.points()]
+        engine = next((sequence.engine for sequence in self._sequences.values()), None)
+        curve = [] if engine is None else [list(point) for point in engine.cost_curve.points()]
         return {"sequences": sequences, "curve": curve}
 
-    def _told(self, sequence: Sequence, steps: list[dict[str, Any]]) -> dict[str, Any]:
-        tokenizer = sequence.lm.tokenizer
+    def _told(self, sequence: Traced, steps: list[dict[str, Any]]) -> dict[str, Any]:
+        tokenizer = sequence.engine.tokenizer
         shown: dict[int, str] = {}
 
         def text(token: int) -> str:

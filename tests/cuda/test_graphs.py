@@ -14,7 +14,8 @@ import pytest
 import torch
 
 import hornbeam as hb
-from hornbeam import _native, cuda, graphs
+from hornbeam import _native, cuda
+from hornbeam.engine import graphs
 from hornbeam.errors import ArgumentError
 from tests import models
 from tests.cuda.emulator import DEVICE, backend

@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import hornbeam as hb
-from hornbeam import _native, cuda, ops, step
+from hornbeam import _native, cuda, ops
+from hornbeam.cache import step
 from hornbeam.cuda import decide, device, plans
 from hornbeam.errors import CudaError
 from tests import models
@@ -205,7 +206,7 @@ def test_a_step_of_a_ratio_test_is_verified_once(
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device")
 def test_without_a_device_nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "_lane", None)
-    monkeypatch.setattr("hornbeam.models.resolve", lambda *_, **__: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("hornbeam.model.loading.resolve", lambda *_, **__: pytest.fail("a model was loaded"))
     reason = cuda.status()["reason"]
     with pytest.raises(CudaError) as caught:
         hb.LM.from_pretrained("smollm2", device="cuda")
@@ -270,7 +271,7 @@ def test_what_is_kept_is_what_the_cpu_keeps(
     """Recipes on the device: mass by key, scores, compaction, codes and merged keys. Kept sets, bytes of the
     pages and text are those of the CPU."""
     ended: list[Any] = []
-    close = hb.sequence.Sequence.close
+    close = hb.engine.request.Request.close
 
     def closing(sequence: Any) -> None:
         if sequence._branch is not None and sequence.output:
@@ -279,7 +280,7 @@ def test_what_is_kept_is_what_the_cpu_keeps(
             ended.append((counts.tolist(), (entries[:, 1] >> 12).tolist(), entries[:, 2].tolist(), *rows))
         close(sequence)
 
-    request.getfixturevalue("monkeypatch").setattr(hb.sequence.Sequence, "close", closing)
+    request.getfixturevalue("monkeypatch").setattr(hb.engine.request.Request, "close", closing)
     options = {"max_new_tokens": NEW_TOKENS, "draft": None, "keep": RECIPES[name]()}
 
     def seen(lm: hb.LM) -> list[Any]:

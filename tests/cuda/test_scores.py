@@ -10,8 +10,8 @@ import torch
 
 from hornbeam import _native, keep, ops
 from hornbeam.cuda import scores as device_scores
+from hornbeam.engine.eviction.moments import QueryMoments
 from hornbeam.errors import CudaError, ShapeError
-from hornbeam.keeping.moments import Moments
 from tests.cuda.emulator import DEVICE, Device, Emulation
 from tests.cuda.plans import DTYPES
 from tests.cuda.test_codes import on_the_device, pool
@@ -82,7 +82,7 @@ class Branch:
             return self.expected(score.score)
         if not isinstance(score, keep.ExpectedAttention) or len(self.rows) == 0:
             return None
-        moments = Moments(score.sinks, score.inverse_frequencies)
+        moments = QueryMoments(score.sinks, score.inverse_frequencies)
         moments.add(self.rows, self.queries)
         return moments.expected(NUM_SEEN, score.future)
 

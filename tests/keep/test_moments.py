@@ -1,4 +1,4 @@
-"""Moments that are added up batch by batch, against those of all queries at once."""
+"""QueryMoments that are added up batch by batch, against those of all queries at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hornbeam.keeping.moments import Moments
+from hornbeam.engine.eviction.moments import QueryMoments
 from tests.reference import keep as reference
 
 DIM = 6
@@ -32,7 +32,7 @@ def test_batches_give_the_moments_of_all(
     positions = (np.cumsum(gaps[:total]) - 1).astype(np.int32)
     rows = torch.from_numpy(np.random.default_rng(seed).normal(2.0, 1.0, (2, 3, total, DIM))).float()
     frequencies = FREQUENCIES if turned else None
-    moments = Moments(sinks, frequencies)
+    moments = QueryMoments(sinks, frequencies)
     for own, at in zip(rows.split(sizes, dim=2), np.split(positions, np.cumsum(sizes)[:-1]), strict=True):
         moments.add(at, own)
     length = int(positions[-1]) + 1
@@ -49,7 +49,7 @@ def test_batches_give_the_moments_of_all(
 @pytest.mark.parametrize("far", [0.0, 1e4])
 def test_a_distant_mean_costs_no_digits(far: float) -> None:
     rows = torch.from_numpy(np.random.default_rng(3).normal(far, 1.0, (1, 1, 4000, DIM)))
-    moments = Moments(0, None)
+    moments = QueryMoments(0, None)
     for first in range(0, 4000, 100):
         moments.add(np.arange(first, first + 100, dtype=np.int32), rows[:, :, first : first + 100])
     _, covariance = moments.expected(4000, 1)

@@ -180,8 +180,8 @@ def test_budgets_resolve_exactly() -> None:
 
 
 def test_moments() -> None:
-    def at(prefilled=False, since=0, held=0, budget=None) -> keep.Moment:
-        return keep.Moment(prefilled, since, held, budget)
+    def at(prefilled=False, since=0, held=0, budget=None) -> keep.CacheState:
+        return keep.CacheState(prefilled, since, held, budget)
 
     assert keep.AfterPrefill().due(at(prefilled=True))
     assert not keep.AfterPrefill().due(at(since=10**6))

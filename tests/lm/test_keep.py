@@ -8,7 +8,8 @@ import torch
 import transformers
 
 import hornbeam as hb
-from hornbeam.decode import Decoding
+from hornbeam.engine import engine as engine_module
+from hornbeam.engine.eviction import Keeper
 from hornbeam.errors import ArgumentError
 from hornbeam.keep import AfterPrefill, EveryTokens, OnPressure, Recipe, SimilarityMerge, ValueMerge
 from tests import models
@@ -72,15 +73,15 @@ class Spy:
 
     def __init__(self, monkeypatch):
         self.keepers, self.held, self.bytes, self.branch_stats = [], {}, {}, {}
-        start, close = Decoding.__init__, hb.sequence.Sequence.close
+        start, close = Keeper.__init__, hb.engine.request.Request.close
 
-        def started(decoding, *arguments):
-            start(decoding, *arguments)
-            self.keepers.append(decoding.keeper)
+        def started(keeper, *arguments):
+            start(keeper, *arguments)
+            self.keepers.append(keeper)
 
         def closed(sequence):
             if not sequence.is_closed:
-                tree = sequence.lm.tree
+                tree = sequence.engine.tree
                 counts, entries = tree._native.held(sequence.branch._id, False)
                 self.held[sequence.index] = np.split(entries, np.cumsum(counts)[:-1])
                 self.bytes[sequence.index] = sequence.branch.bytes_by_head()
@@ -88,8 +89,8 @@ class Spy:
                 tree.debug_check()
             close(sequence)
 
-        monkeypatch.setattr(Decoding, "__init__", started)
-        monkeypatch.setattr(hb.sequence.Sequence, "close", closed)
+        monkeypatch.setattr(Keeper, "__init__", started)
+        monkeypatch.setattr(hb.engine.request.Request, "close", closed)
 
     def positions(self, sequence=0):
         return [plane[:, 2].tolist() for plane in self.held[sequence]]
@@ -417,10 +418,10 @@ class TestRollback:
                 lm.tree.stats(),
             )
 
-        start = hb.sequence.Sequence.__init__
+        start = hb.engine.request.Request.__init__
 
-        def remember(sequence, *arguments):
-            start(sequence, *arguments)
+        def remember(sequence, *arguments, **options):
+            start(sequence, *arguments, **options)
             self.sequence = sequence
 
         def failing(tree, step, **options):
@@ -435,19 +436,20 @@ class TestRollback:
                 snapshots.append(snapshot())
             close(sequence)
 
-        close = hb.sequence.Sequence.close
+        close = hb.engine.request.Request.close
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hb.sequence.Sequence, "__init__", remember)
-            patch.setattr(hb.sequence.Sequence, "close", closing)
+            patch.setattr(hb.engine.request.Request, "__init__", remember)
+            patch.setattr(hb.engine.request.Request, "close", closing)
             patch.setattr(runner, "forward", failing)
-            patch.setattr(
-                Decoding,
-                "_step",
-                lambda decoding, active, step=Decoding._step: (
-                    step(decoding, active),
-                    snapshots.append(snapshot()) if calls[0] == 5 and not active[0].is_closed else None,
-                ),
-            )
+            take_step = engine_module.take_step
+
+            def step(engine, plan):
+                taken = take_step(engine, plan)
+                if calls[0] == 5:
+                    snapshots.append(snapshot())
+                return taken
+
+            patch.setattr(engine_module, "take_step", step)
             with pytest.raises(RuntimeError, match="the model failed"):
                 lm.generate(
                     prompt,

@@ -73,13 +73,13 @@ class Watching(Spy):
         super().__init__(monkeypatch)
         self.lm, self.shown = lm, None
         self.sequence = None
-        start = hb.sequence.Sequence.__init__
+        start = hb.engine.request.Request.__init__
 
-        def remember(sequence, *arguments):
-            start(sequence, *arguments)
+        def remember(sequence, *arguments, **options):
+            start(sequence, *arguments, **options)
             self.sequence = sequence
 
-        monkeypatch.setattr(hb.sequence.Sequence, "__init__", remember)
+        monkeypatch.setattr(hb.engine.request.Request, "__init__", remember)
 
     def look(self, *_):
         if self.shown is None:
@@ -208,7 +208,7 @@ class TestPages:
 
     def test_a_step_that_fails_leaves_every_byte(self, lm, monkeypatch):
         watching, calls, snapshots = Watching(monkeypatch, lm), [0], []
-        forward, close = lm.runner.forward, hb.sequence.Sequence.close
+        forward, close = lm.runner.forward, hb.engine.request.Request.close
 
         def snapshot():
             watching.shown = None
@@ -230,7 +230,7 @@ class TestPages:
             close(sequence)
 
         monkeypatch.setattr(lm.runner, "forward", failing)
-        monkeypatch.setattr(hb.sequence.Sequence, "close", closing)
+        monkeypatch.setattr(hb.engine.request.Request, "close", closing)
         recipe, prompt = often(RECIPES["zip_cache"](), 6), ids(100)
         with pytest.raises(RuntimeError, match="the model failed"):
             lm.generate(prompt, keep=recipe, max_new_tokens=60, draft=None)

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from hornbeam import _native
-from hornbeam.fast_linear import use_native_linear
+from hornbeam.model.linear import use_native_linear
 from hornbeam.ops.linear import linear
 
 

@@ -204,7 +204,7 @@ def test_steps_of_hidden_keys_in_codes(name: str, rows: int) -> None:
 
 def test_a_chain_in_torchs_attention() -> None:
     """A long prompt, whose rows go to torch's fused attention: rows before a bad value keep their bits."""
-    from hornbeam.paged_attention import DENSE_ROWS, PagedAttention
+    from hornbeam.model.attention import DENSE_ROWS, PagedAttention
 
     rows, bad = DENSE_ROWS + 40, DENSE_ROWS + 5
     generator = torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ def grown(
     page_tokens: int = 16,
     seed: int = 0,
     layers: int = 1,
-) -> tuple[hb.PrefixTree, "hb.tree.Branch", torch.Tensor, torch.Tensor]:
+) -> tuple[hb.PrefixTree, "hb.cache.branch.Branch", torch.Tensor, torch.Tensor]:
     """A tree with one branch of random keys `[layers, tokens, heads, head_dim]`, and values."""
     tree = hb.PrefixTree(
         num_layers=layers,

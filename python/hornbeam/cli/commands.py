@@ -19,7 +19,7 @@ from hornbeam.errors import ArgumentError, HornbeamError
 __all__ = ["app"]
 
 app = typer.Typer(
-    help="Adaptive decoding for PyTorch causal language models.",
+    help="Adaptive decoding for PyTorch causal language loading.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -142,16 +142,17 @@ def corpus(
     debug: Debug = False,
 ) -> None:
     """Index texts to draft from, for `generate --corpus`."""
-    from hornbeam import models, spec
+    from hornbeam import speculation
+    from hornbeam.model import loading
 
     with _reported(debug):
         screen = Screen()
         with screen.preparing(model) as progress:
-            folder = models.resolve(model, progress=progress)
-        tokenizer = models.load_tokenizer(folder)
+            folder = loading.resolve(model, progress=progress)
+        tokenizer = loading.load_tokenizer(folder)
         with screen.waiting("indexing"):
-            index = spec.index_files(paths, tokenizer)
-            spec.save_corpus(index, out)
+            index = speculation.index_files(paths, tokenizer)
+            speculation.save_corpus(index, out)
         print(
             f"{index.num_documents} documents, {index.num_tokens - index.num_documents} tokens, "
             f"{index.num_bytes / 1e6:.1f} MB in {out}"
@@ -264,10 +265,10 @@ def _prompt_text(prompt: str | None, file: Path | None) -> str:
 
 
 def _open(name: str, dtype: str, device: str | None, screen: Screen) -> Any:
-    from hornbeam import models
+    from hornbeam.model import loading
 
     with screen.preparing(name) as progress:
-        path = models.resolve(name, progress=progress)
+        path = loading.resolve(name, progress=progress)
     with screen.waiting(f"loading {name}"):
         import torch
 
@@ -275,7 +276,7 @@ def _open(name: str, dtype: str, device: str | None, screen: Screen) -> Any:
 
         where = device or ("cuda" if torch.cuda.is_available() else "cpu")
         weights = dtype if dtype == "auto" else getattr(torch, dtype)
-        return LM(*models.load(path, dtype=weights, device=where))
+        return LM(*loading.load(path, dtype=weights, device=where))
 
 
 def _token_ids(tokenizer: Any, text: str, system: str | None, raw: bool) -> list[int]:
@@ -292,16 +293,16 @@ def _token_ids(tokenizer: Any, text: str, system: str | None, raw: bool) -> list
 
 
 def _draft(name: str, corpus: Path | None) -> Any:
-    from hornbeam import spec
+    from hornbeam import speculation
 
     if corpus is not None and name not in ("auto", "suffix"):
         raise ArgumentError(f"--corpus goes with --draft auto or suffix, got {name}")
-    index = None if corpus is None else spec.open_corpus(corpus)
+    index = None if corpus is None else speculation.open_corpus(corpus)
     sources = {
-        "auto": spec.Auto(corpus=index),
-        "suffix": spec.Suffix(corpus=index),
-        "head": spec.FeatureHead(),
-        "recycling": spec.TokenRecycling(),
+        "auto": speculation.Auto(corpus=index),
+        "suffix": speculation.Suffix(corpus=index),
+        "head": speculation.FeatureHead(),
+        "recycling": speculation.TokenRecycling(),
         "none": None,
     }
     return sources[name]

@@ -26,16 +26,16 @@ class Kept:
 
 def kept_by(lm: Any, token_ids: list[int], recipe: Any) -> Kept:
     """Runs the prompt through the model and the recipe over its cache; writes nothing."""
-    from hornbeam.decode import Decoding, Options
+    from hornbeam.engine.options import Options
 
-    decoding = Decoding(lm, [token_ids], Options.greedy(1, recipe))
-    keeper = decoding.keeper
+    [request] = lm.engine.submit_all([token_ids], Options.greedy(1, recipe), releases=True)
+    keeper = request.keeper
     assert keeper is not None
     keeper.record = {}
-    (generation,) = decoding.run()
+    generation = request.result()
     heads = lm.tree.num_kv_heads
     everything = [np.arange(len(token_ids), dtype=np.int32)] * lm.tree.num_planes
-    planes = keeper.record.get(0, everything)
+    planes = keeper.record.get(request.index, everything)
     stats = generation.stats
     return Kept(
         token_ids,

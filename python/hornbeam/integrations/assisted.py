@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hornbeam import spec
+from hornbeam import speculation
 from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integrations.chains import check, check_tokens, count_accepted, draw, residual, token_probs
 
@@ -84,7 +84,7 @@ class CandidateGenerator:
     which is exact. One object serves one sequence.
 
     Args:
-        draft: the source, for example :class:`hornbeam.spec.Suffix`.
+        draft: the source, for example :class:`hornbeam.speculation.Suffix`.
         max_length: tokens that the sequence may have in all, the prompt included.
         num_assistant_tokens: most candidates at a time.
         eos_token_id: candidates end before the first of these.
@@ -103,7 +103,7 @@ class CandidateGenerator:
         for name, value in (("max_length", max_length), ("num_assistant_tokens", num_assistant_tokens)):
             if value < 1:
                 raise ArgumentError(f"{name} is {value}, expected at least 1")
-        self.draft = spec.Suffix() if draft is None else draft
+        self.draft = speculation.Suffix() if draft is None else draft
         self.max_length = max_length
         self.num_assistant_tokens = num_assistant_tokens
         self.eos = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())

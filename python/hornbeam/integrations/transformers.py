@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hornbeam import spec
+from hornbeam import speculation
 from hornbeam.errors import ArgumentError
 from hornbeam.integrations.assisted import CandidateGenerator, speculative_sampling
 from hornbeam.lm import LM
@@ -24,7 +24,7 @@ from hornbeam.warp import Warp
 
 __all__ = ["CandidateGenerator", "generate", "speculative_sampling"]
 
-_DEFAULT_DRAFTER = spec.Auto()
+_DEFAULT_DRAFTER = speculation.Auto()
 
 # Options of the generation config that belong to loops of another kind.
 _OTHER_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")

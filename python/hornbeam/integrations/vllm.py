@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import spec
+from hornbeam import speculation
 from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integrations.chains import check, check_tokens, count_accepted, draw, residual, token_probs
 
@@ -161,7 +161,7 @@ class Drafter:
             are read.
     """
 
-    source: Any = spec.Suffix()
+    source: Any = speculation.Suffix()
     max_requests = 4096
     """Requests remembered; the one not seen for longest is forgotten, and indexed anew if it returns."""
 

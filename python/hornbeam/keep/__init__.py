@@ -35,13 +35,14 @@ from hornbeam.keep.score import (
     WindowTokens,
 )
 from hornbeam.keep.split import AcrossHeads, GlobalPrefix, HeadScores, LayerGroups, Pyramid, Split, Uniform
-from hornbeam.keep.when import AfterPrefill, EveryTokens, Moment, OnPressure, When
+from hornbeam.keep.when import AfterPrefill, CacheState, EveryTokens, OnPressure, When
 
 __all__ = [
     "AccumulatedMass",
     "AcrossHeads",
     "AfterPrefill",
     "Budget",
+    "CacheState",
     "Drop",
     "EveryTokens",
     "EvictThenMerge",
@@ -57,7 +58,6 @@ __all__ = [
     "LayerGroups",
     "Merge",
     "MixedBits",
-    "Moment",
     "NormalisedMass",
     "OnPressure",
     "PageCodes",

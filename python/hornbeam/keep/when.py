@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 from hornbeam.errors import ArgumentError
 
-__all__ = ["AfterPrefill", "EveryTokens", "Moment", "OnPressure", "When"]
+__all__ = ["AfterPrefill", "CacheState", "EveryTokens", "OnPressure", "When"]
 
 
 @dataclass(frozen=True)
-class Moment:
+class CacheState:
     """What is known at a commit."""
 
     prefilled: bool
@@ -27,7 +27,7 @@ class Moment:
 class When:
     """Base of all moments."""
 
-    def due(self, moment: Moment) -> bool:
+    def due(self, moment: CacheState) -> bool:
         """Whether to reduce now."""
         raise NotImplementedError
 
@@ -36,7 +36,7 @@ class When:
 class AfterPrefill(When):
     """Once, when a prompt is complete."""
 
-    def due(self, moment: Moment) -> bool:
+    def due(self, moment: CacheState) -> bool:
         """At the end of a prompt."""
         return moment.prefilled
 
@@ -51,7 +51,7 @@ class EveryTokens(When):
         if self.count < 1:
             raise ArgumentError(f"count is {self.count}, expected at least 1")
 
-    def due(self, moment: Moment) -> bool:
+    def due(self, moment: CacheState) -> bool:
         """At the end of a prompt, and ``count`` tokens after the last reduction."""
         return moment.prefilled or moment.tokens_since >= self.count
 
@@ -66,6 +66,6 @@ class OnPressure(When):
         if not 0 < self.share <= 1:
             raise ArgumentError(f"share is {self.share}, expected a number in (0, 1]")
 
-    def due(self, moment: Moment) -> bool:
+    def due(self, moment: CacheState) -> bool:
         """Above ``share`` of the budget."""
         return moment.byte_budget is not None and moment.kv_bytes > self.share * moment.byte_budget

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.errors import ArgumentError
-from hornbeam.spec import (
+from hornbeam.speculation import (
     AcceptanceHead,
     Auto,
     FeatureHead,
@@ -83,7 +83,7 @@ def specdec_pp(
 
 def eagle2(draft: Any, *, size: int = 59, width: int = 10, depth: int = 6) -> Keywords:
     """Expand the likeliest nodes, rerank all, draw from the target (Li et al. 2024, arXiv 2406.16858).
-    Exact. ``draft`` is a source with a shape: a feature head, or :class:`hornbeam.spec.SmallModel`."""
+    Exact. ``draft`` is a source with a shape: a feature head, or :class:`hornbeam.speculation.SmallModel`."""
     if not hasattr(draft, "shape"):
         raise ArgumentError(f"draft is a {type(draft).__name__}, expected a source with a shape")
     return _verified(replace(draft, shape=shape.BestFirst(size, width, depth)), "target_only", size)

@@ -1,4 +1,4 @@
-//! The corpus index: `hornbeam.spec.SuffixCorpus` in Python.
+//! The corpus index: `hornbeam.speculation.SuffixCorpus` in Python.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};

@@ -1,4 +1,4 @@
-//! The cost of a step, and the stop rule that weighs it: `hornbeam.spec.MeasuredGain` in Python.
+//! The cost of a step, and the stop rule that weighs it: `hornbeam.speculation.MeasuredGain` in Python.
 
 use std::sync::{Arc, Mutex};
 

@@ -1,4 +1,4 @@
-//! Draft sources and what they propose: `hornbeam.spec` in Python.
+//! Draft sources and what they propose: `hornbeam.speculation` in Python.
 
 use std::sync::{Arc, Mutex};
 

@@ -189,7 +189,7 @@ fn verify_drafts(
 }
 
 /// Draws children of the nodes of draft trees, (token, probability, score) each; see
-/// `hornbeam.spec.growth`.
+/// `hornbeam.speculation.tree_building`.
 #[pyfunction]
 #[pyo3(name = "draw")]
 fn draw_children(

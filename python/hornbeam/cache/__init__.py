@@ -1,0 +1,1 @@
+"""The prefix tree of KV pages: branches and steps."""

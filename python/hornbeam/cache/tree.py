@@ -1,0 +1,474 @@
+"""The prefix tree: every draft, beam, sample and chat is a branch of one tree of KV pages.
+
+The tree decides which slot of which page each token's keys and values lie in; the pages are plain
+torch tensors, ``PrefixTree.chunks``. A forward pass is a *step*: its rows are written past what is
+committed, and only :meth:`Step.commit` makes some of them part of the tree.
+
+    with tree.step([(branch, tokens, None)]) as step:
+        logits = model_over_pages(step.token_ids, step.positions, tree.chunks, step.plan)
+        step.commit([range(len(tokens))])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbeam import _native, cuda
+from hornbeam.cache.branch import Branch
+from hornbeam.cache.step import Step
+from hornbeam.cuda.rows import SLOT_BITS
+from hornbeam.errors import ArgumentError, OutOfPages
+from hornbeam.integers import integer_tensor
+from hornbeam.ops.pages import page_formats
+
+__all__ = ["Branch", "PrefixTree", "Step"]
+
+#: Bytes of a chunk unless the caller says how many slabs it has.
+CHUNK_BYTES = 64 << 20
+
+#: The largest element of a key or value that a page in codes can hold.
+LARGEST = 65504
+#: Rows that are read from a device at once.
+ROWS_AT_ONCE = 1 << 16
+
+TokenIds = Sequence[int] | Tensor | np.ndarray
+Request = tuple["Branch", TokenIds, "TokenIds | None"]
+
+_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+class PrefixTree:
+    """A prefix tree of KV pages over a pool of torch tensors.
+
+    Args:
+        num_layers: layers of the model.
+        num_kv_heads: key-value heads of a layer.
+        head_dim: elements of a key, and of a value.
+        dtype: of the pages: float32, bfloat16 or float16.
+        device: of the pages.
+        page_tokens: tokens of a page.
+        max_bytes: hard limit of the pages' memory. The pool grows to it, then releases cached
+            branches, least recently used first, then raises OutOfPages and changes nothing. Without
+            a limit the cache may hold as much as everything else.
+        layer_map: physical layer of each layer, for models whose layers share keys and values;
+            ``[0, 1, 1]`` lets layers 1 and 2 share.
+        slabs_per_chunk: slabs (`page_tokens` tokens of all layers and heads) that the pool grows by.
+        chunk_tokens: where ``slabs_per_chunk`` is not given: the pool grows by no more tokens, rounded up
+            to slabs. The less, the closer the memory is to what is held, and the more tensors there are.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        num_kv_heads: int,
+        head_dim: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        page_tokens: int = 16,
+        max_bytes: int | None = None,
+        layer_map: Sequence[int] | None = None,
+        slabs_per_chunk: int | None = None,
+        chunk_tokens: int | None = None,
+    ) -> None:
+        if dtype not in _DTYPES:
+            raise ArgumentError(f"dtype is {dtype}, expected float32, bfloat16 or float16")
+        sizes = {"num_layers": num_layers, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
+        for name, size in (sizes | {"page_tokens": page_tokens}).items():
+            if size < 1:
+                raise ArgumentError(f"{name} is {size}, expected at least 1")
+        self.layer_map = tuple(range(num_layers) if layer_map is None else layer_map)
+        physical = max(self.layer_map) + 1
+        if len(self.layer_map) != num_layers or set(self.layer_map) != set(range(physical)):
+            raise ArgumentError(
+                f"layer_map is {layer_map}, "
+                f"expected {num_layers} physical layers numbered from 0 without gaps"
+            )
+        self.num_layers = num_layers
+        self.num_physical_layers = physical
+        self.num_kv_heads = num_kv_heads
+        self.head_dim = head_dim
+        self.page_tokens = page_tokens
+        self.num_planes = physical * num_kv_heads
+        self.dtype = dtype
+        self.device = torch.device(device)
+        #: Bytes of `page_tokens` tokens on all layers and heads: the unit of allocation.
+        self.slab_bytes = self.num_planes * 2 * page_tokens * head_dim * dtype.itemsize
+        self.max_bytes = max_bytes
+        limit = 4096 if chunk_tokens is None else -(-chunk_tokens // page_tokens)
+        wanted = slabs_per_chunk or max(1, min(limit, CHUNK_BYTES // self.slab_bytes))
+        max_chunks = None
+        if max_bytes is not None:
+            total = max_bytes // self.slab_bytes
+            if total < 1:
+                raise OutOfPages(
+                    f"max_bytes is {max_bytes}, expected at least {self.slab_bytes}, "
+                    f"the bytes of one slab of {page_tokens} tokens"
+                )
+            # Chunks of equal size that waste less than a slab each of the budget.
+            max_chunks = -(-total // wanted) if slabs_per_chunk is None else max(1, total // wanted)
+            wanted = min(wanted, total // max_chunks)
+        self.slabs_per_chunk = wanted
+        #: The pool: tensors `[num_planes, slabs_per_chunk, 2, page_tokens, head_dim]`.
+        self.chunks: list[Tensor] = []
+        #: Shape of a chunk.
+        self.layout = (self.num_planes, wanted, 2, page_tokens, head_dim)
+        self.peak_bytes = 0
+        self._native = _native.Tree(
+            self.num_planes, wanted, page_tokens, head_dim, _DTYPES[dtype], max_chunks
+        )
+        self._columns: dict[str, tuple[str, torch.dtype, tuple[int, ...]]] = {}
+
+    # --- branches ---
+
+    def branch(self) -> Branch:
+        """An empty branch."""
+        return Branch(self, self._native, self._native.branch())
+
+    def match(self, token_ids: TokenIds, *, max_tokens: int | None = None) -> Branch:
+        """A branch at the longest prefix of `token_ids` that the tree holds exactly.
+
+        ``branch.length`` says how long it is; nothing of it needs to be computed again. Prefixes
+        whose keys were evicted or quantised are never matched.
+
+        Args:
+            token_ids: list, or int32 or int64 tensor or array on the CPU.
+            max_tokens: match at most this many, for example all but the last, whose logits are wanted.
+        """
+        self._make_moves()
+        return Branch(self, self._native, self._native.matching(token_ids, max_tokens))
+
+    # --- steps ---
+
+    def step(self, requests: Sequence[Request], *, owner: object = None, exact: bool = True) -> Step:
+        """Open a step: reserve rows for new tokens of several branches.
+
+        A step that is neither committed nor rolled back ends with its last reference. Where an exception
+        keeps one alive, :meth:`recover` ends it.
+
+        Args:
+            requests: ``(branch, token_ids, parents)``, at most one a branch. ``parents[i]`` is the
+                index within the request of token ``i``'s parent, before it, or -1 for a child of the
+                branch's end; None is a chain.
+            owner: whoever may :meth:`recover` the step; an object that lives longer than it.
+            exact: whether the keys will be those of the whole model. What is committed of others, such as
+                those of a pass through some layers, is never matched and not kept.
+
+        Raises:
+            StateError: a step is open, a branch is closed or named twice.
+            ArgumentError: no tokens, a token id or a parent out of range.
+            OutOfPages: the budget does not hold the rows, or there is no memory for them; nothing was
+                changed.
+        """
+        plain = []
+        for branch, tokens, parents in requests:
+            if branch.tree is not self:
+                raise ArgumentError("branch is of another tree, expected one of this tree")
+            plain.append((branch._id, tokens, parents))
+        self._make_moves_on_device()
+        asked = (plain, _number(owner), exact)
+        while isinstance(opened := self._native.begin(*asked, self._host_chunks), int):
+            self._grow(opened)
+        self._make_moves_on_device()
+        is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
+        return Step(self, [request[0] for request in requests], opened, is_dense)
+
+    def _grow(self, num_chunks: int) -> None:
+        try:
+            # Zeros, so that a kernel may load slots that it then masks out.
+            fresh = [
+                torch.zeros(self.layout, dtype=self.dtype, device=self.device) for _ in range(num_chunks)
+            ]
+        except (MemoryError, RuntimeError) as error:  # torch raises either, by device
+            wanted = num_chunks * self.slabs_per_chunk * self.slab_bytes
+            raise OutOfPages(
+                f"{wanted} bytes of pages cannot be allocated on {self.device}: {error}"
+            ) from error
+        for chunk in fresh:
+            self._native.add_chunk(self.chunks, chunk)
+        self.peak_bytes = max(self.peak_bytes, self.num_bytes)
+
+    def _change(self, attempt: Callable[[list[Tensor] | None], Any]) -> None:
+        """Repeats a change, which says how many chunks it lacks, until it lacks none; then copies."""
+        self._make_moves_on_device()
+        while lacking := attempt(self._host_chunks):
+            self._grow(lacking)
+        self._make_moves_on_device()
+
+    def _encode(self, attempt: Callable[[list[Tensor] | None, bool], Any]) -> None:
+        """As :meth:`_change`, of a change that encodes keys; told to, it only says which."""
+        if self._host_chunks is None:
+            self._make_moves_on_device()
+            slots = attempt(None, True)
+            for begin in range(0, 0 if isinstance(slots, int) else len(slots), ROWS_AT_ONCE):
+                held = np.pad(slots[begin : begin + ROWS_AT_ONCE], ((0, 0), (0, 1)))
+                if not bool((cuda.gather_rows(self.chunks, held).abs() <= LARGEST).all()):
+                    raise ArgumentError(
+                        f"an element of a page to encode is NaN or too large, expected at most {LARGEST}"
+                    )
+        self._change(lambda chunks: attempt(chunks, False))
+
+    @property
+    def _host_chunks(self) -> list[Tensor] | None:
+        """The pool, if the tree itself makes copies in it; on a device kernels do."""
+        return None if self.chunks and cuda.is_on_device(self.chunks[0]) else self.chunks
+
+    def _make_moves(self) -> None:
+        """Makes the copies that an earlier call decided on and could not make."""
+        if (chunks := self._host_chunks) is not None:
+            self._native.make_moves(chunks)
+        else:
+            self._make_moves_on_device()
+
+    def _make_moves_on_device(self) -> None:
+        """Makes the copies that are still to be made, if the pages are on a device. The launch that writes to
+        pages which a copy reads says itself that it was made: twice would be wrong."""
+        while self._host_chunks is None and (batch := self._native.next_moves()) is not None:
+            number, kind, moves, format_number, codes = batch
+            made = (self._native, number)
+            tokens = dict(self.page_formats().values())
+            if format_number:
+                by_page = kind == "pages"
+                cuda.quantise_pages(self.chunks, moves, format_number, tokens[format_number], by_page=by_page)
+            elif kind == "at_once":
+                together = [(code, tokens[code], own) for code, own in codes if len(own)]
+                if len(moves) or together:
+                    cuda.condense_pages(self.chunks, moves, together, made)
+            else:
+                cuda.move_rows(self.chunks, moves, by_page=kind == "pages", made=made)
+            self._native.confirm_moves(number)
+
+    # --- memory ---
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all pages that are allocated now."""
+        return len(self.chunks) * self.slabs_per_chunk * self.slab_bytes
+
+    def trim(self) -> int:
+        """Give back the empty chunks at the end of the pool; returns the bytes freed."""
+        dropped = self._native.trim(self.chunks)
+        return dropped * self.slabs_per_chunk * self.slab_bytes
+
+    def clear(self) -> None:
+        """Release what no branch and no pin needs. Its memory stays in the pool, see :meth:`trim`."""
+        self._native.clear()
+
+    def recover(self, owner: object = None) -> None:
+        """End what an interrupted call has left open.
+
+        The open step, if it was opened for `owner` (see :meth:`step`), is rolled back. Copies that a commit
+        or a reduction decided on and could not make are made.
+        """
+        self._native.recover(_number(owner))
+        self._make_moves()
+
+    @property
+    def has_open_step(self) -> bool:
+        """Whether a step is open."""
+        return self._native.has_open_step()
+
+    def invalidate(self) -> None:
+        """The model has changed: nothing that the tree holds now is matched again.
+
+        What no branch and no pin needs is released. Branches and pins hold and show what they did, and a
+        branch can be extended; with its release its tokens go. A step that is open counts as of before.
+        """
+        self._native.invalidate()
+
+    def rows_to_spare(self) -> int:
+        """The rows that a step can have without a cached prefix being released for them."""
+        return self._native.rows_to_spare()
+
+    def stats(self) -> dict[str, int]:
+        """Counts: ``nodes``, ``branches``, ``tokens``, and slabs: all, free, provisional, cached, broken."""
+        return self._native.stats()
+
+    def debug_check(self) -> None:
+        """Raise AssertionError with the first invariant that does not hold. Walks everything."""
+        self._native.debug_check()
+        assert len(self.chunks) * self.slabs_per_chunk == self.stats()["slabs"], "chunks and slabs differ"
+
+    # --- versions and columns ---
+
+    def compact(
+        self, branch: Branch, node: int, keep: TokenIds | Sequence[TokenIds], *, digest: int, by_head: bool
+    ) -> None:
+        """Give `branch` a version of one of its nodes that shows only some keys.
+
+        Args:
+            branch: the branch that asked; others keep the old version.
+            node: id of a node on its path, see :meth:`nodes`.
+            keep: ascending indices into the keys that the node shows; with `by_head`, one list a plane.
+            digest: not 0; says what made the version inexact.
+            by_head: planes differ.
+
+        Raises:
+            StateError: a step is open, or the node is not on the branch or has keys in codes.
+            ArgumentError: ``digest`` is 0, indices are not ascending indices of keys, or one list is given
+                for a node whose planes differ.
+            ShapeError: more or fewer lists than planes.
+            OutOfPages: the copies do not fit; nothing was changed.
+        """
+        lists = list(keep) if by_head else [keep]
+        self._change(lambda chunks: self._native.compact(branch._id, node, lists, digest, by_head, chunks))
+
+    def quantise(
+        self,
+        branch: Branch,
+        node: int,
+        formats: Sequence[str | None] | Sequence[Sequence[str | None]],
+        *,
+        digest: int,
+        by_head: bool,
+        partial: bool = False,
+    ) -> None:
+        """Give `branch` a version of one of its nodes with keys and values in pages of codes.
+
+        A page keeps its bytes and holds more tokens, see :meth:`page_tokens_of`. Of each format whole pages
+        are filled, in the order of the keys; what does not fill one stays plain, unless ``partial``. Keys
+        that are in codes already stay as they are, whatever is asked. The version shows the keys in codes
+        first, format by format, then the plain ones.
+
+        Args:
+            branch: the branch that asked; others keep the old version.
+            node: id of a node on its path, see :meth:`nodes`.
+            formats: a name of :func:`hornbeam.ops.page_formats` or None for each key that the node shows;
+                with `by_head`, one list a plane.
+            digest: not 0; says what made the version inexact.
+            by_head: planes differ.
+            partial: the last page of a format may be short.
+
+        Raises:
+            ArgumentError: no such format, keys with elements beyond 65504, or a node by head and one list;
+                nothing was changed.
+            ShapeError: lists of other lengths.
+            OutOfPages: the new pages do not fit; nothing was changed.
+        """
+        plain: Any = formats
+        lists = [self._numbers(names) for names in (plain if by_head else [plain])]
+        options = (lists, partial, digest, by_head)
+        self._encode(lambda chunks, report: self._native.quantise(branch._id, node, *options, chunks, report))
+
+    def page_tokens_of(self, format: str | None) -> int:
+        """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
+        return self.page_tokens if format is None else self.page_formats()[format][1]
+
+    def page_formats(self) -> dict[str, tuple[int, int]]:
+        """As :func:`hornbeam.ops.page_formats`, of the pages of this tree."""
+        # One page has the shape of any.
+        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))
+
+    def _numbers(self, formats: Any) -> Any:
+        """The numbers of formats, named or not."""
+        if isinstance(formats, Tensor | np.ndarray):
+            return integer_tensor(formats, "formats", torch.int32)
+        known = self.page_formats()
+        unknown = [name for name in formats if name is not None and name not in known]
+        if unknown:
+            raise ArgumentError(f"format is {unknown[0]}, expected one of {', '.join(known)}")
+        return [0 if name is None else known[name][0] for name in formats]
+
+    def condense(
+        self,
+        branch: Branch,
+        keep: Sequence[TokenIds],
+        *,
+        digest: int,
+        formats: Sequence[Sequence[str | None] | Tensor | np.ndarray] | None = None,
+    ) -> None:
+        """Give `branch` one node in place of its path, which shows only some of its keys.
+
+        Where nobody else reads what the branch shows, its pages are given up first, so that the copy
+        needs no memory; after a small cut only what fills the holes is copied. Keys in codes do not move:
+        a page of them stays as long as it shows one.
+
+        Args:
+            branch: the branch that asked; others keep what they have.
+            keep: one list a plane, ascending indices into the keys that the plane shows, in order of
+                position.
+            digest: not 0; says what made the version inexact.
+            formats: one list a plane: a name of :func:`hornbeam.ops.page_formats` or None for each kept
+                key, or integers, numbers of formats and 0. Of each format whole pages are filled, in order;
+                what does not fill one stays plain, and what is in codes already stays as it is.
+
+        Raises:
+            ArgumentError: no such format, elements beyond 65504, or codes in slabs (:meth:`quantise` without
+                ``by_head``) where planes are to differ or formats are given.
+            ShapeError: lists of other lengths.
+            OutOfPages: the copies do not fit; nothing was changed.
+        """
+        counts, entries = self._native.held(branch._id, False)
+        shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
+        indices = [integer_tensor(keys, "keep", torch.int32).cpu().numpy() for keys in keep]
+        at = [plane[keys] for plane, keys in zip(shown, indices, strict=True)]
+        by_head = formats is not None or any(
+            not np.array_equal(plane, at[0]) or not np.array_equal(keys, indices[0])
+            for plane, keys in zip(at, indices, strict=True)
+        )
+        if not by_head and len(entries) and (entries[:, 1] >> SLOT_BITS).any():
+            # Pages in codes stay what they are, those of slabs or of single heads.
+            by_head = any(self._native.keys(branch._id, 0)[:, 0])
+        lists = indices if by_head else indices[:1]
+        codes = None if formats is None else [self._numbers(names) for names in formats]
+        options = (lists, codes, digest, by_head)
+        self._encode(lambda chunks, report: self._native.condense(branch._id, *options, chunks, report))
+
+    def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
+        """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""
+        return self._native.path_nodes(branch._id)
+
+    def add_column(self, name: str, scope: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
+        """Keep numbers beside slots, pages or nodes; they follow what they describe. New ones are 0.
+
+        Args:
+            name: not taken yet.
+            scope: ``"slot"``, ``"page"`` or ``"node"``.
+            dtype: of the elements.
+            shape: of the part that describes one slot, page or node.
+
+        Raises:
+            ArgumentError: the name is taken, or there is no such scope.
+        """
+        count = int(np.prod(shape, dtype=np.int64))
+        self._native.add_column(name, scope, count * dtype.itemsize)
+        self._columns[name] = (scope, dtype, tuple(shape))
+
+    def column(self, name: str, chunk: int = 0) -> Tensor:
+        """A copy of a column's part: `[num_planes, slabs_per_chunk, page_tokens, *shape]` for slots,
+        `[num_planes, slabs_per_chunk, *shape]` for pages, `[num_node_indices, *shape]` for nodes.
+
+        Args:
+            name: of a column that :meth:`add_column` registered.
+            chunk: index into :attr:`chunks`; of no account for nodes.
+        """
+        data = self._native.column(name, chunk)
+        scope, dtype, shape = self._columns[name]
+        lead: dict[str, tuple[int, ...]] = {
+            "slot": (self.num_planes, self.slabs_per_chunk, self.page_tokens),
+            "page": (self.num_planes, self.slabs_per_chunk),
+            "node": (-1,),
+        }
+        if len(data) == 0:
+            return torch.zeros((0, *shape), dtype=dtype)
+        return torch.frombuffer(data, dtype=dtype).reshape(*lead[scope], *shape)
+
+    def set_column(self, name: str, values: Tensor, chunk: int = 0) -> None:
+        """Write a column's part, shaped as :meth:`column` returns it."""
+        self._native.set_column(name, chunk, values.contiguous().view(torch.uint8).numpy().tobytes())
+
+    def __repr__(self) -> str:
+        stats = self.stats()
+        return (
+            f"PrefixTree(branches={stats['branches']}, tokens={stats['tokens']}, num_bytes={self.num_bytes})"
+        )
+
+
+def _number(owner: object) -> int:
+    """Names the owner of a step; 0 is nobody."""
+    return 0 if owner is None else id(owner)

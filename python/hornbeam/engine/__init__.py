@@ -1,0 +1,1 @@
+"""The decoding loop, the only caller of the model."""

@@ -1,0 +1,260 @@
+"""From scores to pages: what a plane keeps, in which format, and the version of the branch that shows it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbeam import _native, cuda, ops
+from hornbeam.cuda.merge import merge_pages, merges
+from hornbeam.cuda.rows import SLOT_BITS
+from hornbeam.errors import ArgumentError
+from hornbeam.keep.budget import parse, resolve
+from hornbeam.keep.reduce import Drop, PageCodes
+from hornbeam.keep.rotate import inverse_frequencies, turn
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hornbeam.cache.tree import Branch
+    from hornbeam.engine.engine import Engine
+    from hornbeam.engine.eviction.scoring import Scoring
+    from hornbeam.engine.eviction.state import State
+    from hornbeam.engine.request import Request
+    from hornbeam.keep.recipe import Recipe
+
+__all__ = ["Reduction"]
+
+#: What makes a version inexact, for the tree: no two prefixes with it are ever matched.
+INEXACT = 1
+
+
+class Reduction:
+    """The budget, split and reduction of one recipe."""
+
+    def __init__(self, engine: Engine, recipe: Recipe) -> None:
+        self.engine = engine
+        self.tree = engine.tree
+        self.recipe = recipe
+        self.codes = recipe.reduce if isinstance(recipe.reduce, PageCodes) else None
+        #: Number and tokens of a page of each format that the recipe asks for.
+        self.formats: list[tuple[int, int]] = []
+        if self.codes is not None:
+            self.formats = [self._format(name) for name in self.codes.formats]
+            if recipe.rerotate:
+                raise ArgumentError(
+                    "rerotate is True and keys go into codes, which cannot be turned, expected one of them"
+                )
+
+    def _format(self, name: str) -> tuple[int, int]:
+        known = self.tree.page_formats()
+        if name not in known or known[name][1] == 0:
+            fit = ", ".join(known_name for known_name, (_, tokens) in known.items() if tokens)
+            raise ArgumentError(
+                f"recipe {self.recipe.name} stores pages in {name}, expected one that a page of "
+                f"{self.tree.page_tokens} tokens of {self.tree.head_dim} elements holds: {fit}"
+            )
+        return known[name]
+
+    def run(self, sequence: Request, state: State, scoring: Scoring) -> list[NDArray[np.int32]] | None:
+        """Reduces the branch of a sequence; returns the positions that each plane shows then, or None where
+        nothing was to be done."""
+        branch, tree, recipe = sequence.branch, self.tree, self.recipe
+        counts, entries = tree._native.held(branch._id, False)
+        total = self._total(branch.length)
+        if total >= len(entries) and (self.codes is None or not self._fills_a_page(counts, entries)):
+            return None
+        state.grow(entries, branch.length)
+        scores = scoring.scores(sequence, state, counts, entries)
+        kept, numbers = self._chosen(scores, counts, entries, total)
+        if kept is None:
+            return None
+        planes = [part.nonzero().flatten() for part in torch.split(kept, counts.tolist())]
+        before = sum(tree._native.pages_by_plane(branch._id))
+        chunk_pages = tree.slabs_per_chunk * tree.num_planes
+        merged = self._merged(counts, entries, scores, planes)
+        formats: Any = None
+        if numbers is not None:
+            cuts = np.cumsum([len(plane) for plane in planes])[:-1]
+            formats = np.split(numbers[kept.numpy()], cuts)
+        tree.condense(branch, [plane.to(torch.int32) for plane in planes], digest=INEXACT, formats=formats)
+        if scoring.adds_mass:
+            state.mass = state.mass[kept.nonzero().flatten().to(tree.device)]
+        else:
+            state.mass = torch.zeros(int(kept.sum()), dtype=torch.int64, device=tree.device)
+        if merged is not None or recipe.rerotate:
+            self._rewrite(branch, state, kept, entries, merged)
+        sequence.record_reduction(before, int(kept.sum()))
+        # The pool shrinks, unless it would grow again at once.
+        if (
+            self.engine.graphs is None
+            and before - sum(tree._native.pages_by_plane(branch._id)) >= 2 * chunk_pages
+        ):
+            tree.trim()
+        shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
+        return [positions[plane.numpy()] for positions, plane in zip(shown, planes, strict=True)]
+
+    # -- budget ----------------------------------------------------------------------------------
+
+    @property
+    def _max_pages(self) -> int | None:
+        """The pages of a budget in bytes."""
+        kind, amount = parse(self.recipe.budget)
+        return int(amount) // (self.tree.slab_bytes // self.tree.num_planes) if kind == "bytes" else None
+
+    def _total(self, num_tokens: int) -> int:
+        """Keys over all planes that the budget allows; with codes, a budget in bytes is counted later."""
+        tree, pages = self.tree, self._max_pages
+        if pages is not None and self.codes is not None:
+            return num_tokens * tree.num_planes
+        if pages is not None:
+            # Pages are what is allocated: every plane may leave one partly empty.
+            return max((pages - tree.num_planes) * tree.page_tokens, 0) + min(pages, tree.num_planes)
+        return resolve(self.recipe.budget, num_tokens=num_tokens, num_planes=tree.num_planes, token_bytes=0)
+
+    def _fills_a_page(self, counts: NDArray[np.int32], entries: NDArray[np.int32]) -> bool:
+        """Whether plain keys may fill a page in codes, or a budget in bytes may be passed."""
+        pages = self._max_pages
+        plain = entries[:, 1] >> SLOT_BITS == 0
+        most = np.bincount(_plane_of(counts)[plain], minlength=1).max()
+        if most >= min(tokens for _, tokens in self.formats):
+            return True
+        if pages is None:
+            return False
+        return self._pages(counts, entries, np.ones(len(entries), bool), np.zeros(len(entries), int)) > pages
+
+    def _chosen(
+        self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], total: int
+    ) -> tuple[Tensor | None, NDArray[np.uint8] | None]:
+        """A mask of what stays and, with codes, the number of the format of each key; no mask where all
+        stays as it is."""
+        if self.codes is None:
+            return self._selected(scores, counts, entries, total), None
+        kept = self._selected(scores, counts, entries, min(total, len(entries)))
+        worth = scores.cpu()  # formats are chosen on the host
+        numbers = self._numbers(worth, counts, entries, kept)
+        limit = self._max_pages
+        if limit is not None and self._pages(counts, entries, kept.numpy(), numbers) > limit:
+            # The most keys whose pages fit: `low` fits, `high` does not.
+            low, high = 0, len(entries)
+            kept = self._selected(scores, counts, entries, 0)
+            numbers = np.zeros(len(entries), np.uint8)
+            while high - low > max(len(entries) >> 10, 1):
+                middle = (low + high) // 2
+                tried = self._selected(scores, counts, entries, middle)
+                wanted = self._numbers(worth, counts, entries, tried)
+                if self._pages(counts, entries, tried.numpy(), wanted) <= limit:
+                    low, kept, numbers = middle, tried, wanted
+                else:
+                    high = middle
+        unchanged = bool(kept.all()) and not any(
+            (np.bincount(_plane_of(counts)[numbers == number], minlength=1) >= tokens).any()
+            for number, tokens in self.formats
+        )
+        return (None if unchanged else kept), numbers
+
+    def _selected(
+        self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], total: int
+    ) -> Tensor:
+        tree, score = self.tree, self.recipe.score
+        split, positions = self.recipe.split.spec(), np.ascontiguousarray(entries[:, 2])
+        budgets = torch.empty(tree.num_physical_layers, tree.num_kv_heads, dtype=torch.int32)
+        counts = counts.reshape(budgets.shape)
+        rule = total, score.protected, score.unit
+        if cuda.is_on_device(tree.chunks[0]):
+            scores = scores.to(tree.device)  # those of Python come from the host
+            return cuda.select_keys(split, scores, counts, positions, *rule)[1].cpu()
+        kept = torch.empty(len(entries), dtype=torch.bool)
+        _native.keep_select(split, scores, counts, positions, *rule, budgets, kept)
+        return kept
+
+    # -- formats ---------------------------------------------------------------------------------
+
+    def _numbers(
+        self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], kept: Tensor
+    ) -> NDArray[np.uint8]:
+        """The number of the format that each kept key shall have; 0 for plain, and for what is in codes."""
+        assert self.codes is not None
+        own = np.array([number for number, _ in self.formats] + [0], np.uint8)  # the last one is -1's
+        now = entries[:, 1] >> SLOT_BITS
+        # Of a format that the recipe does not ask for: in codes all the same.
+        class_of = np.full(int(now.max(initial=0)) + 1, len(self.formats))
+        class_of[0] = -1
+        for index, (number, _) in enumerate(self.formats):
+            class_of[number : number + 1] = index
+        classes = class_of[now]
+        numbers = np.zeros(len(entries), np.uint8)
+        ends = np.cumsum(counts)
+        for begin, end in zip(ends - counts, ends, strict=True):
+            at = begin + np.flatnonzero(kept[begin:end].numpy())
+            wanted = self.codes.classes(scores[at], torch.from_numpy(classes[at])).numpy()
+            numbers[at] = np.where(classes[at] < 0, own[wanted], 0)
+        return numbers
+
+    def _pages(
+        self,
+        counts: NDArray[np.int32],
+        entries: NDArray[np.int32],
+        kept: NDArray[np.bool_],
+        numbers: NDArray[Any],
+    ) -> int:
+        """Pages of the version that shows what is kept. A page in codes stays while it shows one key."""
+        planes, coded = _plane_of(counts), entries[:, 1] >> SLOT_BITS != 0
+        pages = len(np.unique(entries[kept & coded, 0]))
+        fresh = kept & ~coded
+        plain = np.bincount(planes[fresh], minlength=len(counts))
+        for number, tokens in self.formats:
+            whole = np.bincount(planes[fresh & (numbers == number)], minlength=len(counts)) // tokens
+            pages += int(whole.sum())
+            plain -= whole * tokens
+        return pages + int((-(-plain // self.tree.page_tokens)).sum())
+
+    # -- merged and turned keys ------------------------------------------------------------------
+
+    def _merged(
+        self, counts: Any, entries: Any, scores: Tensor, planes: list[Tensor]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Keys and values of the kept slots, where the reduction changes them in place."""
+        if isinstance(self.recipe.reduce, Drop | PageCodes):
+            return None
+        if cuda.is_on_device(self.tree.chunks[0]) and merges(self.recipe.reduce):
+            return merge_pages(self.recipe.reduce, self.tree.chunks, counts, entries, scores.cpu(), planes)
+        keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
+        parts = zip(*(torch.split(x, counts.tolist()) for x in (keys, values, scores)), planes, strict=True)
+        done = [self.recipe.reduce.reduce(k, v, s, plane) for k, v, s, plane in parts]
+        return torch.cat([part.keys for part in done]), torch.cat([part.values for part in done])
+
+    def _rewrite(
+        self,
+        branch: Branch,
+        state: State,
+        kept: Tensor,
+        old: NDArray[np.int32],
+        merged: tuple[Tensor, Tensor] | None,
+    ) -> None:
+        """Writes merged and turned keys to the new version's pages, which only this branch reads."""
+        counts, entries = self.tree._native.held(branch._id, False)
+        if merged is not None:
+            keys, values = merged
+        elif cuda.is_on_device(self.tree.chunks[0]):
+            keys, values = cuda.gather_rows(self.tree.chunks, entries)
+        else:
+            keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
+        if self.recipe.rerotate:
+            before = old[:, 2] if state.rotated is None else state.rotated
+            # The newest key lies one before the next token, the others follow without a gap.
+            target = np.concatenate(
+                [np.arange(branch.length - n, branch.length, dtype=np.int32) for n in counts.tolist()]
+            )
+            frequencies = inverse_frequencies(self.engine.model)
+            assert frequencies is not None
+            keys = turn(keys, torch.from_numpy(target - before[kept.numpy()]), frequencies)
+            state.rotated = target
+        ops.put_rows(self.tree.chunks, entries, keys, values)
+
+
+def _plane_of(counts: NDArray[np.int32]) -> NDArray[np.int64]:
+    return np.repeat(np.arange(len(counts)), counts)

@@ -1,0 +1,258 @@
+"""From the queries and the mass of a sequence to scores of everything that its branch holds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hornbeam import _native, cuda, ops
+from hornbeam.cuda.scores import score_held
+from hornbeam.engine.eviction.moments import QueryMoments
+from hornbeam.engine.eviction.observer import Rule, add_mass
+from hornbeam.engine.eviction.state import Inputs, MassTake, State
+from hornbeam.errors import ArgumentError
+from hornbeam.keep.score import ExpectedAttention, Score, ValueWeighted
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hornbeam.cache.tree import Step
+    from hornbeam.engine.engine import Engine
+    from hornbeam.engine.request import Request
+
+__all__ = ["Scoring"]
+
+#: Rows of decoding whose mass is added at once.
+STRETCH = 128
+
+
+class Scoring:
+    """One score, for the sequences of one call."""
+
+    def __init__(self, engine: Engine, score: Score, repeats: bool) -> None:
+        self.engine = engine
+        self.tree = engine.tree
+        self.score = score
+        self.repeats = repeats
+        self.is_native = type(score).scores is Score.scores
+        sets = _native.keep_rows(score.spec(), 1) if self.is_native else []
+        #: The last rows whose queries it needs; whether it needs mass of others.
+        self.window = max((count for count, _ in sets if count is not None), default=score.num_rows)
+        self.adds_mass = any(others is not None for _, others in sets)
+        #: The score that asks for moments of all queries.
+        self.moments_of = _expected(score)
+        self.is_press = hasattr(score, "layer_scores")
+        #: What each physical layer does with its scores, as far as it was seen.
+        self.rules: dict[int, Rule] = {}
+
+    @property
+    def is_plain_only(self) -> bool:
+        """Whether it reads queries otherwise than by the probabilities that attention gives."""
+        return not self.is_native or self.moments_of is not None
+
+    @property
+    def wants_rows(self) -> bool:
+        """Whether it needs queries of decoding."""
+        return self.repeats and bool(self.window or self.adds_mass or self.moments_of)
+
+    def others(self, num_tokens: int) -> list[int]:
+        """The rows, among so many, whose mass is added up beside that of the last ones."""
+        for _, others in _native.keep_rows(self.score.spec(), num_tokens):
+            if others is not None:
+                return others
+        return []
+
+    def mass_take(self, state: State, sequence: Request, own: NDArray[np.int64], step: Step) -> MassTake:
+        """The rows of a prompt that add mass in an open step."""
+        begin = sequence.branch.length
+        positions = np.arange(begin, begin + len(own), dtype=np.int32)
+        asked = np.isin(positions, np.asarray(self.others(len(sequence.prompt)), np.int32))
+        counts, entries = self.tree._native.held(sequence.branch._id, True)
+        slots = np.ascontiguousarray(step.plan.row_slots[own])
+        plan, columns = _native.held_plan(counts, entries, positions, slots)
+        sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
+        if state.length:
+            old = torch.from_numpy(np.flatnonzero(entries[:, 2] < state.length))
+            sums[old.to(sums.device)] = state.mass
+        return MassTake(
+            torch.from_numpy(own[asked]),
+            torch.from_numpy(np.flatnonzero(asked)),
+            positions[asked],
+            plan,
+            torch.from_numpy(columns).long().to(self.tree.device),
+            _offsets(counts),
+            sums,
+        )
+
+    def remember(self, state: State, positions: NDArray[np.int32], rows: Tensor) -> None:
+        """Keeps queries, or their moments, and forgets those that no score will ask for."""
+        if len(positions) == 0:
+            return
+        if self.moments_of is not None:
+            if state.moments is None:
+                state.moments = QueryMoments(self.moments_of.sinks, self.moments_of.inverse_frequencies)
+            state.moments.add(positions, rows)
+            return
+        state.queries.append((positions, rows))
+        first = int(positions[-1]) + 1 - self.window
+        if self.adds_mass and state.prefilled:
+            first = min(first, state.added)
+        while len(state.queries) > 1 and state.queries[0][0][-1] < first:
+            state.queries.pop(0)
+
+    def add_stretch(self, sequence: Request, state: State, *, whole: bool) -> None:
+        """Adds what the accepted rows since the last time give to the keys: with ``whole`` once there are
+        :data:`STRETCH` of them. Probes are drawn anew in every stretch."""
+        end = sequence.branch.length
+        if not (self.adds_mass and self.repeats and state.prefilled) or state.added >= end:
+            return
+        if whole and end - state.added < STRETCH:
+            return
+        counts, entries = self.tree._native.held(sequence.branch._id, False)
+        state.grow(entries, end)
+        asked = np.asarray(self.others(end - state.added), np.int32) + state.added
+        positions, rows = state.rows()
+        chosen = np.isin(positions, asked)
+        if rows is not None and chosen.any():
+            queries = rows[:, :, torch.from_numpy(chosen)]
+            state.mass += self._mass(counts, entries, positions[chosen], queries)
+            state.mass_rows.extend(positions[chosen].tolist())
+        state.added = end
+
+    def _mass(
+        self, counts: NDArray[np.int32], entries: NDArray[np.int32], positions: Any, queries: Tensor
+    ) -> Tensor:
+        """What rows at ``positions``, `queries [L, H, R, D]`, give to all keys that a branch holds."""
+        sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
+        if len(positions) == 0:
+            return sums
+        queries = queries.to(self.tree.device)
+        plan, columns = _native.held_plan(counts, entries, np.ascontiguousarray(positions))
+        rows, offsets = torch.arange(len(positions)), _offsets(counts)
+        at = torch.from_numpy(columns).long().to(self.tree.device)
+        for layer in range(len(queries)):
+            rule = self.rules.get(layer, Rule())
+            add_mass(self.tree, queries[layer], plan, rows, layer, rule, at, offsets, sums)
+        return sums
+
+    def _seen(
+        self, counts: NDArray[np.int32], entries: NDArray[np.int32], rows: NDArray[np.int32]
+    ) -> NDArray[np.int32]:
+        """How many of the rows, ascending, see each key."""
+        seen = (len(rows) - np.searchsorted(rows, entries[:, 2])).astype(np.int32)
+        heads, offsets = self.tree.num_kv_heads, _offsets(counts)
+        for layer, rule in self.rules.items():
+            if rule.window is not None:
+                own = slice(offsets[layer * heads], offsets[(layer + 1) * heads])
+                beyond = np.searchsorted(rows, entries[own, 2] + rule.window)
+                seen[own] -= (len(rows) - beyond).astype(np.int32)
+        return seen
+
+    def scores(self, sequence: Request, state: State, counts: Any, entries: Any) -> Tensor:
+        """Scores of everything that the branch holds, float32, plane after plane: where the pool is, but for
+        a score written in Python."""
+        shape = self.engine.runner.shape
+        positions, rows = state.rows()
+        if rows is None:
+            rows = torch.empty(shape.num_layers, shape.num_heads, 0, shape.head_dim)
+        # The last rows, without a gap: a pass that was rolled back leaves none.
+        keep = positions >= sequence.branch.length - self.window
+        positions, rows = positions[keep], rows[:, :, torch.from_numpy(keep)].contiguous()
+        if not self.is_native:
+            return self._python_scores(sequence, state, counts, entries, rows)
+        masses = []
+        for count, others in _native.keep_rows(self.score.spec(), 1):
+            if others is not None:
+                masses.append((state.mass, self._seen(counts, entries, np.sort(state.mass_rows))))
+                continue
+            last = positions >= sequence.branch.length - (count or 0)
+            if int(last.sum()) < min(count or 0, sequence.branch.length):
+                raise ArgumentError(f"{int(last.sum())} of the last {count} rows are known, expected all")
+            sums = self._mass(counts, entries, positions[last], rows[:, :, torch.from_numpy(last)])
+            masses.append((sums, self._seen(counts, entries, positions[last])))
+        spec, chunks, seen = self.score.spec(), self.tree.chunks, sequence.branch.length
+        heads, scale = self.tree.num_kv_heads, self.engine.runner.scale
+        expected = None
+        if state.moments is not None and self.moments_of is not None:
+            found = state.moments.expected(seen, self.moments_of.future)
+            expected = found[0].cpu(), found[1].cpu()
+        if cuda.is_on_device(chunks[0]):
+            return score_held(
+                spec,
+                chunks,
+                counts,
+                entries,
+                masses,
+                num_seen=seen,
+                num_kv_heads=heads,
+                group=shape.num_heads // heads,
+                scale=scale,
+                expected=expected,
+            )
+        out = torch.empty(len(entries))
+        bits = None
+        if expected is not None:
+            bits = expected[0].contiguous().view(torch.int64), expected[1].contiguous().view(torch.int64)
+        _native.keep_scores_held(
+            spec, chunks, counts, entries, rows, positions, masses, seen, heads, scale, out, bits
+        )
+        return out
+
+    def _python_scores(
+        self, sequence: Request, state: State, counts: Any, entries: Any, rows: Tensor
+    ) -> Tensor:
+        """A score written in Python sees the heads of a layer together while they hold equally many keys,
+        and one by one when not."""
+        heads, group = self.tree.num_kv_heads, rows.shape[1] // self.tree.num_kv_heads
+        rows = rows.cpu()
+        keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
+        planes = list(
+            zip(torch.split(keys, counts.tolist()), torch.split(values, counts.tolist()), strict=True)
+        )
+        parts: list[Tensor] = []
+        for layer in range(len(planes) // heads):
+            own = planes[layer * heads : (layer + 1) * heads]
+            if self.is_press:
+                k, v = (torch.stack([plane[i] for plane in own])[None] for i in (0, 1))
+                parts.append(self._press_scores(state.inputs.pop(layer), k, v).flatten())
+                continue
+            even = len({len(k) for k, _ in own}) == 1
+            for head in range(0, heads, heads if even else 1):
+                taken = own if even else own[head : head + 1]
+                k, v = (torch.stack([plane[i] for plane in taken])[None, None] for i in (0, 1))
+                q = rows[layer, head * group : (head + len(taken)) * group][None, None]
+                got = self.score.scores(k, v, q, self.engine.runner.scale)
+                parts.append(got.reshape(-1).float())
+        return torch.cat(parts)
+
+    def _press_scores(self, inputs: Inputs, keys: Tensor, values: Tensor) -> Tensor:
+        score: Any = self.score
+        shape = self.engine.runner.shape
+        keys, values = keys.to(shape.device, shape.dtype), values.to(shape.device, shape.dtype)
+        hidden = torch.cat(inputs.hidden, dim=1).to(shape.device)
+        rotary = tuple(torch.cat(parts, dim=1).to(shape.device) for parts in zip(*inputs.rotary, strict=True))
+        _put_rotary_at_hand(inputs.module, self.engine.runner.shadow.model)
+        found: Tensor = score.layer_scores(inputs.module, hidden, keys, values, rotary)
+        return found.cpu()
+
+
+def _put_rotary_at_hand(module: torch.nn.Module, model: Any) -> None:
+    """Presses look for the model's rotary embedding on the attention module, which is a copy of ours."""
+    rotary = getattr(getattr(model, "base_model", model), "rotary_emb", None)
+    if rotary is not None and not hasattr(module, "rotary_emb"):
+        vars(module)["rotary_emb"] = rotary
+
+
+def _expected(score: Score) -> ExpectedAttention | None:
+    """Expected attention, by itself or inside of a score that weighs it."""
+    while isinstance(score, ValueWeighted):
+        score = score.score
+    return score if isinstance(score, ExpectedAttention) else None
+
+
+def _offsets(counts: NDArray[np.int32]) -> list[int]:
+    """Where planes begin, and one past the last."""
+    return [0, *np.cumsum(counts).tolist()]

@@ -1,0 +1,260 @@
+"""A model, its prefix tree, what was measured of them, and the locks around them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import torch
+
+from hornbeam import cuda, speculation
+from hornbeam.cache.tree import PrefixTree
+from hornbeam.engine.graphs import StepGraphs
+from hornbeam.engine.likelihood import score
+from hornbeam.errors import ArgumentError, OutOfPages, StateError
+from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
+from hornbeam.memory import default_kv_bytes
+from hornbeam.model.attention import DENSE_ROWS
+from hornbeam.model.runner import Output, Runner
+from hornbeam.results import Likelihood
+
+__all__ = ["Host"]
+
+#: Row counts at which the cost of a forward pass is measured before the first draft.
+CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
+
+_T = TypeVar("_T")
+
+
+class Host:
+    """What requests stand on; :class:`hornbeam.Engine` is one, and says what the arguments are."""
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        kv_dtype: torch.dtype | None = None,
+        max_kv_bytes: int | None = None,
+        page_tokens: int = 16,
+        prefill_rows: int = 8192,
+        cuda_graphs: bool = False,
+    ) -> None:
+        self.runner = Runner(model)
+        #: The model, out of wrappers such as ``torch.compile``'s and peft's.
+        self.model = self.runner.model
+        self.tokenizer = tokenizer
+        cuda.require(self.runner.shape.device)
+        self.prefill_rows = prefill_rows
+        self.dense_rows = DENSE_ROWS
+        self.cost_curve = speculation.CostCurve()
+        #: What unions of drafts have learned, by their settings.
+        self.union_memories: dict[str, speculation.UnionMemory] = {}
+        #: What draft sources remember of earlier texts, by source or file.
+        self.recalled: dict[Any, Any] = {}
+        self._calibrated = False
+        #: Bytes of pages that recipes of :mod:`hornbeam.keep` have let go so far.
+        self.freed_bytes = 0
+        self._kv_dtype = kv_dtype
+        self._max_kv_bytes = max_kv_bytes
+        self._page_tokens = page_tokens
+        self._cuda_graphs = cuda_graphs
+        self._lock = threading.RLock()
+        self._queue: list[int] = []  # threads that wait for the lock
+        self._seen_changes = self.runner.changes
+        self._is_stepping = False
+        self._is_dirty = False  # a step was begun and not ended
+        if cuda_graphs and not cuda.runs_on(self.runner.shape.device):
+            raise ArgumentError(
+                f"cuda_graphs is True for a model on {self.runner.shape.device}, expected a CUDA device"
+            )
+        self._make_tree()
+
+    def _make_tree(self) -> None:
+        """An empty tree for the model as it is."""
+        shape = self.runner.shape
+        self.max_positions = shape.max_positions
+        self.tree = PrefixTree(
+            num_layers=shape.num_layers,
+            num_kv_heads=shape.num_kv_heads,
+            head_dim=shape.head_dim,
+            dtype=self._kv_dtype or shape.dtype,
+            device=str(shape.device),
+            page_tokens=self._page_tokens,
+            max_bytes=self._max_kv_bytes or default_kv_bytes(shape.device),
+            # What is given back after an eviction comes in parts of less than 1 % of a full context.
+            # Captured steps hold the addresses of the chunks, so that a device has few.
+            chunk_tokens=None if self._cuda_graphs else max(self._page_tokens, shape.max_positions // 128),
+        )
+        self.graphs = StepGraphs(self) if self._cuda_graphs else None
+        self._tree_shape = shape
+
+    # -- the model as it is now ----------------------------------------------------------------------------
+
+    def forward(self, step: Any, **options: Any) -> Output:
+        """Runs the rows of a step that is open in :attr:`tree`. The only call of the model; see
+        :meth:`hornbeam.model.runner.Runner.forward`."""
+        return self.runner.forward(self.tree, step, **options)
+
+    def notice(self) -> None:
+        """Looks whether the model has changed, by the signs that cost least, and lets go of what was
+        computed if it has. Called before each forward pass.
+
+        Raises:
+            UnsupportedModel: the changed model cannot be driven over pages.
+        """
+        self.runner.look(closely=False)
+        if self._seen_changes != self.runner.changes:
+            self._renew()
+
+    def _renew(self) -> None:
+        """Lets go of what the model computed before it changed. Done again, if it is interrupted."""
+        changes, shape, old = self.runner.changes, self.runner.shape, self._tree_shape
+        if (shape.dtype, shape.device) != (old.dtype, old.device):
+            self.cost_curve, self._calibrated = speculation.CostCurve(), False
+        if shape.vocab_size != old.vocab_size:
+            self.recalled.clear()
+        for key, memory in list(self.recalled.items()):
+            if not memory.outlives_weights:
+                del self.recalled[key]
+        if replace(shape, vocab_size=0, scale=0.0) != replace(old, vocab_size=0, scale=0.0):
+            self._make_tree()
+        else:
+            self.tree.invalidate()
+            self.graphs = StepGraphs(self) if self._cuda_graphs else None
+        self._tree_shape = shape
+        self._seen_changes = changes
+
+    def invalidate(self) -> None:
+        """What :meth:`hornbeam.LM.invalidate` does."""
+        self.exclusively(self.runner.renew)
+
+    # -- costs, likelihoods, memory ------------------------------------------------------------------------
+
+    def score(
+        self, prompts: Sequence[list[int]], continuations: Sequence[list[list[int]]]
+    ) -> list[list[Likelihood]]:
+        """Of each prompt's continuations, on the model as it is."""
+
+        def work() -> list[list[Likelihood]]:
+            while True:
+                changes = self.runner.changes
+                found = [
+                    score(self, *pair) if pair[1] else [] for pair in zip(prompts, continuations, strict=True)
+                ]
+                self.notice()
+                if self.runner.changes == changes:
+                    return found
+
+        return self.exclusively(work)
+
+    def calibrate(self, *, force: bool = False) -> None:
+        """What :meth:`hornbeam.LM.calibrate` does."""
+        if force or not self._calibrated:
+            self.exclusively(self._measure_costs)
+
+    def _measure_costs(self) -> None:
+        most = min(self.tree.rows_to_spare(), self.max_positions)
+        counts = [rows for rows in CALIBRATION_ROWS if rows <= most]
+        branch = self.tree.branch()
+        try:
+            for _ in range(3):
+                for rows in counts:
+                    try:
+                        step = self.tree.step([(branch, [0] * rows, None)], owner=self)
+                    except OutOfPages:
+                        break  # the budget allows them, the machine does not: what fits was measured
+                    with step:
+                        begin = time.perf_counter()
+                        self.forward(step)
+                        self.runner.wait()
+                        self.cost_curve.observe(rows, time.perf_counter() - begin)
+        finally:
+            branch.drop()
+        self._calibrated = bool(counts)
+
+    def clear_cache(self) -> None:
+        """What :meth:`hornbeam.LM.clear_cache` does."""
+
+        def work() -> None:
+            self.tree.clear()
+            self.tree.trim()
+            for memory in self.recalled.values():
+                memory.forget()
+
+        self.exclusively(work)
+
+    # -- locks ---------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def between_steps(self) -> Iterator[None]:
+        """While it lasts, no step is under way."""
+        with self._lock:
+            if self._is_stepping:
+                raise StateError("the engine is within a step, expected a call between two steps")
+            yield
+
+    def exclusively(self, work: Callable[[], _T], others: Iterable[Host] = ()) -> _T:
+        """Does ``work`` between two steps, while no other thread uses this engine, nor those of its drafts,
+        on the models as they are."""
+
+        def looked() -> _T:
+            if not self._is_stepping:
+                self._mend()
+            return work()
+
+        return self._holding(sorted({self, *others}, key=id), looked, closely=True)
+
+    def _engines(self) -> list[Host]:
+        """Those that a step needs, in the order in which they are locked."""
+        return [self]
+
+    def _mend(self) -> None:
+        """Ends what an interrupted step has left half-way."""
+        self._recover()
+
+    def _locked(self, work: Callable[[], _T]) -> _T:
+        """Does ``work`` with the locks of all engines that a step needs."""
+        while True:
+            engines = self._engines()
+
+            def checked(engines: list[Host] = engines) -> tuple[bool, Any]:
+                if set(self._engines()) <= set(engines):
+                    return True, work()
+                return False, None  # a request with another draft has come in between
+
+            is_done, answer = self._holding(engines, checked)
+            if is_done:
+                return answer
+
+    def _holding(self, engines: Sequence[Host], work: Callable[[], _T], *, closely: bool = False) -> _T:
+        """Locks are taken in one order, and by ``with``, so that no interrupt comes between taking and giving
+        back."""
+        if not engines:
+            return work()
+        engine = engines[0]
+        is_nested = engine._lock._is_owned()  # type: ignore[attr-defined]
+        with engine._lock:
+            modes = modes_of_torch()
+            try:
+                if closely:
+                    if not is_nested:
+                        engine._recover()
+                    engine.runner.look(closely=True)
+                    engine.notice()
+                return self._holding(engines[1:], work, closely=closely)
+            except KeyboardInterrupt as interrupt:
+                end_frames(interrupt)
+                raise
+            finally:
+                restore_modes(modes)
+
+    def _recover(self) -> None:
+        """Ends what an interrupted step has left open; none is under way."""
+        self.tree.recover(owner=self)
+        for memory in self.recalled.values():
+            memory.recover()

@@ -1,0 +1,120 @@
+"""What a request asks for: the checked arguments of :meth:`hornbeam.LM.generate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hornbeam.errors import ArgumentError
+from hornbeam.trace import Trace
+from hornbeam.warp import Warp
+
+__all__ = ["Options"]
+
+Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+Criterion = Callable[[list[int], list[int]], bool]
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of one request, checked; :meth:`hornbeam.LM.generate` says what they mean."""
+
+    max_new_tokens: int
+    warp: Warp
+    seed: int
+    rule: str
+    draft: Any
+    length: Any
+    stop: tuple[str, ...] = ()
+    processor: Processor | None = None
+    criterion: Criterion | None = None
+    eos_token_ids: frozenset[int] = frozenset()
+    trace: Trace | None = None
+    keep: Any = None
+    logprobs: int | None = None
+    echo: bool = False
+
+    @classmethod
+    def greedy(cls, max_new_tokens: int, keep: Any = None) -> Options:
+        """Plain greedy decoding: no draft, no stop."""
+        warp = Warp(temperature=0.0)
+        return cls(max_new_tokens, warp, seed=0, rule="coupled", draft=None, length=None, keep=keep)
+
+    @classmethod
+    def of(
+        cls,
+        *,
+        has_tokenizer: bool,
+        eos_token_ids: frozenset[int],
+        max_new_tokens: int,
+        draft: Any,
+        length: Any,
+        temperature: float,
+        top_k: int | None,
+        top_p: float | None,
+        min_p: float | None,
+        seed: int,
+        stop: str | Sequence[str] | None,
+        verify: str,
+        warp: Warp | None,
+        logits_processor: Processor | None,
+        stopping_criterion: Criterion | None,
+        trace: Trace | None,
+        keep: Any,
+        logprobs: int | None,
+        echo: bool,
+    ) -> Options:
+        """Checks the keywords of a call.
+
+        Raises:
+            ArgumentError: one is out of range.
+        """
+        if max_new_tokens < 0:
+            raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        if warp is None:
+            warp = Warp(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        if any(not text for text in stops):
+            raise ArgumentError("stop is an empty string, expected at least one character")
+        if stops and not has_tokenizer:
+            raise ArgumentError("stop strings need a tokenizer, and this LM has none")
+        if logprobs is not None and logprobs < 0:
+            raise ArgumentError(f"logprobs is {logprobs}, expected 0 or more")
+        if echo and logprobs is None:
+            raise ArgumentError("echo is True, expected logprobs to be given too")
+        return cls(
+            max_new_tokens=max_new_tokens,
+            warp=warp,
+            seed=seed,
+            rule=verify,
+            draft=draft,
+            length=length,
+            stop=stops,
+            processor=logits_processor,
+            criterion=stopping_criterion,
+            eos_token_ids=eos_token_ids,
+            trace=trace,
+            keep=keep,
+            logprobs=logprobs,
+            echo=echo,
+        )
+
+    @property
+    def drafting_key(self) -> tuple[Hashable, ...]:
+        """Equal for requests that are drafted for and verified together."""
+        return (
+            *(_identity(value) for value in (self.draft, self.length, self.warp, self.processor)),
+            self.rule,
+        )
+
+
+def _identity(value: Any) -> Hashable:
+    """Equal for equal values, or for the same object where equality is not told by a hash."""
+    try:
+        hash(value)
+    except TypeError:
+        return id(value)
+    return type(value), value

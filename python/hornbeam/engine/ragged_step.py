@@ -1,0 +1,429 @@
+"""The parts of one step, in their order: draft, open, forward, verify, commit, and what follows from it."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from hornbeam.engine.blame import Blamed, blaming
+from hornbeam.engine.drafting import Drafting, process
+from hornbeam.engine.logprobs import prompt_entries, token_entries
+from hornbeam.engine.request import Request
+from hornbeam.engine.scheduling import Schedule
+from hornbeam.engine.step_draft import StepDraft, Verdict
+from hornbeam.errors import OutOfPages
+from hornbeam.results import Piece, Source
+from hornbeam.speculation.protocols import Outcome
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from hornbeam.cache.step import Step
+    from hornbeam.engine.engine import Engine
+    from hornbeam.engine.eviction import Keeper, QueryObserver
+    from hornbeam.engine.graphs import StepGraphs
+    from hornbeam.model.layers import Computed
+    from hornbeam.model.runner import Output
+
+__all__ = ["RaggedStep"]
+
+Phase = Literal["prefill", "draft", "forward", "verify", "commit", "keep"]
+
+
+@dataclass
+class _Group:
+    """The requests of a step that one draft source serves."""
+
+    drafting: Drafting
+    requests: list[Request] = field(default_factory=list)
+    drafts: list[StepDraft] = field(default_factory=list)
+    verdicts: list[Verdict] = field(default_factory=list)
+    rows: slice = field(default_factory=lambda: slice(0))
+
+
+class RaggedStep:
+    """The parts of one step, in their order."""
+
+    def __init__(self, engine: Engine, plan: Schedule) -> None:
+        self.engine = engine
+        self.chunks = plan.chunks
+        self.waiting = plan.waiting
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        groups: dict[int, _Group] = {}
+        for request in plan.decoding:
+            drafting = engine.group_of(request)
+            groups.setdefault(id(drafting), _Group(drafting)).requests.append(request)
+        self.groups = list(groups.values())
+        #: Of the requests that decode, in the order of their rows.
+        self.decoding = [request for group in self.groups for request in group.requests]
+        self.taken = [*self.decoding, *(chunk.request for chunk in self.chunks)]
+        #: The chunks whose prompts are complete with them, and that have no token yet.
+        self.first = [chunk for chunk in self.chunks if chunk.is_last and not chunk.request.output]
+        self.observers: list[tuple[Keeper, list[Request], QueryObserver | None]] = []
+
+    @contextmanager
+    def _phase(self, phase: Phase) -> Iterator[None]:
+        """Counts seconds; those of a step of prompts alone are of the prefill, but for recipes."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            name = phase if self.decoding or phase == "keep" else "prefill"
+            self.seconds[name] += time.perf_counter() - begin
+
+    def run(self) -> list[tuple[Request, list[Piece]]]:
+        """Takes the step."""
+        with self._phase("draft"):
+            computed = self._draft()
+        requests, opened = self._open()
+        if self._is_withdrawn:
+            computed = None
+        with opened as step:
+            begin = time.perf_counter()
+            self._watch(step)
+            graphs = self._graphs() if computed is None else None
+            with self._phase("forward"):
+                if graphs is not None:
+                    [group] = self.groups
+                    output, group.verdicts = graphs.run(
+                        step, group.requests, group.drafts, group.drafting.options
+                    )
+                else:
+                    output = self._forward(step, computed)
+                seconds = time.perf_counter() - begin
+            num_decoding = sum(1 + len(draft.tokens) for group in self.groups for draft in group.drafts)
+            with self._phase("verify"):
+                if graphs is None:
+                    self._verify(output.logits)
+                tokens = self._first_tokens(output.logits[num_decoding:])
+            if graphs is not None or self.engine.runner.is_asynchronous:
+                # The pass has ended when the verdicts are read.
+                seconds = time.perf_counter() - begin
+            self._observe_cost(step, computed, num_decoding, seconds)
+            paths = self._cut(output.logits, tokens)
+            with self._phase("commit"):
+                step.commit(paths, is_moved=graphs is not None)
+        self._keep(paths)
+        self._tell_sources(step, requests, paths, output)
+        emitted = self._emit(step, seconds)
+        self._count_seconds()
+        return emitted
+
+    # -- drafts --------------------------------------------------------------------------------------------
+
+    def _draft(self) -> Computed | None:
+        """Makes the drafts; what is computed of their rows already, if all rows of the step are theirs."""
+        self._is_withdrawn = False
+        for request in self.decoding:
+            if request.keeper is not None:
+                room = request.keeper.room(request)
+                request.draft_room = request.draft_room if room is None else room
+        computed = None
+        try:
+            for group in self.groups:
+                with blaming(group.requests):
+                    group.drafts = group.drafting.propose(group.requests)
+            if len(self.groups) == 1 and not self.chunks and not any(r.keeper for r in self.decoding):
+                # Scores look at the queries of every layer, so that with a recipe every layer runs.
+                [group] = self.groups
+                with blaming(group.requests):
+                    computed = group.drafting.reuse(group.drafts)
+        except Blamed as blamed:
+            if not isinstance(blamed.error, OutOfPages):
+                raise
+            self._withdraw(blamed.error)
+        return computed
+
+    def _withdraw(self, error: OutOfPages) -> None:
+        """Decodes without drafts, where there is no room for them. A ratio test is not told of a draft that
+        was dropped for a size that draws may have decided."""
+        drafted = [group for group in self.groups if group.drafting.source is not None]
+        if any(group.drafting.is_ratio_test for group in drafted):
+            raise error
+        for group in self.groups:
+            group.drafts = group.drafting.withdraw(group.requests)
+        self._is_withdrawn = True
+
+    def _requests(self) -> list[Any]:
+        decoding = [
+            (request.branch, *draft.rows(request.pending))
+            for group in self.groups
+            for request, draft in zip(group.requests, group.drafts, strict=True)
+        ]
+        return [*decoding, *((chunk.request.branch, chunk.token_ids, None) for chunk in self.chunks)]
+
+    def _open(self) -> tuple[list[Any], Step]:
+        """The requests of the step, and the step."""
+        exact = self.taken[0].ambient.is_exact
+        requests = self._requests()
+        try:
+            return requests, self.engine.tree.step(requests, owner=self.engine, exact=exact)
+        except OutOfPages as error:
+            if not any(draft.tokens for group in self.groups for draft in group.drafts):
+                raise
+            self._withdraw(error)
+            requests = self._requests()
+            return requests, self.engine.tree.step(requests, owner=self.engine, exact=exact)
+
+    # -- forward -------------------------------------------------------------------------------------------
+
+    def _watch(self, step: Step) -> None:
+        """Begins to see the queries that recipes ask for."""
+        keepers: dict[int, tuple[Keeper, list[int]]] = {}
+        for place, request in enumerate(self.taken):
+            if request.keeper is not None:
+                keepers.setdefault(id(request.keeper), (request.keeper, []))[1].append(place)
+        for keeper, places in keepers.values():
+            own = [self.taken[place] for place in places]
+            with blaming(own):
+                rows = [step.rows[place] for place in places]
+                self.observers.append((keeper, own, keeper.watch(step, rows, own)))
+
+    def _graphs(self) -> StepGraphs | None:
+        """The captured steps, where there are some and this step can be one."""
+        graphs = self.engine.graphs
+        if (
+            graphs is None
+            or self.chunks
+            or self.observers
+            or len(self.groups) != 1
+            or self.groups[0].drafting.hidden_layers
+            or any(request.options.logprobs is not None for request in self.decoding)
+            or len({request.seed for request in self.decoding}) > 1
+            or not graphs.fits(self.groups[0].drafting.options, self.groups[0].drafts)
+        ):
+            return None
+        return graphs
+
+    def _forward(self, step: Step, computed: Computed | None) -> Output:
+        """The logits of all rows of decoding, in the order of the requests, then those of the last rows of
+        prompts, or of all rows of those whose logits are asked for. ``computed`` is what is known of the rows
+        of decoding already."""
+        wanted: Any = None
+        num_decoding = len(self.decoding)
+        order = torch.cat(
+            [torch.as_tensor(own) for own in step.rows[:num_decoding]] or [torch.empty(0)]
+        ).long()
+        if self.chunks:
+            rows = []
+            for chunk, own in zip(self.chunks, step.rows[num_decoding:], strict=True):
+                if chunk.request.options.echo and not chunk.request.output:
+                    rows.extend(own.tolist())
+                elif chunk.is_last:
+                    rows.append(int(own[-1]))
+            wanted = torch.cat([order, torch.tensor(rows, dtype=torch.int64)])
+            if len(wanted) == 0:
+                wanted = torch.zeros(1, dtype=torch.int64)
+        elif not bool((order == torch.arange(len(order))).all()):
+            wanted = order
+            computed = None if computed is None else computed[torch.argsort(order)]
+        hidden = any(self.engine.group_of(request).hidden_layers for request in self.taken)
+        observers = [(keeper, watch) for keeper, _, watch in self.observers if watch is not None]
+        with ExitStack() as stack:
+            for keeper, watch in observers:
+                if keeper.is_press:
+                    stack.enter_context(watch.seeing_inputs(self.engine.runner.shadow.model))
+            return self.engine.forward(
+                step,
+                logits_rows=wanted,
+                hidden=hidden,
+                entry=computed,
+                observer=_together([watch for _, watch in observers]),
+            )
+
+    def _observe_cost(self, step: Step, computed: Computed | None, num_decoding: int, seconds: float) -> None:
+        num_prompt = step.num_rows - num_decoding
+        if not self.decoding:
+            return
+        self.engine.chunks.observe(self.engine, num_decoding, num_prompt, seconds)
+        if num_prompt:
+            return
+        if computed is None:
+            self.engine.cost_curve.observe(step.num_rows, seconds)
+        elif (whole := self.engine.cost_curve.seconds(step.num_rows)) is not None:
+            self.groups[0].drafting.credit(max(whole - seconds, 0.0))
+
+    # -- what comes of it --------------------------------------------------------------------------------
+
+    def _verify(self, logits: torch.Tensor) -> None:
+        """The verdict on every draft."""
+        begin = 0
+        for group in self.groups:
+            end = begin + sum(1 + len(draft.tokens) for draft in group.drafts)
+            group.rows = slice(begin, end)
+            with blaming(group.requests):
+                group.verdicts = group.drafting.verify(group.requests, group.drafts, logits[group.rows])
+            begin = end
+
+    def _first_tokens(self, logits: torch.Tensor) -> dict[int, int]:
+        """The first token of every prompt that is complete, by its request's index; and of those whose logits
+        are asked for, the log-probabilities of the prompt."""
+        rows: dict[int, torch.Tensor] = {}
+        begin = 0
+        for chunk in self.chunks:
+            request, count = chunk.request, int(chunk.is_last)
+            if request.options.echo and not request.output:
+                count = len(chunk.token_ids)
+                prompt_entries(request, chunk.token_ids, logits[begin : begin + count])
+            if chunk.is_last:
+                rows[request.index] = logits[begin + count - 1]
+            begin += count
+        tokens: dict[int, int] = {}
+        groups: dict[int, tuple[Drafting, list[Request]]] = {}
+        for chunk in self.first:
+            drafting = self.engine.group_of(chunk.request)
+            groups.setdefault(id(drafting), (drafting, []))[1].append(chunk.request)
+        for drafting, requests in groups.values():
+            with blaming(requests):
+                batch = torch.stack([rows[request.index] for request in requests])
+                found = self._sampled(requests, drafting, batch)
+            for request, token, row in zip(requests, found, batch, strict=True):
+                tokens[request.index] = token
+                if request.options.logprobs is not None:
+                    request.logprobs += token_entries(request, [token], row[None])
+        return tokens
+
+    def _sampled(self, requests: list[Request], drafting: Drafting, logits: torch.Tensor) -> list[int]:
+        options = drafting.options
+        if options.processor is not None:
+            logits = torch.cat(
+                [process(r, StepDraft(), row[None]) for r, row in zip(requests, logits, strict=True)]
+            )
+        return drafting.sample(requests, logits)
+
+    def _cut(self, logits: torch.Tensor, first: dict[int, int]) -> list[Any]:
+        """What every request emits when the step is committed, and the rows that stay."""
+        paths: list[Any] = []
+        for group in self.groups:
+            begin = group.rows.start
+            for request, draft, verdict in zip(group.requests, group.drafts, group.verdicts, strict=True):
+                fresh: list[tuple[int, Source]] = [
+                    *((draft.tokens[index], "draft") for index in verdict.accepted),
+                    (verdict.next_token, "plain"),
+                ]
+                pieces = self._cut_one(request, fresh, len(fresh))
+                path = [0, *(index + 1 for index in verdict.accepted)][: len(pieces)]
+                if request.options.logprobs is not None:
+                    rows = logits[begin : begin + 1 + len(draft.tokens)][path]
+                    request.logprobs += token_entries(request, [piece.token for piece in pieces], rows)
+                begin += 1 + len(draft.tokens)
+                paths.append(path)
+        for chunk in self.chunks:
+            if chunk.request.index in first:
+                self._cut_one(chunk.request, [(first[chunk.request.index], "plain")], len(chunk.token_ids))
+            paths.append(range(len(chunk.token_ids)))
+        return paths
+
+    def _cut_one(self, request: Request, fresh: list[tuple[int, Source]], num_rows: int) -> list[Piece]:
+        with blaming([request]):
+            pieces = request.cut(fresh)
+        rows = len(pieces) if request.is_read else num_rows
+        request.fresh = pieces, request.branch.length + rows, len(request.output)
+        return pieces
+
+    def _keep(self, paths: list[Any]) -> None:
+        """Runs recipes on what was committed."""
+        by_request = {request.index: path for request, path in zip(self.taken, paths, strict=True)}
+        read = {chunk.request.index for chunk in self.chunks}
+        rest = [r for r in self.waiting if not (r.index in read and r.num_committed == r.branch.length)]
+        watched = {id(keeper): (own, watch) for keeper, own, watch in self.observers}
+        keepers = {id(r.keeper): r.keeper for r in self.engine.requests if r.keeper is not None}
+        if not keepers:
+            return
+        with self._phase("keep"):
+            for number, keeper in keepers.items():
+                own, watch = watched.get(number, ([], None))
+                with blaming(own):
+                    keeper.on_step(watch, own, [by_request[r.index] for r in own], rest)
+
+    def _tell_sources(self, step: Step, requests: list[Any], paths: list[Any], output: Output) -> None:
+        """Tells draft sources and stop rules what the step did."""
+        places = {request.index: place for place, request in enumerate(self.taken)}
+        begin, parts = 0, {}
+        for group in self.groups:
+            for request, draft in zip(group.requests, group.drafts, strict=True):
+                parts[request.index] = output.logits[begin : begin + 1 + len(draft.tokens)]
+                begin += 1 + len(draft.tokens)
+            group.drafting.judge(group.drafts, group.verdicts)
+        by_group: dict[int, tuple[Drafting, list[Outcome]]] = {}
+        for request in self.taken:
+            drafting = self.engine.group_of(request)
+            place = places[request.index]
+            _, tokens, parents = requests[place]
+            path = list(paths[place])
+            outcome = Outcome(
+                request.index,
+                tokens,
+                path,
+                not request.is_read,
+                request.branch.length - len(path),
+                parts.get(request.index),
+                _hidden(output, drafting.hidden_layers, step.rows[place]),
+                None if not request.is_read else parents or range(-1, len(tokens) - 1),
+            )
+            by_group.setdefault(id(drafting), (drafting, []))[1].append(outcome)
+        for drafting, outcomes in by_group.values():
+            drafting.observe(outcomes)
+
+    def _emit(self, step: Step, seconds: float) -> list[tuple[Request, list[Piece]]]:
+        emitted = []
+        for group in self.groups:
+            for request, draft, verdict in zip(group.requests, group.drafts, group.verdicts, strict=True):
+                trace = request.options.trace
+                kinds = [] if trace is None else group.drafting.kinds(request, draft)
+                pieces = request.emit()
+                stats = request.stats
+                stats.forward_passes += 1
+                stats.rows += 1 + len(draft.tokens)
+                stats.drafted += len(draft.tokens)
+                stats.accepted += sum(piece.source == "draft" for piece in pieces)
+                if trace is not None:
+                    trace.step(request, draft, verdict, pieces, kinds, step.num_rows, seconds)
+                emitted.append((request, pieces))
+        for chunk in self.chunks:
+            request = chunk.request
+            if request.fresh is not None:
+                emitted.append((request, request.emit()))
+            else:
+                request.is_read = request.branch.length == request.num_committed
+                emitted.append((request, []))
+        return emitted
+
+    def _count_seconds(self) -> None:
+        for request in {id(r): r for r in [*self.taken, *self.waiting]}.values():
+            for phase, spent in self.seconds.items():
+                request.stats.seconds[phase] = request.stats.seconds.get(phase, 0.0) + spent
+
+
+def _together(observers: list[QueryObserver]) -> Any:
+    """One observer in place of several."""
+    if len(observers) < 2:
+        return observers[0] if observers else None
+
+    def each(*arguments: Any) -> None:
+        for observer in observers:
+            observer(*arguments)
+
+    return each
+
+
+def _hidden(output: Output, layers: Sequence[int], own: NDArray[np.int64]) -> torch.Tensor | None:
+    """What a draft source wants to see of one request's hidden states."""
+    if output.hidden is None or not layers:
+        return None
+    return torch.stack([output.hidden[layer][_run(own)] for layer in layers], dim=1)
+
+
+def _run(rows: NDArray[np.int64]) -> slice | torch.Tensor:
+    """Rows as an index; a slice where they are neighbours, so that none is sent to a device."""
+    first = int(rows[0])
+    if bool((np.diff(rows) == 1).all()):
+        return slice(first, first + len(rows))
+    return torch.from_numpy(rows)

@@ -1,0 +1,130 @@
+"""Which requests take part in the next step, and with how many rows of their prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hornbeam.engine.request import SHARED_PREFIX, Request
+
+if TYPE_CHECKING:
+    from hornbeam.engine.engine import Engine
+
+__all__ = ["Chunk", "Chunks", "Schedule"]
+
+#: Rows of one prefill step that several short prompts share.
+SHARED_PREFILL_ROWS = 1024
+
+#: A step with rows of prompts beside rows of decoding takes at most so many times as long as without.
+LONGEST_WAIT = 3.3
+
+#: Rows of prompts beside decoding while nothing is known of their cost.
+FIRST_ROWS = 32
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """The next rows of a prompt."""
+
+    request: Request
+    token_ids: list[int]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the prompt is complete with them."""
+        request = self.request
+        return request.branch.length + len(self.token_ids) == request.num_committed
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The requests of the next step."""
+
+    decoding: list[Request]
+    chunks: list[Chunk]
+    #: Those whose prompts are not read to the end, in this step or not.
+    waiting: list[Request]
+
+
+class Chunks:
+    """How many rows of prompts fit beside decoding, so that nobody's next token waits for too long.
+
+    The first guess comes from the measured cost curve; after that every such step says how many rows would
+    have taken :data:`LONGEST_WAIT` times as long as a step of decoding alone.
+    """
+
+    def __init__(self) -> None:
+        self._rows: float | None = None
+        self._alone: dict[int, float] = {}  # seconds of steps of decoding alone, by the logarithm of rows
+
+    def rows(self, engine: Engine, num_decoding: int) -> int:
+        """Rows of prompts in a step beside so many requests that decode."""
+        if self._rows is not None:
+            return max(int(self._rows), 1)
+        limit = self._limit(engine, num_decoding)
+        if limit is None:
+            return FIRST_ROWS
+        rows = FIRST_ROWS
+        while rows > 1 and (engine.cost_curve.seconds(num_decoding + rows) or 0.0) > limit:
+            rows //= 2
+        return rows
+
+    def _limit(self, engine: Engine, num_rows: int) -> float | None:
+        alone = self._alone.get(num_rows.bit_length()) or engine.cost_curve.seconds(num_rows)
+        return None if alone is None else LONGEST_WAIT * alone
+
+    def observe(self, engine: Engine, num_decoding: int, num_prompt: int, seconds: float) -> None:
+        """Records a step: rows of decoding, rows of prompts beside them, and what it took."""
+        if num_prompt == 0:
+            size = num_decoding.bit_length()
+            before = self._alone.get(size, seconds)
+            self._alone[size] = min(0.8 * before + 0.2 * seconds, 1.5 * before)
+            return
+        limit = self._limit(engine, num_decoding)
+        if limit is not None and num_decoding > 0:
+            fit = limit / max(seconds, 1e-9)
+            # More rows cost less each, so that a half of the way is taken upwards and all of it downwards.
+            self._rows = max(1.0, num_prompt * (min(1.0 + 0.7 * (fit - 1.0), 2.0) if fit > 1.0 else fit))
+
+
+def schedule(engine: Engine, requests: Sequence[Request]) -> Schedule:
+    """The next step of these requests, which are in the order of their submission."""
+    decoding = [r for r in requests if r.is_read and not (r.keeper is not None and r.keeper.is_awaiting(r))]
+    waiting = [r for r in requests if not r.is_read]
+    if not decoding:
+        return Schedule([], _chunks(engine, waiting, SHARED_PREFILL_ROWS, engine.dense_rows), waiting)
+    room = engine.chunks.rows(engine, len(decoding))
+    return Schedule(decoding, _chunks(engine, waiting, room, None), waiting)
+
+
+def _chunks(engine: Engine, waiting: Sequence[Request], room: int, dense_rows: int | None) -> list[Chunk]:
+    """The next rows of the first prompts: with ``dense_rows`` a prompt of so many takes a step of its own,
+    since torch's dense attention serves it best."""
+    chunks: list[Chunk] = []
+    for request in waiting:
+        if request.is_put_off(engine):
+            continue
+        reusable = engine.reusable(request)
+        request.open(engine.tree, reusable)
+        is_fresh = request.branch.length == request.num_matched
+        shared = max((_shared(request.prompt, chunk.request.prompt) for chunk in chunks), default=0)
+        if is_fresh and min(shared, reusable) - request.branch.length >= SHARED_PREFIX:
+            request.close()  # matched again in the next step, when the tree holds what it shares
+            continue
+        rest = request.committed[request.branch.length :]
+        is_alone = dense_rows is not None and len(rest) >= dense_rows
+        if chunks and (is_alone or (dense_rows is not None and len(rest) > room)):
+            if is_fresh:
+                request.close()  # matched again when its turn comes, against a fuller tree
+            break
+        chunks.append(Chunk(request, rest[: engine.prefill_rows if is_alone else room]))
+        room -= len(chunks[-1].token_ids)
+        if is_alone or room <= 0:
+            break
+    return chunks
+
+
+def _shared(a: list[int], b: list[int]) -> int:
+    """Length of the common prefix."""
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))

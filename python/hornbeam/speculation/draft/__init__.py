@@ -1,0 +1,1 @@
+"""Draft sources: where guesses come from, one a file."""

@@ -1,0 +1,44 @@
+"""Drives a source that works on one sequence at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hornbeam.speculation.protocols import Ask, Draft, Drafter, Outcome, Proposer, Run
+
+__all__ = ["PerSequence", "open_source"]
+
+
+class PerSequence:
+    """A :class:`hornbeam.speculation.Proposer` over one :class:`hornbeam.speculation.Drafter` a sequence."""
+
+    hidden_layers: tuple[int, ...] = ()
+
+    def __init__(self, source: Draft) -> None:
+        self.source = source
+        self.drafters: dict[int, Drafter] = {}
+
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        """Begins a drafter for the sequence."""
+        self.drafters[index] = self.source.start(prompt_ids)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Any]:
+        """Asks one drafter after the other."""
+        return [self.drafters[ask.index].propose(ask.pending, ask.max_tokens) for ask in asks]
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Hands committed tokens on; drafters know their prompts."""
+        for outcome in outcomes:
+            if not outcome.is_prompt:
+                self.drafters[outcome.index].extend(outcome.committed)
+
+    def finish(self, index: int) -> None:
+        """Forgets the sequence's drafter."""
+        self.drafters.pop(index, None)
+
+
+def open_source(source: Any, run: Run) -> Proposer:
+    """The proposer of a source of either kind."""
+    proposer: Proposer = source.open(run) if hasattr(source, "open") else PerSequence(source)
+    return proposer
