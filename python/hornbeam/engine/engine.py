@@ -20,7 +20,8 @@ from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
 from hornbeam.engine.options import Options
-from hornbeam.engine.request import RandomKey, Request
+from hornbeam.engine.random_key import RandomKey
+from hornbeam.engine.request import Request
 from hornbeam.engine.scheduling import Chunks, schedule
 from hornbeam.engine.stepping import take_step
 from hornbeam.errors import ArgumentError, StateError
