@@ -94,7 +94,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 def text(tokenizer: Any, length: int) -> list[int]:
     """The first tokens of this repository's own prose and code."""
-    files = sorted(harness.ROOT.glob("docs/**/*.md")) + sorted(harness.ROOT.glob("python/hornbeam/*.py"))
+    files = sorted(harness.ROOT.glob("docs/**/*.md")) + sorted(harness.ROOT.glob("python/hornbeam/**/*.py"))
     words = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
     ids: list[int] = tokenizer(words)["input_ids"][:length]
     assert len(ids) == length

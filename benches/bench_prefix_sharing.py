@@ -89,7 +89,7 @@ class Bench(Sides):
 
     def questions(self) -> list[list[int]]:
         """A document and what is asked of it."""
-        file = harness.ROOT / "python" / "hornbeam" / "spec" / "union.py"
+        file = harness.ROOT / "python" / "hornbeam" / "speculation" / "draft" / "union.py"
         document = self.raw(file.read_text(encoding="utf-8"))[:DOCUMENT_TOKENS]
         if len(document) < DOCUMENT_TOKENS:
             raise RuntimeError(f"the document has {len(document)} tokens, expected {DOCUMENT_TOKENS}")

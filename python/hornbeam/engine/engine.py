@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple, TypeVar
 
+import torch
+
 from hornbeam import speculation
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import turns
@@ -69,8 +71,26 @@ class Engine(Host):
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
-        super().__init__(model, tokenizer, **options)
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any = None,
+        *,
+        kv_dtype: torch.dtype | None = None,
+        max_kv_bytes: int | None = None,
+        page_tokens: int = 16,
+        prefill_rows: int = 8192,
+        cuda_graphs: bool = False,
+    ) -> None:
+        super().__init__(
+            model,
+            tokenizer,
+            kv_dtype=kv_dtype,
+            max_kv_bytes=max_kv_bytes,
+            page_tokens=page_tokens,
+            prefill_rows=prefill_rows,
+            cuda_graphs=cuda_graphs,
+        )
         self._served_changes = self._seen_changes  # that the requests under way are computed with
         self._requests: list[Request] = []  # that are not done, in the order of their submission
         self._groups: dict[Any, Drafting] = {}
