@@ -74,3 +74,17 @@ print("alive")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout == "alive\n", done.stderr[-500:]
     assert done.returncode == 0
+
+
+def test_a_fault_in_a_tree_is_told_by_every_later_call() -> None:
+    tree = hb.PrefixTree(num_layers=1, num_kv_heads=1, head_dim=4, page_tokens=4)
+    other = hb.PrefixTree(num_layers=1, num_kv_heads=1, head_dim=4, page_tokens=4)
+    branch = tree.branch()
+    with pytest.raises(InternalError, match="a change is faulty"):
+        tree._native.run_faulty_change()
+    calls = (tree.branch, tree.stats, branch.fork, tree.clear, branch.release)
+    for call in calls:
+        with pytest.raises(InternalError, match="left this tree unusable; make a new one"):
+            call()
+    del branch
+    assert other.branch().length == 0

@@ -221,9 +221,9 @@ class Engine(Host):
             if options.trace is not None:
                 for request in live:
                     options.trace.first(request)
-            self._requests.extend(live)
             for request in live:
                 self.group_of(request).start(request)
+            self._requests.extend(live)
             return requests
 
         return self.exclusively(work, [lm.engine for lm in getattr(options.draft, "lms", ())])
@@ -409,24 +409,24 @@ class Engine(Host):
             return
         self._requests.remove(request)
         self.num_ended += 1
-        group = self._groups.get(request.options.drafting_key)
+        group, request.group = request.group, None
         if group is not None:
             group.finish(request)
         if request.releases or request.error is not None:
             request.close()
             if request.keeper is not None:
                 request.keeper.forget(request)
-        live = {other.options.drafting_key for other in self._requests}
-        for key in [key for key in self._groups if key not in live]:
-            del self._groups[key]
+        live = {id(other.group) for other in self._requests}
+        self._groups = {key: group for key, group in self._groups.items() if id(group) in live}
 
     def group_of(self, request: Request) -> Drafting:
         """The draft source that serves a request."""
-        key = request.options.drafting_key
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = Drafting(self, request.options)
-        return group
+        if request.group is None:
+            key = request.options.drafting_key
+            if key not in self._groups:
+                self._groups[key] = Drafting(self, request.options)
+            request.group = self._groups[key]
+        return request.group
 
     def reusable(self, request: Request) -> int:
         """How many tokens of a text may come from the cache. A recipe wants to see some queries, and the
@@ -466,6 +466,7 @@ class Engine(Host):
         """Draft sources begin anew, with what there is of every text."""
         self._groups.clear()
         for request in self._requests:
+            request.group = None
             if not request.done:
                 self.group_of(request).start(request)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hornbeam.cache.branch import Branch
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.engine.ambient import Ambient
+    from hornbeam.engine.drafting import Drafting
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.eviction.keeper import Keeper
     from hornbeam.engine.options import Options
@@ -78,6 +79,8 @@ class Request:
         self.num_matched = 0  # tokens that the tree held when the branch was opened
         self.draft_room = _UNLIMITED  # tokens that a draft may have
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
+        #: What drafts for it, once that was asked; :meth:`Engine.group_of` says it.
+        self.group: Drafting | None = None
         #: Runs the recipe of ``keep=``, if there is one.
         self.keeper: Keeper | None = None
         #: Pieces of the step under way, the tokens that the branch has once it is committed, and the length

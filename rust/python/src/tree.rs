@@ -22,7 +22,7 @@ use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, 
 use pyo3::prelude::*;
 use pyo3::types::{PyByteArray, PyBytes, PyDict, PyList, PySequence};
 
-use crate::error::{OrRaise, attached, detached_on, internal, to_py};
+use crate::error::{OrRaise, class, detached_on, internal, to_py};
 use crate::integers::{narrow, token_ids};
 use crate::parallel::Host;
 use crate::plan::{PyPlan, int32s};
@@ -40,6 +40,8 @@ struct State {
     owner: usize,
     /// Batches of copies made so far: the number of the next one.
     made: u64,
+    /// Whether a fault of ours ended a call half-way, so that nothing here can be relied on.
+    poisoned: bool,
 }
 
 impl State {
@@ -94,6 +96,12 @@ impl Drop for Locked<'_> {
     }
 }
 
+/// What every call gets after a fault.
+fn poisoned(py: Python<'_>) -> PyErr {
+    let text = "an earlier internal error has left this tree unusable; make a new one";
+    class(py, "InternalError").map_or_else(|error| error, |class| PyErr::from_type(class.into_bound(py), text))
+}
+
 /// A number of this thread, not 0.
 fn this_thread() -> usize {
     thread_local!(static MARK: u8 = const { 0 });
@@ -117,6 +125,9 @@ impl Shared {
                 Err(TryLockError::WouldBlock) => py.detach(|| drop(self.state.lock())),
             }
         };
+        if state.poisoned {
+            return Err(poisoned(py));
+        }
         self.holder.store(me, Ordering::Relaxed);
         let mut locked = Locked { state, holder: &self.holder };
         self.clean(&mut locked);
@@ -312,6 +323,10 @@ fn change<T>(
         make_moves(py, &mut state, chunks)?;
     }
     let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut state)));
+    if let Err(panic) = &outcome {
+        state.poisoned = true;
+        return Err(internal(py, &**panic));
+    }
     let made = chunks.map_or(Ok(()), |chunks| make_moves(py, &mut state, chunks));
     drop(state);
     let outcome = outcome.map_err(|panic| internal(py, &*panic))?.or_raise(py)?;
@@ -337,7 +352,10 @@ impl PyTree {
         work: impl FnOnce(&mut Tree) -> hornbeam_core::Result<T>,
     ) -> PyResult<T> {
         let mut state = self.lock(py)?;
-        attached(py, move || work(&mut state.tree))
+        let outcome = catch_unwind(AssertUnwindSafe(|| work(&mut state.tree)));
+        state.poisoned = outcome.is_err();
+        drop(state);
+        outcome.map_err(|panic| internal(py, &*panic))?.or_raise(py)
     }
 
     fn handle(&self, branch: BranchId) -> PyBranchHandle {
@@ -461,7 +479,7 @@ impl PyTree {
         };
         let layout = PageLayout { num_planes, slabs_per_chunk, page_tokens, head_dim, dtype };
         let tree = Tree::new(layout, max_chunks.unwrap_or(usize::MAX)).or_raise(py)?;
-        let state = State { tree, steps: 0, owner: 0, made: 0 };
+        let state = State { tree, steps: 0, owner: 0, made: 0, poisoned: false };
         let shared =
             Shared { state: Mutex::new(state), holder: AtomicUsize::new(0), dropped: Mutex::default() };
         Ok(Self { shared: Arc::new(shared) })
@@ -783,6 +801,12 @@ impl PyTree {
             tree.clear();
             Ok(())
         })
+    }
+
+    /// Fails as a fault of ours would, for tests.
+    #[expect(clippy::panic, reason = "that is what it is for")]
+    fn run_faulty_change(&self, py: Python<'_>) -> PyResult<()> {
+        self.with(py, |_| panic!("a change is faulty"))
     }
 
     /// Nothing that is here now is matched again.
