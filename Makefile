@@ -34,7 +34,7 @@ dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 
 .PHONY: demo
 demo: dev ## Add type hints to a file of this repository, with plain transformers beside it
-	$(PY) -m hornbeam generate --raw --file examples/type_hints.txt --max-new-tokens 295 --compare
+	$(PY) -m hornbeam generate --raw --file benches/prompts/type_hints.txt --max-new-tokens 295 --compare
 
 .PHONY: test
 test: test-rust test-python test-wheel ## Run all tests

@@ -21,7 +21,8 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
-sys.path.insert(0, str(ROOT / "python"))
+if any((ROOT / "python" / "hornbeam").glob("_native*.so")):  # else the package that is installed
+    sys.path.insert(0, str(ROOT / "python"))
 
 ALTERNATIONS = 7
 

@@ -40,12 +40,13 @@ def mixed() -> list[str]:
 
 def type_hints() -> str:
     """The job of ``make demo``: a source file, and the beginning of the same with type hints."""
-    return (harness.ROOT / "examples" / "type_hints.txt").read_text(encoding="utf-8").removesuffix("\n")
+    file = harness.ROOT / "benches" / "prompts" / "type_hints.txt"
+    return file.read_text(encoding="utf-8").removesuffix("\n")
 
 
 def with_renamed_function() -> str:
     """The same source file, and the beginning of the same with one function called otherwise."""
-    source = (harness.ROOT / "examples" / "readings.py").read_text(encoding="utf-8")
+    source = (harness.ROOT / "benches" / "prompts" / "readings.py").read_text(encoding="utf-8")
     renamed = source.replace("celsius_to_fahrenheit", "to_fahrenheit")
     begin = renamed[: renamed.index("def to_fahrenheit")]
     return (

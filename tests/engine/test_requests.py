@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from hornbeam.engine.request import Request
 from hornbeam.errors import ArgumentError, StateError
 from hornbeam.keep.when import EveryTokens
 from tests import models
+from tests.heads import drawing_draft
 
 PROMPT = models.prompt(21, 4)[0].tolist()
 OTHER = models.prompt(34, 5)[0].tolist()
@@ -137,6 +139,25 @@ class TestFork:
         assert [child.result().token_ids for child in again.fork(3)] == texts
         gc.collect()
         finished(engine, children)
+
+    @pytest.mark.parametrize("kind", ["small", "layer_skip", "feature_head"])
+    @pytest.mark.parametrize("whole", [False, True])
+    def test_of_every_kind_of_draft(
+        self, model: Any, engine: hb.Engine, kind: str, whole: bool, tmp_path: Path
+    ) -> None:
+        draft = drawing_draft(kind, model, hb.spec.shape.Chain(3), tmp_path)
+        draft = hb.spec.Union(hb.spec.Suffix(), draft) if whole else draft
+        options: dict[str, Any] = {"draft": draft, "length": hb.spec.Fixed(3), "seed": 3, **SAMPLING}
+        request = engine.submit(PROMPT, max_new_tokens=16, **options)
+        for _ in range(3):
+            engine.step()
+        left, right = request.fork(2)
+        engine.step()
+        third, fourth = right.fork(2)
+        texts = [child.result() for child in (left, third, fourth)]
+        assert texts[0].token_ids == text(model, seed=3, **SAMPLING)
+        assert len({tuple(own.token_ids) for own in texts}) == 3
+        assert all(own.stats.drafted > 0 for own in texts)
 
     def test_in_the_middle_of_a_character(self, model: Any) -> None:
         tokenizer = models.byte_tokenizer()

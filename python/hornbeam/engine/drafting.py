@@ -61,8 +61,11 @@ class Drafting:
         self._judged: Seq[Drafted] = []
         self._chosen: Seq[Nodes] = []
         self._places: list[list[int]] = []
-        # Sequences of forks that the source does not know yet, by index.
-        self._unstarted: dict[int, Request] = {}
+        # Sequences of forks that the source does not know yet, and those of which no step was shown to it.
+        self._unstarted: set[int] = set()
+        self._unseen: set[int] = set()
+        # Which of the last step's sequences the source was asked for.
+        self._asked: list[int] = []
 
     @property
     def hidden_layers(self) -> tuple[int, ...]:
@@ -72,29 +75,38 @@ class Drafting:
     def start(self, request: Request) -> None:
         """Begins a sequence with what it holds."""
         if self.source is not None:
-            self._unstarted.pop(request.index, None)
+            self._unstarted.discard(request.index)
+            self._unseen.add(request.index)
             self.source.start(request.index, request.committed)
 
-    def fork(self, request: Request, child: Request) -> None:
-        """A sequence goes on from where another is. The source begins it before its next draft."""
+    def fork(self, child: Request) -> None:
+        """A sequence goes on from where another is. The source begins it with the next step, which has no
+        draft of it."""
         if self.source is not None:
-            self._unstarted[child.index] = child
+            self._unstarted.add(child.index)
+            self._unseen.add(child.index)
 
     def finish(self, request: Request) -> None:
         """Ends a sequence."""
-        if self.source is not None and self._unstarted.pop(request.index, None) is None:
-            self.source.finish(request.index)
-
-    def start_forks(self) -> None:
-        """Begins the sequences of forks in the source."""
-        for child in list(self._unstarted.values()):
-            self.start(child)
+        if self.source is not None:
+            if request.index not in self._unstarted:
+                self.source.finish(request.index)
+            self._unstarted.discard(request.index)
+            self._unseen.discard(request.index)
 
     def propose(self, active: Seq[Request]) -> list[StepDraft]:
         """The drafts that are worth their rows in the next step, one a sequence."""
-        if self.source is None:
-            return [StepDraft() for _ in active]
-        self.start_forks()
+        drafts = [StepDraft() for _ in active]
+        self._asked = [place for place, request in enumerate(active) if request.index not in self._unseen]
+        if self.source is None or not self._asked:
+            self._proposed, self._judged, self._chosen, self._places = [], [], [], []
+            return drafts
+        known = [active[place] for place in self._asked]
+        for place, draft in zip(self._asked, self._propose(self.source, known), strict=True):
+            drafts[place] = draft
+        return drafts
+
+    def _propose(self, source: Proposer, active: Seq[Request]) -> list[StepDraft]:
         asks = [
             Ask(
                 s.index,
@@ -112,7 +124,7 @@ class Drafting:
         if self.is_ratio_test and not self.is_predictable:
             drafts = self._propose_outlines(asks)
         else:
-            proposals = self._admitted(self.source.propose(asks), asks)
+            proposals = self._admitted(source.propose(asks), asks)
             self._judged = proposals
             self._chosen = self.stop.choose(proposals)
             drafts = [StepDraft.of(p, chosen) for p, chosen in zip(proposals, self._chosen, strict=True)]
@@ -177,7 +189,7 @@ class Drafting:
 
     def reuse(self, drafts: Seq[StepDraft]) -> Computed | None:
         """What the source computed of the rows ``[pending, *tokens]`` of every draft, in their order."""
-        if (reuse := getattr(self.source, "reuse", None)) is None:
+        if (reuse := getattr(self.source, "reuse", None)) is None or len(self._asked) < len(drafts):
             return None
         chosen = []
         for draft, proposal in zip(drafts, self._proposed, strict=True):
@@ -302,10 +314,14 @@ class Drafting:
             tokens.update(zip(group, found, strict=True))
         return [tokens[i] for i in range(len(active))]
 
-    def observe(self, outcomes: Seq[Outcome]) -> None:
-        """Tells the source what a forward pass did."""
+    def observe(self, pairs: Seq[tuple[Request, Outcome]]) -> None:
+        """Tells the source what a forward pass did, before its tokens are emitted."""
         if self.source is not None:
-            self.source.observe([o for o in outcomes if o.index not in self._unstarted])
+            for request, _ in pairs:
+                if request.index in self._unstarted:
+                    self.start(request)
+                self._unseen.discard(request.index)
+            self.source.observe([outcome for _, outcome in pairs])
 
     def kinds(self, sequence: Request, draft: StepDraft) -> list[str]:
         """Where each token of a draft came from, by name."""
@@ -318,6 +334,7 @@ class Drafting:
         """Tells the stop rule how the verification went."""
         if self.source is None or not self._judged:
             return
+        verdicts = [verdicts[place] for place in self._asked]
         accepted: list[Nodes] = []
         for judged, places, verdict in zip(self._judged, self._places, verdicts, strict=True):
             is_tree = getattr(judged, "parents", None) is not None

@@ -355,7 +355,7 @@ class Engine(Host):
             for child in children:
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
-                group.fork(request, child)
+                group.fork(child)
             self._requests[at : at + 1] = children
             request.error = StateError("the request was closed by fork()")
             self._retire(request)

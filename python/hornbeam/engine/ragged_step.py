@@ -352,7 +352,7 @@ class RaggedStep:
                 parts[request.index] = output.logits[begin : begin + 1 + len(draft.tokens)]
                 begin += 1 + len(draft.tokens)
             group.drafting.judge(group.drafts, group.verdicts)
-        by_group: dict[int, tuple[Drafting, list[Outcome]]] = {}
+        by_group: dict[int, tuple[Drafting, list[tuple[Request, Outcome]]]] = {}
         for request in self.taken:
             drafting = self.engine.group_of(request)
             place = places[request.index]
@@ -368,9 +368,9 @@ class RaggedStep:
                 _hidden(output, drafting.hidden_layers, step.rows[place]),
                 None if not request.is_read else parents or range(-1, len(tokens) - 1),
             )
-            by_group.setdefault(id(drafting), (drafting, []))[1].append(outcome)
-        for drafting, outcomes in by_group.values():
-            drafting.observe(outcomes)
+            by_group.setdefault(id(drafting), (drafting, []))[1].append((request, outcome))
+        for drafting, pairs in by_group.values():
+            drafting.observe(pairs)
 
     def _emit(self, step: Step, seconds: float) -> list[tuple[Request, list[Piece]]]:
         emitted = []

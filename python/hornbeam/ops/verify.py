@@ -99,7 +99,7 @@ def verify(
     target_logits: Tensor,
     draft_logits: Tensor | None = None,
     *,
-    rule: str = "without_replacement",
+    rule: str = "coupled",
     warp: Warp | Sequence[Warp] = _PLAIN,
     draft_warp: Warp | Sequence[Warp] = _PLAIN,
     seed: int = 0,

@@ -5,12 +5,12 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-EXAMPLES = Path(__file__).parent.parent / "examples"
+PROMPTS = Path(__file__).parent.parent / "benches" / "prompts"
 
 
 def test_the_job_is_the_source_and_the_beginning_of_its_edit() -> None:
-    source = (EXAMPLES / "readings.py").read_text(encoding="utf-8")
-    job = (EXAMPLES / "type_hints.txt").read_text(encoding="utf-8")
+    source = (PROMPTS / "readings.py").read_text(encoding="utf-8")
+    job = (PROMPTS / "type_hints.txt").read_text(encoding="utf-8")
     begin = f"# readings.py\n{source}\n\n# readings.py, with type hints\n"
     assert job.startswith(begin)
     edited = job.removeprefix(begin)
