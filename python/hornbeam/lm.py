@@ -286,6 +286,7 @@ class LM:
                     raise
                 for request in requests:
                     request.interrupt()
+                self.engine.settle()
             for request in requests:
                 if request.error is not None:
                     raise request.error

@@ -439,6 +439,12 @@ class Engine(Host):
 
     # -- after an interrupt --------------------------------------------------------------------------------
 
+    def settle(self) -> None:
+        """Ends what an interrupted step has left half-way, now and not at the beginning of the next one."""
+        with self._lock:
+            if not self._is_stepping:
+                self._mend()
+
     def _mend(self) -> None:
         """Ends what a step that was interrupted has left half-way: what was committed is emitted, what was
         not is taken back, and draft sources begin anew. May be interrupted, and is done again then."""
