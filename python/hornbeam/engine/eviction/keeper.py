@@ -16,8 +16,7 @@ from hornbeam.engine.eviction.state import Inputs, Observed, State
 from hornbeam.engine.request import SHARED_PREFIX
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.rotate import inverse_frequencies
-from hornbeam.keep.score import ExpectedAttention, Score, ValueWeighted
-from hornbeam.keep.when import AfterPrefill, CacheState, OnPressure
+from hornbeam.keep.when import CacheState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +36,7 @@ class Keeper:
         self.engine = engine
         self.tree = engine.tree
         self.recipe = _fitted(engine, recipe)
-        self.repeats = not isinstance(self.recipe.when, AfterPrefill)
+        self.repeats = self.recipe.when.repeats
         self.scoring = Scoring(engine, self.recipe.score, self.repeats)
         if self.is_press and self.repeats:
             raise ArgumentError("a press reads the hidden states of a prompt, expected when=AfterPrefill()")
@@ -55,7 +54,7 @@ class Keeper:
 
     def reusable(self, num_tokens: int) -> int:
         """Tokens of a prompt whose rows need not be computed: those whose queries nobody asks for."""
-        if self.scoring.moments_of is not None or self.is_press:
+        if self.scoring.moments is not None or self.is_press:
             return 0
         first = max(num_tokens - self.scoring.window, 0)
         return min([first, *self.scoring.others(num_tokens)]) if self.scoring.adds_mass else first
@@ -63,8 +62,8 @@ class Keeper:
     def room(self, sequence: Request) -> int | None:
         """The most tokens that a draft may have: a commit ends where a reduction is due, so that the text
         is that of decoding without drafts."""
-        count = getattr(self.recipe.when, "count", None)
-        return None if count is None else max(count - self.states[sequence.index].since - 1, 0)
+        period = self.recipe.when.period
+        return None if period is None else max(period - self.states[sequence.index].since - 1, 0)
 
     def watch(
         self, step: Step, rows: Seq[NDArray[np.int64]], sequences: Seq[Request]
@@ -87,7 +86,7 @@ class Keeper:
             return Observed(state, torch.from_numpy(wanted.copy()), np.empty(0, np.int32))
         positions = np.arange(begin, begin + len(own), dtype=np.int32)
         stay = positions >= begin + len(own) - self.scoring.window
-        if self.scoring.moments_of is not None:
+        if self.scoring.moments is not None:
             stay[:] = True
         take = Observed(state, torch.from_numpy(own[stay]), positions[stay])
         if self.is_press:
@@ -138,7 +137,7 @@ class Keeper:
         state.prefilled = sequence.branch.length == len(sequence.prompt)
         if state.prefilled:
             self._ready.append(sequence)
-        elif isinstance(self.recipe.when, OnPressure) and self._is_due(state, False):
+        elif self.recipe.when.within_prompt and self._is_due(state, False):
             self._reduce(sequence, state)
 
     def _reduce_complete(self, waiting: Seq[Request]) -> None:
@@ -199,7 +198,7 @@ class Keeper:
 
     def _is_due(self, state: State, prefilled: bool) -> bool:
         held = 0
-        if isinstance(self.recipe.when, OnPressure):
+        if self.recipe.when.needs_bytes:
             stats = self.tree.stats()
             used = stats["slabs"] - stats["free_slabs"] - stats["cached_slabs"]
             held = used * self.tree.slab_bytes
@@ -219,17 +218,8 @@ def _fitted(engine: Engine, recipe: Recipe) -> Recipe:
     if recipe.rerotate and found is None:
         raise ArgumentError("rerotate is True, expected a model with plain rotary embeddings")
     if found is not None and 2 * len(found) == engine.runner.shape.head_dim:
-        return dataclasses.replace(recipe, score=_rotated(recipe.score, found))
+        return dataclasses.replace(recipe, score=recipe.score.with_frequencies(found))
     return recipe
-
-
-def _rotated(score: Score, frequencies: tuple[float, ...]) -> Score:
-    """The score with the model's frequencies, where it asks for them."""
-    if isinstance(score, ValueWeighted):
-        return dataclasses.replace(score, score=_rotated(score.score, frequencies))
-    if isinstance(score, ExpectedAttention) and score.inverse_frequencies is None:
-        return dataclasses.replace(score, inverse_frequencies=frequencies)
-    return score
 
 
 def _shares(a: list[int], b: list[int]) -> bool:
