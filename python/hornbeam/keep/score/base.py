@@ -109,11 +109,19 @@ class Score(Factor):
         """What :meth:`scores` gives, checked where a subclass in Python gives it; arguments are those.
 
         Raises:
-            ShapeError: there are fewer rows of queries than it needs, or its scores have another shape.
+            ShapeError: shapes disagree, or there are fewer rows of queries than it needs.
         """
         if self.is_native:
             return self.scores(keys, values, queries, scale)
         name, (layers, batch, heads, tokens, _), have = type(self).__name__, keys.shape, queries.shape[3]
+        if values.shape != keys.shape:
+            raise ShapeError(
+                f"values has shape {list(values.shape)}, expected that of keys, {list(keys.shape)}"
+            )
+        fits = queries.shape[:2] == keys.shape[:2] and queries.shape[4] == keys.shape[4]
+        if not fits or queries.shape[2] % max(heads, 1) or have > tokens:
+            want = f"[{layers}, {batch}, G * {heads}, at most {tokens}, {keys.shape[4]}]"
+            raise ShapeError(f"queries has shape {list(queries.shape)}, expected {want}")
         asked = max((count for count, _ in self.row_sets(tokens) if count is not None), default=0)
         if have < min(asked, tokens):
             raise ShapeError(f"queries has {have} rows, expected {min(asked, tokens)}, which {name} reads")
