@@ -315,7 +315,7 @@ def test_what_is_kept_is_what_the_cpu_keeps(
     assert seen(lm) == want
     assert want[1][1] > 0  # the longest prompt
     assert launches["cuda_tree_attention"] > 0
-    assert launches["cuda_select_keys"] > 0
+    assert launches["cuda_select_keys"] > 0 or name == "split in python"
     assert len(held) == len(prompts())
     for mine, theirs in zip(ended, held, strict=True):
         assert mine[:3] == theirs[:3]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -102,7 +104,8 @@ class Keeper:
         paths: Seq[list[int]],
         waiting: Seq[Request],
     ) -> None:
-        """A step was committed.
+        """A step was committed. What fails ends the sequence whose keys it is about, and no other: all have
+        their tokens already.
 
         Args:
             watch: what :meth:`watch` gave for it.
@@ -112,13 +115,13 @@ class Keeper:
         """
         for i, (sequence, path) in enumerate(zip(sequences, paths, strict=True)):
             seen = None if watch is None else watch.takes[i]
-            self._broken.add(sequence.index)
-            if sequence.is_read:
-                self._on_decoding(seen, sequence, path)
-            else:
-                self._on_prompt(seen, sequence)
-            self._broken.discard(sequence.index)
-        self._reduce_complete(waiting)
+            with self._changing(sequence):
+                if sequence.is_read:
+                    self._on_decoding(seen, sequence, path)
+                else:
+                    self._on_prompt(seen, sequence)
+        for sequence in list(self._ready):
+            self.settle(sequence, waiting)
 
     def _on_prompt(self, seen: Observed | None, sequence: Request) -> None:
         """Some of its prompt was committed."""
@@ -140,25 +143,37 @@ class Keeper:
         elif self.recipe.when.within_prompt and self._is_due(state, False):
             self._reduce(sequence, state)
 
-    def _reduce_complete(self, waiting: Seq[Request]) -> None:
-        """Reduces the sequences whose prompt is complete, unless one that is ``waiting`` would take up what
-        they hold of its own prompt: those have their turn later."""
-        later = []
-        for sequence in self._ready:
-            if sequence.is_closed:
-                continue
+    def settle(self, sequence: Request, waiting: Seq[Request]) -> None:
+        """Reduces a sequence that :meth:`is_awaiting`, unless one that is ``waiting`` would take up what it
+        holds of its own prompt: then its turn is later."""
+        if not self.is_awaiting(sequence):
+            return
+        if not sequence.is_closed:
             if any(_shares(sequence.prompt, other.prompt) for other in waiting):
-                later.append(sequence)
-            elif self._is_due(self.states[sequence.index], True):
-                self._reduce(sequence, self.states[sequence.index])
-        self._ready = later
+                return
+            with self._changing(sequence):
+                state = self.states[sequence.index]
+                if self._is_due(state, True):
+                    self._reduce(sequence, state)
+        self._ready = [other for other in self._ready if other is not sequence]
+
+    @contextmanager
+    def _changing(self, sequence: Request) -> Iterator[None]:
+        """While it lasts, what is known of a sequence changes: an interrupt leaves it broken."""
+        self._broken.add(sequence.index)
+        try:
+            yield
+        except Exception as error:
+            sequence.fail(error)
+        self._broken.discard(sequence.index)
 
     def _on_decoding(self, seen: Observed | None, sequence: Request, path: list[int]) -> None:
         """Some of its tokens were committed: the rows of ``path``."""
         state = self.states[sequence.index]
         state.since += len(path)
         end = state.num_seen = sequence.branch.length
-        if seen is not None and seen.layers:
+        # Another sequence of the step may have asked for its queries, and this one for none.
+        if seen is not None and seen.layers and len(seen.index):
             rows = torch.stack(seen.layers)[:, :, path]
             positions = np.arange(end - len(path), end, dtype=np.int32)
             self.scoring.remember(state, positions, rows)
