@@ -34,7 +34,11 @@ class PressScore(Score):
     press: Any = None
 
     def scores(self, keys: Tensor, values: Tensor, queries: Tensor, scale: float) -> Tensor:
-        """Raises ArgumentError: ``keys``, ``values`` and ``queries`` alone do not do for a press."""
+        """Not possible: a press needs the hidden states of a model besides these tensors.
+
+        Raises:
+            ArgumentError: always.
+        """
         raise ArgumentError("a press reads the hidden states of a model, expected use in LM.generate")
 
     def layer_scores(
@@ -43,7 +47,7 @@ class PressScore(Score):
         """As :meth:`hornbeam.keep.Score.layer_scores`.
 
         Raises:
-            ShapeError: the press gave another shape.
+            ShapeError: the press returned scores of another shape than `[1, Hk, N]`.
         """
         kwargs = {"hidden_states": hidden, "position_embeddings": rotary, "past_key_values": None}
         with torch.inference_mode():

@@ -103,7 +103,8 @@ def head_scores(lm: Model, examples: Sequence[Example], *, floor: float = 0.1) -
         floor: as in :class:`~hornbeam.keep.HeadScores`.
 
     Raises:
-        ArgumentError: no example, or none of its heads ever looks at an answer.
+        ArgumentError: there is no example, an example has not one source for each token of its answer, or no
+            head ever looks at an answer.
     """
     host = lm.engine
     total: Tensor | None = None

@@ -20,7 +20,7 @@ class Factor:
     default.
 
     Raises:
-        ArgumentError: a parameter lies outside of its range; at construction.
+        ArgumentError: a parameter is out of its range.
     """
 
     #: What the Rust side calls this kind of factor.

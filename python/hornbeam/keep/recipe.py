@@ -1,4 +1,4 @@
-"""A point in the product of the factors, and what it does to arrays, without a model."""
+"""A recipe is one choice of each factor; :func:`plan` and :func:`reduce` run it on arrays alone."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ __all__ = ["Recipe", "plan", "reduce"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """When x score x split x reduce, and the budget that they have.
+    """What to keep: a moment, a score, a split and a reduction, and the budget that they share.
 
     With ``rerotate`` kept keys are turned so that they lie without a gap before the next token, as
     StreamingLLM renumbers them inside its cache; else they keep the positions that they had.
 
     Raises:
-        ArgumentError: ``budget`` is not a count, a percentage or a byte size; or a factor is of another kind,
-            or of a class in Python that has not the one method that it needs.
+        ArgumentError: ``budget`` is not a count, a percentage or a byte size; or ``score``, ``split``,
+            ``reduce`` or ``when`` is not an object of that kind, or its class lacks the method that does the
+            work.
     """
 
     score: Score
@@ -72,7 +73,7 @@ def plan(
         `kept[layer][sequence][head]`: int64, ascending.
 
     Raises:
-        ShapeError: shapes disagree, or queries of too few rows; the message says how many are needed.
+        ShapeError: shapes disagree, or the score needs more rows of queries; the message says how many.
     """
     _, kept = _scores_and_kept(recipe, keys, values, queries, scale)
     layers, batch, heads = keys.shape[:3]

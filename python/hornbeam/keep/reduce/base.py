@@ -67,7 +67,7 @@ class Reduce(Factor):
         return torch.full((len(scores),), -1)
 
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
-        """Compacts one plane.
+        """Makes the new keys and values of one plane.
 
         Args:
             keys: `[N, D]`, as they lie in the cache. A reduction in Python gets float32 on the CPU, also for
@@ -81,7 +81,7 @@ class Reduce(Factor):
 
         Raises:
             ShapeError: shapes disagree.
-            ArgumentError: an index out of range or order.
+            ArgumentError: ``kept`` has an index that is out of range or not above the one before it.
         """
         self.require_method()
         keys, values, scores = (
@@ -99,8 +99,8 @@ class Reduce(Factor):
         """What :meth:`reduce` gives, checked where a subclass in Python gives it; arguments are those.
 
         Raises:
-            ShapeError: its keys or values have another shape.
-            ArgumentError: it keeps others than it was told.
+            ShapeError: the keys or values that it returns are not `[K, D]`.
+            ArgumentError: it returns no :class:`Reduced`, or one with another ``kept``.
         """
         if self.is_native or self.stores_codes:
             return self.reduce(keys, values, scores, kept)
