@@ -109,8 +109,8 @@ class Score(Factor):
         """What :meth:`scores` gives, checked where a subclass in Python gives it; arguments are those.
 
         Raises:
-            ShapeError: shapes of the arguments disagree, there are fewer rows of queries than the score needs,
-                or it returns another shape than `[B, L, Hk, N]`.
+            ShapeError: shapes of the arguments disagree, the score needs more rows of queries, or it returns
+                another shape than `[B, L, Hk, N]`.
         """
         if self.is_native:
             return self.scores(keys, values, queries, scale)
