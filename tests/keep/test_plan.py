@@ -133,9 +133,6 @@ def test_quantised_recipes_say_what_they_take() -> None:
 def test_a_score_of_ones_own() -> None:
     class Even(keep.Score):
         protected = (0, 1, 0)
-        unit = 1
-
-        def __post_init__(self) -> None: ...
 
         def scores(self, keys, values, queries, scale):
             out = torch.zeros(keys.shape[1], keys.shape[0], keys.shape[2], keys.shape[3])

@@ -266,14 +266,14 @@ class TestBudgets:
         page_bytes = lm.tree.slab_bytes // lm.tree.num_planes
         recipe = often(RECIPES[name](f"{pages * page_bytes}B"), 4)
         held = []
-        keeper_reduce = hb.keeping.keeper.Keeper._reduce
+        keeper_reduce = hb.engine.eviction.keeper.Keeper._reduce
 
         def reduce(keeper, sequence, state):
             keeper_reduce(keeper, sequence, state)
             held.append(int(sequence.branch.bytes_by_head().sum()))
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(hb.keeping.keeper.Keeper, "_reduce", reduce)
+            patch.setattr(hb.engine.eviction.keeper.Keeper, "_reduce", reduce)
             lm.generate(ids(150), keep=recipe, max_new_tokens=60, draft=None)
         assert len(held) == 15
         assert max(held) <= pages * page_bytes

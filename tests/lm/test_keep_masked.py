@@ -76,13 +76,13 @@ def wanted(name, probs, heads, window, monkeypatch):
 @pytest.mark.parametrize("name", RECIPES)
 def test_scores_are_made_of_the_probabilities_that_the_model_gives(lm, monkeypatch, name):
     found = []
-    scores = hb.keeping.scoring.Scoring.scores
+    scores = hb.engine.eviction.scoring.Scoring.scores
 
     def spying(scoring, sequence, state, counts, entries):
         found.append(scores(scoring, sequence, state, counts, entries))
         return found[-1]
 
-    monkeypatch.setattr(hb.keeping.scoring.Scoring, "scores", spying)
+    monkeypatch.setattr(hb.engine.eviction.scoring.Scoring, "scores", spying)
     prompt = ids(TOKENS, seed=4)
     recipe = dataclasses.replace(RECIPES[name]("40%"), when=AfterPrefill())
     lm.clear_cache()

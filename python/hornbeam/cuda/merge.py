@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -13,28 +15,60 @@ from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
 from hornbeam.cuda.rows import gather_rows, plane_batches
 from hornbeam.errors import ArgumentError
-from hornbeam.keep.reduce import EvictThenMerge, Merge, Reduce, SimilarityMerge, ValueMerge
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["merge_pages", "merge_rows", "merges"]
-
-#: As `MergeRule` of merge.cuh numbers them.
-_RULES: tuple[type[Reduce], ...] = (EvictThenMerge, ValueMerge, SimilarityMerge)
-
+__all__ = ["Merge", "MergeKernel", "MergeRule", "merge_pages", "merge_rows", "merges"]
 
 #: Elements of keys that are merged at once, in float32 and three times over.
 _BATCH = 1 << 23
 
 
-def merges(reduce: Reduce) -> bool:
+class MergeKernel(IntEnum):
+    """As `MergeRule` of merge.cuh numbers them."""
+
+    EVICT_THEN_MERGE = 0
+    VALUE_MERGE = 1
+    SIMILARITY_MERGE = 2
+
+
+class MergeRule(NamedTuple):
+    """What the kernels need to know of a reduction."""
+
+    kernel: MergeKernel
+    #: The cosine below which nothing is merged, for the kernels that have one.
+    threshold: float = 0.0
+    #: How many of the rest may be merged, as a multiple of the number kept: the best. None for all.
+    candidates: float | None = None
+
+
+class Merging(Protocol):
+    """A reduction that says how it merges on a device: of :mod:`hornbeam.keep`, which builds on this."""
+
+    @property
+    def merge_rule(self) -> MergeRule | None:
+        """None where kernels cannot do it."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Weights of a merge: for each of the evicted, ascending, int32 ``targets [N - K]`` (slot among the kept,
+    or -1 for none) and float32 ``weights [N - K]``; float32 ``own [K]`` of the kept. Those of a slot sum to
+    1."""
+
+    targets: Tensor
+    weights: Tensor
+    own: Tensor
+
+
+def merges(reduce: Merging) -> bool:
     """Whether there are kernels for a reduction."""
-    return isinstance(reduce, _RULES) and type(reduce).reduce is Reduce.reduce
+    return reduce.merge_rule is not None
 
 
 def merge_rows(
-    reduce: Reduce,
+    reduce: Merging,
     keys: Tensor,
     values: Tensor,
     scores: Tensor,
@@ -55,10 +89,12 @@ def merge_rows(
         Keys and values `[K, D]` on the device, plane after plane, and the weights of each plane, there too.
 
     Raises:
-        ArgumentError: indices that are not ascending ones of their plane.
+        ArgumentError: no kernel does this reduction, or indices are not ascending ones of their plane.
     """
+    rule = reduce.merge_rule
+    if rule is None:
+        raise ArgumentError(f"{type(reduce).__name__} has no kernel, expected a reduction that merges")
     driver = lane()
-    rule = next(i for i, known in enumerate(_RULES) if isinstance(reduce, known))
     worth, begin = scores.float().numpy(), 0
     stay: list[NDArray[np.int32]] = []
     ask: list[NDArray[np.int32]] = []
@@ -71,8 +107,8 @@ def merge_rows(
         gone[own] = False
         evicted = np.flatnonzero(gone) + begin
         place = np.arange(len(evicted)) if len(own) else np.arange(0)
-        if isinstance(reduce, EvictThenMerge):
-            place = _best(worth[evicted], int(len(own) * reduce.candidates))
+        if rule.candidates is not None:
+            place = _best(worth[evicted], int(len(own) * rule.candidates))
         stay.append((own + begin).astype(np.int32))
         ask.append(evicted[place].astype(np.int32))
         places.append((place, len(evicted)))
@@ -96,7 +132,7 @@ def merge_rows(
         (keys, values),
         (kept_there, kept_scores, kept_begin),
         (asked_there, asked_scores, asked_begin),
-        (rule, getattr(reduce, "threshold", 0.0)),
+        (int(rule.kernel), rule.threshold),
         (max(map(len, stay), default=0), max(map(len, ask), default=0)),
         (floats, doubles, merged),
         (out[0], out[1]),
@@ -113,7 +149,7 @@ def merge_rows(
 
 
 def merge_pages(
-    reduce: Reduce,
+    reduce: Merging,
     chunks: list[Tensor],
     counts: NDArray[np.int32],
     held: NDArray[np.int32],

@@ -340,8 +340,7 @@ class RaggedStep:
         with self._phase("keep"):
             for number, keeper in keepers.items():
                 own, watch = watched.get(number, ([], None))
-                with blaming(own):
-                    keeper.on_step(watch, own, [by_request[r.index] for r in own], rest)
+                keeper.on_step(watch, own, [by_request[r.index] for r in own], rest)
 
     def _tell_sources(self, step: Step, requests: list[Any], paths: list[Any], output: Output) -> None:
         """Tells draft sources and stop rules what the step did."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from hornbeam.engine.request import SHARED_PREFIX, Request
@@ -45,6 +45,8 @@ class Schedule:
     chunks: list[Chunk]
     #: Those whose prompts are not read to the end, in this step or not.
     waiting: list[Request]
+    #: Those that failed before the step.
+    ended: list[Request] = field(default_factory=list)
 
 
 class Chunks:
@@ -90,12 +92,22 @@ class Chunks:
 
 def schedule(engine: Engine, requests: Sequence[Request]) -> Schedule:
     """The next step of these requests, which are in the order of their submission."""
-    decoding = [r for r in requests if r.is_read and not (r.keeper is not None and r.keeper.is_awaiting(r))]
     waiting = [r for r in requests if not r.is_read]
+    _settle(requests, waiting)
+    ended = [r for r in requests if r.done]
+    requests = [r for r in requests if not r.done]
+    decoding = [r for r in requests if r.is_read and not (r.keeper is not None and r.keeper.is_awaiting(r))]
     if not decoding:
-        return Schedule([], _chunks(engine, waiting, SHARED_PREFILL_ROWS, engine.dense_rows), waiting)
+        return Schedule([], _chunks(engine, waiting, SHARED_PREFILL_ROWS, engine.dense_rows), waiting, ended)
     room = engine.chunks.rows(engine, len(decoding))
-    return Schedule(decoding, _chunks(engine, waiting, room, None), waiting)
+    return Schedule(decoding, _chunks(engine, waiting, room, None), waiting, ended)
+
+
+def _settle(requests: Sequence[Request], waiting: Sequence[Request]) -> None:
+    """Reduces those that put it off for the sake of a request that has ended since."""
+    for request in requests:
+        if request.keeper is not None:
+            request.keeper.settle(request, waiting)
 
 
 def _chunks(engine: Engine, waiting: Sequence[Request], room: int, dense_rows: int | None) -> list[Chunk]:

@@ -28,10 +28,11 @@ def take_step(engine: Engine, plan: Schedule) -> list[tuple[Request, list[Piece]
     Where memory is short, drafts are dropped first; then the youngest request waits until another has ended;
     a request that does not fit alone fails.
     """
+    ended = [(request, list[Piece]()) for request in plan.ended]
     while plan.decoding or plan.chunks:
         taken = [*plan.decoding, *(chunk.request for chunk in plan.chunks)]
         try:
-            return RaggedStep(engine, plan).run()
+            return ended + RaggedStep(engine, plan).run()
         except Blamed as blamed:
             for request in blamed.requests:
                 request.fail(blamed.error)
@@ -51,10 +52,10 @@ def take_step(engine: Engine, plan: Schedule) -> list[tuple[Request, list[Piece]
         engine.renew_groups()
         failed = [(request, list[Piece]()) for request in taken if request.error is not None]
         if failed:
-            return failed
+            return ended + failed
         plan = Schedule(
             [request for request in plan.decoding if not request.is_closed],
             [chunk for chunk in plan.chunks if not chunk.request.is_closed],
             plan.waiting,
         )
-    return []
+    return ended

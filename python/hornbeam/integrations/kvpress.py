@@ -30,36 +30,24 @@ class PressScore(Score):
     """The scores of a press, after the prompt. It sees the hidden states of the whole prompt, which are kept
     until then: ``num_layers * num_tokens * hidden_size`` numbers."""
 
-    native: ClassVar[str] = "position"
+    reads_inputs: ClassVar[bool] = True
     press: Any = None
 
-    def spec(self) -> tuple[str, dict[str, Any]]:
-        """That of a score that protects nothing; the press itself stays in Python."""
-        return self.native, {"sinks": 0}
-
-    @property
-    def protected(self) -> tuple[int, int, int]:
-        """None: a press protects by its scores."""
-        return 0, 0, 0
-
     def scores(self, keys: Tensor, values: Tensor, queries: Tensor, scale: float) -> Tensor:
-        """Raises ArgumentError: ``keys``, ``values`` and ``queries`` alone do not do for a press."""
+        """Not possible: a press needs the hidden states of a model besides these tensors.
+
+        Raises:
+            ArgumentError: always.
+        """
         raise ArgumentError("a press reads the hidden states of a model, expected use in LM.generate")
 
     def layer_scores(
         self, module: torch.nn.Module, hidden: Tensor, keys: Tensor, values: Tensor, rotary: Any
     ) -> Tensor:
-        """Scores `[Hk, N]` of one layer, float32.
-
-        Args:
-            module: the attention module.
-            hidden: `[1, N, hidden]`, its inputs.
-            keys: `[1, Hk, N, D]`, as they lie in the cache.
-            values: `[1, Hk, N, D]`.
-            rotary: the position embeddings that the module was given.
+        """As :meth:`hornbeam.keep.Score.layer_scores`.
 
         Raises:
-            ShapeError: the press gave another shape.
+            ShapeError: the press returned scores of another shape than `[1, Hk, N]`.
         """
         kwargs = {"hidden_states": hidden, "position_embeddings": rotary, "past_key_values": None}
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""One absolute budget from tokens a head, a ratio, or bytes."""
+"""Budgets: tokens a kv head, a percentage or bytes become one number of tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B)\s*")
 
 
 def resolve(budget: Budget, *, num_tokens: int, num_planes: int, token_bytes: int) -> int:
-    """Tokens over all planes of one sequence; rounded down, exactly.
+    """The number of tokens that a budget allows over all planes of one sequence, rounded down.
 
     Args:
         budget: see :data:`Budget`.
@@ -32,7 +32,7 @@ def resolve(budget: Budget, *, num_tokens: int, num_planes: int, token_bytes: in
         At most ``num_tokens * num_planes``.
 
     Raises:
-        ArgumentError: a budget that is negative, above 100 % or none of the three.
+        ArgumentError: ``budget`` is not a count, a percentage or a byte size, is negative, or is above 100 %.
     """
     everything = num_tokens * num_planes
     kind, amount = parse(budget)
@@ -44,7 +44,7 @@ def resolve(budget: Budget, *, num_tokens: int, num_planes: int, token_bytes: in
 
 
 def parse(budget: Budget) -> tuple[str, Fraction]:
-    """("tokens" | "ratio" | "bytes", amount)."""
+    """Reads a budget as its kind, "tokens", "ratio" or "bytes", and the amount."""
     expected = 'expected tokens a head as an int, a ratio as "30%", or bytes as "64MB"'
     if isinstance(budget, int) and not isinstance(budget, bool):
         if budget < 0:

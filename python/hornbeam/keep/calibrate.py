@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from hornbeam.errors import ArgumentError
 from hornbeam.keep.split import HeadScores
 
 if TYPE_CHECKING:
-    from hornbeam.lm import LM
+    from hornbeam.cache.tree import PrefixTree
 
 __all__ = ["Example", "head_scores"]
 
@@ -32,7 +32,7 @@ class Example:
         """An answer that stands in the prompt word for word; the last place counts where there are several.
 
         Raises:
-            ArgumentError: it does not.
+            ArgumentError: the answer does not stand in the prompt.
         """
         prompt, answer = list(prompt), list(answer)
         for begin in range(len(prompt) - len(answer), -1, -1):
@@ -42,18 +42,36 @@ class Example:
         raise ArgumentError(f"the answer, {len(answer)} tokens, does not stand in the prompt")
 
 
+class Host(Protocol):
+    """What runs a model over pages, such as :class:`hornbeam.Engine`."""
+
+    tree: PrefixTree
+    runner: Any
+
+    def forward(self, step: Any, **options: Any) -> Any:
+        """Runs the rows of an open step."""
+
+
+class Model(Protocol):
+    """What has such a host, such as :class:`hornbeam.LM`."""
+
+    @property
+    def engine(self) -> Host:
+        """The host."""
+
+
 class _Hits:
     """Sees which key each query head of the asked rows attends to most."""
 
-    def __init__(self, lm: LM, branch: Any, rows: Tensor, sources: list[range]) -> None:
-        self.lm, self.branch, self.rows, self.sources = lm, branch, rows, sources
-        shape = lm.runner.shape
+    def __init__(self, host: Host, branch: Any, rows: Tensor, sources: list[range]) -> None:
+        self.tree, self.branch, self.rows, self.sources = host.tree, branch, rows, sources
+        shape = host.runner.shape
         self.scores = torch.zeros(shape.num_layers, shape.num_heads, dtype=torch.float64)
 
     def __call__(self, module: torch.nn.Module, layer: int, query: Tensor, options: dict[str, Any]) -> None:
         from hornbeam import ops
 
-        tree = self.lm.tree
+        tree = self.tree
         heads = tree.num_kv_heads
         counts, entries = tree._native.held(self.branch._id, True)
         own = slice(int(counts[: layer * heads].sum()), int(counts[: (layer + 1) * heads].sum()))
@@ -71,7 +89,7 @@ class _Hits:
             self.scores[layer] += hit / len(source)
 
 
-def head_scores(lm: LM, examples: Sequence[Example], *, floor: float = 0.1) -> HeadScores:
+def head_scores(lm: Model, examples: Sequence[Example], *, floor: float = 0.1) -> HeadScores:
     """The split that follows which heads look up answers.
 
     While the answer is read, a head scores ``1 / len(source)`` whenever its most probable key is one of
@@ -80,13 +98,15 @@ def head_scores(lm: LM, examples: Sequence[Example], *, floor: float = 0.1) -> H
     any text with known answers does, and the answer is given instead of decoded.
 
     Args:
-        lm: the model.
+        lm: the model, a :class:`hornbeam.LM`.
         examples: prompts of which the answer's place is known; a few dozen.
         floor: as in :class:`~hornbeam.keep.HeadScores`.
 
     Raises:
-        ArgumentError: no example, or none of its heads ever looks at an answer.
+        ArgumentError: there is no example, an example has not one source for each token of its answer, or no
+            head ever looks at an answer.
     """
+    host = lm.engine
     total: Tensor | None = None
     for example in examples:
         if len(example.sources) != len(example.answer) or not all(len(source) for source in example.sources):
@@ -94,15 +114,15 @@ def head_scores(lm: LM, examples: Sequence[Example], *, floor: float = 0.1) -> H
         tokens = example.prompt + example.answer[:-1]
         # The row before a token is the one that looks it up.
         rows = torch.arange(len(example.prompt) - 1, len(tokens))
-        branch = lm.tree.branch()
+        branch = host.tree.branch()
         try:
-            with lm.tree.step([(branch, tokens, None)], owner=lm) as step:
-                hits = _Hits(lm, branch, rows, list(example.sources))
-                lm.runner.forward(lm.tree, step, logits_rows=[0], observer=hits)
+            with host.tree.step([(branch, tokens, None)], owner=host) as step:
+                hits = _Hits(host, branch, rows, list(example.sources))
+                host.forward(step, logits_rows=[0], observer=hits)
         finally:
             branch.drop(keep=False)
         found = hits.scores / len(example.answer)
         total = found if total is None else total + found
     if total is None or not bool(total.any()):
         raise ArgumentError(f"no head looks up an answer in {len(examples)} examples, expected some that do")
-    return HeadScores.from_query_heads(total / total.sum(), lm.tree.num_kv_heads, floor)
+    return HeadScores.from_query_heads(total / total.sum(), host.tree.num_kv_heads, floor)

@@ -58,14 +58,14 @@ def encode(
     channels: int | None = None,
     channel_separable: bool = False,
 ) -> Quantised:
-    """Encodes `x [N, C]` in blocks of ``tokens`` by ``channels``; None is all of them.
+    """Encodes `x [N, C]` in blocks of ``tokens`` by ``channels``, where None stands for all.
 
     Rounds half to even within `[min, max]` of each block, so that decoding errs by half a step at most.
     With ``channel_separable`` channels are divided by `sqrt(max |x|)` first (ZipCache, arXiv
     2405.14256).
 
     Raises:
-        ArgumentError: bits other than 2, 4 and 8, an empty block, or an element that is not finite.
+        ArgumentError: ``bits`` is not 2, 4 or 8, a block is empty, or an element is not finite.
         ShapeError: x is not a matrix.
     """
     x = x.detach().to("cpu", torch.float32).contiguous()

@@ -1,4 +1,4 @@
-"""A point in the product of the factors, and what it does to arrays, without a model."""
+"""A recipe is one choice of each factor; :func:`plan` and :func:`reduce` run it on arrays alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hornbeam.errors import ShapeError
+from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.keep.budget import Budget, parse, resolve
+from hornbeam.keep.factor import Factor
 from hornbeam.keep.reduce import Drop, Reduce, Reduced
 from hornbeam.keep.score import Score
 from hornbeam.keep.split import Split, Uniform
@@ -19,13 +20,15 @@ __all__ = ["Recipe", "plan", "reduce"]
 
 @dataclass(frozen=True)
 class Recipe:
-    """When x score x split x reduce, and the budget that they have.
+    """What to keep: a moment, a score, a split and a reduction, and the budget that they share.
 
     With ``rerotate`` kept keys are turned so that they lie without a gap before the next token, as
     StreamingLLM renumbers them inside its cache; else they keep the positions that they had.
 
     Raises:
-        ArgumentError: a budget that is none.
+        ArgumentError: ``budget`` is not a count, a percentage or a byte size; or ``score``, ``split``,
+            ``reduce`` or ``when`` is not an object of that kind, or its class lacks the method that does the
+            work.
     """
 
     score: Score
@@ -38,6 +41,16 @@ class Recipe:
 
     def __post_init__(self) -> None:
         parse(self.budget)
+        kinds: tuple[tuple[str, Factor, type[Factor]], ...] = (
+            ("score", self.score, Score),
+            ("split", self.split, Split),
+            ("reduce", self.reduce, Reduce),
+            ("when", self.when, When),
+        )
+        for name, factor, kind in kinds:
+            if not isinstance(factor, kind):
+                raise ArgumentError(f"{name} is {factor!r}, expected a hornbeam.keep.{kind.__name__}")
+            factor.require_method()
 
 
 def plan(
@@ -60,7 +73,7 @@ def plan(
         `kept[layer][sequence][head]`: int64, ascending.
 
     Raises:
-        ShapeError: shapes disagree, or queries of too few rows; the message says how many are needed.
+        ShapeError: shapes disagree, or the score needs more rows of queries; the message says how many.
     """
     _, kept = _scores_and_kept(recipe, keys, values, queries, scale)
     layers, batch, heads = keys.shape[:3]
@@ -85,7 +98,7 @@ def reduce(
 
     def plane(layer: int, b: int, h: int) -> Reduced:
         indices = kept[b, layer, h].nonzero().flatten()
-        return recipe.reduce.reduce(keys[layer, b, h], values[layer, b, h], scores[b, layer, h], indices)
+        return recipe.reduce.evaluate(keys[layer, b, h], values[layer, b, h], scores[b, layer, h], indices)
 
     return [[[plane(layer, b, h) for h in range(heads)] for b in range(batch)] for layer in range(layers)]
 
@@ -102,7 +115,7 @@ def _scores_and_kept(
     layers, batch, heads, tokens, dim = keys.shape
     token_bytes = 2 * dim * keys.element_size()
     k, v, q = (x.detach().to("cpu", torch.float32).contiguous() for x in (keys, values, queries))
-    scores = recipe.score.scores(k, v, q, scale if scale is not None else max(dim, 1) ** -0.5)
+    scores = recipe.score.evaluate(k, v, q, scale if scale is not None else max(dim, 1) ** -0.5)
     total = resolve(recipe.budget, num_tokens=tokens, num_planes=layers * heads, token_bytes=token_bytes)
     protected, unit = recipe.score.protected, recipe.score.unit
     kept = [recipe.split.select(scores[b], total, protected, unit)[1] for b in range(batch)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +18,7 @@ from hornbeam.engine.eviction.state import Inputs, Observed, State
 from hornbeam.engine.request import SHARED_PREFIX
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.rotate import inverse_frequencies
-from hornbeam.keep.score import ExpectedAttention, Score, ValueWeighted
-from hornbeam.keep.when import AfterPrefill, CacheState, OnPressure
+from hornbeam.keep.when import CacheState
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Keeper:
         self.engine = engine
         self.tree = engine.tree
         self.recipe = _fitted(engine, recipe)
-        self.repeats = not isinstance(self.recipe.when, AfterPrefill)
+        self.repeats = self.recipe.when.repeats
         self.scoring = Scoring(engine, self.recipe.score, self.repeats)
         if self.is_press and self.repeats:
             raise ArgumentError("a press reads the hidden states of a prompt, expected when=AfterPrefill()")
@@ -55,7 +56,7 @@ class Keeper:
 
     def reusable(self, num_tokens: int) -> int:
         """Tokens of a prompt whose rows need not be computed: those whose queries nobody asks for."""
-        if self.scoring.moments_of is not None or self.is_press:
+        if self.scoring.moments is not None or self.is_press:
             return 0
         first = max(num_tokens - self.scoring.window, 0)
         return min([first, *self.scoring.others(num_tokens)]) if self.scoring.adds_mass else first
@@ -63,8 +64,8 @@ class Keeper:
     def room(self, sequence: Request) -> int | None:
         """The most tokens that a draft may have: a commit ends where a reduction is due, so that the text
         is that of decoding without drafts."""
-        count = getattr(self.recipe.when, "count", None)
-        return None if count is None else max(count - self.states[sequence.index].since - 1, 0)
+        period = self.recipe.when.period
+        return None if period is None else max(period - self.states[sequence.index].since - 1, 0)
 
     def watch(
         self, step: Step, rows: Seq[NDArray[np.int64]], sequences: Seq[Request]
@@ -87,7 +88,7 @@ class Keeper:
             return Observed(state, torch.from_numpy(wanted.copy()), np.empty(0, np.int32))
         positions = np.arange(begin, begin + len(own), dtype=np.int32)
         stay = positions >= begin + len(own) - self.scoring.window
-        if self.scoring.moments_of is not None:
+        if self.scoring.moments is not None:
             stay[:] = True
         take = Observed(state, torch.from_numpy(own[stay]), positions[stay])
         if self.is_press:
@@ -103,7 +104,8 @@ class Keeper:
         paths: Seq[list[int]],
         waiting: Seq[Request],
     ) -> None:
-        """A step was committed.
+        """A step was committed. What fails ends the sequence whose keys it is about, and no other: all have
+        their tokens already.
 
         Args:
             watch: what :meth:`watch` gave for it.
@@ -113,13 +115,13 @@ class Keeper:
         """
         for i, (sequence, path) in enumerate(zip(sequences, paths, strict=True)):
             seen = None if watch is None else watch.takes[i]
-            self._broken.add(sequence.index)
-            if sequence.is_read:
-                self._on_decoding(seen, sequence, path)
-            else:
-                self._on_prompt(seen, sequence)
-            self._broken.discard(sequence.index)
-        self._reduce_complete(waiting)
+            with self._changing(sequence):
+                if sequence.is_read:
+                    self._on_decoding(seen, sequence, path)
+                else:
+                    self._on_prompt(seen, sequence)
+        for sequence in list(self._ready):
+            self.settle(sequence, waiting)
 
     def _on_prompt(self, seen: Observed | None, sequence: Request) -> None:
         """Some of its prompt was committed."""
@@ -138,28 +140,40 @@ class Keeper:
         state.prefilled = sequence.branch.length == len(sequence.prompt)
         if state.prefilled:
             self._ready.append(sequence)
-        elif isinstance(self.recipe.when, OnPressure) and self._is_due(state, False):
+        elif self.recipe.when.within_prompt and self._is_due(state, False):
             self._reduce(sequence, state)
 
-    def _reduce_complete(self, waiting: Seq[Request]) -> None:
-        """Reduces the sequences whose prompt is complete, unless one that is ``waiting`` would take up what
-        they hold of its own prompt: those have their turn later."""
-        later = []
-        for sequence in self._ready:
-            if sequence.is_closed:
-                continue
+    def settle(self, sequence: Request, waiting: Seq[Request]) -> None:
+        """Reduces a sequence that :meth:`is_awaiting`, unless one that is ``waiting`` would take up what it
+        holds of its own prompt: then its turn is later."""
+        if not self.is_awaiting(sequence):
+            return
+        if not sequence.is_closed:
             if any(_shares(sequence.prompt, other.prompt) for other in waiting):
-                later.append(sequence)
-            elif self._is_due(self.states[sequence.index], True):
-                self._reduce(sequence, self.states[sequence.index])
-        self._ready = later
+                return
+            with self._changing(sequence):
+                state = self.states[sequence.index]
+                if self._is_due(state, True):
+                    self._reduce(sequence, state)
+        self._ready = [other for other in self._ready if other is not sequence]
+
+    @contextmanager
+    def _changing(self, sequence: Request) -> Iterator[None]:
+        """While it lasts, what is known of a sequence changes: an interrupt leaves it broken."""
+        self._broken.add(sequence.index)
+        try:
+            yield
+        except Exception as error:
+            sequence.fail(error)
+        self._broken.discard(sequence.index)
 
     def _on_decoding(self, seen: Observed | None, sequence: Request, path: list[int]) -> None:
         """Some of its tokens were committed: the rows of ``path``."""
         state = self.states[sequence.index]
         state.since += len(path)
         end = state.num_seen = sequence.branch.length
-        if seen is not None and seen.layers:
+        # Another sequence of the step may have asked for its queries, and this one for none.
+        if seen is not None and seen.layers and len(seen.index):
             rows = torch.stack(seen.layers)[:, :, path]
             positions = np.arange(end - len(path), end, dtype=np.int32)
             self.scoring.remember(state, positions, rows)
@@ -199,7 +213,7 @@ class Keeper:
 
     def _is_due(self, state: State, prefilled: bool) -> bool:
         held = 0
-        if isinstance(self.recipe.when, OnPressure):
+        if self.recipe.when.needs_bytes:
             stats = self.tree.stats()
             used = stats["slabs"] - stats["free_slabs"] - stats["cached_slabs"]
             held = used * self.tree.slab_bytes
@@ -219,17 +233,8 @@ def _fitted(engine: Engine, recipe: Recipe) -> Recipe:
     if recipe.rerotate and found is None:
         raise ArgumentError("rerotate is True, expected a model with plain rotary embeddings")
     if found is not None and 2 * len(found) == engine.runner.shape.head_dim:
-        return dataclasses.replace(recipe, score=_rotated(recipe.score, found))
+        return dataclasses.replace(recipe, score=recipe.score.with_frequencies(found))
     return recipe
-
-
-def _rotated(score: Score, frequencies: tuple[float, ...]) -> Score:
-    """The score with the model's frequencies, where it asks for them."""
-    if isinstance(score, ValueWeighted):
-        return dataclasses.replace(score, score=_rotated(score.score, frequencies))
-    if isinstance(score, ExpectedAttention) and score.inverse_frequencies is None:
-        return dataclasses.replace(score, inverse_frequencies=frequencies)
-    return score
 
 
 def _shares(a: list[int], b: list[int]) -> bool:

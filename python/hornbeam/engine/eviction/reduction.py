@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native, cuda, ops
+from hornbeam import cuda, ops
 from hornbeam.cuda.merge import merge_pages, merges
 from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.budget import parse, resolve
-from hornbeam.keep.reduce import Drop, PageCodes
 from hornbeam.keep.rotate import inverse_frequencies, turn
 
 if TYPE_CHECKING:
@@ -39,11 +38,11 @@ class Reduction:
         self.engine = engine
         self.tree = engine.tree
         self.recipe = recipe
-        self.codes = recipe.reduce if isinstance(recipe.reduce, PageCodes) else None
+        self.stores_codes = recipe.reduce.stores_codes
         #: Number and tokens of a page of each format that the recipe asks for.
         self.formats: list[tuple[int, int]] = []
-        if self.codes is not None:
-            self.formats = [self._format(name) for name in self.codes.formats]
+        if self.stores_codes:
+            self.formats = [self._format(name) for name in recipe.reduce.formats]
             if recipe.rerotate:
                 raise ArgumentError(
                     "rerotate is True and keys go into codes, which cannot be turned, expected one of them"
@@ -65,7 +64,7 @@ class Reduction:
         branch, tree, recipe = sequence.branch, self.tree, self.recipe
         counts, entries = tree._native.held(branch._id, False)
         total = self._total(branch.length)
-        if total >= len(entries) and (self.codes is None or not self._fills_a_page(counts, entries)):
+        if total >= len(entries) and not (self.stores_codes and self._fills_a_page(counts, entries)):
             return None
         state.grow(entries, branch.length)
         scores = scoring.scores(sequence, state, counts, entries)
@@ -108,7 +107,7 @@ class Reduction:
     def _total(self, num_tokens: int) -> int:
         """Keys over all planes that the budget allows; with codes, a budget in bytes is counted later."""
         tree, pages = self.tree, self._max_pages
-        if pages is not None and self.codes is not None:
+        if pages is not None and self.stores_codes:
             return num_tokens * tree.num_planes
         if pages is not None:
             # Pages are what is allocated: every plane may leave one partly empty.
@@ -131,7 +130,7 @@ class Reduction:
     ) -> tuple[Tensor | None, NDArray[np.uint8] | None]:
         """A mask of what stays and, with codes, the number of the format of each key; no mask where all
         stays as it is."""
-        if self.codes is None:
+        if not self.stores_codes:
             return self._selected(scores, counts, entries, total), None
         kept = self._selected(scores, counts, entries, min(total, len(entries)))
         worth = scores.cpu()  # formats are chosen on the host
@@ -160,16 +159,11 @@ class Reduction:
         self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], total: int
     ) -> Tensor:
         tree, score = self.tree, self.recipe.score
-        split, positions = self.recipe.split.spec(), np.ascontiguousarray(entries[:, 2])
-        budgets = torch.empty(tree.num_physical_layers, tree.num_kv_heads, dtype=torch.int32)
-        counts = counts.reshape(budgets.shape)
+        scores = scores.to(tree.device)  # those of Python come from the host
+        counts = counts.reshape(tree.num_physical_layers, tree.num_kv_heads)
+        positions = np.ascontiguousarray(entries[:, 2])
         rule = total, score.protected, score.unit
-        if cuda.is_on_device(tree.chunks[0]):
-            scores = scores.to(tree.device)  # those of Python come from the host
-            return cuda.select_keys(split, scores, counts, positions, *rule)[1].cpu()
-        kept = torch.empty(len(entries), dtype=torch.bool)
-        _native.keep_select(split, scores, counts, positions, *rule, budgets, kept)
-        return kept
+        return self.recipe.split.select_held(scores, counts, positions, *rule)[1].cpu()
 
     # -- formats ---------------------------------------------------------------------------------
 
@@ -177,7 +171,6 @@ class Reduction:
         self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], kept: Tensor
     ) -> NDArray[np.uint8]:
         """The number of the format that each kept key shall have; 0 for plain, and for what is in codes."""
-        assert self.codes is not None
         own = np.array([number for number, _ in self.formats] + [0], np.uint8)  # the last one is -1's
         now = entries[:, 1] >> SLOT_BITS
         # Of a format that the recipe does not ask for: in codes all the same.
@@ -190,7 +183,7 @@ class Reduction:
         ends = np.cumsum(counts)
         for begin, end in zip(ends - counts, ends, strict=True):
             at = begin + np.flatnonzero(kept[begin:end].numpy())
-            wanted = self.codes.classes(scores[at], torch.from_numpy(classes[at])).numpy()
+            wanted = self.recipe.reduce.classes(scores[at], torch.from_numpy(classes[at])).numpy()
             numbers[at] = np.where(classes[at] < 0, own[wanted], 0)
         return numbers
 
@@ -218,13 +211,13 @@ class Reduction:
         self, counts: Any, entries: Any, scores: Tensor, planes: list[Tensor]
     ) -> tuple[Tensor, Tensor] | None:
         """Keys and values of the kept slots, where the reduction changes them in place."""
-        if isinstance(self.recipe.reduce, Drop | PageCodes):
+        if not self.recipe.reduce.changes_kept:
             return None
         if cuda.is_on_device(self.tree.chunks[0]) and merges(self.recipe.reduce):
             return merge_pages(self.recipe.reduce, self.tree.chunks, counts, entries, scores.cpu(), planes)
         keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
         parts = zip(*(torch.split(x, counts.tolist()) for x in (keys, values, scores)), planes, strict=True)
-        done = [self.recipe.reduce.reduce(k, v, s, plane) for k, v, s, plane in parts]
+        done = [self.recipe.reduce.evaluate(k, v, s, plane) for k, v, s, plane in parts]
         return torch.cat([part.keys for part in done]), torch.cat([part.values for part in done])
 
     def _rewrite(

@@ -14,7 +14,6 @@ from hornbeam.engine.eviction.moments import QueryMoments
 from hornbeam.engine.eviction.observer import Rule, add_mass
 from hornbeam.engine.eviction.state import Inputs, MassTake, State
 from hornbeam.errors import ArgumentError
-from hornbeam.keep.score import ExpectedAttention, Score, ValueWeighted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from hornbeam.cache.tree import Step
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.request import Request
+    from hornbeam.keep.score import Score
 
 __all__ = ["Scoring"]
 
@@ -37,30 +37,30 @@ class Scoring:
         self.tree = engine.tree
         self.score = score
         self.repeats = repeats
-        self.is_native = type(score).scores is Score.scores
-        sets = _native.keep_rows(score.spec(), 1) if self.is_native else []
+        self.is_native = score.is_native
+        sets = score.row_sets(1)
         #: The last rows whose queries it needs; whether it needs mass of others.
-        self.window = max((count for count, _ in sets if count is not None), default=score.num_rows)
+        self.window = max((count for count, _ in sets if count is not None), default=0)
         self.adds_mass = any(others is not None for _, others in sets)
-        #: The score that asks for moments of all queries.
-        self.moments_of = _expected(score)
-        self.is_press = hasattr(score, "layer_scores")
+        #: The moments of all queries that it asks for.
+        self.moments = score.moments
+        self.is_press = score.reads_inputs
         #: What each physical layer does with its scores, as far as it was seen.
         self.rules: dict[int, Rule] = {}
 
     @property
     def is_plain_only(self) -> bool:
         """Whether it reads queries otherwise than by the probabilities that attention gives."""
-        return not self.is_native or self.moments_of is not None
+        return not self.is_native or self.moments is not None
 
     @property
     def wants_rows(self) -> bool:
         """Whether it needs queries of decoding."""
-        return self.repeats and bool(self.window or self.adds_mass or self.moments_of)
+        return self.repeats and bool(self.window or self.adds_mass or self.moments)
 
     def others(self, num_tokens: int) -> list[int]:
         """The rows, among so many, whose mass is added up beside that of the last ones."""
-        for _, others in _native.keep_rows(self.score.spec(), num_tokens):
+        for _, others in self.score.row_sets(num_tokens):
             if others is not None:
                 return others
         return []
@@ -91,9 +91,9 @@ class Scoring:
         """Keeps queries, or their moments, and forgets those that no score will ask for."""
         if len(positions) == 0:
             return
-        if self.moments_of is not None:
+        if self.moments is not None:
             if state.moments is None:
-                state.moments = QueryMoments(self.moments_of.sinks, self.moments_of.inverse_frequencies)
+                state.moments = QueryMoments(self.moments.sinks, self.moments.inverse_frequencies)
             state.moments.add(positions, rows)
             return
         state.queries.append((positions, rows))
@@ -164,7 +164,7 @@ class Scoring:
         if not self.is_native:
             return self._python_scores(sequence, state, counts, entries, rows)
         masses = []
-        for count, others in _native.keep_rows(self.score.spec(), 1):
+        for count, others in self.score.row_sets(1):
             if others is not None:
                 masses.append((state.mass, self._seen(counts, entries, np.sort(state.mass_rows))))
                 continue
@@ -176,8 +176,8 @@ class Scoring:
         spec, chunks, seen = self.score.spec(), self.tree.chunks, sequence.branch.length
         heads, scale = self.tree.num_kv_heads, self.engine.runner.scale
         expected = None
-        if state.moments is not None and self.moments_of is not None:
-            found = state.moments.expected(seen, self.moments_of.future)
+        if state.moments is not None and self.moments is not None:
+            found = state.moments.expected(seen, self.moments.future)
             expected = found[0].cpu(), found[1].cpu()
         if cuda.is_on_device(chunks[0]):
             return score_held(
@@ -224,18 +224,16 @@ class Scoring:
                 taken = own if even else own[head : head + 1]
                 k, v = (torch.stack([plane[i] for plane in taken])[None, None] for i in (0, 1))
                 q = rows[layer, head * group : (head + len(taken)) * group][None, None]
-                got = self.score.scores(k, v, q, self.engine.runner.scale)
-                parts.append(got.reshape(-1).float())
+                parts.append(self.score.evaluate(k, v, q, self.engine.runner.scale).flatten())
         return torch.cat(parts)
 
     def _press_scores(self, inputs: Inputs, keys: Tensor, values: Tensor) -> Tensor:
-        score: Any = self.score
         shape = self.engine.runner.shape
         keys, values = keys.to(shape.device, shape.dtype), values.to(shape.device, shape.dtype)
         hidden = torch.cat(inputs.hidden, dim=1).to(shape.device)
         rotary = tuple(torch.cat(parts, dim=1).to(shape.device) for parts in zip(*inputs.rotary, strict=True))
         _put_rotary_at_hand(inputs.module, self.engine.runner.shadow.model)
-        found: Tensor = score.layer_scores(inputs.module, hidden, keys, values, rotary)
+        found = self.score.layer_scores(inputs.module, hidden, keys, values, rotary)
         return found.cpu()
 
 
@@ -244,13 +242,6 @@ def _put_rotary_at_hand(module: torch.nn.Module, model: Any) -> None:
     rotary = getattr(getattr(model, "base_model", model), "rotary_emb", None)
     if rotary is not None and not hasattr(module, "rotary_emb"):
         vars(module)["rotary_emb"] = rotary
-
-
-def _expected(score: Score) -> ExpectedAttention | None:
-    """Expected attention, by itself or inside of a score that weighs it."""
-    while isinstance(score, ValueWeighted):
-        score = score.score
-    return score if isinstance(score, ExpectedAttention) else None
 
 
 def _offsets(counts: NDArray[np.int32]) -> list[int]:

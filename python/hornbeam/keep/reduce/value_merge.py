@@ -1,0 +1,25 @@
+"""Values of the rest are folded into the nearest kept keys'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hornbeam.cuda.merge import MergeKernel, MergeRule
+from hornbeam.keep.reduce.base import Reduce
+
+__all__ = ["ValueMerge"]
+
+
+@dataclass(frozen=True)
+class ValueMerge(Reduce):
+    """Values of the rest are folded into those of the most similar kept keys, by cosine and norm; keys
+    stay. As kvpress's merging press."""
+
+    native: ClassVar[str] = "value_merge"
+    threshold: float = 0.0
+
+    @property
+    def merge_rule(self) -> MergeRule | None:
+        """The kernel's, unless a subclass in Python merges otherwise."""
+        return MergeRule(MergeKernel.VALUE_MERGE, self.threshold) if self.is_native else None

@@ -1,0 +1,17 @@
+"""When a cache is reduced: always at a commit, so that provisional rows are never looked at.
+
+A moment of your own is a subclass of :class:`When` that overrides :meth:`When.due`.
+"""
+
+from hornbeam.keep.when.after_prefill import AfterPrefill
+from hornbeam.keep.when.base import CacheState, When
+from hornbeam.keep.when.every_tokens import EveryTokens
+from hornbeam.keep.when.on_pressure import OnPressure
+
+__all__ = [
+    "AfterPrefill",
+    "CacheState",
+    "EveryTokens",
+    "OnPressure",
+    "When",
+]
