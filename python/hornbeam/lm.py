@@ -260,10 +260,15 @@ class LM:
         )
         if n is not None and n < 1:
             raise ArgumentError(f"n is {n}, expected at least 1")
-        prompts, many = prompts_of(self.engine, prompt)
-        texts = [text for text in prompts for _ in range(n or 1)]
-        shows_index = many or n is not None
         call, requests = _Call(), list[Request]()
+        many = shows_index = False
+
+        def read() -> list[list[int]]:
+            nonlocal many, shows_index
+            prompts, many = prompts_of(self.engine, prompt)
+            shows_index = many or n is not None
+            return [text for text in prompts for _ in range(n or 1)]
+
         modes = modes_of_torch()
 
         def show() -> None:
@@ -277,7 +282,7 @@ class LM:
         try:
             try:
                 requests = self.engine.submit_all(
-                    texts, options, streams=stream is not None, releases=True, owner=call
+                    read, options, streams=stream is not None, releases=True, owner=call
                 )
                 self.engine.run(requests, show)
             except KeyboardInterrupt as interrupt:

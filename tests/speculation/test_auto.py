@@ -11,7 +11,8 @@ import torch
 
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, UnsupportedModel
-from hornbeam.speculation import Auto, FeatureHead, NGram, Suffix, TokenRecycling, feature_head
+from hornbeam.speculation import Auto, FeatureHead, NGram, Suffix, TokenRecycling
+from hornbeam.speculation.draft import feature_head
 from hornbeam.speculation.draft.payoff import Payoff
 from tests import models
 from tests.heads import random_head

@@ -18,7 +18,7 @@ import pytest
 import torch
 
 import hornbeam as hb
-from hornbeam.engine import drafting
+from hornbeam.engine import drafting, step_draft
 from hornbeam.speculation import AcceptanceHead, Confidence, Entropy, Fixed, Signals, shape
 from hornbeam.speculation.acceptance import AcceptanceByRank
 from hornbeam.speculation.laws import RATIO_TESTS, check_law
@@ -326,7 +326,7 @@ def test_a_beam_under_a_predictable_stop(length: Any) -> None:
             tokens, parents = [token for token, _ in tree], [parent for _, parent in tree]
             signals = Signals([draft.law(path[:-1])[path[-1]] for path in paths])
             (chosen,) = stop.choose([DraftTree(tokens, signals, parents)])
-            kept = drafting.Draft.of(DraftTree(tokens, signals, parents), chosen)
+            kept = step_draft.StepDraft.of(DraftTree(tokens, signals, parents), chosen)
             return list(zip(kept.tokens, kept.parents, strict=True)), [paths[node] for node in kept.nodes]
 
         law = law_of(verifying("without_replacement", draft), target, 3, draw)
@@ -383,7 +383,7 @@ def test_outlines(wanted: list[int]) -> None:
         target, draft = Model(3, 2, hb.Warp()), Model(3, 102, WARPS[warp])
 
         def choose(tree: Any) -> list[int]:
-            places = drafting._same_places(drafting.Draft.of(outline, wanted), tree.parents)
+            places = drafting._same_places(step_draft.StepDraft.of(outline, wanted), tree.parents)
             return [node for _, node in places]
 
         draw = stopped(shape.GumbelTree((2, 2)), draft, choose)

@@ -17,8 +17,8 @@ from hornbeam.speculation import (
     Suffix,
     TokenRecycling,
     Union,
-    feature_head,
 )
+from hornbeam.speculation.draft import feature_head
 from hornbeam.speculation.draft.payoff import Payoff
 from hornbeam.speculation.shape import BestFirst, Chain
 from hornbeam.speculation.tree_building import DraftTree

@@ -314,14 +314,18 @@ class Drafting:
             tokens.update(zip(group, found, strict=True))
         return [tokens[i] for i in range(len(active))]
 
-    def observe(self, pairs: Seq[tuple[Request, Outcome]]) -> None:
-        """Tells the source what a forward pass did, before its tokens are emitted."""
+    def meet(self, requests: Seq[Request]) -> None:
+        """Begins those of a step's sequences that the source does not know, before its tokens are emitted."""
         if self.source is not None:
-            for request, _ in pairs:
+            for request in requests:
                 if request.index in self._unstarted:
                     self.start(request)
                 self._unseen.discard(request.index)
-            self.source.observe([outcome for _, outcome in pairs])
+
+    def observe(self, outcomes: Seq[Outcome]) -> None:
+        """Tells the source what a forward pass did."""
+        if self.source is not None:
+            self.source.observe(outcomes)
 
     def kinds(self, sequence: Request, draft: StepDraft) -> list[str]:
         """Where each token of a draft came from, by name."""

@@ -153,10 +153,14 @@ class Engine(Host):
             logprobs=logprobs,
             echo=echo,
         )
-        prompts, many = prompts_of(self, prompt)
-        if many:
-            raise ArgumentError("submit takes one prompt, got a list")
-        [request] = self.submit_all(prompts, options, owner=owner)
+
+        def read() -> list[list[int]]:
+            prompts, many = prompts_of(self, prompt)
+            if many:
+                raise ArgumentError("submit takes one prompt, got a list")
+            return prompts
+
+        [request] = self.submit_all(read, options, owner=owner)
         if isinstance(prompt, (list, tuple)) and isinstance(prompt[0], Mapping):
             request.messages = list(prompt)
         return request
@@ -171,7 +175,7 @@ class Engine(Host):
 
     def submit_all(
         self,
-        prompts: Sequence[list[int]],
+        prompts: Sequence[list[int]] | Callable[[], Sequence[list[int]]],
         options: Options,
         *,
         streams: bool = True,
@@ -182,7 +186,7 @@ class Engine(Host):
         prompt beside others get the same.
 
         Args:
-            prompts: token ids.
+            prompts: token ids, or what reads them on the model as it is.
             options: of all of them.
             streams: whether their text is wanted as it comes.
             releases: whether a branch is released as soon as its request is done.
@@ -193,9 +197,9 @@ class Engine(Host):
             if options.draft is not None and options.length.needs_costs and not self._calibrated:
                 self._measure_costs()
             ambient = Ambient.now(self.runner.shape.device.type)
-            seen: dict[tuple[int, ...], int] = {}
+            call, seen = object(), dict[tuple[int, ...], int]()
             requests: list[Request] = []
-            for place, prompt in enumerate(prompts):
+            for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
                 number = seen.get(tuple(prompt), 0)
                 seen[tuple(prompt)] = number + 1
                 request = Request(
@@ -206,6 +210,7 @@ class Engine(Host):
                     options,
                     ambient=ambient,
                     place=place,
+                    call=call,
                     streams=streams,
                     releases=releases,
                     owner=owner,
@@ -347,6 +352,7 @@ class Engine(Host):
                     request.options,
                     ambient=request.ambient,
                     place=request.place,
+                    call=request.call,
                 )
                 child.adopt(request, None if request.is_closed else request.branch.fork())
                 children.append(child)
@@ -470,9 +476,12 @@ class Engine(Host):
 
     def renew_groups(self) -> None:
         """Draft sources begin anew, with what there is of every text."""
+        for request in self._requests:
+            group, request.group = request.group, None
+            if group is not None:
+                group.finish(request)
         self._groups.clear()
         for request in self._requests:
-            request.group = None
             if not request.done:
                 self.group_of(request).start(request)
 

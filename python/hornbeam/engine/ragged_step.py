@@ -85,6 +85,10 @@ class RaggedStep:
         requests, opened = self._open()
         if self._is_withdrawn:
             computed = None
+        num_decoding = 0
+        for group in self.groups:
+            end = num_decoding + sum(1 + len(draft.tokens) for draft in group.drafts)
+            group.rows, num_decoding = slice(num_decoding, end), end
         with opened as step:
             begin = time.perf_counter()
             self._watch(step)
@@ -98,7 +102,6 @@ class RaggedStep:
                 else:
                     output = self._forward(step, computed)
                 seconds = time.perf_counter() - begin
-            num_decoding = sum(1 + len(draft.tokens) for group in self.groups for draft in group.drafts)
             with self._phase("verify"):
                 if graphs is None:
                     self._verify(output.logits)
@@ -254,13 +257,9 @@ class RaggedStep:
 
     def _verify(self, logits: torch.Tensor) -> None:
         """The verdict on every draft."""
-        begin = 0
         for group in self.groups:
-            end = begin + sum(1 + len(draft.tokens) for draft in group.drafts)
-            group.rows = slice(begin, end)
             with blaming(group.requests):
                 group.verdicts = group.drafting.verify(group.requests, group.drafts, logits[group.rows])
-            begin = end
 
     def _first_tokens(self, logits: torch.Tensor) -> dict[int, int]:
         """The first token of every prompt that is complete, by its request's index; and of those whose logits
@@ -369,7 +368,8 @@ class RaggedStep:
             )
             by_group.setdefault(id(drafting), (drafting, []))[1].append((request, outcome))
         for drafting, pairs in by_group.values():
-            drafting.observe(pairs)
+            drafting.meet([request for request, _ in pairs])
+            drafting.observe([outcome for _, outcome in pairs])
 
     def _emit(self, step: Step, seconds: float) -> list[tuple[Request, list[Piece]]]:
         emitted = []

@@ -49,6 +49,7 @@ class Request:
         *,
         ambient: Ambient,
         place: int = 0,
+        call: object = None,
         streams: bool = True,
         releases: bool = False,
         owner: object = None,
@@ -60,6 +61,8 @@ class Request:
         self.index = index
         #: Which prompt of a call it is.
         self.place = place
+        #: Those of one call are read before any of them decodes.
+        self.call = call
         self.key = key
         self.number = key.number
         self.seed = key.seed(options.seed)

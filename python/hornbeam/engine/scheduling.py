@@ -96,7 +96,14 @@ def schedule(engine: Engine, requests: Sequence[Request]) -> Schedule:
     _settle(requests, waiting)
     ended = [r for r in requests if r.done]
     requests = [r for r in requests if not r.done]
-    decoding = [r for r in requests if r.is_read and not (r.keeper is not None and r.keeper.is_awaiting(r))]
+    # A call's prompts are read before any of them decodes: its answers come together, and dense attention
+    # reads a long one best.
+    reading = {r.call for r in waiting if not r.is_put_off(engine)}
+    decoding = [
+        r
+        for r in requests
+        if r.is_read and r.call not in reading and not (r.keeper is not None and r.keeper.is_awaiting(r))
+    ]
     if not decoding:
         return Schedule([], _chunks(engine, waiting, SHARED_PREFILL_ROWS, engine.dense_rows), waiting, ended)
     room = engine.chunks.rows(engine, len(decoding))
