@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -359,13 +357,3 @@ def test_names_are_where_they_are_documented():
             assert getattr(importlib.import_module(module), name) is getattr(hb.keep, name)
     assert callable(hb.keep.reduce)  # the function, although a package has the name too
     assert hb.keep.score.Score is hb.keep.Score
-
-
-@pytest.mark.parametrize(("package", "other"), [("cuda", "hornbeam.keep"), ("keep", "hornbeam.lm")])
-def test_a_layer_imports_nothing_of_those_above(package, other):
-    for path in (Path(hb.__file__).parent / package).rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if isinstance(node, ast.ImportFrom):
-                names = [f"{node.module}.{alias.name}" for alias in node.names]
-            assert not any(f"{name}.".startswith(f"{other}.") for name in names), path
