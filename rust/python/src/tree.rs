@@ -99,7 +99,8 @@ impl Drop for Locked<'_> {
 /// What every call gets after a fault.
 fn poisoned(py: Python<'_>) -> PyErr {
     let text = "an earlier internal error has left this tree unusable; make a new one";
-    class(py, "InternalError").map_or_else(|error| error, |class| PyErr::from_type(class.into_bound(py), text))
+    class(py, "InternalError")
+        .map_or_else(|error| error, |class| PyErr::from_type(class.into_bound(py), text))
 }
 
 /// A number of this thread, not 0.
