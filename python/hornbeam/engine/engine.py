@@ -458,21 +458,32 @@ class Engine(Host):
             return
         self._recover()
         for request in list(self._requests):
-            if request.done or request.is_closed:
-                continue
-            length = request.branch.length
-            if request.fresh is not None and length == request.fresh[1]:
-                request.emit()
-            else:
-                request.take_back()
-            if request.keeper is not None and request.keeper.is_broken(request):
+            self.restore(request)
+            if request.keeper is not None and not request.done and request.keeper.is_broken(request):
                 request.fail(StateError("a step was interrupted while the cache of the request was reduced"))
-            elif length != request.num_committed and request.is_read:
-                request.close()  # read again, from what the tree holds
-            elif not request.is_read and not request.output and length == request.num_committed:
-                request.close()  # the logits after its prompt are gone
+        self._sweep()
         self.renew_groups()
         self._is_dirty = False
+
+    def restore(self, request: Request) -> list[Piece]:
+        """Puts a request where its branch is, after a step that did not come to its end: what was committed
+        is emitted, and returned; what was not is taken back."""
+        pieces: list[Piece] = []
+        if request.done or request.is_closed:
+            return pieces
+        length = request.branch.length
+        if request.fresh is not None and length == request.fresh[1]:
+            pieces = request.emit()
+        else:
+            request.take_back()
+        if request.is_read and length != request.num_committed:
+            request.close()  # read again, from what the tree holds
+        elif not request.is_read and length == request.num_committed:
+            if request.output:
+                request.is_read = True
+            else:
+                request.close()  # the logits after its prompt are gone
+        return pieces
 
     def renew_groups(self) -> None:
         """Draft sources begin anew, with what there is of every text."""

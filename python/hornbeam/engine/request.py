@@ -89,7 +89,9 @@ class Request:
         #: Pieces of the step under way, the tokens that the branch has once it is committed, and the length
         #: of the output before.
         self.fresh: tuple[list[Piece], int, int] | None = None
-        self.unread: deque[list[Piece]] = deque()
+        #: What was emitted and not looked at yet, each with the length of the output before it.
+        self.unread: deque[tuple[int, list[Piece]]] = deque()
+        self._num_shown = 0  # tokens of the output that were looked at
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob | None] = [None]
         self._begin()
@@ -203,7 +205,10 @@ class Request:
     def chunks(self) -> Iterator[Chunk]:
         """What became certain since the last call, in order; a generator that ends with what there is."""
         while self.unread:
-            pieces = self.unread.popleft()
+            before, pieces = self.unread.popleft()
+            if before < self._num_shown:
+                continue  # emitted once more after an interrupt
+            self._num_shown = before + len(pieces)
             for source, run in groupby(pieces, key=lambda piece: piece.source):
                 shown = list(run)
                 text = "".join(piece.text for piece in shown)
@@ -288,6 +293,7 @@ class Request:
         self.pending, self.is_read, self.draft_room = -1, False, _UNLIMITED
         self.logprobs, self.prompt_logprobs = [], [None]
         self.unread.clear()
+        self._num_shown = 0
         reused, self.num_matched = self.branch.length, -1
         self._begin()
         self.stats.reused_tokens = reused
@@ -381,7 +387,7 @@ class Request:
         self.is_read = True
         self.stats.emitted = len(self.output)
         if self._streams:
-            self.unread.append(pieces)
+            self.unread.append((before, pieces))
         self.fresh = None
         return pieces
 

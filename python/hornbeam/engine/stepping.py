@@ -46,13 +46,11 @@ def take_step(engine: Engine, plan: Schedule) -> list[tuple[Request, list[Piece]
             for request in taken:
                 request.fail(error)
         # The others go on from where they were; draft sources may have seen a part of the step.
-        for request in taken:
-            if request.fresh is not None:
-                request.take_back()
+        restored = [(request, engine.restore(request)) for request in taken]
         engine.renew_groups()
-        failed = [(request, list[Piece]()) for request in taken if request.error is not None]
-        if failed:
-            return ended + failed
+        touched = [(request, pieces) for request, pieces in restored if pieces or request.error is not None]
+        if touched:
+            return ended + touched
         plan = Schedule(
             [request for request in plan.decoding if not request.is_closed],
             [chunk for chunk in plan.chunks if not chunk.request.is_closed],
