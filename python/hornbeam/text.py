@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import copy
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 __all__ = ["TextStream", "continuation"]
+
+_T = TypeVar("_T")
 
 #: What decoders put for bytes that are no character: also for the beginning of one.
 _UNFINISHED = "\ufffd"
@@ -91,6 +92,13 @@ def continuation(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -
     return text[_num_shared(decode(tokenizer, before), text) :]
 
 
+def twin(value: _T) -> _T:
+    """A second object with the same attributes: :func:`copy.copy`, in a tenth of its time."""
+    child: _T = object.__new__(type(value))
+    child.__dict__.update(value.__dict__)
+    return child
+
+
 def _num_shared(before: str, text: str) -> int:
     """Characters at the beginning of a text that are those of the text before it grew."""
     if text.startswith(before):
@@ -158,7 +166,7 @@ class TextStream:
 
     def fork(self) -> TextStream:
         """A stream that stands where this one does and goes on by itself."""
-        child = copy.copy(self)
+        child = twin(self)
         child._context, child._run = list(self._context), list(self._run)
         child._names, child._parts = list(self._names), list(self._parts)
         child._searches = [search.fork() for search in self._searches]
@@ -295,7 +303,7 @@ class _Search:
 
     def fork(self) -> _Search:
         """The same, which goes on by itself."""
-        child = copy.copy(self)
+        child = twin(self)
         child._positions = list(self._positions)
         return child
 

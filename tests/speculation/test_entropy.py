@@ -18,7 +18,7 @@ from hornbeam.speculation.protocols import Ask
 from hornbeam.speculation.tree_building import Child, DraftTree, Node, Tree, TreeBuilder
 from tests import models
 from tests.heads import drawing_draft
-from tests.ops.test_warp import warps
+from tests.ops.test_warp import leaves_a_token, warps
 from tests.reference import draws
 from tests.reference import entropy as reference
 from tests.reference import warp as reference_warp
@@ -64,7 +64,7 @@ def test_thresholds_are_those_of_the_reference(accepted, aim, step, memory):
 
 @settings(deadline=None, max_examples=60)
 @given(
-    st.integers(2, 90).flatmap(lambda size: st.tuples(st.just(size), warps(size))),
+    st.integers(2, 90).flatmap(lambda size: st.tuples(st.just(size), warps(size))).filter(leaves_a_token),
     st.integers(0, 99),
     st.floats(0, 0.99),
 )

@@ -344,17 +344,8 @@ class Engine(Host):
                 raise StateError("a request that is done or paused cannot be forked")
             children: list[Request] = []
             for key in request.key.fork(count):
-                child = Request(
-                    self,
-                    self._free_index(children),
-                    key,
-                    request.prompt,
-                    request.options,
-                    ambient=request.ambient,
-                    place=request.place,
-                    call=request.call,
-                )
-                child.adopt(request, None if request.is_closed else request.branch.fork())
+                branch = None if request.is_closed else request.branch.fork()
+                child = request.continued(self._free_index(children), key, branch)
                 children.append(child)
             at = self._requests.index(request)
             group = self.group_of(request)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.errors import StateError
 from hornbeam.results import Chunk, Finish, Generation, Piece, Source, Stats, TokenLogprob
-from hornbeam.text import TextStream, continuation
+from hornbeam.text import TextStream, continuation, twin
 
 if TYPE_CHECKING:
     from hornbeam.cache.branch import Branch
@@ -74,6 +74,7 @@ class Request:
         self._streams = streams
         self._releases = releases
         self._is_shared = False  # whether the output's list is another request's too
+        self._shares_text = False  # whether the text is
         self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
@@ -273,18 +274,19 @@ class Request:
             if not self.output:
                 self.stats.reused_tokens = self.num_matched
 
-    def adopt(self, other: Request, branch: Branch | None) -> None:
-        """Goes on from where another request is, with a branch of its own."""
-        self.output, self._is_shared, other._is_shared = other.output, True, True
-        self.error, self.messages, self.keeper = other.error, other.messages, other.keeper
-        self._branch, self.pending, self.is_read = branch, other.pending, other.is_read
-        self._streams, self._releases, self._owner = other._streams, other._releases, other._owner
-        self.num_matched, self.draft_room = other.num_matched, other.draft_room
-        self._ending, self.room, self.limit = other._ending, other.room, other.limit
-        self.stats = Stats(**vars(other.stats))
-        self.stats.seconds = dict(other.stats.seconds)
-        self.logprobs, self.prompt_logprobs = list(other.logprobs), list(other.prompt_logprobs)
-        self.text = None if other.text is None else other.text.fork()
+    def continued(self, index: int, key: RandomKey, branch: Branch | None) -> Request:
+        """A request that goes on from here, with a branch and random numbers of its own. Nothing is copied
+        that grows with the text: the output is when it is first added to."""
+        child = twin(self)
+        child.index, child.key, child._branch, child.group = index, key, branch, None
+        child.number, child.seed = key.number, key.seed(self.options.seed)
+        child._is_shared = self._is_shared = True
+        child._shares_text = self._shares_text = True
+        child.stats = twin(self.stats)
+        child.stats.seconds = dict(self.stats.seconds)
+        child.unread = deque()
+        child.logprobs, child.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
+        return child
 
     def prolong(self, more: list[int], options: Options) -> None:
         """Begins anew behind the output, with more of the prompt."""
@@ -340,6 +342,9 @@ class Request:
         """The tokens up to the first that ends the sequence, with the text that each makes certain. The end
         takes effect when they are emitted."""
         pieces = []
+        if self._shares_text and self.text is not None:
+            self.text = self.text.fork()
+        self._shares_text = False
         stream = self.text
         for count, (token, source) in enumerate(fresh, 1):
             finish: Finish | None = None
