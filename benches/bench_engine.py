@@ -13,7 +13,7 @@ Rows:
     in turn: total tokens per second.
 ``admission``: a prompt of 4,000 tokens is submitted while another request decodes: the longest gap between
     two tokens of that one over the median step at ``draft=None``; and its first token over alone.
-``fork``: microseconds of ``request.fork()`` at 8,000 tokens, and milliseconds of the first write after it
+``fork``: microseconds of ``request.fork()`` at 8,000 tokens without a draft, and milliseconds of the first write after it
     beyond an ordinary step (median of all forks).
 """
 
@@ -165,7 +165,11 @@ class Bench(Sides):
         """Forks of a long text."""
         engine = self.lm.engine
         request = engine.submit(
-            self.text(1000 if self.quick else DEEP), max_new_tokens=190, temperature=1.0, eos_token_id=[]
+            self.text(1000 if self.quick else DEEP),
+            max_new_tokens=190,
+            temperature=1.0,
+            eos_token_id=[],
+            draft=None,
         )
         while not request.is_read:
             engine.step()
