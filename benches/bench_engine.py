@@ -13,8 +13,8 @@ Rows:
     in turn: total tokens per second.
 ``admission``: a prompt of 4,000 tokens is submitted while another request decodes: the longest gap between
     two tokens of that one over the median step at ``draft=None``; and its first token over alone.
-``fork``: microseconds of ``request.fork()`` at 8,000 tokens without a draft, and milliseconds of the first write after it
-    beyond an ordinary step (median of all forks).
+``fork``: microseconds of ``request.fork()`` at 8,000 tokens without a draft, and milliseconds of the first
+    write after it beyond an ordinary step (median of all forks).
 """
 
 from __future__ import annotations
