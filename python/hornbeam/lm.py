@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 
 from hornbeam import cuda
-from hornbeam.engine.engine import DEFAULT_DRAFT, DEFAULT_LENGTH, Engine
+from hornbeam.engine.engine import Engine
+from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
 from hornbeam.engine.stream import TokenStream
 from hornbeam.errors import ArgumentError
@@ -26,28 +27,10 @@ if TYPE_CHECKING:
 __all__ = ["LM"]
 
 
-class _Options(TypedDict, total=False):
+class _Options(Keywords, total=False):
     """The keywords of :meth:`LM.generate`, ``n`` aside."""
 
-    max_new_tokens: int
-    draft: Any
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int
-    stop: str | Sequence[str] | None
     stream: Callable[..., Any] | None
-    verify: str
-    length: Any
-    warp: Warp | None
-    logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None
-    stopping_criterion: Callable[[list[int], list[int]], bool] | None
-    eos_token_id: int | Sequence[int] | None
-    trace: Trace | None
-    keep: Recipe | None
-    logprobs: int | None
-    echo: bool
 
 
 class _Call:
@@ -239,7 +222,7 @@ class LM:
             OutOfPages: the page budget is too small for the batch.
         """
         options = self.engine.options_of(
-            eos_token_id,
+            eos_token_id=eos_token_id,
             max_new_tokens=max_new_tokens,
             draft=draft,
             temperature=temperature,

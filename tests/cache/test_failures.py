@@ -84,7 +84,10 @@ class World:
             done = True
         except (OutOfPages, ArgumentError):
             self.failures += 1
-            assert self.counts() == before
+            after = self.counts()
+            # A run of tokens that only one other continues is joined with it first: what is shown stays.
+            assert after.pop("nodes") <= before.pop("nodes")
+            assert after == before
             done = False
         self.tree.debug_check()
         return done

@@ -11,17 +11,16 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
 
-from hornbeam import speculation
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import turns
 from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
-from hornbeam.engine.options import Options
+from hornbeam.engine.options import Keywords, Options
 from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Request
 from hornbeam.engine.scheduling import Chunks, schedule
@@ -30,10 +29,10 @@ from hornbeam.errors import ArgumentError, StateError
 from hornbeam.prompt import end_tokens, prompts_of, token_ids
 from hornbeam.results import Finish, Piece
 
-__all__ = ["Engine", "Event"]
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
-DEFAULT_DRAFT = speculation.Auto()
-DEFAULT_LENGTH = speculation.MeasuredGain()
+__all__ = ["Engine", "Event"]
 
 _T = TypeVar("_T")
 
@@ -99,60 +98,18 @@ class Engine(Host):
 
     # -- requests ----------------------------------------------------------------------------------------
 
-    def submit(
-        self,
-        prompt: Any,
-        *,
-        max_new_tokens: int = 256,
-        draft: Any = DEFAULT_DRAFT,
-        temperature: float = 0.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        min_p: float | None = None,
-        seed: int = 0,
-        stop: str | Sequence[str] | None = None,
-        verify: str = "coupled",
-        length: Any = DEFAULT_LENGTH,
-        warp: Any = None,
-        logits_processor: Any = None,
-        stopping_criterion: Any = None,
-        eos_token_id: int | Sequence[int] | None = None,
-        trace: Any = None,
-        keep: Any = None,
-        logprobs: int | None = None,
-        echo: bool = False,
-        owner: object = None,
-    ) -> Request:
+    def submit(self, prompt: Any, *, owner: object = None, **options: Unpack[Keywords]) -> Request:
         """Adds a request; it begins with the next step.
 
         Args:
             prompt: raw text, token ids, or chat messages: one prompt.
             owner: the request ends with this object at the latest, if one is given.
-            others: as :meth:`hornbeam.LM.generate` has them.
+            options: as :meth:`hornbeam.LM.generate` has them.
 
         Raises:
             ArgumentError: as :meth:`hornbeam.LM.generate` does.
         """
-        options = self.options_of(
-            eos_token_id,
-            max_new_tokens=max_new_tokens,
-            draft=draft,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
-            stop=stop,
-            verify=verify,
-            length=length,
-            warp=warp,
-            logits_processor=logits_processor,
-            stopping_criterion=stopping_criterion,
-            trace=trace,
-            keep=keep,
-            logprobs=logprobs,
-            echo=echo,
-        )
+        checked = self.options_of(**options)
 
         def read() -> list[list[int]]:
             prompts, many = prompts_of(self, prompt)
@@ -160,18 +117,16 @@ class Engine(Host):
                 raise ArgumentError("submit takes one prompt, got a list")
             return prompts
 
-        [request] = self.submit_all(read, options, owner=owner)
+        [request] = self.submit_all(read, checked, owner=owner)
         if isinstance(prompt, (list, tuple)) and isinstance(prompt[0], Mapping):
             request.messages = list(prompt)
         return request
 
-    def options_of(self, eos_token_id: int | Sequence[int] | None, **keywords: Any) -> Options:
+    def options_of(self, **options: Unpack[Keywords]) -> Options:
         """The keywords of a call, checked."""
-        return Options.of(
-            has_tokenizer=self.tokenizer is not None,
-            eos_token_ids=end_tokens(self.model, eos_token_id),
-            **keywords,
-        )
+        given: dict[str, Any] = dict(options)
+        ends = end_tokens(self.model, given.pop("eos_token_id", None))
+        return Options.of(has_tokenizer=self.tokenizer is not None, eos_token_ids=ends, **given)
 
     def submit_all(
         self,

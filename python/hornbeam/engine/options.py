@@ -4,18 +4,45 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
+from hornbeam import speculation
 from hornbeam.errors import ArgumentError
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
 
-__all__ = ["Options"]
+__all__ = ["DEFAULT_DRAFT", "DEFAULT_LENGTH", "Keywords", "Options"]
+
+DEFAULT_DRAFT = speculation.Auto()
+DEFAULT_LENGTH = speculation.MeasuredGain()
 
 Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Criterion = Callable[[list[int], list[int]], bool]
+
+
+class Keywords(TypedDict, total=False):
+    """The keywords of a request; :meth:`hornbeam.LM.generate` says what they mean."""
+
+    max_new_tokens: int
+    draft: Any
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    min_p: float | None
+    seed: int
+    stop: str | Sequence[str] | None
+    verify: str
+    length: Any
+    warp: Warp | None
+    logits_processor: Processor | None
+    stopping_criterion: Criterion | None
+    eos_token_id: int | Sequence[int] | None
+    trace: Trace | None
+    keep: Any
+    logprobs: int | None
+    echo: bool
 
 
 @dataclass(frozen=True)
@@ -49,23 +76,23 @@ class Options:
         *,
         has_tokenizer: bool,
         eos_token_ids: frozenset[int],
-        max_new_tokens: int,
-        draft: Any,
-        length: Any,
-        temperature: float,
-        top_k: int | None,
-        top_p: float | None,
-        min_p: float | None,
-        seed: int,
-        stop: str | Sequence[str] | None,
-        verify: str,
-        warp: Warp | None,
-        logits_processor: Processor | None,
-        stopping_criterion: Criterion | None,
-        trace: Trace | None,
-        keep: Any,
-        logprobs: int | None,
-        echo: bool,
+        max_new_tokens: int = 256,
+        draft: Any = DEFAULT_DRAFT,
+        length: Any = DEFAULT_LENGTH,
+        temperature: float = 0.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        seed: int = 0,
+        stop: str | Sequence[str] | None = None,
+        verify: str = "coupled",
+        warp: Warp | None = None,
+        logits_processor: Processor | None = None,
+        stopping_criterion: Criterion | None = None,
+        trace: Trace | None = None,
+        keep: Any = None,
+        logprobs: int | None = None,
+        echo: bool = False,
     ) -> Options:
         """Checks the keywords of a call.
 
