@@ -64,7 +64,9 @@ def test_budgets_hold(name: str, tokens: int, budget: int | str, batch: int, see
         if recipe.score.unit == 1:
             assert count == total
         else:
-            assert total - LAYERS * HEADS * recipe.score.unit < count <= total
+            # Budgets are counted in whole windows, of which the last one of a text may be short.
+            unit, missing = recipe.score.unit, -tokens % recipe.score.unit
+            assert total - LAYERS * HEADS * (unit + missing) < count <= total
         for indices in planes:
             assert indices.dtype == torch.int64
             assert indices.tolist() == sorted(set(indices.tolist()))
