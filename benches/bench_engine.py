@@ -220,11 +220,4 @@ def run(quick: bool = False, only: Iterable[str] | None = None) -> dict[str, Any
         "admission": bench.admission,
         "fork": bench.fork,
     }
-    chosen = list(rows) if only is None else list(only)
-    if unknown := sorted(set(chosen) - set(rows)):
-        raise SystemExit(f"rows are {', '.join(unknown)}, expected some of: {', '.join(rows)}")
-    results = {}
-    for name in chosen:
-        results[name] = rows[name]()
-        print(name, harness.plain(results[name]), flush=True)
-    return results
+    return harness.run_rows(rows, only)

@@ -14,7 +14,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,18 @@ def alternate(
             if round_ >= warm_up:
                 seconds[name].append(spent if told is None else told)
     return seconds
+
+
+def run_rows(rows: Mapping[str, Callable[[], Any]], only: Iterable[str] | None) -> dict[str, Any]:
+    """The results of all rows, or of those that ``only`` names; each is printed when it is there."""
+    chosen = list(rows) if only is None else list(only)
+    if unknown := sorted(set(chosen) - set(rows)):
+        raise SystemExit(f"rows are {', '.join(unknown)}, expected some of: {', '.join(rows)}")
+    results = {}
+    for name in chosen:
+        results[name] = rows[name]()
+        print(name, plain(results[name]), flush=True)
+    return results
 
 
 def ratio(ours: Sequence[float], theirs: Sequence[float]) -> Ratio:

@@ -193,8 +193,8 @@ class LM:
             seed: one seed, one text, whatever the draft and the batch.
             stop: the text ends before the first of these strings; special tokens may be part of one.
             stream: called as ``stream(text, token_ids, source)`` as soon as tokens are certain; ``source``
-                is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts the keyword
-                ``index`` names the prompt.
+                is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts, or with
+                ``n``, the keyword ``index`` names the text, counted over all of them.
             verify: the rule by which drafts are accepted, see :func:`hornbeam.ops.verify`.
             length: how many drafted tokens are worth a row, see :mod:`hornbeam.speculation`.
             warp: all warpers at once, penalties included, in place of the four above.
@@ -211,9 +211,9 @@ class LM:
             echo: the same of the prompt's tokens, in :attr:`Generation.prompt_logprobs`; it is computed anew.
 
         Returns:
-            A :class:`~hornbeam.results.Generation`, or a list of them for a list of prompts or with ``n``, a
-            list of lists with both. Ctrl-C
-            ends the call with what there is, ``finish_reason == "interrupted"``.
+            A :class:`~hornbeam.results.Generation`, or a list of them for a list of prompts or with ``n``, or
+            a list of lists with both. Ctrl-C ends the call with what there is,
+            ``finish_reason == "interrupted"``.
 
         Raises:
             ArgumentError: an empty prompt, a token id out of range, a prompt longer than the model's
@@ -272,16 +272,13 @@ class LM:
                 end_frames(interrupt)
                 if not requests:
                     raise
-                for request in requests:
-                    request.interrupt()
-                self.engine.settle()
+                self.engine.interrupt(requests)
             for request in requests:
                 if request.error is not None:
                     raise request.error
             answers = [request.generation() for request in requests]
         finally:
-            for request in requests:
-                self.engine.close(request)
+            self.engine.close_all(requests)
             restore_modes(modes)
         if n is not None and many:
             return [answers[begin : begin + n] for begin in range(0, len(answers), n)]
@@ -319,18 +316,23 @@ class LM:
             ArgumentError: a prompt and continuation are longer than the model's context, or there are not as
                 many lists of continuations as prompts.
         """
-        prompts, many = prompts_of(self.engine, prompt)
-        groups = list(continuations) if many else [continuations]
-        if len(groups) != len(prompts):
-            raise ArgumentError(
-                f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} prompts "
-                f"and {len(groups)} lists"
-            )
-        tokens = [
-            [token_ids(self.engine, text, "continuation", special=False) for text in group]
-            for group in groups
-        ]
-        found: list[list[Likelihood]] = self.engine.score(prompts, tokens)
+        many = False
+
+        def read() -> tuple[list[list[int]], list[list[list[int]]]]:
+            nonlocal many
+            prompts, many = prompts_of(self.engine, prompt)
+            groups = list(continuations) if many else [continuations]
+            if len(groups) != len(prompts):
+                raise ArgumentError(
+                    f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} "
+                    f"prompts and {len(groups)} lists"
+                )
+            return prompts, [
+                [token_ids(self.engine, text, "continuation", special=False) for text in group]
+                for group in groups
+            ]
+
+        found: list[list[Likelihood]] = self.engine.score(read)
         return found if many else found[0]
 
     def calibrate(self, *, force: bool = False) -> None:

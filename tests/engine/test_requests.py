@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import threading
 from pathlib import Path
@@ -269,6 +270,23 @@ class TestExtend:
         assert int(request.branch.stats()["keys"]) < 30
         assert answer.token_ids != text(model, request.prompt, max_new_tokens=6)
 
+    @pytest.mark.parametrize("keep", [None, hb.recipes.knorm(budget="50%")])
+    def test_after_the_model_has_changed(self, keep: Any) -> None:
+        model = models.llama(seed=3)
+        engine = hb.Engine(model)
+        request = engine.submit(PROMPT, max_new_tokens=5, draft=None, keep=keep)
+        first = request.result().token_ids
+        with torch.no_grad():
+            model.model.layers[0].self_attn.k_proj.weight.mul_(-1.5)
+        engine.submit(OTHER, max_new_tokens=2, draft=None).result()  # a step that has seen the change
+        if keep is not None:
+            with pytest.raises(StateError, match="the model has changed"):
+                request.extend([5, 6])
+            return
+        answer = request.extend([5, 6], max_new_tokens=8).result()
+        assert answer.token_ids == text(model, [*PROMPT, *first, 5, 6], max_new_tokens=8)
+        assert answer.stats.reused_tokens == 0
+
     def test_a_chat_goes_on_with_messages(self, model: Any) -> None:
         tokenizer = models.byte_tokenizer()
         engine = hb.Engine(model, tokenizer)
@@ -305,6 +323,10 @@ class TestExtend:
             request.extend([])
         request.release()
         with pytest.raises(StateError, match="released"):
+            request.extend([1])
+        request = engine.submit(PROMPT, max_new_tokens=2, logprobs=0, echo=True)
+        request.result()
+        with pytest.raises(ArgumentError, match="echo=True"):
             request.extend([1])
 
 
@@ -464,6 +486,38 @@ def test_sixteen_threads_on_one_lm(model: Any) -> None:
     for thread in threads:
         thread.join()
     assert all(seen[seed] == [right[seed]] * 3 for seed in range(16))
+    assert lm.tree.stats()["branches"] == 0
+
+
+def test_a_callback_that_fails_beside_other_threads(model: Any) -> None:
+    """The calls of the others do not meet a request that is closed within their step."""
+    lm, right = hb.LM(model), text(model, OTHER, **SAMPLING)
+    seen: list[bool] = []
+
+    def fail(*_: Any) -> None:
+        raise Boom
+
+    def note(shown: list[int], _text: str, tokens: list[int], _source: str) -> None:
+        shown.extend(tokens)
+
+    def work() -> None:
+        for _ in range(6):
+            shown: list[int] = []
+            stream = functools.partial(note, shown)
+            out = lm.generate(OTHER, max_new_tokens=16, draft=None, stream=stream, **SAMPLING)
+            seen.append(out.token_ids == right == shown)
+
+    threads = [threading.Thread(target=work) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    failures = 0
+    while any(thread.is_alive() for thread in threads):
+        with pytest.raises(Boom):
+            lm.generate(PROMPT, max_new_tokens=16, draft=None, stream=fail)
+        failures += 1
+    assert failures > 0
+    assert seen == [True] * 18
+    assert lm.engine.requests == []
     assert lm.tree.stats()["branches"] == 0
 
 

@@ -284,10 +284,11 @@ class Engine(Host):
             time.sleep(5e-5)  # whoever waits is served next
 
     def run(self, requests: Sequence[Request], after: Callable[[], None] = lambda: None) -> None:
-        """Takes steps until these requests are done; calls ``after`` each."""
+        """Takes steps until these requests are done; calls ``after`` each, and once when they are."""
         while (waiting := next((request for request in requests if not request.done), None)) is not None:
             self.drive(waiting)
             after()
+        after()  # another thread's step may have been the last
 
     def fork(self, request: Request, count: int) -> list[Request]:
         """What :meth:`Request.fork` does."""
@@ -320,6 +321,14 @@ class Engine(Host):
         def work() -> None:
             if not request.done or request.error is not None or request.is_closed:
                 raise StateError("extend() needs a request that is done, did not fail and was not released")
+            if request.options.echo:
+                raise ArgumentError("the request has echo=True, which cannot be had of a prompt that goes on")
+            is_outdated = request.served_changes != self._seen_changes
+            if is_outdated and request.keeper is not None:
+                raise StateError(
+                    "the model has changed since the request with keep= ended, and what its cache has let go "
+                    "cannot be computed again"
+                )
             is_chat = isinstance(more, (list, tuple)) and more and isinstance(more[0], Mapping)
             fresh = turns(self.tokenizer, request, more) if is_chat else self._more(more)
             total = len(request.prompt) + len(request.output) + len(fresh)
@@ -334,6 +343,8 @@ class Engine(Host):
             if is_chat:
                 answer = {"role": "assistant", "content": request.generation().text}
                 request.messages = [*(request.messages or []), answer, *more]
+            if is_outdated:
+                request.close()  # its keys are of the model before: the text is read anew
             request.prolong(fresh, options)
             before, request.index = request.index, self._free_index()
             if request.keeper is not None:
@@ -360,6 +371,7 @@ class Engine(Host):
         if request not in self._requests:
             return
         self._requests.remove(request)
+        request.served_changes = self._served_changes
         self.num_ended += 1
         group, request.group = request.group, None
         if group is not None:
@@ -391,11 +403,22 @@ class Engine(Host):
 
     # -- after an interrupt --------------------------------------------------------------------------------
 
-    def settle(self) -> None:
-        """Ends what an interrupted step has left half-way, now and not at the beginning of the next one."""
+    def interrupt(self, requests: Sequence[Request]) -> None:
+        """Ends these requests with what there is, and what an interrupted step has left half-way."""
         with self._lock:
+            for request in requests:
+                request.interrupt()
             if not self._is_stepping:
                 self._mend()
+
+    def close_all(self, requests: Sequence[Request]) -> None:
+        """Closes what is still under way, or still held, of a call that ends, while no other thread is within
+        a step."""
+        left = [request for request in requests if not (request.done and request.is_closed)]
+        if left:
+            with self._lock:
+                for request in left:
+                    self.close(request)
 
     def _mend(self) -> None:
         """Ends what a step that was interrupted has left half-way: what was committed is emitted, what was

@@ -136,12 +136,13 @@ class Host:
     # -- costs, likelihoods, memory ------------------------------------------------------------------------
 
     def score(
-        self, prompts: Sequence[list[int]], continuations: Sequence[list[list[int]]]
+        self, read: Callable[[], tuple[Sequence[list[int]], Sequence[list[list[int]]]]]
     ) -> list[list[Likelihood]]:
-        """Of each prompt's continuations, on the model as it is."""
+        """Of each prompt's continuations, which ``read`` gives as token ids, on the model as it is."""
 
         def work() -> list[list[Likelihood]]:
             while True:
+                prompts, continuations = read()
                 changes = self.runner.changes
                 found = [
                     score(self, *pair) if pair[1] else [] for pair in zip(prompts, continuations, strict=True)

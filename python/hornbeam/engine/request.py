@@ -79,9 +79,9 @@ class Request:
         self.pending = -1  # emitted, but not yet a row
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
         self.is_paused = False
-        self.is_closing = False
         self.num_matched = 0  # tokens that the tree held when the branch was opened
         self.draft_room = _UNLIMITED  # tokens that a draft may have
+        self.served_changes = -1  # how often the model had changed when it ended
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
         #: What drafts for it, once that was asked; :meth:`Engine.group_of` says it.
         self.group: Drafting | None = None
@@ -197,8 +197,10 @@ class Request:
             This request, which is under way again: :meth:`result` is the new answer.
 
         Raises:
-            StateError: it is not done, failed, or was released.
-            ArgumentError: prompt, answer and ``more`` are longer than the model's context.
+            StateError: it is not done, failed, or was released; or the model has changed since, and what the
+                cache of a request with ``keep=`` has let go cannot be computed again.
+            ArgumentError: it was submitted with ``echo=``, which is of a prompt that is read whole; or
+                prompt, answer and ``more`` are longer than the model's context.
         """
         self.engine.extend(self, more, max_new_tokens)
         return self
@@ -296,7 +298,7 @@ class Request:
         self.logprobs, self.prompt_logprobs = [], [None]
         self.unread.clear()
         self._num_shown = 0
-        reused, self.num_matched = self.branch.length, -1
+        reused, self.num_matched = 0 if self.is_closed else self.branch.length, -1
         self._begin()
         self.stats.reused_tokens = reused
 
@@ -385,14 +387,15 @@ class Request:
         pieces, _, before = self.fresh
         if self._is_shared:
             self.output, self._is_shared = list(self.output), False
+        self.pending = pieces[-1].token
+        self.is_read = True
+        if self._streams:
+            # Before the output: another thread that sees the end finds all that there is to show.
+            self.unread.append((before, pieces))
         if len(self.output) == before:
             # One call that no interrupt divides.
             self.output.extend([piece.token for piece in pieces])
-        self.pending = pieces[-1].token
-        self.is_read = True
         self.stats.emitted = len(self.output)
-        if self._streams:
-            self.unread.append((before, pieces))
         self.fresh = None
         return pieces
 

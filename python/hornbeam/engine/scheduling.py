@@ -86,7 +86,7 @@ class Chunks:
         limit = self._limit(engine, num_decoding)
         if limit is not None and num_decoding > 0:
             fit = limit / max(seconds, 1e-9)
-            # More rows cost less each, so that a half of the way is taken upwards and all of it downwards.
+            # More rows cost less each: seven tenths of the way are taken upwards, all of it downwards.
             self._rows = max(1.0, num_prompt * (min(1.0 + 0.7 * (fit - 1.0), 2.0) if fit > 1.0 else fit))
 
 

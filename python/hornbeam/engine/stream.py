@@ -36,10 +36,11 @@ class TokenStream:
         """Takes steps until there is something to show; whether there is."""
         request = self.request
         while True:
+            is_done = request.done  # before what it has shown: nothing comes after that
             self._ready.extend(request.chunks())
             if self._ready:
                 return True
-            if request.done:
+            if is_done:
                 if request.error is not None:
                     raise request.error
                 return False
