@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hornbeam as hb
-from hornbeam.errors import ArgumentError, LogitsError
+from hornbeam.errors import ArgumentError, LogitsError, ShapeError
 from tests.reference import philox
 from tests.reference import warp as reference
 
@@ -82,7 +82,11 @@ def test_draws_follow_the_definition(case: Any, dtype: torch.dtype, seed: int) -
     if weights is None:
         with pytest.raises(LogitsError, match=r"sequence 0, row 0 contain -inf only"):
             hb.ops.sample(logits, warp, positions=torch.tensor([0]), **arguments)
+        with pytest.raises(LogitsError, match=r"sequence 0, row 0 contain -inf only"):
+            hb.ops.probabilities(logits, warp, history=[history])
         return
+    law = hb.ops.probabilities(logits, warp, history=[history])
+    assert law.tolist() == [[weight / sum(weights) for weight in weights]]
     for position in range(5):
         got = hb.ops.sample(logits, warp, positions=torch.tensor([position]), **arguments)
         assert got.item() == draw(weights, seed, 3, position)
@@ -111,6 +115,19 @@ def test_large_vocabularies(size: int, warp: hb.Warp) -> None:
     assert all(weights[token] for token in tokens.tolist())
     some = range(0, count, 100)
     assert [tokens[i].item() for i in some] == [vectorised_draw(weights, 5, i, i) for i in some]
+
+
+def test_laws_of_several_rows() -> None:
+    logits = torch.tensor([[0.0, 1.0, 1.0], [2.0, 2.0, -torch.inf]])
+    warps = [hb.Warp(top_k=2), hb.Warp(temperature=0.0)]
+    assert hb.ops.probabilities(logits, warps).tolist() == [[0.0, 0.5, 0.5], [1.0, 0.0, 0.0]]
+    assert hb.ops.probabilities(logits[:0]).shape == (0, 3)
+    with pytest.raises(ShapeError, match=r"logits has shape \[3\], expected \[rows, vocabulary\]"):
+        hb.ops.probabilities(logits[0])
+    with pytest.raises(ShapeError, match="warp"):
+        hb.ops.probabilities(logits, [hb.Warp()] * 3)
+    with pytest.raises(ArgumentError, match="history is None"):
+        hb.ops.probabilities(logits, hb.Warp(presence_penalty=1.0))
 
 
 def vectorised_draw(weights: list[int], seed: int, sequence: int, position: int) -> int:

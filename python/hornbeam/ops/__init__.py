@@ -12,7 +12,7 @@ from hornbeam.ops.rows import (
     put_rows,
     write_rows,
 )
-from hornbeam.ops.verify import Reads, Verified, sample, sample_ids, verify
+from hornbeam.ops.verify import Reads, Verified, probabilities, sample, sample_ids, verify
 
 __all__ = [
     "MASS_ONE",
@@ -27,6 +27,7 @@ __all__ = [
     "move_page_rows_at_once",
     "move_rows",
     "page_formats",
+    "probabilities",
     "put_rows",
     "quantise_pages",
     "sample",

@@ -11,7 +11,7 @@ from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integers import integer_tensor
 from hornbeam.warp import Warp
 
-__all__ = ["Reads", "Verified", "sample", "sample_ids", "verify"]
+__all__ = ["Reads", "Verified", "probabilities", "sample", "sample_ids", "verify"]
 
 Tokens = Tensor | Sequence[int]
 History = Sequence[tuple[Tokens, Tokens]]
@@ -251,6 +251,29 @@ def sample_ids(
     """As :func:`sample`, arguments and all, but the tokens as a list: of logits on a device they are read
     once. ``sequences`` and ``positions`` are int64 ``[B]``."""
     return [token for _, token in _drawn(logits, warp, seed, sequences, positions, history).paths()]
+
+
+def probabilities(
+    logits: Tensor, warp: Warp | Sequence[Warp] = _PLAIN, *, history: History | None = None
+) -> Tensor:
+    """The law that :func:`sample` and :func:`verify` draw from, float64 ``[B, V]`` on the CPU: exactly the
+    weights that they read, over their sum.
+
+    Args:
+        logits: raw, float32, bfloat16 or float16, ``[B, V]`` on the CPU.
+        warp: one, or one a row; a greedy one gives all to its token.
+        history: for penalties: per row its (prompt ids, output ids) so far.
+
+    Raises:
+        ShapeError, ArgumentError, LogitsError: as :func:`verify`.
+    """
+    if logits.dim() != 2:
+        raise ShapeError(f"logits has shape {list(logits.shape)}, expected [rows, vocabulary]")
+    weights = torch.empty(logits.shape, dtype=torch.float32)
+    totals = torch.empty(logits.shape[0], dtype=torch.int64)
+    seen = None if history is None else [(_ids(a).tolist(), _ids(b).tolist()) for a, b in history]
+    _native.law_weights(logits, _handles(warp), seen, weights, totals)
+    return weights.double() / totals[:, None]
 
 
 def _drawn(

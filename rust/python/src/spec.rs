@@ -130,7 +130,8 @@ impl TreeProposal {
 /// The suffix draft source of one sequence.
 #[pyclass(module = "hornbeam._native", frozen)]
 struct SuffixDraft {
-    core: Mutex<spec::suffix::SuffixDraft>,
+    /// Shared with forks until one of them adds to it.
+    core: Mutex<Arc<spec::suffix::SuffixDraft>>,
 }
 
 #[pymethods]
@@ -145,7 +146,7 @@ impl SuffixDraft {
     ) -> PyResult<Self> {
         let corpus = corpus.map(|corpus| Arc::clone(&corpus.core));
         let core = spec::suffix::SuffixDraft::new(corpus, min_match).or_raise(py)?;
-        let draft = Self { core: Mutex::new(core) };
+        let draft = Self { core: Mutex::new(Arc::new(core)) };
         draft.extend(py, tokens)?;
         Ok(draft)
     }
@@ -154,10 +155,15 @@ impl SuffixDraft {
     fn extend(&self, py: Python<'_>, tokens: Vec<u32>) -> PyResult<()> {
         // A token takes about a microsecond, so a few of them do not pay for releasing the GIL.
         if tokens.len() <= 16 {
-            attached(py, || lock_whole(&self.core).extend(&tokens))
+            attached(py, || Arc::make_mut(&mut lock_whole(&self.core)).extend(&tokens))
         } else {
-            detached(py, || lock_whole(&self.core).extend(&tokens))
+            detached(py, || Arc::make_mut(&mut lock_whole(&self.core)).extend(&tokens))
         }
+    }
+
+    /// A second one at the same place.
+    fn fork(&self) -> Self {
+        Self { core: Mutex::new(Arc::clone(&lock_whole(&self.core))) }
     }
 
     /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.
@@ -204,7 +210,8 @@ impl SuffixDraft {
 #[pyclass(module = "hornbeam._native", frozen)]
 struct NGramDraft {
     settings: spec::ngram::NGram,
-    text: Mutex<Vec<u32>>,
+    /// Shared with forks until one of them adds to it.
+    text: Mutex<Arc<Vec<u32>>>,
 }
 
 #[pymethods]
@@ -218,12 +225,17 @@ impl NGramDraft {
         stop_ids: Vec<u32>,
     ) -> PyResult<Self> {
         let settings = spec::ngram::NGram::new(min_ngram, max_ngram, stop_ids).or_raise(py)?;
-        Ok(Self { settings, text: Mutex::new(tokens) })
+        Ok(Self { settings, text: Mutex::new(Arc::new(tokens)) })
     }
 
     /// Appends committed tokens.
     fn extend(&self, tokens: Vec<u32>) {
-        lock_whole(&self.text).extend(tokens);
+        Arc::make_mut(&mut lock_whole(&self.text)).extend(tokens);
+    }
+
+    /// A second one at the same place.
+    fn fork(&self) -> Self {
+        Self { settings: self.settings.clone(), text: Mutex::new(Arc::clone(&lock_whole(&self.text))) }
     }
 
     /// Guesses up to `max_length` tokens after the committed text and `pending`; changes nothing.

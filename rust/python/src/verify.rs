@@ -2,6 +2,7 @@
 
 use hornbeam_core::format::Dtype;
 use hornbeam_core::ops::draw::{self, Noise};
+use hornbeam_core::ops::law_weights::law_weights;
 use hornbeam_core::ops::logits::{Logits, Row};
 use hornbeam_core::ops::verify::{self, Reads, Request, Rule, Verdict};
 use hornbeam_core::ops::warp::Warp as CoreWarp;
@@ -188,6 +189,35 @@ fn verify_drafts(
     }
 }
 
+/// The warped laws of rows of logits; see `hornbeam.ops.probabilities`.
+#[pyfunction]
+#[pyo3(name = "law_weights")]
+fn weights_of_laws(
+    py: Python<'_>,
+    logits_rows: &Bound<'_, PyAny>,
+    warps: Vec<PyRef<'_, Warp>>,
+    histories: Option<Vec<(Vec<i64>, Vec<i64>)>>,
+    weights: &Bound<'_, PyAny>,
+    totals: &Bound<'_, PyAny>,
+) -> PyResult<()> {
+    let rows = Tensor::new(logits_rows, "logits")?;
+    let (weights, totals) = (Tensor::new(weights, "weights")?, Tensor::new(totals, "totals")?);
+    expect_apart(py, &[&weights, &totals], [&rows])?;
+    // SAFETY: an output shares no memory with the input and is the caller's to write; callers do not write to
+    // the input meanwhile.
+    unsafe {
+        let given = logits(py, &rows)?;
+        let warps: Vec<&CoreWarp> = warps.iter().map(|warp| &warp.0).collect();
+        let pairs: Option<Vec<(&[i64], &[i64])>> = histories
+            .as_ref()
+            .map(|all| all.iter().map(|(prompt, output)| (&prompt[..], &output[..])).collect());
+        let (table, sums) = (weights.slice_mut::<f32>(py)?, totals.i64s_mut(py)?);
+        detached_on(py, [&rows, &weights, &totals], || {
+            law_weights(Isa::detected(), given, &warps, pairs.as_deref(), table, sums)
+        })
+    }
+}
+
 /// Draws children of the nodes of draft trees, (token, probability, score) each; see
 /// `hornbeam.speculation.tree_building`.
 #[pyfunction]
@@ -241,5 +271,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<Warp>()?;
     m.add_function(wrap_pyfunction!(tree_depth, m)?)?;
     m.add_function(wrap_pyfunction!(draw_children, m)?)?;
+    m.add_function(wrap_pyfunction!(weights_of_laws, m)?)?;
     m.add_function(wrap_pyfunction!(verify_drafts, m)?)
 }

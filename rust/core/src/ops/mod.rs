@@ -3,6 +3,7 @@
 pub mod attention;
 pub mod draw;
 pub mod key_mass;
+pub mod law_weights;
 pub mod linear;
 pub mod logits;
 pub mod pages;
