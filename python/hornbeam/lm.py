@@ -18,6 +18,7 @@ from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, token_ids
 from hornbeam.results import Generation, Likelihood
+from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
 
@@ -168,7 +169,7 @@ class LM:
         seed: int = 0,
         stop: str | Sequence[str] | None = None,
         stream: Callable[..., Any] | None = None,
-        verify: str = "coupled",
+        verify: str | Rule = "coupled",
         length: Any = DEFAULT_LENGTH,
         warp: Warp | None = None,
         logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
@@ -195,7 +196,8 @@ class LM:
             stream: called as ``stream(text, token_ids, source)`` as soon as tokens are certain; ``source``
                 is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts, or with
                 ``n``, the keyword ``index`` names the text, counted over all of them.
-            verify: the rule by which drafts are accepted, see :func:`hornbeam.ops.verify`.
+            verify: the rule by which drafts are accepted: a name of :func:`hornbeam.ops.verify`, or a
+                :class:`hornbeam.spec.Rule`.
             length: how many drafted tokens are worth a row, see :mod:`hornbeam.speculation`.
             warp: all warpers at once, penalties included, in place of the four above.
             logits_processor: a transformers ``LogitsProcessor`` or list, applied along each draft.

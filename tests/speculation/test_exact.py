@@ -18,8 +18,8 @@ import pytest
 import torch
 
 import hornbeam as hb
-from hornbeam.engine import drafting, step_draft
-from hornbeam.speculation import AcceptanceHead, Confidence, Entropy, Fixed, Signals, shape
+from hornbeam.engine import drafting
+from hornbeam.speculation import AcceptanceHead, Confidence, Entropy, Fixed, Signals, shape, step_draft
 from hornbeam.speculation.acceptance import AcceptanceByRank
 from hornbeam.speculation.laws import RATIO_TESTS, check_law
 from hornbeam.speculation.protocols import Ask, Run

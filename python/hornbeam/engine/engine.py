@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -17,17 +17,18 @@ import torch
 
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import turns
-from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
 from hornbeam.engine.options import Keywords, Options
 from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Request
+from hornbeam.engine.requests import Requests
 from hornbeam.engine.scheduling import Chunks, schedule
 from hornbeam.engine.stepping import take_step
 from hornbeam.errors import ArgumentError, StateError
 from hornbeam.prompt import end_tokens, prompts_of, token_ids
 from hornbeam.results import Finish, Piece
+from hornbeam.speculation.declarations import lms_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -49,7 +50,7 @@ class Event(NamedTuple):
     """What it failed with, if it has."""
 
 
-class Engine(Host):
+class Engine(Requests):
     """Decodes any number of requests together, whatever their settings, on one model.
 
     Requests are submitted, forked, paused, resumed and cancelled at any time, from any thread. Each gets
@@ -90,11 +91,7 @@ class Engine(Host):
             prefill_rows=prefill_rows,
             cuda_graphs=cuda_graphs,
         )
-        self._served_changes = self._seen_changes  # that the requests under way are computed with
-        self._requests: list[Request] = []  # that are not done, in the order of their submission
-        self._groups: dict[Any, Drafting] = {}
         self.chunks = Chunks()
-        self.num_ended = 0  # requests that have ended so far
 
     # -- requests ----------------------------------------------------------------------------------------
 
@@ -186,32 +183,12 @@ class Engine(Host):
             self._requests.extend(live)
             return requests
 
-        return self.exclusively(work, [lm.engine for lm in getattr(options.draft, "lms", ())])
-
-    def _free_index(self, taken: Iterable[Request] = ()) -> int:
-        """The least number that no request has."""
-        used = {request.index for request in [*self._requests, *taken]}
-        return next(index for index in range(len(used) + 1) if index not in used)
-
-    def is_alone(self, request: Request) -> bool:
-        """Whether no other request can end before this one goes on."""
-        return all(
-            other is request or other.is_paused or other.waits_for is not None for other in self.requests
-        )
-
-    def age(self, request: Request) -> int:
-        """Its place in the order of submission; the youngest has the greatest."""
-        return next((place for place, other in enumerate(self._requests) if other is request), -1)
-
-    @property
-    def requests(self) -> list[Request]:
-        """Those that are under way, in the order of their submission."""
-        return [request for request in self._requests if not request.done]
+        return self.exclusively(work, [lm.engine for lm in lms_of(options.draft)])
 
     def _engines(self) -> list[Host]:
         """This engine and those of its requests' drafts, in the order in which they are locked."""
         drafts = [request.options.draft for request in list(self._requests)]
-        others = {lm.engine for draft in drafts for lm in getattr(draft, "lms", ())}
+        others = {lm.engine for draft in drafts for lm in lms_of(draft)}
         return sorted({self, *others}, key=id)
 
     def step(self) -> list[Event]:
@@ -255,14 +232,6 @@ class Engine(Host):
         ready = [request for request in self._requests if not request.is_paused]
         return [request for request in ready if request.ambient == ready[0].ambient]
 
-    def _sweep(self) -> None:
-        """Lets go of requests that are done, and of those whose call has gone."""
-        for request in list(self._requests):
-            if request.is_orphan:
-                self.close(request)
-            elif request.done:
-                self._retire(request)
-
     def drive(self, request: Request) -> None:
         """Takes a step, unless the request is done by the time that it is this thread's turn.
 
@@ -298,22 +267,22 @@ class Engine(Host):
             self._mend()
             if request.done or request.is_paused:
                 raise StateError("a request that is done or paused cannot be forked")
-            children: list[Request] = []
-            for key in request.key.fork(count):
+            own, *keys = request.key.fork(count)
+            others: list[Request] = []
+            for key in keys:
                 branch = None if request.is_closed else request.branch.fork()
-                child = request.continued(self._free_index(children), key, branch)
-                children.append(child)
-            at = self._requests.index(request)
-            group = self.group_of(request)
-            for child in children:
+                child = request.continued(self._free_index(others), key, branch)
+                others.append(child)
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
-                group.fork(child)
-            self._requests[at : at + 1] = children
-            request.error = StateError("the request was closed by fork()")
-            self._retire(request)
-            request.close()
-            return children
+                self.group_of(request).fork(request, child)
+            first = request.successor(own)
+            at = self._requests.index(request)
+            self._requests[at : at + 1] = [first, *others]
+            if request.keeper is not None:
+                request.keeper.hand_on(request, first)
+            request.close_for(first, StateError("the request was closed by fork()"))
+            return [first, *others]
 
     def extend(self, request: Request, more: Any, max_new_tokens: int | None) -> None:
         """What :meth:`Request.extend` does."""
@@ -352,137 +321,7 @@ class Engine(Host):
             self._requests.append(request)
             self.group_of(request).start(request)
 
-        self.exclusively(work, [lm.engine for lm in getattr(request.options.draft, "lms", ())])
+        self.exclusively(work, [lm.engine for lm in lms_of(request.options.draft)])
 
     def _more(self, more: Any) -> list[int]:
         return token_ids(self, more, "more", special=False)
-
-    def close(self, request: Request) -> None:
-        """Ends a request if it is under way, and lets go of all that it holds."""
-        if not request.done:
-            request.interrupt()
-        self._retire(request)
-        request.close()
-        if request.keeper is not None:
-            request.keeper.forget(request)
-
-    def _retire(self, request: Request) -> None:
-        """Takes a request that has ended out of what is under way."""
-        if request not in self._requests:
-            return
-        self._requests.remove(request)
-        request.served_changes = self._served_changes
-        self.num_ended += 1
-        group, request.group = request.group, None
-        if group is not None:
-            group.finish(request)
-        if request.releases or request.error is not None:
-            request.close()
-            if request.keeper is not None:
-                request.keeper.forget(request)
-        live = {id(other.group) for other in self._requests}
-        self._groups = {key: group for key, group in self._groups.items() if id(group) in live}
-
-    def group_of(self, request: Request) -> Drafting:
-        """The draft source that serves a request."""
-        if request.group is None:
-            key = request.options.drafting_key
-            if key not in self._groups:
-                self._groups[key] = Drafting(self, request.options)
-            request.group = self._groups[key]
-        return request.group
-
-    def reusable(self, request: Request) -> int:
-        """How many tokens of a text may come from the cache. A recipe wants to see some queries, and the
-        logits of a prompt come from its rows; a draft source makes do with what is computed."""
-        if not request.ambient.is_exact or (request.options.echo and not request.output):
-            return 0
-        if request.keeper is None:
-            return request.num_committed
-        return request.keeper.reusable(len(request.prompt))
-
-    # -- after an interrupt --------------------------------------------------------------------------------
-
-    def interrupt(self, requests: Sequence[Request]) -> None:
-        """Ends these requests with what there is, and what an interrupted step has left half-way."""
-        with self._lock:
-            for request in requests:
-                request.interrupt()
-            if not self._is_stepping:
-                self._mend()
-
-    def close_all(self, requests: Sequence[Request]) -> None:
-        """Closes what is still under way, or still held, of a call that ends, while no other thread is within
-        a step."""
-        left = [request for request in requests if not (request.done and request.is_closed)]
-        if left:
-            with self._lock:
-                for request in left:
-                    self.close(request)
-
-    def _mend(self) -> None:
-        """Ends what a step that was interrupted has left half-way: what was committed is emitted, what was
-        not is taken back, and draft sources begin anew. May be interrupted, and is done again then."""
-        if not self._is_dirty:
-            return
-        self._recover()
-        for request in list(self._requests):
-            self.restore(request)
-            if request.keeper is not None and not request.done and request.keeper.is_broken(request):
-                request.fail(StateError("a step was interrupted while the cache of the request was reduced"))
-        self._sweep()
-        self.renew_groups()
-        self._is_dirty = False
-
-    def restore(self, request: Request) -> list[Piece]:
-        """Puts a request where its branch is, after a step that did not come to its end: what was committed
-        is emitted, and returned; what was not is taken back."""
-        pieces: list[Piece] = []
-        if request.done or request.is_closed:
-            return pieces
-        length = request.branch.length
-        if request.fresh is not None and length == request.fresh[1]:
-            pieces = request.emit()
-        else:
-            request.take_back()
-        if request.is_read and length != request.num_committed:
-            request.close()  # read again, from what the tree holds
-        elif not request.is_read and length == request.num_committed:
-            if request.output:
-                request.is_read = True
-            else:
-                request.close()  # the logits after its prompt are gone
-        return pieces
-
-    def renew_groups(self) -> None:
-        """Draft sources begin anew, with what there is of every text."""
-        for request in self._requests:
-            group, request.group = request.group, None
-            if group is not None:
-                group.finish(request)
-        self._groups.clear()
-        for request in self._requests:
-            if not request.done:
-                self.group_of(request).start(request)
-
-    # -- the model as it is now ----------------------------------------------------------------------------
-
-    def _start_again(self) -> None:
-        """Goes on with a model that has changed: it reads anew what there is of every text."""
-        keepers: dict[int, Keeper] = {}
-        for request in list(self._requests):
-            if request.keeper is not None and (request.output or request.stats.reductions):
-                request.fail(
-                    StateError(
-                        "the model changed while a text with keep= was under way, and what its cache has let "
-                        "go cannot be computed again"
-                    )
-                )
-                continue
-            request.close()
-            if request.keeper is not None:
-                fresh = Keeper(self, request.options.keep)
-                request.keeper = keepers.setdefault(id(request.keeper), fresh)
-        self._sweep()
-        self.renew_groups()
-        self._served_changes = self._seen_changes

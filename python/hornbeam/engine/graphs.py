@@ -20,15 +20,15 @@ from hornbeam.cuda.device import index_of
 from hornbeam.cuda.outputs import Outputs
 from hornbeam.cuda.plans import DevicePlan, pack
 from hornbeam.cuda.warps import adjusts, pack_laws
-from hornbeam.engine.drafting import Verdict
 from hornbeam.model.runner import Output
+from hornbeam.speculation.step_draft import Verdict
 
 if TYPE_CHECKING:
     from hornbeam.cache.tree import Step
-    from hornbeam.engine.drafting import StepDraft
     from hornbeam.engine.host import Host
     from hornbeam.engine.options import Options
     from hornbeam.engine.request import Request
+    from hornbeam.speculation.step_draft import StepDraft
 
 __all__ = ["CAPTURED_ROWS", "StepGraphs", "bucket"]
 
@@ -57,9 +57,9 @@ class StepGraphs:
     @staticmethod
     def fits(options: Options, drafts: Seq[StepDraft]) -> bool:
         """Whether a step can run padded: it is verified by sampling, from the model's own logits."""
+        is_chosen = options.warp.is_greedy or all(draft.logits is None for draft in drafts)
         return (
-            (options.rule == "coupled" or options.warp.is_greedy or all(d.logits is None for d in drafts))
-            and options.rule not in ("typical", "target_only")
+            (options.rule.shares_noise or (bool(options.rule.compares) and is_chosen))
             and options.processor is None
             and not adjusts(options.warp)
             and sum(1 + len(d.tokens) for d in drafts) + bucket(len(drafts)) <= CAPTURED_ROWS

@@ -10,6 +10,7 @@ import torch
 
 from hornbeam import speculation
 from hornbeam.errors import ArgumentError
+from hornbeam.speculation.rule import RULES, Rule, rule_of
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
 
@@ -33,7 +34,7 @@ class Keywords(TypedDict, total=False):
     min_p: float | None
     seed: int
     stop: str | Sequence[str] | None
-    verify: str
+    verify: str | Rule
     length: Any
     warp: Warp | None
     logits_processor: Processor | None
@@ -52,7 +53,7 @@ class Options:
     max_new_tokens: int
     warp: Warp
     seed: int
-    rule: str
+    rule: Rule
     draft: Any
     length: Any
     stop: tuple[str, ...] = ()
@@ -68,7 +69,7 @@ class Options:
     def greedy(cls, max_new_tokens: int, keep: Any = None) -> Options:
         """Plain greedy decoding: no draft, no stop."""
         warp = Warp(temperature=0.0)
-        return cls(max_new_tokens, warp, seed=0, rule="coupled", draft=None, length=None, keep=keep)
+        return cls(max_new_tokens, warp, seed=0, rule=RULES["coupled"], draft=None, length=None, keep=keep)
 
     @classmethod
     def of(
@@ -85,7 +86,7 @@ class Options:
         min_p: float | None = None,
         seed: int = 0,
         stop: str | Sequence[str] | None = None,
-        verify: str = "coupled",
+        verify: str | Rule = "coupled",
         warp: Warp | None = None,
         logits_processor: Processor | None = None,
         stopping_criterion: Criterion | None = None,
@@ -116,7 +117,7 @@ class Options:
             max_new_tokens=max_new_tokens,
             warp=warp,
             seed=seed,
-            rule=verify,
+            rule=rule_of(verify),
             draft=draft,
             length=length,
             stop=stops,
@@ -132,10 +133,7 @@ class Options:
     @property
     def drafting_key(self) -> tuple[Hashable, ...]:
         """Equal for requests that are drafted for and verified together."""
-        return (
-            *(_identity(value) for value in (self.draft, self.length, self.warp, self.processor)),
-            self.rule,
-        )
+        return (*(_identity(x) for x in (self.draft, self.length, self.warp, self.processor, self.rule)),)
 
 
 def _identity(value: Any) -> Hashable:

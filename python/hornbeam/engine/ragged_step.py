@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from hornbeam.engine.blame import Blamed, blaming
-from hornbeam.engine.drafting import Drafting, process
+from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.logprobs import prompt_entries, token_entries
+from hornbeam.engine.outcomes import tell_sources
 from hornbeam.engine.request import Request
 from hornbeam.engine.scheduling import Schedule
-from hornbeam.engine.step_draft import StepDraft, Verdict
+from hornbeam.engine.verifying import process
 from hornbeam.errors import OutOfPages
 from hornbeam.results import Piece, Source
-from hornbeam.speculation.protocols import Outcome
+from hornbeam.speculation.step_draft import StepDraft, Verdict
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hornbeam.cache.step import Step
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.eviction import Keeper, QueryObserver
@@ -114,7 +112,7 @@ class RaggedStep:
             with self._phase("commit"):
                 step.commit(paths, is_moved=graphs is not None)
         self._keep(paths)
-        self._tell_sources(step, requests, paths, output)
+        tell_sources(self, step, requests, paths, output)
         emitted = self._emit(step, seconds)
         self._count_seconds()
         return emitted
@@ -259,7 +257,9 @@ class RaggedStep:
         """The verdict on every draft."""
         for group in self.groups:
             with blaming(group.requests):
-                group.verdicts = group.drafting.verify(group.requests, group.drafts, logits[group.rows])
+                group.verdicts = group.drafting.verifier.verify(
+                    group.requests, group.drafts, logits[group.rows]
+                )
 
     def _first_tokens(self, logits: torch.Tensor) -> dict[int, int]:
         """The first token of every prompt that is complete, by its request's index; and of those whose logits
@@ -295,7 +295,7 @@ class RaggedStep:
             logits = torch.cat(
                 [process(r, StepDraft(), row[None]) for r, row in zip(requests, logits, strict=True)]
             )
-        return drafting.sample(requests, logits)
+        return drafting.verifier.sample(requests, logits)
 
     def _cut(self, logits: torch.Tensor, first: dict[int, int]) -> list[Any]:
         """What every request emits when the step is committed, and the rows that stay."""
@@ -341,36 +341,6 @@ class RaggedStep:
                 own, watch = watched.get(number, ([], None))
                 keeper.on_step(watch, own, [by_request[r.index] for r in own], rest)
 
-    def _tell_sources(self, step: Step, requests: list[Any], paths: list[Any], output: Output) -> None:
-        """Tells draft sources and stop rules what the step did."""
-        places = {request.index: place for place, request in enumerate(self.taken)}
-        begin, parts = 0, {}
-        for group in self.groups:
-            for request, draft in zip(group.requests, group.drafts, strict=True):
-                parts[request.index] = output.logits[begin : begin + 1 + len(draft.tokens)]
-                begin += 1 + len(draft.tokens)
-            group.drafting.judge(group.drafts, group.verdicts)
-        by_group: dict[int, tuple[Drafting, list[tuple[Request, Outcome]]]] = {}
-        for request in self.taken:
-            drafting = self.engine.group_of(request)
-            place = places[request.index]
-            _, tokens, parents = requests[place]
-            path = list(paths[place])
-            outcome = Outcome(
-                request.index,
-                tokens,
-                path,
-                not request.is_read,
-                request.branch.length - len(path),
-                parts.get(request.index),
-                _hidden(output, drafting.hidden_layers, step.rows[place]),
-                None if not request.is_read else parents or range(-1, len(tokens) - 1),
-            )
-            by_group.setdefault(id(drafting), (drafting, []))[1].append((request, outcome))
-        for drafting, pairs in by_group.values():
-            drafting.meet([request for request, _ in pairs])
-            drafting.observe([outcome for _, outcome in pairs])
-
     def _emit(self, step: Step, seconds: float) -> list[tuple[Request, list[Piece]]]:
         emitted = []
         for group in self.groups:
@@ -411,18 +381,3 @@ def _together(observers: list[QueryObserver]) -> Any:
             observer(*arguments)
 
     return each
-
-
-def _hidden(output: Output, layers: Sequence[int], own: NDArray[np.int64]) -> torch.Tensor | None:
-    """What a draft source wants to see of one request's hidden states."""
-    if output.hidden is None or not layers:
-        return None
-    return torch.stack([output.hidden[layer][_run(own)] for layer in layers], dim=1)
-
-
-def _run(rows: NDArray[np.int64]) -> slice | torch.Tensor:
-    """Rows as an index; a slice where they are neighbours, so that none is sent to a device."""
-    first = int(rows[0])
-    if bool((np.diff(rows) == 1).all()):
-        return slice(first, first + len(rows))
-    return torch.from_numpy(rows)

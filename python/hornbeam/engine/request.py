@@ -1,36 +1,19 @@
-"""One text on its way: its branch, what it emitted, why it ended, and what it cost."""
+"""A request, as its caller sees it."""
 
 from __future__ import annotations
 
-import weakref
-from collections import deque
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from hornbeam.engine.request_state import RequestState
 from hornbeam.errors import StateError
-from hornbeam.results import Chunk, Finish, Generation, Piece, Source, Stats, TokenLogprob
-from hornbeam.text import TextStream, continuation, twin
+from hornbeam.results import Chunk, Generation
 
-if TYPE_CHECKING:
-    from hornbeam.cache.branch import Branch
-    from hornbeam.cache.tree import PrefixTree
-    from hornbeam.engine.ambient import Ambient
-    from hornbeam.engine.drafting import Drafting
-    from hornbeam.engine.engine import Engine
-    from hornbeam.engine.eviction.keeper import Keeper
-    from hornbeam.engine.options import Options
-    from hornbeam.engine.random_key import RandomKey
-
-__all__ = ["SHARED_PREFIX", "Request"]
-
-#: A prompt waits for one that goes first if that saves it so many rows.
-SHARED_PREFIX = 16
-
-_UNLIMITED = 1 << 30
+__all__ = ["Request"]
 
 
-class Request:
+class Request(RequestState):
     """One text on its way. Made by :meth:`hornbeam.Engine.submit`, :meth:`fork` and :meth:`extend`.
 
     Attributes:
@@ -38,93 +21,6 @@ class Request:
         output: the tokens emitted so far. Not to be changed.
         error: what made it fail, or None.
     """
-
-    def __init__(
-        self,
-        engine: Engine,
-        index: int,
-        key: RandomKey,
-        prompt: list[int],
-        options: Options,
-        *,
-        ambient: Ambient,
-        place: int = 0,
-        call: object = None,
-        streams: bool = True,
-        releases: bool = False,
-        owner: object = None,
-    ) -> None:
-        self.engine = engine
-        self.options = options
-        self.ambient = ambient
-        #: Told apart from all other live requests of the engine by it.
-        self.index = index
-        #: Which prompt of a call it is.
-        self.place = place
-        #: Those of one call are read before any of them decodes.
-        self.call = call
-        self.key = key
-        self.number = key.number
-        self.seed = key.seed(options.seed)
-        self.prompt = prompt
-        self.output: list[int] = []
-        self.error: BaseException | None = None
-        self.messages: list[Any] | None = None  # the chat that the prompt is
-        self._owner = None if owner is None else weakref.ref(owner)
-        self._streams = streams
-        self._releases = releases
-        self._is_shared = False  # whether the output's list is another request's too
-        self._shares_text = False  # whether the text is
-        self._branch: Branch | None = None
-        self.pending = -1  # emitted, but not yet a row
-        self.is_read = False  # whether the branch holds all that is certain, but for the pending token
-        self.is_paused = False
-        self.num_matched = 0  # tokens that the tree held when the branch was opened
-        self.draft_room = _UNLIMITED  # tokens that a draft may have
-        self.served_changes = -1  # how often the model had changed when it ended
-        self.waits_for: int | None = None  # the count of ended requests at which it was put off
-        #: What drafts for it, once that was asked; :meth:`Engine.group_of` says it.
-        self.group: Drafting | None = None
-        #: Runs the recipe of ``keep=``, if there is one.
-        self.keeper: Keeper | None = None
-        #: Pieces of the step under way, the tokens that the branch has once it is committed, and the length
-        #: of the output before.
-        self.fresh: tuple[list[Piece], int, int] | None = None
-        #: What was emitted and not looked at yet, each with the length of the output before it.
-        self.unread: deque[tuple[int, list[Piece]]] = deque()
-        self._num_shown = 0  # tokens of the output that were looked at
-        self.logprobs: list[TokenLogprob] = []
-        self.prompt_logprobs: list[TokenLogprob | None] = [None]
-        self._begin()
-
-    def _begin(self) -> None:
-        """Begins with an empty output."""
-        # Why the sequence ends, and the length of the output that it ends with.
-        self._ending: tuple[Finish, int] | None = None
-        self.stats = Stats(prompt_tokens=len(self.prompt))
-        self.text: TextStream | None = None
-        self._make_text()
-        # The last token emitted needs no row, hence one more than there are positions left.
-        limit = self.options.max_new_tokens
-        self.room = min(limit, self.engine.max_positions - len(self.prompt) + 1)
-        self.limit: Finish = "length" if self.room == limit else "context"
-        if limit == 0:
-            self._ending = ("length", 0)
-
-    def _make_text(self) -> None:
-        """The text of the output, where somebody looks at it before the end."""
-        if self.engine.tokenizer is not None and (self.options.stop or self._streams):
-            self.text = TextStream(self.engine.tokenizer, self.options.stop, self.prompt)
-            for token in self.output:
-                self.text.push(token)
-                self.text.take()
-
-    # -- what a caller does ----------------------------------------------------------------------------
-
-    @property
-    def done(self) -> bool:
-        """Whether it has ended, well or not."""
-        return self.error is not None or self.finish is not None
 
     def result(self) -> Generation:
         """The answer; steps the engine until it is there, unless another thread does.
@@ -176,7 +72,8 @@ class Request:
         """``count`` requests that go on from here, each on its own; closes this one.
 
         Child 0 goes on with the random numbers of this request, each other has numbers of its own. Takes
-        the same time for any number of tokens.
+        the same time for any number of tokens. What this request emitted and :meth:`chunks` has not shown yet
+        is shown by child 0 alone.
 
         Raises:
             StateError: the request is done or paused.
@@ -220,204 +117,3 @@ class Request:
     def _check_open(self) -> None:
         if self.done:
             raise StateError("the request is done")
-
-    @property
-    def is_orphan(self) -> bool:
-        """Whether the call that it belongs to has gone."""
-        return self._owner is not None and self._owner() is None
-
-    # -- what the engine does ----------------------------------------------------------------------------
-
-    @property
-    def position(self) -> int:
-        """Logical position of the token to be sampled next."""
-        return len(self.prompt) + len(self.output)
-
-    @property
-    def is_ending(self) -> bool:
-        """Whether the tokens that were cut last, emitted or not, are the sequence's last."""
-        return self._ending is not None
-
-    @property
-    def finish(self) -> Finish | None:
-        """Why the sequence has ended. An end takes effect together with the output that it belongs to, so
-        that an interrupt in between leaves neither."""
-        if self._ending is None or len(self.output) != self._ending[1]:
-            return None
-        return self._ending[0]
-
-    def interrupt(self) -> None:
-        """Ends the sequence with what there is, unless it has ended."""
-        if self.finish is None:
-            self._ending = ("interrupted", len(self.output))
-
-    @property
-    def committed(self) -> list[int]:
-        """The tokens that the branch holds before the next step of decoding: all but the pending one."""
-        return [*self.prompt, *self.output[:-1]]
-
-    @property
-    def num_committed(self) -> int:
-        """Their number."""
-        return len(self.prompt) + max(len(self.output) - 1, 0)
-
-    @property
-    def branch(self) -> Branch:
-        """The committed tokens; there from the first prefill step to the end of the sequence."""
-        assert self._branch is not None, "the sequence has no branch yet, or no more"
-        return self._branch
-
-    def open(self, tree: PrefixTree, reusable: int) -> None:
-        """Takes up what the tree holds of the prompt, ``reusable`` tokens or all but the last at most."""
-        if self._branch is None:
-            text = self.committed
-            self._branch = tree.match(text, max_tokens=min(reusable, len(text) - 1))
-            self.num_matched = self._branch.length
-            if not self.output:
-                self.stats.reused_tokens = self.num_matched
-
-    def continued(self, index: int, key: RandomKey, branch: Branch | None) -> Request:
-        """A request that goes on from here, with a branch and random numbers of its own. Nothing is copied
-        that grows with the text: the output is when it is first added to."""
-        child = twin(self)
-        child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number, child.seed = key.number, key.seed(self.options.seed)
-        child._is_shared = self._is_shared = True
-        child._shares_text = self._shares_text = True
-        child.stats = twin(self.stats)
-        child.stats.seconds = dict(self.stats.seconds)
-        child.unread = deque()
-        child.logprobs, child.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
-        return child
-
-    def prolong(self, more: list[int], options: Options) -> None:
-        """Begins anew behind the output, with more of the prompt."""
-        self.prompt, self.output, self._is_shared = [*self.prompt, *self.output, *more], [], False
-        self.options = options
-        self.pending, self.is_read, self.draft_room = -1, False, _UNLIMITED
-        self.logprobs, self.prompt_logprobs = [], [None]
-        self.unread.clear()
-        self._num_shown = 0
-        reused, self.num_matched = 0 if self.is_closed else self.branch.length, -1
-        self._begin()
-        self.stats.reused_tokens = reused
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the sequence holds no branch: not yet, or no more."""
-        return self._branch is None
-
-    def record_reduction(self, pages_before: int, keys: int) -> None:
-        """Notes that the branch was reduced to so many keys over all planes."""
-        tree = self.engine.tree
-        self.stats.reductions += 1
-        self.stats.kv_bytes_before = pages_before * (tree.slab_bytes // tree.num_planes)
-        self.stats.kv_bytes = int(self.branch.bytes_by_head().sum())
-        self.stats.kept_share = keys / (self.branch.length * tree.num_planes)
-        self.engine.freed_bytes += max(self.stats.kv_bytes_before - self.stats.kv_bytes, 0)
-
-    @property
-    def releases(self) -> bool:
-        """Whether its branch is released as soon as it is done."""
-        return self._releases
-
-    def put_off(self, engine: Engine) -> None:
-        """Waits until another request has ended, since there is no memory for both."""
-        self.take_back()
-        self.close()
-        self.waits_for = engine.num_ended
-
-    def is_put_off(self, engine: Engine) -> bool:
-        """Whether it waits for another to end, and there is one."""
-        if self.waits_for is not None and (self.waits_for != engine.num_ended or engine.is_alone(self)):
-            self.waits_for = None
-        return self.waits_for is not None
-
-    def close(self) -> None:
-        """Releases the branch, if there is one."""
-        if self._branch is not None:
-            self._branch.drop()
-        self._branch = None
-        self.is_read = False
-
-    def cut(self, fresh: list[tuple[int, Source]]) -> list[Piece]:
-        """The tokens up to the first that ends the sequence, with the text that each makes certain. The end
-        takes effect when they are emitted."""
-        pieces = []
-        if self._shares_text and self.text is not None:
-            self.text = self.text.fork()
-        self._shares_text = False
-        stream = self.text
-        for count, (token, source) in enumerate(fresh, 1):
-            finish: Finish | None = None
-            if token in self.options.eos_token_ids:
-                finish = "eos"
-            elif len(self.output) + count >= self.room:
-                finish = self.limit
-            if stream is not None and stream.push(token):
-                finish = "stop"
-            if self.options.criterion is not None and finish is None:
-                output = self.output + [seen for seen, _ in fresh[:count]]
-                if self.options.criterion(self.prompt, output):
-                    finish = "criterion"
-            text = ""
-            if stream is not None:
-                if finish is not None:
-                    stream.finish()
-                text = stream.take(everything=finish is not None)
-            pieces.append(Piece(token, source, text))
-            if finish is not None:
-                self._ending = (finish, len(self.output) + count)
-                break
-        return pieces
-
-    def take_back(self) -> None:
-        """Forgets what was cut and not emitted."""
-        self.fresh = None
-        if self.finish is None:
-            self._ending = None
-        del self.logprobs[len(self.output) :]
-        if self.text is not None:
-            self._make_text()
-
-    def emit(self) -> list[Piece]:
-        """Records the tokens of the step under way, which are certain. May be done again after an
-        interrupt."""
-        assert self.fresh is not None
-        pieces, _, before = self.fresh
-        if self._is_shared:
-            self.output, self._is_shared = list(self.output), False
-        self.pending = pieces[-1].token
-        self.is_read = True
-        if self._streams:
-            # Before the output: another thread that sees the end finds all that there is to show.
-            self.unread.append((before, pieces))
-        if len(self.output) == before:
-            # One call that no interrupt divides.
-            self.output.extend([piece.token for piece in pieces])
-        self.stats.emitted = len(self.output)
-        self.fresh = None
-        return pieces
-
-    def fail(self, error: BaseException) -> None:
-        """Ends with an error, unless it has ended."""
-        if not self.done:
-            self.error = error
-
-    def generation(self) -> Generation:
-        """The answer, once the sequence is finished or given up."""
-        text, tokenizer = "", self.engine.tokenizer
-        if self.text is not None and self.finish not in ("interrupted", "cancelled"):
-            text = self.text.text
-        elif tokenizer is not None:
-            text = continuation(tokenizer, self.prompt, self.output)
-        self.stats.peak_kv_bytes = self.engine.tree.peak_bytes
-        asked, echo = self.options.logprobs is not None, self.options.echo
-        return Generation(
-            text,
-            self.output,
-            self.finish or "length",
-            self.stats,
-            self.logprobs if asked else None,
-            self.prompt_logprobs if echo else None,
-        )

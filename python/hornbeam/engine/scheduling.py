@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hornbeam.engine.request import SHARED_PREFIX, Request
+from hornbeam.engine.request import Request
+from hornbeam.engine.request_state import SHARED_PREFIX
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine

@@ -8,7 +8,7 @@ trees of any :mod:`~hornbeam.speculation.shape`.
 """
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
-from hornbeam.speculation import shape
+from hornbeam.speculation import rule, shape
 from hornbeam.speculation.draft.auto import Auto
 from hornbeam.speculation.draft.corpus import build_corpus, index_files, open_corpus, save_corpus
 from hornbeam.speculation.draft.feature_head import FeatureHead
@@ -30,6 +30,7 @@ from hornbeam.speculation.protocols import (
     Stop,
     StopRule,
 )
+from hornbeam.speculation.rule import Rule
 from hornbeam.speculation.stop.acceptance_head import AcceptanceHead
 from hornbeam.speculation.stop.confidence import Confidence
 from hornbeam.speculation.stop.entropy import Entropy
@@ -55,6 +56,7 @@ __all__ = [
     "Outcome",
     "Proposal",
     "Proposer",
+    "Rule",
     "Run",
     "Signals",
     "SmallModel",
@@ -69,6 +71,7 @@ __all__ = [
     "build_corpus",
     "index_files",
     "open_corpus",
+    "rule",
     "save_corpus",
     "shape",
 ]

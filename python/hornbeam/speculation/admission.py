@@ -13,6 +13,7 @@ from torch import Tensor
 
 from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
+from hornbeam.speculation.declarations import logits_of, parents_of
 from hornbeam.speculation.protocols import Drafted, Law
 
 __all__ = ["Admitted", "admitted", "check_count"]
@@ -49,7 +50,7 @@ def admitted(
             without repetition are equal, or a token under a ratio test is not of the model.
     """
     tokens = proposal.tokens
-    parents: Sequence[int] | None = getattr(proposal, "parents", None)
+    parents = parents_of(proposal)
     if len(proposal.signals) != len(tokens) or (parents is not None and len(parents) != len(tokens)):
         raise ArgumentError(
             f"the draft {source} proposed {len(tokens)} tokens with {len(proposal.signals)} signals"
@@ -113,7 +114,7 @@ def _kept(
 def _part(proposal: Drafted, parents: Sequence[int] | None, kept: list[int]) -> Admitted:
     signals = proposal.signals
     index = {node: at for at, node in enumerate(kept)} | {-1: -1}
-    logits: Tensor | None = getattr(proposal, "logits", None)
+    logits = logits_of(proposal)
     confidences, lengths, counts = signals.confidences, signals.match_lengths, signals.counts
     return Admitted(
         [proposal.tokens[node] for node in kept],

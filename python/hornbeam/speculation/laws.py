@@ -9,71 +9,52 @@ total variation on a vocabulary of three). Wrong pairs are refused, with the rea
 
 from __future__ import annotations
 
-from typing import Any
-
 from hornbeam.errors import ArgumentError
+from hornbeam.speculation.declarations import StopTraits
 from hornbeam.speculation.protocols import Law
+from hornbeam.speculation.rule import RULES, Rule, rule_of
+from hornbeam.speculation.source import Source
 
-__all__ = ["RATIO_TESTS", "check_gate", "check_law", "check_stop", "is_ratio_test", "law_of"]
+__all__ = ["RATIO_TESTS", "check_gate", "check_law", "check_stop"]
 
-# The laws that each ratio test is exact for. A chain is a tree of single draws. Independent siblings
-# may be verified as distinct ones: a repeated token is passed over, and given that it is new a sibling
-# follows the draft's law without the refused tokens. The converse is biased.
-RATIO_TESTS: dict[str, frozenset[Law]] = {
-    "chain": frozenset({"chain"}),
-    "block": frozenset({"chain"}),
-    "with_replacement": frozenset({"chain", "with_replacement"}),
-    "without_replacement": frozenset({"chain", "with_replacement", "without_replacement"}),
-}
+RATIO_TESTS = {rule.name: rule.compares for rule in RULES.values() if rule.compares}
+"""The laws that each rule that compares laws is exact for, by its name."""
 
 
-def law_of(source: Any) -> Law:
-    """The law that a draft source, or a shape, declares."""
-    law: Law = getattr(source, "law", "deterministic")
-    return law
-
-
-def is_ratio_test(rule: str, law: Law, is_greedy: bool) -> bool:
-    """Whether ``rule`` compares laws for such a draft. An argmax has one outcome, and what was chosen
-    without chance is accepted where a draw from the target says the same."""
-    return rule in RATIO_TESTS and law != "deterministic" and not is_greedy
-
-
-def check_law(law: Law, rule: str) -> None:
+def check_law(law: Law, rule: str | Rule) -> None:
     """Raises ArgumentError unless ``rule`` is exact for drafts of this law (or is lossy by its name)."""
-    expected = RATIO_TESTS.get(rule)
-    if expected is None or law == "deterministic" or law in expected:
+    rule = rule_of(rule)
+    if not rule.compares or law == "deterministic" or law in rule.compares:
         return
     rules = [name for name, laws in RATIO_TESTS.items() if law in laws]
     raise ArgumentError(
-        f"verify is {rule!r} for a draft whose law is {law!r}, expected one of "
+        f"verify is {rule.name!r} for a draft whose law is {law!r}, expected one of "
         f"{', '.join([*rules, 'target_only', 'coupled'])}: a ratio test is exact only for the law that its "
         "tokens were drawn from"
     )
 
 
-def check_gate(stop: Any, source: Any, proposer: Any) -> None:
-    """Raises ArgumentError unless a proposer asks a stop rule that decides before draws."""
-    if not getattr(proposer, "takes_gates", False):
+def check_gate(stop: StopTraits, source: Source) -> None:
+    """Raises ArgumentError unless a source asks a stop rule that decides before draws."""
+    if not source.takes_gates:
         raise ArgumentError(
-            f"length is {type(stop).__name__}, which stops a draft before a token is drawn, and draft is "
-            f"{type(source).__name__}, expected one that draws from logits: SmallModel, LayerSkip or the like"
+            f"length is {stop.name}, which stops a draft before a token is drawn, and draft is "
+            f"{source.name}, expected one that draws from logits: SmallModel, LayerSkip or the like"
         )
 
 
-def check_stop(stop: Any, source: Any, rule: str) -> None:
+def check_stop(stop: StopTraits, source: Source, rule: Rule) -> None:
     """Raises ArgumentError if a stop rule would decide on drawn tokens by what was drawn."""
-    if getattr(stop, "is_predictable", False):
+    if stop.is_predictable:
         return
-    name = type(stop).__name__
-    if not getattr(stop, "takes_outlines", False):
+    if not stop.takes_outlines:
         raise ArgumentError(
-            f"length is {name}, which looks at drawn tokens, and verify is {rule!r}: a ratio test is biased "
-            "where a token is dropped for what was drawn; expected a rule that decides before the draw "
-            "(Fixed, Entropy), or verify='coupled' or 'target_only'"
+            f"length is {stop.name}, which looks at drawn tokens, and verify is {rule.name!r}: a ratio test "
+            "is biased where a token is dropped for what was drawn; expected a rule that decides before the "
+            "draw (Fixed, Entropy), or verify='coupled' or 'target_only'"
         )
-    if not hasattr(source, "outline"):
+    if source.outline is None:
         raise ArgumentError(
-            f"length is {name}, and verify is {rule!r}, but the draft cannot say before its draws which tree "
-            "it will draw; expected length=Fixed(...), or verify='coupled' or 'target_only'"
+            f"length is {stop.name}, and verify is {rule.name!r}, but the draft cannot say before its draws "
+            "which tree it will draw; expected length=Fixed(...), or verify='coupled' or 'target_only'"
         )

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from hornbeam.speculation.protocols import Ask, Draft, Drafter, Outcome, Proposer, Run
+from hornbeam.speculation.protocols import Ask, Draft, Drafter, Outcome
 
-__all__ = ["PerSequence", "open_source"]
+__all__ = ["PerSequence"]
 
 
 class PerSequence:
@@ -23,6 +23,13 @@ class PerSequence:
         """Begins a drafter for the sequence."""
         self.drafters[index] = self.source.start(prompt_ids)
 
+    def fork(self, index: int, child: int) -> bool:
+        """Forks the sequence's drafter, if it can be forked."""
+        fork = getattr(self.drafters[index], "fork", None)
+        if fork is not None:
+            self.drafters[child] = fork()
+        return fork is not None
+
     def propose(self, asks: Sequence[Ask]) -> list[Any]:
         """Asks one drafter after the other."""
         return [self.drafters[ask.index].propose(ask.pending, ask.max_tokens) for ask in asks]
@@ -36,9 +43,3 @@ class PerSequence:
     def finish(self, index: int) -> None:
         """Forgets the sequence's drafter."""
         self.drafters.pop(index, None)
-
-
-def open_source(source: Any, run: Run) -> Proposer:
-    """The proposer of a source of either kind."""
-    proposer: Proposer = source.open(run) if hasattr(source, "open") else PerSequence(source)
-    return proposer

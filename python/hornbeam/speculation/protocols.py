@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hornbeam.cache.step import Step
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.model.runner import Output, Runner
+    from hornbeam.speculation.rule import Rule
     from hornbeam.speculation.stop.gate import Gate
 
 __all__ = [
@@ -92,6 +93,8 @@ class Drafter(Protocol):
         They are not remembered: :meth:`extend` brings them later.
         """
 
+    # It may offer ``fork() -> Drafter``: a second one at the same place.
+
 
 class Draft(Protocol):
     """A draft source as a value: its settings. Its drafts are deterministic."""
@@ -137,8 +140,8 @@ class Run:
     warp: Warp
     seed: int
     """Of the random numbers of asks that name none."""
-    rule: str
-    """Of the verification."""
+    rule: str | Rule
+    """Of the verification, or its name."""
     processor: Callable[[Tensor, Tensor], Tensor] | None = None
     """The caller's logits processor, for a draft that wants to be masked as the target is:
     (token ids `[1, n]`, logits `[1, V]`) -> logits."""
@@ -247,7 +250,17 @@ class BatchDraft(Protocol):
     A proposer that runs layers of the target itself may offer ``reuse(chosen) -> Computed | None``: asked
     before the forward pass, with the indices of the tokens verified of each draft, it gives what it
     computed of the rows ``[pending, *chosen]``, one sequence after the other
-    (:class:`hornbeam.model.layers.Computed`).
+    (:class:`hornbeam.model.layers.Computed`). Where it offers ``credit(seconds)`` it is told what the pass
+    took less for it.
+
+    Further it may offer ``fork(index, child) -> bool``, which begins the sequence ``child`` where ``index``
+    is and says whether it did; else the child is started with its text. ``arrears(index) -> float`` says how
+    many seconds catching up with a sequence's text will take, ``kind_of(index, path) -> str`` where the last
+    token of a path in the latest draft came from. ``takes_gates = True`` says that it asks ``run.gate``.
+
+    The draft source itself may have ``lms``, the models that it uses beside the target, and
+    ``is_self_paced = True`` if it weighs by itself where it is worth its seconds: any other is weighed by a
+    :class:`hornbeam.speculation.Union` where the stop rule weighs seconds.
     """
 
     def open(self, run: Run) -> Proposer:
@@ -284,7 +297,8 @@ class StopRule(Protocol):
     rule that keeps to this, so that no token's own draw nor a later one decides on it, says so by
     ``is_predictable = True``; one that can decide on the outlines of proposals says ``takes_outlines =
     True``. Without either the rule is refused where a draft is drawn and the verification a ratio test.
-    What :meth:`start` gives may be a :class:`hornbeam.speculation.stop.gate.Gate` too.
+    A rule whose :meth:`start` gives a :class:`hornbeam.speculation.stop.gate.Gate`, which is asked before
+    each draw, says ``is_gate = True``.
     """
 
     needs_costs: ClassVar[bool]

@@ -9,9 +9,10 @@ import torch
 
 from hornbeam import cuda
 from hornbeam.errors import ArgumentError
+from hornbeam.speculation.declarations import logits_of, parents_of
 from hornbeam.speculation.protocols import Drafted, Nodes
 
-__all__ = ["StepDraft", "Verdict", "parents_of"]
+__all__ = ["StepDraft", "Verdict", "filled_parents"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class StepDraft:
         """The chosen tokens of a proposal."""
         nodes = list(range(chosen)) if isinstance(chosen, int) else list(chosen)
         tokens = proposal.tokens
-        parents = parents_of(proposal)
+        parents = filled_parents(proposal)
         index = {node: i for i, node in enumerate(nodes)} | {-1: -1}
         for node in nodes:
             if not 0 <= node < len(tokens) or parents[node] not in index:
@@ -41,7 +42,7 @@ class StepDraft:
                     f"the stop rule chose tokens {nodes} of a draft with parents {parents}, "
                     "expected tokens whose parents are chosen"
                 )
-        logits = getattr(proposal, "logits", None)
+        logits = logits_of(proposal)
         if logits is not None and len(nodes) < len(tokens):
             if nodes == list(range(len(nodes))):
                 logits = logits[: 1 + len(nodes)]
@@ -85,7 +86,7 @@ class Verdict:
     next_token: int
 
 
-def parents_of(proposal: Drafted) -> Seq[int]:
-    """The parent of each token of a proposal; see :class:`hornbeam.speculation.Drafted`."""
-    parents: Seq[int] | None = getattr(proposal, "parents", None)
+def filled_parents(proposal: Drafted) -> Seq[int]:
+    """The parents of a proposal's tokens, those of a chain too."""
+    parents = parents_of(proposal)
     return range(-1, len(proposal.tokens) - 1) if parents is None else parents

@@ -26,8 +26,8 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam._native import Signals
 from hornbeam.speculation.acceptance import AcceptanceByRank
-from hornbeam.speculation.laws import is_ratio_test
 from hornbeam.speculation.protocols import Ask, Law, Run
+from hornbeam.speculation.rule import is_ratio_test, rule_of
 from hornbeam.warp import Warp
 
 __all__ = ["Child", "DraftTree", "Expand", "Node", "Shape", "Tree", "TreeBuilder"]
@@ -141,6 +141,7 @@ class TreeBuilder:
         if self._gate is not None:
             self._gate.begin(self.trees)
         self.is_ratio_test = is_ratio_test(run.rule, law, run.warp.is_greedy)
+        self.shares_noise = rule_of(run.rule).shares_noise
 
     def roots(self) -> list[Node]:
         """The roots of the trees that may have tokens."""
@@ -204,7 +205,7 @@ class TreeBuilder:
         positions = [ask.position for ask in asks]
         if warp.is_greedy:
             noise, warp = "nothing", _LIKELIEST
-        elif self.run.rule == "coupled" and noise != "nothing":
+        elif self.shares_noise and noise != "nothing":
             noise = "shared"
             positions = [ask.position + len(path) for ask, path in zip(asks, paths, strict=True)]
         history = None

@@ -15,7 +15,7 @@ from hornbeam.engine.eviction.observer import QueryObserver
 from hornbeam.engine.eviction.reduction import Reduction
 from hornbeam.engine.eviction.scoring import Scoring
 from hornbeam.engine.eviction.state import Inputs, Observed, State
-from hornbeam.engine.request import SHARED_PREFIX
+from hornbeam.engine.request_state import SHARED_PREFIX
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.rotate import inverse_frequencies
 from hornbeam.keep.when import CacheState
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hornbeam.cache.tree import Step
-    from hornbeam.engine.engine import Engine
     from hornbeam.engine.request import Request
+    from hornbeam.engine.requests import Requests
     from hornbeam.keep.recipe import Recipe
 
 __all__ = ["Keeper"]
@@ -34,7 +34,7 @@ __all__ = ["Keeper"]
 class Keeper:
     """Runs one recipe for the sequences of one call."""
 
-    def __init__(self, engine: Engine, recipe: Recipe) -> None:
+    def __init__(self, engine: Requests, recipe: Recipe) -> None:
         self.engine = engine
         self.tree = engine.tree
         self.recipe = _fitted(engine, recipe)
@@ -199,6 +199,10 @@ class Keeper:
         if self.is_awaiting(sequence):
             self._ready.append(child)
 
+    def hand_on(self, sequence: Request, successor: Request) -> None:
+        """Another object stands for the sequence from now on."""
+        self._ready = [successor if other is sequence else other for other in self._ready]
+
     def prolong(self, sequence: Request, before: int) -> None:
         """A sequence that had ended, under the index ``before``, goes on with more of its prompt."""
         if before in self.states:
@@ -227,7 +231,7 @@ class Keeper:
             self.record[sequence.index] = positions
 
 
-def _fitted(engine: Engine, recipe: Recipe) -> Recipe:
+def _fitted(engine: Requests, recipe: Recipe) -> Recipe:
     """The recipe with what it needs to know of the model."""
     found = inverse_frequencies(engine.model)
     if recipe.rerotate and found is None:

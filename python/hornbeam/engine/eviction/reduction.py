@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hornbeam.cache.tree import Branch
-    from hornbeam.engine.engine import Engine
     from hornbeam.engine.eviction.scoring import Scoring
     from hornbeam.engine.eviction.state import State
     from hornbeam.engine.request import Request
+    from hornbeam.engine.requests import Requests
     from hornbeam.keep.recipe import Recipe
 
 __all__ = ["Reduction"]
@@ -34,7 +34,7 @@ INEXACT = 1
 class Reduction:
     """The budget, split and reduction of one recipe."""
 
-    def __init__(self, engine: Engine, recipe: Recipe) -> None:
+    def __init__(self, engine: Requests, recipe: Recipe) -> None:
         self.engine = engine
         self.tree = engine.tree
         self.recipe = recipe

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hornbeam.cache.tree import Step
-    from hornbeam.engine.engine import Engine
     from hornbeam.engine.request import Request
+    from hornbeam.engine.requests import Requests
     from hornbeam.keep.score import Score
 
 __all__ = ["Scoring"]
@@ -32,7 +32,7 @@ STRETCH = 128
 class Scoring:
     """One score, for the sequences of one call."""
 
-    def __init__(self, engine: Engine, score: Score, repeats: bool) -> None:
+    def __init__(self, engine: Requests, score: Score, repeats: bool) -> None:
         self.engine = engine
         self.tree = engine.tree
         self.score = score

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from hornbeam._native import SuffixCorpus
 from hornbeam.speculation.draft.feature_head import FeatureHead
@@ -36,6 +36,8 @@ class Auto:
         corpus: documents for the automaton, see :class:`Suffix`.
         rows: most tokens in a merged tree.
     """
+
+    is_self_paced: ClassVar[bool] = True
 
     drafts: tuple[Any, ...] = ()
     corpus: SuffixCorpus | None = None

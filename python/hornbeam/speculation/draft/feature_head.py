@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from math import inf
 from os import PathLike
@@ -27,8 +27,8 @@ from hornbeam.speculation.draft.head_network import (
     labels_of,
 )
 from hornbeam.speculation.draft.model_proposer import ModelProposer
-from hornbeam.speculation.laws import is_ratio_test
 from hornbeam.speculation.protocols import Ask, Law, Outcome, Run
+from hornbeam.speculation.rule import is_ratio_test
 from hornbeam.speculation.shape import BestFirst
 from hornbeam.speculation.tree_building import DraftTree, Node, Shape
 
@@ -133,6 +133,11 @@ class _Reader:
     is_after_gap: bool = False
     was_tried: bool = False
 
+    def fork(self) -> _Reader:
+        """A reader that goes on from here."""
+        branch = None if self.branch is None else self.branch.fork()
+        return replace(self, text=list(self.text), states=list(self.states), branch=branch)
+
     @property
     def num_unread(self) -> int:
         """Tokens that are to become rows."""
@@ -155,6 +160,11 @@ class FeatureProposer(ModelProposer):
     def start(self, index: int, prompt_ids: Sequence[int]) -> None:
         """Begins a sequence. What the head has read of its prompt is taken up with the first guess."""
         self._readers[index] = _Reader(prompt_ids)
+
+    def fork(self, index: int, child: int) -> bool:
+        """Forks what the head has read of the sequence."""
+        self._readers[child] = self._readers[index].fork()
+        return True
 
     def propose(self, asks: Sequence[Ask]) -> list[DraftTree]:
         """One tree for each ask; of no tokens where the head's own memory is full."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hornbeam._native import Signals
+from hornbeam.speculation.declarations import parents_of
 from hornbeam.speculation.protocols import Drafted
 from hornbeam.speculation.tree_building import DraftTree
 
@@ -31,7 +32,7 @@ class Tree:
 
     def add(self, drafted: Drafted, source: int, max_tokens: int) -> None:
         """Merges a proposal; of twins the first one's signals count."""
-        given = getattr(drafted, "parents", None)
+        given = parents_of(drafted)
         tokens, signals = drafted.tokens, drafted.signals
         if given is None:
             tokens = tokens[: max(max_tokens, 0)]

@@ -50,6 +50,10 @@ class ModelProposer(ABC):
         """Begins a sequence; nothing needs to be known of its prompt."""
         return
 
+    def fork(self, index: int, child: int) -> bool:
+        """Begins a sequence where another is; nothing is known of it that is not in the ask."""
+        return True
+
     def propose(self, asks: Sequence[Ask]) -> list[DraftTree]:
         """One draft for each ask."""
         self.asks = list(asks)

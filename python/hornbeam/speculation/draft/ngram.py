@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from hornbeam._native import NGramDraft, Proposal
@@ -58,6 +59,12 @@ class NGramDrafter:
     def extend(self, token_ids: Sequence[int]) -> None:
         """Appends committed tokens."""
         self._native.extend(as_ids(token_ids))
+
+    def fork(self) -> NGramDrafter:
+        """A second drafter at the same place."""
+        child = copy(self)
+        child._native = self._native.fork()
+        return child
 
     def propose(self, pending: int | Sequence[int] = (), max_length: int | None = None) -> Proposal:
         """Guesses what follows the committed text and ``pending``; changes nothing."""

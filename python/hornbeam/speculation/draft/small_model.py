@@ -75,6 +75,13 @@ class SmallModelProposer(ModelProposer):
         # How often the model had changed when they were computed.
         self._changes = self.own.runner.changes
 
+    def fork(self, index: int, child: int) -> bool:
+        """Forks the sequence's branch."""
+        branch = self._branches.get(index)
+        if branch is not None:
+            self._branches[child] = branch.fork()
+        return True
+
     def begin(self, builder: TreeBuilder) -> None:
         """Moves every sequence's branch to what is certain by now, and computes what is far behind."""
         if self.own is not self.run.target:  # which is looked at before every step

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 from hornbeam._native import Proposal, SuffixCorpus, SuffixDraft, TreeProposal
@@ -64,6 +65,12 @@ class SuffixDrafter:
     def extend(self, token_ids: Sequence[int]) -> None:
         """Appends committed tokens."""
         self._native.extend(as_ids(token_ids))
+
+    def fork(self) -> SuffixDrafter:
+        """A second drafter at the same place. They share the index until one of them adds to it."""
+        child = copy(self)
+        child._native = self._native.fork()
+        return child
 
     def propose(
         self, pending: int | Sequence[int] = (), max_length: int | None = None

@@ -97,6 +97,10 @@ class Recycler:
                 row[1 : 1 + len(others)] = others.copy()
                 row[0] = after
 
+    def fork(self, index: int, child: int) -> bool:
+        """Sequences share the matrix."""
+        return True
+
     def propose(self, asks: Sequence[Ask]) -> list[DraftTree]:
         """The static tree, as far as successors are known."""
         return [self._grow(ask) for ask in asks]

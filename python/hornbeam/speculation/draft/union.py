@@ -5,18 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
-from hornbeam.speculation import laws
-from hornbeam.speculation.admission import admitted, check_count
+from hornbeam.speculation.declarations import lms_of
 from hornbeam.speculation.draft.merged_tree import CONFIDENCES, Chances, Tree, cut
 from hornbeam.speculation.draft.payoff import Payoff
-from hornbeam.speculation.per_sequence import open_source
-from hornbeam.speculation.protocols import Ask, Drafted, Law, Outcome, Proposer, Run
+from hornbeam.speculation.protocols import Ask, Drafted, Law, Outcome, Run
+from hornbeam.speculation.source import Source
 from hornbeam.speculation.tree_building import DraftTree
 
 if TYPE_CHECKING:
@@ -51,6 +50,8 @@ class Union:
         ArgumentError: without a source, or if ``rows`` is below 1.
     """
 
+    is_self_paced: ClassVar[bool] = True
+
     drafts: tuple[Any, ...]
     rows: int = 64
 
@@ -65,7 +66,7 @@ class Union:
     @property
     def lms(self) -> tuple[HasEngine, ...]:
         """The models that are used beside the target."""
-        return tuple(lm for draft in self.drafts for lm in getattr(draft, "lms", ()))
+        return tuple(lm for draft in self.drafts for lm in lms_of(draft))
 
     def open(self, run: Run) -> UnionProposer:
         """Begins a run of every source."""
@@ -115,7 +116,7 @@ class UnionProposer:
     def __init__(self, settings: Union, run: Run) -> None:
         self.settings = settings
         self.run = run
-        self.sources: list[Proposer] = [open_source(source, run) for source in settings.drafts]
+        self.sources = [Source(draft, run) for draft in settings.drafts]
         layers = sorted({layer for source in self.sources for layer in source.hidden_layers})
         self.hidden_layers = tuple(layers)
         self._columns = [[layers.index(layer) for layer in s.hidden_layers] for s in self.sources]
@@ -128,20 +129,18 @@ class UnionProposer:
         # Whether the only source is to be asked for a sequence, if that was settled for an outline.
         self._settled: dict[int, Hashable | None] = {}
         # A draft that goes on into the verification is one for all sequences of a step.
-        self._is_whole = [hasattr(source, "reuse") for source in self.sources]
-        if len(self.sources) == 1:
-            # A single source may offer all that it would offer without a union.
-            if hasattr(self.sources[0], "outline"):
-                self.outline = self._outline
-            if hasattr(self.sources[0], "reuse"):
-                self.reuse = self.sources[0].reuse
+        self._is_whole = [source.reuse is not None for source in self.sources]
+        # A single source may offer all that it would offer without a union.
+        only = self.sources[0] if len(self.sources) == 1 else None
+        self.outline = None if only is None or only.outline is None else self._outline
+        self.reuse = None if only is None else only.reuse
 
     @property
     def law(self) -> Law:
         """Deterministic if every source is; that of a single source."""
         if len(self.sources) == 1:
-            return laws.law_of(self.sources[0])
-        drawn = any(laws.law_of(source) != "deterministic" for source in self.sources)
+            return self.sources[0].law
+        drawn = any(source.law != "deterministic" for source in self.sources)
         return "mixed" if drawn else "deterministic"
 
     def start(self, index: int, prompt_ids: Sequence[int]) -> None:
@@ -149,17 +148,30 @@ class UnionProposer:
         for source in self.sources:
             source.start(index, prompt_ids)
 
+    def fork(self, index: int, child: int) -> bool:
+        """Begins a sequence where another is, in every source; where one cannot, in none."""
+        forked: list[Source] = []
+        for source in self.sources:
+            if not source.fork(index, child):
+                for other in forked:
+                    other.finish(child)
+                return False
+            forked.append(source)
+        if index in self._last:
+            self._last[child] = self._last[index]
+        return True
+
     def _outline(self, ask: Ask) -> Drafted | None:
         """The outline of the only source, or an empty one where it is not worth asking."""
-        source: Any = self.sources[0]
+        outline = self.sources[0].outline
+        assert outline is not None, "the source has no outlines"
         kind = self._kind([], 1)
         if self._settled and self._is_whole[0]:
             is_due = next(iter(self._settled.values())) is not None
         else:
             is_due = self._is_due(0, ask, kind, self._token_seconds(1))
         self._settled[ask.index] = kind if is_due else None
-        outline: Drafted | None = source.outline(ask) if is_due else DraftTree([], Signals([]), [])
-        return outline
+        return outline(ask) if is_due else DraftTree([], Signals([]), [])
 
     def propose(self, asks: Sequence[Ask]) -> list[Any]:
         """One merged tree for each ask."""
@@ -173,34 +185,16 @@ class UnionProposer:
                 continue
             asked = self._asked[number] = Asked({ask.index: kind for ask, kind in group})
             asked.is_typical = any(ask.max_tokens > 0 for ask, _ in group) and not any(
-                self._arrears(number, ask.index) for ask, _ in group
+                self.sources[number].arrears(ask.index) for ask, _ in group
             )
             begin = time.perf_counter()
-            found = self._proposals(number, [ask for ask, _ in group])
+            found = self.sources[number].propose([ask for ask, _ in group])
             asked.seconds = time.perf_counter() - begin
             for (ask, _), drafted in zip(group, found, strict=True):
                 if drafted.tokens:
                     proposals[ask.index].append((number, drafted))
         self._settled = {}
         return [self._merge(ask, proposals[ask.index]) for ask in asks]
-
-    def _proposals(self, number: int, asks: Sequence[Ask]) -> list[Drafted]:
-        """What a source proposes of the model's tokens: others would take the rows of better ones."""
-        source, name = self.sources[number], type(self.settings.drafts[number]).__name__
-        law = laws.law_of(source)
-        found = source.propose(asks)
-        check_count(found, len(asks), name)
-        return [
-            admitted(
-                drafted,
-                name,
-                vocab_size=self.run.target.runner.shape.vocab_size,
-                max_tokens=ask.max_tokens,
-                law=law,
-                is_ratio_test=laws.is_ratio_test(self.run.rule, law, self.run.warp.is_greedy),
-            )
-            for drafted, ask in zip(found, asks, strict=True)
-        ]
 
     def _group(
         self, number: int, asks: Sequence[Ask], proposals: dict[int, list[tuple[int, Drafted]]]
@@ -229,16 +223,12 @@ class UnionProposer:
             return False
         # What must be read first is worth reading when its price has been missed in gains: then the text
         # is likely to go on for long enough.
-        arrears, gain = self._arrears(number, ask.index), payoff.gain(kind)
+        arrears, gain = self.sources[number].arrears(ask.index), payoff.gain(kind)
         if arrears == 0.0 or gain >= arrears:
             return True
         forgone = self._forgone.get((number, ask.index), 0.0) + max(gain, 0.0)
         self._forgone[number, ask.index] = forgone
         return forgone >= arrears
-
-    def _arrears(self, number: int, index: int) -> float:
-        told = getattr(self.sources[number], "arrears", None)
-        return 0.0 if told is None else float(told(index))
 
     def _kind(self, proposals: Sequence[tuple[int, Drafted]], num_sequences: int) -> Hashable:
         """What tells one step from another: how sure the guesses are that there are, and the batch."""
@@ -349,7 +339,7 @@ class UnionProposer:
         tree, at = self._last[index].merged(len(path)), -1
         for token in path:
             at = tree.children[at][token]
-        names = [type(source).__name__ for source in self.settings.drafts]
+        names = [source.name for source in self.sources]
         return " + ".join(name for number, name in enumerate(names) if tree.sources[at] >> number & 1)
 
     def finish(self, index: int) -> None:

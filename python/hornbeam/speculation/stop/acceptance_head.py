@@ -56,6 +56,7 @@ class AcceptanceHead:
 
     needs_costs: ClassVar[bool] = False
     is_predictable: ClassVar[bool] = True
+    is_gate: ClassVar[bool] = True
 
     weights: str | PathLike[str] | None = None
     threshold: float = 0.3

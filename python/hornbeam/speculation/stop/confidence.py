@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from hornbeam._native import CostCurve
 from hornbeam.errors import ArgumentError
+from hornbeam.speculation.declarations import parents_of
 from hornbeam.speculation.protocols import Drafted, Nodes
 from hornbeam.speculation.stop.base import LearnsNothing
 
@@ -54,7 +55,7 @@ class ConfidenceStop(LearnsNothing):
 
     def _choose(self, proposal: Drafted) -> Nodes:
         confidences = proposal.signals.confidences
-        given: Sequence[int] | None = getattr(proposal, "parents", None)
+        given = parents_of(proposal)
         parents = range(-1, len(confidences) - 1) if given is None else given
         goes_on = {-1: True}
         chosen = []

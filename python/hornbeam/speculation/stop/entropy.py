@@ -12,8 +12,9 @@ from torch import Tensor
 from hornbeam._native import CostCurve
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.protocols import Drafted, Nodes
+from hornbeam.speculation.step_draft import filled_parents
 from hornbeam.speculation.stop.gate import GateStop, levels
-from hornbeam.speculation.tree_building import DraftTree, Node, Tree
+from hornbeam.speculation.tree_building import Node, Tree
 
 __all__ = ["Entropy"]
 
@@ -49,6 +50,7 @@ class Entropy:
 
     needs_costs: ClassVar[bool] = False
     is_predictable: ClassVar[bool] = True
+    is_gate: ClassVar[bool] = True
 
     gamma: float = 0.2
     threshold: float = 0.5
@@ -106,8 +108,7 @@ class EntropyStop(GateStop):
     ) -> None:
         """Moves the thresholds. Of a tree, levels count as tokens do."""
         for index, proposal, kept in zip(self.indices, proposals, accepted, strict=True):
-            assert isinstance(proposal, DraftTree)
-            if drafted := levels(proposal.parents):
+            if drafted := levels(filled_parents(proposal)):
                 count = kept if isinstance(kept, int) else len(kept)
                 self._move(self._sequence(index), count / drafted)
 

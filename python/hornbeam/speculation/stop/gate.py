@@ -10,7 +10,7 @@ of that level does not depend on them.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from torch import Tensor
 
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Gate", "GateStop", "levels"]
 
 
-@runtime_checkable
 class Gate(Protocol):
-    """What is asked before the children of nodes are drawn."""
+    """What a stop rule with ``is_gate = True`` starts: it is asked before the children of nodes are drawn."""
 
     needs_states: bool
     """Whether :meth:`limits` reads hidden states."""

@@ -1,0 +1,185 @@
+"""The requests that are under way on one model: who they are, what drafts for them, and how they end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hornbeam.engine.drafting import Drafting
+from hornbeam.engine.eviction import Keeper
+from hornbeam.engine.host import Host
+from hornbeam.engine.request import Request
+from hornbeam.engine.request_state import RequestState
+from hornbeam.errors import StateError
+from hornbeam.results import Piece
+
+__all__ = ["Requests"]
+
+
+class Requests(Host):
+    """A host and its requests. Takes no step: :class:`hornbeam.Engine` does."""
+
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
+        super().__init__(model, tokenizer, **options)
+        self._served_changes = self._seen_changes  # that the requests under way are computed with
+        self._requests: list[Request] = []  # that are not done, in the order of their submission
+        self._groups: dict[Any, Drafting] = {}
+        self.num_ended = 0  # requests that have ended so far
+
+    def _free_index(self, taken: Iterable[Request] = ()) -> int:
+        """The least number that no request has."""
+        used = {request.index for request in [*self._requests, *taken]}
+        return next(index for index in range(len(used) + 1) if index not in used)
+
+    def is_alone(self, request: RequestState) -> bool:
+        """Whether no other request can end before this one goes on."""
+        return all(
+            other is request or other.is_paused or other.waits_for is not None for other in self.requests
+        )
+
+    def age(self, request: Request) -> int:
+        """Its place in the order of submission; the youngest has the greatest."""
+        return next((place for place, other in enumerate(self._requests) if other is request), -1)
+
+    @property
+    def requests(self) -> list[Request]:
+        """Those that are under way, in the order of their submission."""
+        return [request for request in self._requests if not request.done]
+
+    def _sweep(self) -> None:
+        """Lets go of requests that are done, and of those whose call has gone."""
+        for request in list(self._requests):
+            if request.is_orphan:
+                self.close(request)
+            elif request.done:
+                self._retire(request)
+
+    def close(self, request: Request) -> None:
+        """Ends a request if it is under way, and lets go of all that it holds."""
+        if not request.done:
+            request.interrupt()
+        self._retire(request)
+        request.close()
+        if request.keeper is not None:
+            request.keeper.forget(request)
+
+    def _retire(self, request: Request) -> None:
+        """Takes a request that has ended out of what is under way."""
+        if request not in self._requests:
+            return
+        self._requests.remove(request)
+        request.served_changes = self._served_changes
+        self.num_ended += 1
+        group, request.group = request.group, None
+        if group is not None:
+            group.finish(request)
+        if request.releases or request.error is not None:
+            request.close()
+            if request.keeper is not None:
+                request.keeper.forget(request)
+        live = {id(other.group) for other in self._requests}
+        self._groups = {key: group for key, group in self._groups.items() if id(group) in live}
+
+    def group_of(self, request: Request) -> Drafting:
+        """The draft source that serves a request."""
+        if request.group is None:
+            key = request.options.drafting_key
+            if key not in self._groups:
+                self._groups[key] = Drafting(self, request.options)
+            request.group = self._groups[key]
+        return request.group
+
+    def reusable(self, request: Request) -> int:
+        """How many tokens of a text may come from the cache. A recipe wants to see some queries, and the
+        logits of a prompt come from its rows; a draft source makes do with what is computed."""
+        if not request.ambient.is_exact or (request.options.echo and not request.output):
+            return 0
+        if request.keeper is None:
+            return request.num_committed
+        return request.keeper.reusable(len(request.prompt))
+
+    # -- after an interrupt --------------------------------------------------------------------------------
+
+    def interrupt(self, requests: Sequence[Request]) -> None:
+        """Ends these requests with what there is, and what an interrupted step has left half-way."""
+        with self._lock:
+            for request in requests:
+                request.interrupt()
+            if not self._is_stepping:
+                self._mend()
+
+    def close_all(self, requests: Sequence[Request]) -> None:
+        """Closes what is still under way, or still held, of a call that ends, while no other thread is within
+        a step."""
+        left = [request for request in requests if not (request.done and request.is_closed)]
+        if left:
+            with self._lock:
+                for request in left:
+                    self.close(request)
+
+    def _mend(self) -> None:
+        """Ends what a step that was interrupted has left half-way: what was committed is emitted, what was
+        not is taken back, and draft sources begin anew. May be interrupted, and is done again then."""
+        if not self._is_dirty:
+            return
+        self._recover()
+        for request in list(self._requests):
+            self.restore(request)
+            if request.keeper is not None and not request.done and request.keeper.is_broken(request):
+                request.fail(StateError("a step was interrupted while the cache of the request was reduced"))
+        self._sweep()
+        self.renew_groups()
+        self._is_dirty = False
+
+    def restore(self, request: Request) -> list[Piece]:
+        """Puts a request where its branch is, after a step that did not come to its end: what was committed
+        is emitted, and returned; what was not is taken back."""
+        pieces: list[Piece] = []
+        if request.done or request.is_closed:
+            return pieces
+        length = request.branch.length
+        if request.fresh is not None and length == request.fresh[1]:
+            pieces = request.emit()
+        else:
+            request.take_back()
+        if request.is_read and length != request.num_committed:
+            request.close()  # read again, from what the tree holds
+        elif not request.is_read and length == request.num_committed:
+            if request.output:
+                request.is_read = True
+            else:
+                request.close()  # the logits after its prompt are gone
+        return pieces
+
+    def renew_groups(self) -> None:
+        """Draft sources begin anew, with what there is of every text."""
+        for request in self._requests:
+            group, request.group = request.group, None
+            if group is not None:
+                group.finish(request)
+        self._groups.clear()
+        for request in self._requests:
+            if not request.done:
+                self.group_of(request).start(request)
+
+    # -- the model as it is now ----------------------------------------------------------------------------
+
+    def _start_again(self) -> None:
+        """Goes on with a model that has changed: it reads anew what there is of every text."""
+        keepers: dict[int, Keeper] = {}
+        for request in list(self._requests):
+            if request.keeper is not None and (request.output or request.stats.reductions):
+                request.fail(
+                    StateError(
+                        "the model changed while a text with keep= was under way, and what its cache has let "
+                        "go cannot be computed again"
+                    )
+                )
+                continue
+            request.close()
+            if request.keeper is not None:
+                fresh = Keeper(self, request.options.keep)
+                request.keeper = keepers.setdefault(id(request.keeper), fresh)
+        self._sweep()
+        self.renew_groups()
+        self._served_changes = self._seen_changes

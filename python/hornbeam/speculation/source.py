@@ -1,0 +1,99 @@
+"""A draft source at work in one run, whichever of the two kinds it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hornbeam.speculation.admission import admitted, check_count
+from hornbeam.speculation.declarations import law_of
+from hornbeam.speculation.per_sequence import PerSequence
+from hornbeam.speculation.protocols import Ask, Drafted, Law, Outcome, Proposer, Run
+from hornbeam.speculation.rule import is_ratio_test
+
+__all__ = ["Source"]
+
+
+class Source:
+    """The proposer of a draft source, with a value for all that a proposer may leave out.
+
+    Args:
+        draft: a :class:`hornbeam.speculation.Draft` or a :class:`hornbeam.speculation.BatchDraft`.
+        run: the run that it drafts for.
+
+    Attributes:
+        proposer: what the draft source opened.
+        name: the class of the draft source.
+        law: how its tokens come about.
+        is_ratio_test: whether the run's verification compares the laws of its tokens.
+        hidden_layers: whose hidden states it wants to see.
+        takes_gates: whether it asks the run's stop rule before each draw.
+        outline: gives the tree that it would draw for an ask; None if it cannot say.
+        reuse: gives what it computed of the rows to verify; None if it computes nothing of them.
+    """
+
+    def __init__(self, draft: Any, run: Run) -> None:
+        proposer: Any = draft.open(run) if hasattr(draft, "open") else PerSequence(draft)
+        self.proposer: Proposer = proposer
+        self.name = type(draft).__name__
+        self.law: Law = law_of(proposer)
+        self.is_ratio_test = is_ratio_test(run.rule, self.law, run.warp.is_greedy)
+        self.hidden_layers: tuple[int, ...] = tuple(proposer.hidden_layers)
+        self.takes_gates = bool(getattr(proposer, "takes_gates", False))
+        self.outline: Callable[[Ask], Drafted | None] | None = getattr(proposer, "outline", None)
+        self.reuse: Callable[[Sequence[Sequence[int]]], Any] | None = getattr(proposer, "reuse", None)
+        self._credit: Callable[[float], None] | None = getattr(proposer, "credit", None)
+        self._arrears: Callable[[int], float] | None = getattr(proposer, "arrears", None)
+        self._kind_of: Callable[[int, Sequence[int]], str] | None = getattr(proposer, "kind_of", None)
+        self._fork: Callable[[int, int], bool] | None = getattr(proposer, "fork", None)
+        self._vocab_size: int = run.target.runner.shape.vocab_size
+
+    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+        """Begins a sequence."""
+        self.proposer.start(index, prompt_ids)
+
+    def fork(self, index: int, child: int) -> bool:
+        """Begins the sequence ``child`` where ``index`` is; says whether the source can. If not, nothing has
+        happened, and the sequence is to be started with its text."""
+        return self._fork is not None and self._fork(index, child)
+
+    def propose(self, asks: Sequence[Ask]) -> list[Drafted]:
+        """One draft for each ask, of tokens that the model has; see :mod:`hornbeam.speculation.admission`.
+
+        Raises:
+            ArgumentError: a proposal is none for its ask.
+        """
+        proposals = self.proposer.propose(asks)
+        check_count(proposals, len(asks), self.name)
+        return [
+            admitted(
+                proposal,
+                self.name,
+                vocab_size=self._vocab_size,
+                max_tokens=ask.max_tokens,
+                law=self.law,
+                is_ratio_test=self.is_ratio_test,
+            )
+            for proposal, ask in zip(proposals, asks, strict=True)
+        ]
+
+    def observe(self, outcomes: Sequence[Outcome]) -> None:
+        """Tells it what a forward pass did."""
+        self.proposer.observe(outcomes)
+
+    def credit(self, seconds: float) -> None:
+        """Tells it what the forward pass saved by :attr:`reuse`."""
+        if self._credit is not None:
+            self._credit(seconds)
+
+    def arrears(self, index: int) -> float:
+        """Seconds that it will take to catch up with a sequence's text before it can guess."""
+        return 0.0 if self._arrears is None else float(self._arrears(index))
+
+    def kind_of(self, index: int, path: Sequence[int]) -> str:
+        """Where the last token of a path in a sequence's latest draft came from, by name."""
+        return self.name if self._kind_of is None else self._kind_of(index, path)
+
+    def finish(self, index: int) -> None:
+        """Ends a sequence."""
+        self.proposer.finish(index)
