@@ -112,7 +112,14 @@ def test_a_missing_package_is_one_line_and_the_other_benches_run(
         (["tree", "--json", "file", "--out", "folder"], "--json takes the result of one bench"),
     ],
 )
-def test_wrong_words_are_refused(words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_words_are_refused(
+    words: list[str],
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         run.main(words)
     assert ended.value.code == 2
