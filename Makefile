@@ -34,7 +34,7 @@ dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 
 .PHONY: demo
 demo: dev ## Add type hints to a file of this repository, with plain transformers beside it
-	$(PY) -m hornbeam generate --raw --file benches/prompts/type_hints.txt --max-new-tokens 295 --compare
+	$(PY) -m hornbeam generate --raw --file python/hornbeam/bench/prompts/type_hints.txt --max-new-tokens 295 --compare
 
 .PHONY: test
 test: test-rust test-python test-wheel ## Run all tests
@@ -65,7 +65,7 @@ lint: dev ## Check format, lints and types
 .PHONY: bench
 bench: ## Measure against transformers (NAME=all, QUICK=1 for a short look); writes benches/results
 	$(MAKE) dev PROFILE=dist
-	$(PY) benches/run.py $(or $(NAME),all) $(if $(QUICK),--quick)
+	$(PY) -m hornbeam.bench $(or $(NAME),all) $(if $(QUICK),--quick)
 
 # nvcc's wheels pin a release of CUDA that torch's own runtime wheels do not agree with, so they live in
 # a folder of their own; the pins are those of the extra cuda-build.
@@ -103,7 +103,7 @@ test-cuda: dev ## Hold the CUDA kernels to reference and Rust on this machine's 
 bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's device
 	$(MAKE) dev PROFILE=dist
 	$(NEEDS_DEVICE)
-	$(PY) benches/bench_cuda.py
+	$(PY) -m hornbeam.bench.bench_cuda
 
 .PHONY: cuda-resources
 cuda-resources: $(READY) $(CUDA_READY) ## Renew cuda/resources.tsv: registers and spills of every kernel

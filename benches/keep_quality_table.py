@@ -16,9 +16,12 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-import harness
-from bench_keep_quality import CHECKED_KEEP
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT / "python"))
 
+from hornbeam.bench.bench_keep_quality import CHECKED_KEEP
+
+RESULTS = ROOT / "benches" / "results"
 NAME = "keep_quality"
 
 
@@ -152,14 +155,14 @@ def replaced(text: str, content: str) -> str:
 
 
 def main() -> None:
-    files = [Path(name) for name in sys.argv[1:]] or sorted(harness.RESULTS.glob(f"{NAME}-*.json"))
+    files = [Path(name) for name in sys.argv[1:]] or sorted(RESULTS.glob(f"{NAME}-*.json"))
     if len(files) != 1:
         raise SystemExit(f"{len(files)} results of {NAME}, expected one")
     report = json.loads(files[0].read_text(encoding="utf-8"))
-    page = harness.ROOT / "docs" / "keep.md"
+    page = ROOT / "docs" / "keep.md"
     page.write_text(replaced(page.read_text(encoding="utf-8"), render(report)), encoding="utf-8")
     if "needles" in report["results"]:
-        plot(report["results"]["needles"], harness.ROOT / "docs" / f"{NAME}.svg")
+        plot(report["results"]["needles"], ROOT / "docs" / f"{NAME}.svg")
 
 
 if __name__ == "__main__":

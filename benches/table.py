@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import harness
-
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benches" / "results"
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
 
 ROWS = {
@@ -76,9 +76,9 @@ def replaced(text: str, content: str) -> str:
 
 
 def main() -> None:
-    files = sorted(harness.RESULTS.glob("generate-*.json"))
+    files = sorted(RESULTS.glob("generate-*.json"))
     reports = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    readme: Path = harness.ROOT / "README.md"
+    readme: Path = ROOT / "README.md"
     text = readme.read_text(encoding="utf-8")
     wanted = replaced(text, render(reports))
     if "--check" in sys.argv[1:]:

@@ -5,12 +5,15 @@
 One wheel serves every Python from 3.10 on: it is tried with the oldest and the newest interpreter
 that this machine has, without dependencies, so that the extension is seen to stand without torch. It
 says why no kernel can run where none can; one that is to be published must hold kernels, and be built with
-the profile ``dist``.
+the profile ``dist``. Then a quick bench is run as a user would, from a folder of its own, with the packages
+of the interpreter that runs this script.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -73,6 +76,26 @@ def try_wheel(wheel: Path, python: str, options: list[str]) -> None:
         subprocess.run([local, "-I", "-c", CHECK, *options], check=True)
 
 
+def try_bench(wheel: Path) -> None:
+    """Runs ``hornbeam bench`` of the wheel, with no checkout on the path."""
+    with tempfile.TemporaryDirectory() as scratch:
+        packages, work = Path(scratch, "packages"), Path(scratch, "work")
+        work.mkdir()
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+        subprocess.run([*pip, "--target", str(packages), str(wheel)], check=True)
+        bench = ["bench", "step_overhead", "--quick", "--only", "batch_1", "--out", "results"]
+        subprocess.run(
+            [sys.executable, "-m", "hornbeam", *bench],
+            cwd=work,
+            env={**os.environ, "PYTHONPATH": str(packages)},
+            check=True,
+        )
+        [file] = (work / "results").iterdir()
+        report = json.loads(file.read_text(encoding="utf-8"))
+        if not report["results"]["batch_1"]["step_seconds"] > 0:
+            raise SystemExit(f"hornbeam bench wrote {report['results']}, expected seconds of a step")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description="Try a wheel in fresh environments.")
     parser.add_argument("folder", type=Path)
@@ -87,6 +110,7 @@ def main() -> None:
         try_wheel(wheel, python, options)
     if len(found) == 1:
         print("this machine has one Python only: the wheel was not tried in a second one")
+    try_bench(wheel)
     print(f"{wheel.name}: {wheel.stat().st_size / 1e6:.2f} MB")
 
 

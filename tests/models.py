@@ -324,30 +324,6 @@ def byte_tokenizer(special: Sequence[str] = ()) -> Any:
     return fast
 
 
-def sentencepiece_tokenizer() -> Any:
-    """As Llama 2 has it: words begin with a hidden space, and what has no token falls back to bytes.
-
-    Ids 0 to 2 are special, 3 to 258 the bytes, then the space, letters, and words with their space.
-    """
-    from tokenizers import Tokenizer, decoders, models
-
-    pieces = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256))]
-    pieces += ["\u2581", *"abcdefgh.", "\u2581a", "\u2581bad", "\u2581\u2581", "cab"]
-    vocab = {piece: i for i, piece in enumerate(pieces)}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], byte_fallback=True, unk_token="<unk>"))
-    tokenizer.decoder = decoders.Sequence(
-        [
-            decoders.Replace("\u2581", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(" ", 1, 0),
-        ]
-    )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>"
-    )
-
-
 def wordpiece_tokenizer() -> Any:
     """As BERT has it: words, joined by spaces, and pieces that go on with a word."""
     from tokenizers import Tokenizer, decoders, models

@@ -16,8 +16,8 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
+from hornbeam.bench.compare import Clock, Timing, compare
 from hornbeam.cli import commands
-from hornbeam.cli.compare import Clock, Timing, compare
 from hornbeam.cli.screen import Screen
 from hornbeam.errors import UnsupportedModel
 from tests.models import byte_tokenizer, llama

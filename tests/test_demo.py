@@ -5,11 +5,11 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-PROMPTS = Path(__file__).parent.parent / "benches" / "prompts"
+PROMPTS = Path(__file__).parent.parent / "python" / "hornbeam" / "bench" / "prompts"
 
 
 def test_the_job_is_the_source_and_the_beginning_of_its_edit() -> None:
-    source = (PROMPTS / "readings.py").read_text(encoding="utf-8")
+    source = (PROMPTS / "readings.txt").read_text(encoding="utf-8")
     job = (PROMPTS / "type_hints.txt").read_text(encoding="utf-8")
     begin = f"# readings.py\n{source}\n\n# readings.py, with type hints\n"
     assert job.startswith(begin)

@@ -22,6 +22,7 @@ LAYERS = (
     ("engine",),
     ("lm", "build"),
     ("recipes", "integrations"),
+    ("bench",),
     ("cli",),
     ("__main__",),
 )

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from fractions import Fraction
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from hornbeam.bench import acceptance
 from tests.reference import verify as reference
 
-ROOT = Path(__file__).parent.parent.parent
 VOCABULARY = 4
 TREES = {
     "target_only": [(0, -1), (2, -1), (1, 0), (3, 0), (0, 2)],
@@ -22,12 +20,6 @@ TREES = {
     "chain": [(1, -1), (0, 0), (2, 1)],
     "block": [(1, -1), (0, 0), (2, 1)],
 }
-
-
-@pytest.fixture
-def acceptance(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benches"))
-    return importlib.import_module("acceptance")
 
 
 def laws(seed: int) -> Callable[[int], list[Fraction]]:
@@ -48,7 +40,7 @@ def rows(law: Callable[[int], list[Fraction]]) -> Callable[[int], torch.Tensor]:
 
 @pytest.mark.parametrize("rule", list(TREES))
 @pytest.mark.parametrize("seed", range(12))
-def test_expected_acceptance_is_that_of_all_outcomes(acceptance: Any, rule: str, seed: int) -> None:
+def test_expected_acceptance_is_that_of_all_outcomes(rule: str, seed: int) -> None:
     """A residual that is not renormalised, or a refused token that stays in the draft's law, is red."""
     tree, target, draft = TREES[rule], laws(seed), laws(100 + seed)
     every = reference.outcomes(lambda chance: reference.verify(rule, tree, target, draft, chance))
@@ -59,7 +51,7 @@ def test_expected_acceptance_is_that_of_all_outcomes(acceptance: Any, rule: str,
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_acceptance_by_rank_is_that_of_trees_of_one_level(acceptance: Any, seed: int) -> None:
+def test_acceptance_by_rank_is_that_of_trees_of_one_level(seed: int) -> None:
     """Over all ordered draws of distinct siblings, each with its probability."""
     target, draft = laws(seed)(0), laws(100 + seed)(0)
     p, q = (torch.tensor([float(x) for x in law], dtype=torch.float64) for law in (target, draft))

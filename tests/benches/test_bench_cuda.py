@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
+import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from hornbeam import cuda
+from hornbeam.bench import bench_cuda as bench
 from tests import models
 from tests.cuda.emulator import DEVICE, backend
 
@@ -21,27 +21,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-@pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benches"))
-    return importlib.import_module("bench_cuda")
-
-
-def test_every_pair_does_the_same_work(bench: Any) -> None:
+def test_every_pair_does_the_same_work() -> None:
     with cuda.emulated(backend().lane):
         names = bench.check()
     assert names.count("sdpa folded") == 2
     assert "softmax path" in names
 
 
-def test_a_wrong_result_is_seen(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_result_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     right = bench.ops.tree_attention
     monkeypatch.setattr(bench.ops, "tree_attention", lambda *a, **o: right(*a, **o).add_(0.1))
     with cuda.emulated(backend().lane), pytest.raises(AssertionError):
         bench.check()
 
 
-def test_all_decoders_write_one_text(bench: Any) -> None:
+def test_all_decoders_write_one_text() -> None:
     with cuda.emulated(backend().lane):
         calls = bench.decoders(models.llama(), "cpu", 5)
         texts = [call() for call in calls.values()]
@@ -49,7 +43,7 @@ def test_all_decoders_write_one_text(bench: Any) -> None:
     assert len(texts[0]) == 5
 
 
-def test_arguments(bench: Any) -> None:
+def test_arguments() -> None:
     chosen = bench.arguments(["--quick"])
     assert chosen.quick
     assert not chosen.check
@@ -57,11 +51,11 @@ def test_arguments(bench: Any) -> None:
         bench.arguments(["--best"])
 
 
-def test_without_a_device_it_says_why_and_fails(bench: Any) -> None:
+def test_without_a_device_it_says_why_and_fails() -> None:
     assert bench.run(quick=True) == {"skipped": cuda.status()["reason"]}
     done = subprocess.run(
-        [sys.executable, "benches/bench_cuda.py", "--quick"],
-        cwd=ROOT,
+        [sys.executable, "-m", "hornbeam.bench.bench_cuda", "--quick"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "python")},
         capture_output=True,
         text=True,
         check=False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 import random
@@ -13,21 +12,13 @@ from typing import Any
 
 import pytest
 
+from benches import table
+from hornbeam.bench import harness
+
 ROOT = Path(__file__).parent.parent.parent
 
 
-@pytest.fixture
-def harness(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benches"))
-    return importlib.import_module("harness")
-
-
-@pytest.fixture
-def table(harness: Any) -> Any:
-    return importlib.import_module("table")
-
-
-def test_calls_alternate_and_the_warm_up_is_not_counted(harness: Any) -> None:
+def test_calls_alternate_and_the_warm_up_is_not_counted() -> None:
     calls: list[str] = []
 
     def call(name: str, seconds: float | None) -> Any:
@@ -44,7 +35,7 @@ def test_calls_alternate_and_the_warm_up_is_not_counted(harness: Any) -> None:
     assert all(0 <= seconds < 0.5 for seconds in taken["b"])
 
 
-def test_a_ratio_is_taken_pair_by_pair(harness: Any) -> None:
+def test_a_ratio_is_taken_pair_by_pair() -> None:
     """A machine that slows down tenfold midway changes no pair, hence not the ratio."""
     ours = [1.0, 1.0, 1.0, 10.0, 10.0, 10.0, 10.0]
     ratio = harness.ratio(ours, [2 * seconds for seconds in ours])
@@ -56,12 +47,12 @@ def test_a_ratio_is_taken_pair_by_pair(harness: Any) -> None:
 
 
 @pytest.mark.parametrize(("count", "inner"), [(1, 0), (5, 0), (7, 0), (8, 0), (9, 1), (12, 2), (20, 5)])
-def test_the_interval_is_that_of_the_sign_test(harness: Any, count: int, inner: int) -> None:
+def test_the_interval_is_that_of_the_sign_test(count: int, inner: int) -> None:
     """The second column is tabulated: the nonparametric 95 % interval of a median."""
     assert harness.interval(range(count)) == (inner, count - 1 - inner)
 
 
-def test_the_interval_covers_the_median(harness: Any) -> None:
+def test_the_interval_covers_the_median() -> None:
     generator = random.Random(0)
     covered = 0
     for _ in range(2000):
@@ -70,13 +61,13 @@ def test_the_interval_covers_the_median(harness: Any) -> None:
     assert 0.94 <= covered / 2000 <= 0.98
 
 
-def test_the_geometric_mean_of_inverse_ratios_is_one(harness: Any) -> None:
+def test_the_geometric_mean_of_inverse_ratios_is_one() -> None:
     assert harness.geometric_mean([4.0, 0.25]) == pytest.approx(1.0)
     assert harness.geometric_mean([3.0]) == pytest.approx(3.0)
     assert math.isclose(harness.geometric_mean([1.0, 8.0]), 8**0.5)
 
 
-def test_a_result_holds_the_machine_and_the_command(harness: Any, tmp_path: Path) -> None:
+def test_a_result_holds_the_machine_and_the_command(tmp_path: Path) -> None:
     ratio = harness.ratio([1.0] * 7, [2.0] * 7)
     file = harness.write("name", {"row": [ratio]}, "the command", tmp_path / "deep" / "result.json")
     report = json.loads(file.read_text())
@@ -86,7 +77,7 @@ def test_a_result_holds_the_machine_and_the_command(harness: Any, tmp_path: Path
     assert str(Path.home()) not in file.read_text()
 
 
-def test_a_table_shows_what_was_measured(table: Any, harness: Any) -> None:
+def test_a_table_shows_what_was_measured() -> None:
     fast = harness.plain(harness.ratio([1.0] * 7, [2.0, 2.1, 2.2, 2.3, 2.4, 2.5, 2.6]))
     report = {
         "command": "python benches/run.py generate",
@@ -101,7 +92,7 @@ def test_a_table_shows_what_was_measured(table: Any, harness: Any) -> None:
     assert lines[-1].endswith("| 2.30x [2.00, 2.60] | not available | 7 of 8 |")
 
 
-def test_only_what_is_between_the_markers_changes(table: Any) -> None:
+def test_only_what_is_between_the_markers_changes() -> None:
     text = f"before\n{table.BEGIN}\nold\n{table.END}\nafter\n"
     assert table.replaced(text, "new") == f"before\n{table.BEGIN}\nnew\n{table.END}\nafter\n"
     assert table.replaced(table.replaced(text, "new"), "") == f"before\n{table.BEGIN}\n{table.END}\nafter\n"
@@ -116,7 +107,7 @@ def test_the_readme_shows_the_results_that_are_kept() -> None:
 
 
 def test_rows_of_a_result_are_replaced_and_say_their_source(
-    harness: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "result.json"
     revisions = iter(["one", "two", "three", "four"])

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-ROOT = Path(__file__).parent.parent.parent
+from benches import keep_quality_table
+from hornbeam.bench import bench_keep_quality as bench
+from hornbeam.bench import needles
 
 
 class Words:
@@ -29,15 +29,9 @@ class Words:
         return [words[token] for token in tokens]
 
 
-@pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.syspath_prepend(str(ROOT / "benches"))
-    return importlib.import_module
-
-
-def test_every_needle_lies_at_its_depth_and_only_its_own_answer_follows_its_question(load: Any) -> None:
+def test_every_needle_lies_at_its_depth_and_only_its_own_answer_follows_its_question() -> None:
     words = Words()
-    item = load("needles").Items(words).needles("one", 1024, 1)
+    item = needles.Items(words).needles("one", 1024, 1)
     context = words.text(item.context)
     assert len(context) == 1024
     assert context[0] == "<user>"
@@ -54,8 +48,8 @@ def test_every_needle_lies_at_its_depth_and_only_its_own_answer_follows_its_ques
     assert len(nouns) == 5
 
 
-def test_parts_of_the_grid_are_balanced(load: Any) -> None:
-    rounds = load("needles").Items(Words()).grid()
+def test_parts_of_the_grid_are_balanced() -> None:
+    rounds = needles.Items(Words()).grid()
     assert sum(len(item.questions) for own in rounds for item in own) == 200
     assert len({tuple(item.context) for own in rounds for item in own}) == 40
     for count in range(2, len(rounds) + 1, 2):
@@ -66,8 +60,8 @@ def test_parts_of_the_grid_are_balanced(load: Any) -> None:
         assert set(cells.values()) == {count // 2}
 
 
-def test_windows_do_not_overlap(load: Any) -> None:
-    items = load("needles").Items(Words())
+def test_windows_do_not_overlap() -> None:
+    items = needles.Items(Words())
     windows = items.windows(100, 20)
     whole = [token for w in windows for token in w.context + w.questions[0] + w.answers[0]]
     assert whole == items.scored[: len(whole)]
@@ -75,7 +69,7 @@ def test_windows_do_not_overlap(load: Any) -> None:
     assert len(items.scored) - len(whole) < 120
 
 
-def context(bench: Any, ours: list[bool], theirs: list[bool]) -> dict[str, Any]:
+def context(ours: list[bool], theirs: list[bool]) -> dict[str, Any]:
     """An outcome in which all recipes answered alike."""
 
     def side(names: Any, found: list[bool]) -> dict[str, Any]:
@@ -92,12 +86,11 @@ def context(bench: Any, ours: list[bool], theirs: list[bool]) -> dict[str, Any]:
     }
 
 
-def test_differences_are_paired_and_what_was_not_run_is_absent(load: Any) -> None:
-    bench = load("bench_keep_quality")
+def test_differences_are_paired_and_what_was_not_run_is_absent() -> None:
     outcomes = {
-        "needles-0-1024": context(bench, [True, True], [True, False]),
-        "needles-1-1024": context(bench, [False, True], [True, True]),
-        "needles-2-1024": context(bench, [True, True], [False, True]),
+        "needles-0-1024": context([True, True], [True, False]),
+        "needles-1-1024": context([False, True], [True, True]),
+        "needles-2-1024": context([True, True], [False, True]),
     }
     results = bench.report(outcomes)
     assert "perplexity" not in results
@@ -113,22 +106,20 @@ def test_differences_are_paired_and_what_was_not_run_is_absent(load: Any) -> Non
     assert row["logprob"] == pytest.approx((5 * -1 - 9) / 6)
     assert "kvpress" not in found["recipes"]["ems"]["0.25"]
     assert "| `snap_kv` | `snap_kv` | 83.3 / 66.7, +16.7 [-50.0, +50.0] |" in "\n".join(
-        load("keep_quality_table").needles(found)
+        keep_quality_table.needles(found)
     )
 
 
-def test_the_report_says_which_keys_one_side_kept(load: Any) -> None:
-    bench = load("bench_keep_quality")
+def test_the_report_says_which_keys_one_side_kept() -> None:
     outcomes = {
         "check": {"name": "check", "kept_by_one_side": {"knorm": 0.0002, "h2o": 0.171}},
-        "needles-0-1024": context(bench, [True, True], [True, False]),
+        "needles-0-1024": context([True, True], [True, False]),
     }
-    lines = load("keep_quality_table").other_keys(bench.report(outcomes))
+    lines = keep_quality_table.other_keys(bench.report(outcomes))
     assert lines[-2:] == ["| `knorm` | `knorm` | 0.02 % |", "| `h2o` | `observed_attention` | 17 % |"]
 
 
-def test_perplexity_is_that_of_all_tokens(load: Any) -> None:
-    bench = load("bench_keep_quality")
+def test_perplexity_is_that_of_all_tokens() -> None:
     outcomes = {}
     for number, (own, their) in enumerate([(-6.0, -4.0), (-10.0, -12.0)]):
         kept = {"0.25": [[False, own]]}, {"0.25": [[False, their]]}

@@ -55,10 +55,30 @@ def test_candidates_end_before_eos_and_the_longest_text():
     assert generator.get_candidates(torch.cat([text, torch.tensor([[3, 9]])], 1))[0].shape[1] == 9
     # A text that is not a continuation of the last one is begun anew.
     assert generator.get_candidates(torch.tensor([[5, 6, 5]]))[0].tolist() == [[5, 6, 5, 6, 5, 6, 5, 6, 5]]
+    empty = torch.zeros(1, 0, dtype=torch.long)
+    assert transformers.CandidateGenerator(max_length=10).get_candidates(empty)[0] is empty
     with pytest.raises(ShapeError, match=r"input_ids has shape \[2, 3\]"):
         generator.get_candidates(torch.zeros(2, 3, dtype=torch.long))
     with pytest.raises(ArgumentError, match="max_length is 0"):
         transformers.CandidateGenerator(max_length=0)
+
+
+@pytest.mark.parametrize(
+    "eos",
+    [3, [7, 3], (3,), torch.tensor(3), torch.tensor([7, 3]), torch.tensor([3], dtype=torch.int32)],
+    ids=["id", "list", "tuple", "scalar tensor", "tensor", "int32 tensor"],
+)
+def test_eos_in_every_form_of_a_generation_config(eos):
+    """transformers keeps it as a tensor while it generates."""
+    text = torch.tensor([[1, 2, 3, 9, 4, 1]])
+    generator = transformers.CandidateGenerator(max_length=20, eos_token_id=eos)
+    assert generator.get_candidates(text)[0].tolist() == [[*text[0].tolist(), 2]]
+
+
+@pytest.mark.parametrize("eos", [[True], [None], torch.tensor([1.5])], ids=["flag", "nothing", "float"])
+def test_eos_that_is_no_token_is_refused(eos):
+    with pytest.raises(ArgumentError, match=r"eos_token_id holds (True|None|1\.5), expected token ids"):
+        transformers.CandidateGenerator(max_length=20, eos_token_id=eos)
 
 
 def config(tokens=4, longest=100):
@@ -106,6 +126,7 @@ def test_vllm_drafter_stops_at_the_longest_text_and_forgets():
     table = np.array([[1, 2, 3, 1, 2, 3, 1, 2, 3]])
     assert len(drafter.propose([[3]], [6], table)[0]) == 2
     assert drafter.propose([[2]], [8], table) == [[]]
+    assert drafter.propose([[2], [3]], [0, 6], np.vstack([table, table]))[0] == [], "no text, no draft"
     drafter.max_requests = 2
     for first in range(5):
         drafter.propose([[0]], [3], np.array([[first, 7, 0]]))

@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 import hornbeam as hb
+from hornbeam.bench.bench_text import sentencepiece_tokenizer
 from hornbeam.errors import ArgumentError
 from hornbeam.text import TextStream, continuation
 from tests import models
@@ -17,7 +18,7 @@ TOKENIZER = models.byte_tokenizer()
 SPECIAL = models.byte_tokenizer(special=["<end>", "<turn>"])
 TOKENIZERS = {
     "bytes": SPECIAL,
-    "sentencepiece": models.sentencepiece_tokenizer(),
+    "sentencepiece": sentencepiece_tokenizer(),
     "wordpiece": models.wordpiece_tokenizer(),
 }
 SPACE = TOKENIZERS["sentencepiece"]

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hornbeam.cli.compare import Clock, compare, plain_generate
+from hornbeam.bench.compare import Clock, compare, plain_generate
 from hornbeam.cli.screen import Screen
 from hornbeam.errors import ArgumentError, HornbeamError
 
@@ -208,6 +208,16 @@ def _recipe(name: str, budget: str, head_scores: Path | None) -> Any:
             raise ArgumentError("sparse_mm needs --head-scores, a file that HeadScores.save wrote")
         options["head_scores"] = HeadScores.load(head_scores).scores
     return getattr(recipes, name)(int(budget) if budget.isdecimal() else budget, **options)
+
+
+@app.command(
+    add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def bench(context: typer.Context) -> None:
+    """Measure this installation beside its peers; bench --help lists what there is."""
+    from hornbeam.bench.run import main
+
+    main(context.args or ["--help"], program="hornbeam bench")
 
 
 @app.command()

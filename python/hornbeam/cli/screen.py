@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from hornbeam.cli.compare import Comparison, Timing
+    from hornbeam.bench.compare import Comparison, Timing
 
 __all__ = ["Screen"]
 

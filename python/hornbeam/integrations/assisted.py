@@ -87,7 +87,7 @@ class CandidateGenerator:
         draft: the source, for example :class:`hornbeam.speculation.Suffix`.
         max_length: tokens that the sequence may have in all, the prompt included.
         num_assistant_tokens: most candidates at a time.
-        eos_token_id: candidates end before the first of these.
+        eos_token_id: candidates end before the first of these; an id, several, or a tensor of them.
     """
 
     requires_model_outputs = False
@@ -98,7 +98,7 @@ class CandidateGenerator:
         *,
         max_length: int,
         num_assistant_tokens: int = 10,
-        eos_token_id: int | Sequence[int] | None = None,
+        eos_token_id: int | Sequence[int] | Tensor | None = None,
     ) -> None:
         for name, value in (("max_length", max_length), ("num_assistant_tokens", num_assistant_tokens)):
             if value < 1:
@@ -106,12 +106,12 @@ class CandidateGenerator:
         self.draft = speculation.Suffix() if draft is None else draft
         self.max_length = max_length
         self.num_assistant_tokens = num_assistant_tokens
-        self.eos = {eos_token_id} if isinstance(eos_token_id, int) else set(eos_token_id or ())
+        self.eos = _ids(eos_token_id)
         self._committed: list[int] = []
         self._drafter: Any = None
 
     def get_candidates(self, input_ids: Tensor, **_: Any) -> tuple[Tensor, None]:
-        """``input_ids [1, length]`` with candidates after them, and no logits.
+        """``input_ids [1, length]`` with candidates after them, and no logits. An empty text has none.
 
         Raises:
             ShapeError: more than one sequence.
@@ -119,7 +119,7 @@ class CandidateGenerator:
         check("input_ids", input_ids, (1, None))
         text = input_ids[0].tolist()
         room = min(self.num_assistant_tokens, self.max_length - len(text) - 1)
-        if room < 1:
+        if room < 1 or not text:
             return input_ids, None
         known = len(self._committed)
         if self._drafter is None or text[:known] != self._committed or len(text) <= known:
@@ -135,3 +135,14 @@ class CandidateGenerator:
     def update_candidate_strategy(self, input_ids: Tensor, scores: Tensor, num_matches: int) -> None:
         """Does nothing with ``input_ids``, ``scores`` and ``num_matches``: the next call brings the text that
         was kept."""
+
+
+def _ids(given: int | Sequence[int] | Tensor | None) -> set[int]:
+    """Token ids, of what generation configs and their tensors hold."""
+    if isinstance(given, Tensor):
+        given = given.flatten().tolist()
+    if given is None or isinstance(given, int):
+        given = [] if given is None else [given]
+    if bad := [token for token in given if isinstance(token, bool) or not isinstance(token, int)]:
+        raise ArgumentError(f"eos_token_id holds {bad[0]!r}, expected token ids")
+    return set(given)

@@ -8,14 +8,14 @@ flat batch. Names are taken in either of its spellings, ``retrive_`` and ``retri
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from hornbeam.errors import ArgumentError
+from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integrations.chains import check, check_tokens
 
 __all__ = [
@@ -28,6 +28,9 @@ __all__ = [
 ]
 
 FULL_MASK, QLEN_ONLY, QLEN_ONLY_BITPACKING = 0, 1, 2
+#: Dtypes of a mask with one element a flag; the word of so many bytes of one with a bit a flag.
+FLAGS = (torch.bool, torch.uint8)
+WORDS = {1: torch.uint8, 2: torch.uint16, 4: torch.uint32}
 
 Function = TypeVar("Function", bound=Callable[..., None])
 
@@ -111,7 +114,7 @@ def tree_speculative_sampling_target_only(
     A child is taken if the node's coin falls below the mass of the children up to it over
     ``threshold_acc``, or its own mass reaches ``threshold_single``. Where none is, the next token comes
     from the target without the children. Differs from SGLang where a coin equals a mass exactly: a token
-    without mass is never taken.
+    without mass is rejected at a coin of 0 too. Only a ``threshold_single`` of 0 takes it, as it takes any.
 
     Args:
         predicts, accept_index, accept_token_num, candidates, retrive_index, retrive_next_token,
@@ -209,13 +212,14 @@ def build_tree_kernel_efficient(
     below the root, group ``g`` below the candidate ``parent_list[g]``.
 
     Args:
-        parent_list: int64 ``[B, topk (depth - 1) + 1]``.
+        parent_list: int64 ``[B, topk (depth - 1) + 1]``; ``[B, 0]`` will do where there is one step.
         selected_index: int64 ``[B, draft_token_num - 1]``, sorted.
         verified_seq_len: int64 ``[B]``, tokens before the root.
-        tree_mask: written. ``FULL_MASK``: bool, for each node a row over the text and the tree, of which
-            only the tree's part is written; ``QLEN_ONLY``: bool ``[B, N, N]``, flat or not;
-            ``QLEN_ONLY_BITPACKING``: uint8, 1, 2 or 4 bytes a node for up to 8, 16 or 32 nodes.
-        positions: int64, ``B N`` in all, written.
+        tree_mask: written, flat or not; what a larger buffer has more keeps its value. ``FULL_MASK``: bool or
+            uint8, for each node a row over the text and the tree, of which only the tree's part is written;
+            ``QLEN_ONLY``: bool or uint8 ``[B, N, N]``; ``QLEN_ONLY_BITPACKING``: 1, 2 or 4 bytes a node for
+            up to 8, 16 or 32 nodes, as uint8, or one uint16 or uint32 a node.
+        positions: int64, ``B N`` in all, written; may be larger too.
         retrive_index, retrive_next_token, retrive_next_sibling: int64 ``[B, N]``, written.
 
     Raises:
@@ -228,21 +232,25 @@ def build_tree_kernel_efficient(
     check("parent_list", parent_list, (batch, None), torch.int64)
     check("verified_seq_len", verified_seq_len, (batch,))
     _check_links((batch, nodes), retrive_index, retrive_next_token, retrive_next_sibling)
-    check("positions", positions.flatten(), (batch * nodes,), torch.int64)
+    _check_buffer("positions", positions, batch * nodes, (torch.int64,))
     lengths = verified_seq_len.tolist()
     row_bytes = 1 if nodes <= 8 else 2 if nodes <= 16 else 4
     if tree_mask_mode == FULL_MASK:
-        check("tree_mask", tree_mask.flatten(), (sum(n + nodes for n in lengths) * nodes,), torch.bool)
+        _check_buffer("tree_mask", tree_mask, sum(n + nodes for n in lengths) * nodes, FLAGS)
     elif tree_mask_mode == QLEN_ONLY:
-        check("tree_mask", tree_mask.flatten(), (batch * nodes * nodes,), torch.bool)
+        _check_buffer("tree_mask", tree_mask, batch * nodes * nodes, FLAGS)
     elif tree_mask_mode == QLEN_ONLY_BITPACKING:
         if nodes > 32:
             raise ArgumentError(f"draft_token_num is {nodes}, expected at most 32 to pack the mask")
-        check("tree_mask", tree_mask.flatten(), (batch * nodes * row_bytes,), torch.uint8)
+        size = tree_mask.element_size()
+        words = (torch.uint8, WORDS[row_bytes])
+        _check_buffer("tree_mask", tree_mask, batch * nodes * row_bytes // size, words)
     else:
         raise ArgumentError(f"tree_mask_mode is {tree_mask_mode}, expected 0, 1 or 2")
 
     flat, begin = tree_mask.view(-1), 0
+    if tree_mask_mode == QLEN_ONLY_BITPACKING:
+        flat = flat.view(torch.uint8)
     for b in range(batch):
         parents = _parents(parent_list[b].tolist(), selected_index[b].tolist(), topk)
         sees = torch.zeros((nodes, nodes), dtype=torch.bool)
@@ -272,6 +280,15 @@ def build_tree_kernel_efficient(
             flat[b * nodes * row_bytes : (b + 1) * nodes * row_bytes] = packed.to(flat.device)
 
 
+def _check_buffer(name: str, tensor: Tensor, count: int, dtypes: Sequence[torch.dtype]) -> None:
+    """Refuses what holds fewer than ``count`` elements, has another dtype, or does not lie in one piece."""
+    if tensor.dtype not in dtypes:
+        raise ShapeError(f"{name} is {tensor.dtype}, expected {' or '.join(map(str, dict.fromkeys(dtypes)))}")
+    if tensor.numel() < count or not tensor.is_contiguous():
+        have = "strides" if tensor.numel() >= count else f"{tensor.numel()} elements"
+        raise ShapeError(f"{name} has {have}, expected a contiguous one of at least {count} elements")
+
+
 def _check_links(shape: tuple[int, ...], index: Tensor, next_token: Tensor, next_sibling: Tensor) -> None:
     check("retrive_index", index, shape, torch.int64)
     check("retrive_next_token", next_token, shape, torch.int64)
@@ -283,9 +300,9 @@ def _parents(parent_list: list[int], selected: list[int], topk: int) -> list[int
     place = {candidate: node for node, candidate in enumerate(selected, 1)}
     parents = [-1]
     for node, candidate in enumerate(selected, 1):
-        group = candidate // topk
-        if not 0 <= group < len(parent_list):
-            raise ArgumentError(f"selected_index holds {candidate}, expected below {len(parent_list) * topk}")
+        group, groups = candidate // topk, max(len(parent_list), 1)
+        if not 0 <= group < groups:
+            raise ArgumentError(f"selected_index holds {candidate}, expected 0 to {groups * topk - 1}")
         parent = 0 if group == 0 else place.get(parent_list[group], node)
         if parent >= node:
             raise ArgumentError(f"candidate {candidate} was selected without its parent, or before it")

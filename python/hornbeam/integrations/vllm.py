@@ -1,7 +1,7 @@
 """vLLM's verification and its protocol of custom proposers, without importing vLLM.
 
-``rejection_sample`` stands in for ``vllm.v1.sample.rejection_sampler.rejection_sample``, and
-:class:`Drafter` is a class for ``custom_proposer_backend``::
+``rejection_sample`` stands in for ``vllm.v1.sample.rejection_sampler.rejection_sample`` (0.33 and older), and
+:class:`Drafter` is a proposer for the method ``custom_class``::
 
     speculative_config={"method": "custom_class", "num_speculative_tokens": 8,
                         "model": "hornbeam.integrations.vllm.Drafter"}
@@ -22,6 +22,9 @@ from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integrations.chains import check, check_tokens, count_accepted, draw, residual, token_probs
 
 __all__ = ["Drafter", "SamplingMetadata", "rejection_sample"]
+
+#: Stands in the place of a draft token where there is none.
+PLACEHOLDER = -1
 
 
 class SamplingMetadata(Protocol):
@@ -47,6 +50,8 @@ def rejection_sample(
     synthetic_mode: bool = False,
     synthetic_conditional_rates: Tensor | None = None,
     use_fp64_gumbel: bool = False,
+    fly_window_size: int | None = None,
+    fly_entropy_threshold: float | None = None,
     *,
     target_probs: Tensor | None = None,
 ) -> Tensor:
@@ -55,18 +60,21 @@ def rejection_sample(
     Current releases pass processed *logits* as the sixth argument; older ones passed probabilities in
     the same place: name them ``target_probs=``. Differs from vLLM in that a replacement is drawn for the
     one row of a request that needs it, independently of the draft, and in the random numbers themselves.
+    As there, a token that ``draft_probs`` gives no mass is rejected, and so is the placeholder -1. No law
+    drew that one, so what replaces it comes from the target itself.
 
     Args:
-        draft_token_ids: ``[N]``, the requests' drafts one after the other.
+        draft_token_ids: ``[N]``, the requests' drafts one after the other; -1 where there is none.
         num_draft_tokens: how many each request has, 0 included.
         max_spec_len: the most that any has.
         cu_num_draft_tokens: ``[B]``, their running sum.
         draft_probs: ``[N, V]`` normalised, what the drafts were drawn from; None for chosen drafts.
         target_logits: ``[N, V]``, with temperature and truncation applied.
-        bonus_token_ids: ``[B, 1]``, the token after a draft that is accepted whole.
+        bonus_token_ids: ``[B, 1]`` or ``[B]``, the token after a draft that is accepted whole.
         sampling_metadata: see :class:`SamplingMetadata`.
         synthetic_mode, synthetic_conditional_rates: refused: they decide without the model.
         use_fp64_gumbel: taken and ignored.
+        fly_window_size, fly_entropy_threshold: refused unless None: FLy lets pass what the target rejects.
         target_probs: in place of ``target_logits``.
 
     Returns:
@@ -74,10 +82,16 @@ def rejection_sample(
 
     Raises:
         ShapeError: shapes that do not fit, among themselves or with ``num_draft_tokens``.
-        ArgumentError: neither or both of the targets, a token id out of range, or the synthetic mode.
+        ArgumentError: neither or both of the targets, a token id out of range, the synthetic mode, or FLy.
     """
     if synthetic_mode:
         raise ArgumentError("synthetic_mode is True, expected False: acceptance is decided by the model")
+    for name, value in (
+        ("fly_window_size", fly_window_size),
+        ("fly_entropy_threshold", fly_entropy_threshold),
+    ):
+        if value is not None:
+            raise ArgumentError(f"{name} is {value}, expected None: acceptance is decided by the model")
     if (target_logits is None) == (target_probs is None):
         raise ArgumentError("give one of target_logits and target_probs")
     if bonus_token_ids is None or sampling_metadata is None:
@@ -87,7 +101,8 @@ def rejection_sample(
     batch, total = len(num_draft_tokens), sum(num_draft_tokens)
     check("draft_token_ids", draft_token_ids, (total,))
     check("the target", target, (total, None))
-    check("bonus_token_ids", bonus_token_ids, (batch, 1))
+    check("bonus_token_ids", bonus_token_ids, (batch, 1) if bonus_token_ids.dim() != 1 else (batch,))
+    bonus = bonus_token_ids.flatten()
     if draft_probs is not None:
         check("draft_probs", draft_probs, target.shape)
     ends = np.cumsum(num_draft_tokens, dtype=np.int64).tolist()
@@ -95,19 +110,23 @@ def rejection_sample(
         raise ShapeError(f"cu_num_draft_tokens is {cu_num_draft_tokens.tolist()}, expected {ends}")
     if any(not 0 <= count <= max_spec_len for count in num_draft_tokens):
         raise ShapeError(f"num_draft_tokens is {num_draft_tokens}, expected 0 to {max_spec_len} each")
-    check_tokens("draft_token_ids", draft_token_ids, target.shape[1])
-
     tokens = draft_token_ids.long()
+    proposed = tokens != PLACEHOLDER
+    check_tokens("draft_token_ids", tokens[proposed], target.shape[1])
+
     greedy = _greedy(batch, sampling_metadata)
     best = target.argmax(-1) if any(greedy) else None
     p = q = None
     if not all(greedy):
+        known = tokens.where(proposed, 0)
         p = (
-            token_probs(target, tokens)
+            token_probs(target, known)
             if target_logits is not None
-            else target.gather(1, tokens[:, None])[:, 0].float()
+            else target.gather(1, known[:, None])[:, 0].float()
         )
-        q = torch.ones_like(p) if draft_probs is None else draft_probs.gather(1, tokens[:, None])[:, 0]
+        q = torch.ones_like(p) if draft_probs is None else draft_probs.gather(1, known[:, None])[:, 0]
+        # A token without target mass never passes.
+        p = p.where(proposed & (q > 0), 0)
 
     output = torch.full((batch, max_spec_len + 1), -1, dtype=torch.int32, device=target.device)
     for request, (count, end) in enumerate(zip(num_draft_tokens, ends, strict=True)):
@@ -123,7 +142,7 @@ def rejection_sample(
             accepted = int(count_accepted(p[mine], q[mine], uniforms))
         output[request, :accepted] = tokens[mine][:accepted].int()
         if accepted == count:
-            last = bonus_token_ids[request, 0]
+            last = bonus[request]
         elif greedy[request]:
             assert best is not None
             last = best[end - count + accepted]
@@ -131,7 +150,9 @@ def rejection_sample(
             row = end - count + accepted
             law = target[row].float()
             law = law.softmax(-1) if target_logits is not None else law
-            if draft_probs is None:
+            if not proposed[row]:
+                refused = torch.zeros_like(law)
+            elif draft_probs is None:
                 refused = torch.zeros_like(law)
                 refused[tokens[row]] = law[tokens[row]]
             else:
@@ -151,7 +172,7 @@ def _greedy(batch: int, metadata: SamplingMetadata) -> list[bool]:
 
 
 class Drafter:
-    """A proposer for vLLM's ``custom_proposer_backend``: any of hornbeam's sources of text.
+    """A proposer for vLLM's method ``custom_class``: any of hornbeam's sources of text.
 
     The protocol names no requests, and vLLM moves them about in the batch, so a request is recognised by
     its tokens. Subclass it and set ``source`` for another draft.
@@ -189,7 +210,8 @@ class Drafter:
             slot_mappings: ignored.
 
         Returns:
-            At most ``num_speculative_tokens`` ids a request; none where it had no new token or is full.
+            At most ``num_speculative_tokens`` ids a request; none where it had no new token, has no text or
+            is full.
         """
         texts = np.asarray(token_ids_cpu)
         if texts.ndim != 2 or texts.shape[0] < len(sampled_token_ids):
@@ -200,7 +222,7 @@ class Drafter:
         for request, fresh in enumerate(sampled_token_ids):
             length = int(num_tokens_no_spec[request])
             room = min(self.num_speculative_tokens, self.max_model_len - length - 1)
-            if not len(fresh) or room < 1:
+            if not len(fresh) or length < 1 or room < 1:
                 drafts.append([])
                 continue
             text = texts[request, :length]

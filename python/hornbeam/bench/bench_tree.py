@@ -8,17 +8,12 @@ not.
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "python"))
 
 from hornbeam.cache.tree import Branch, PrefixTree
 
@@ -160,18 +155,3 @@ def run(quick: bool = False) -> dict[str, Any]:
             "rollback, cache over tree": ratio("cache append 8 and crop at 32768", "rollback 8 at 32768"),
         },
     }
-
-
-def main() -> None:
-    results = run(quick="--quick" in sys.argv)
-    for name, value in results["medians"].items():
-        print(f"{name:36} {value:12.2f} us   fastest {results['fastest'][name]:.2f}")
-    for name, value in results["ratios"].items():
-        print(f"{name:36} {value:12.2f} x")
-    paths = [argument for argument in sys.argv[1:] if not argument.startswith("-")]
-    if paths:
-        Path(paths[0]).write_text(json.dumps(results, indent=2) + "\n")
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,7 @@ tokens a second over transformers with its full cache, plain greedy steps on bot
 the same over kvpress at the same share, with its head-wise press and with its plain one, in a process and an
 environment of its own (:mod:`kvpress_peer`).
 
-    python benches/run.py keep_decode [--quick]
+    hornbeam bench keep_decode [--quick]
 
 ``--quick`` takes 2,048 tokens of prompt in place of 7,900.
 """
@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 
-import driving
-import harness
 import hornbeam as hb
 from hornbeam import ops
+from hornbeam.bench import driving, harness
+from hornbeam.bench.kvpress_peer import Peer
+from hornbeam.bench.workload import sources
 from hornbeam.engine.request import Request
 from hornbeam.model import loading
-from kvpress_peer import Peer
 
 RECIPES = ("ada_kv", "snap_kv", "pyramid_kv")
 BUDGET = "12%"
@@ -93,10 +93,8 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def text(tokenizer: Any, length: int) -> list[int]:
-    """The first tokens of this repository's own prose and code."""
-    files = sorted(harness.ROOT.glob("docs/**/*.md")) + sorted(harness.ROOT.glob("python/hornbeam/**/*.py"))
-    words = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
-    ids: list[int] = tokenizer(words)["input_ids"][:length]
+    """The first tokens of this project's own sources."""
+    ids: list[int] = tokenizer("\n\n".join(sources()))["input_ids"][:length]
     assert len(ids) == length
     return ids
 

@@ -3,7 +3,7 @@
 Each row first checks that both sides write the same; ``identical`` counts the texts whose tokens are all the
 same (sums over other numbers of rows differ in their last bits, so a near tie may fall either way).
 
-    python benches/run.py engine [--quick] [--only ROW ...]
+    hornbeam bench engine [--quick] [--only ROW ...]
 
 Rows:
 
@@ -26,9 +26,9 @@ from typing import Any
 
 import torch
 
-import harness
 import hornbeam as hb
-from workload import CHATS, Sides
+from hornbeam.bench import harness
+from hornbeam.bench.workload import CHATS, Sides, sources
 
 SAMPLES, PROMPT, TOKENS = 8, 1000, 64
 EVERY, CHAT_TOKENS = 0.3, 128
@@ -42,10 +42,9 @@ class Bench(Sides):
 
     def text(self, length: int, begin: int = 0) -> list[int]:
         """Tokens of this project's own sources."""
-        files = sorted((harness.ROOT / "python" / "hornbeam").rglob("*.py"))
         tokens: list[int] = []
-        for file in files:
-            tokens += self.raw(file.read_text(encoding="utf-8"))
+        for source in sources():
+            tokens += self.raw(source)
             if len(tokens) >= begin + length:
                 return tokens[begin : begin + length]
         raise RuntimeError(f"there are {len(tokens)} tokens, expected {begin + length}")
@@ -98,7 +97,8 @@ class Bench(Sides):
 
         def together() -> float:
             self.lm.clear_cache()
-            engine, waiting, requests = self.lm.engine, list(prompts), []
+            engine, waiting = self.lm.engine, list(prompts)
+            requests: list[Any] = []
             begin = time.perf_counter()
             while waiting or engine.requests:
                 while waiting and time.perf_counter() - begin >= EVERY * len(requests):

@@ -15,7 +15,7 @@ on the sixty requests themselves, which favours it. The chosen tree under both r
 No figure here is a time except those of ``cost``, which compares one level of a draft with a plain step
 of the target, in alternation. ``accept`` goes on where it was interrupted.
 
-    python benches/run.py spec_accept [--quick] [--only ROW ...]
+    hornbeam bench spec_accept [--quick] [--only ROW ...]
 
 Rows: accept cost.
 """
@@ -33,14 +33,15 @@ from typing import Any
 
 import torch
 
-import harness
 import hornbeam as hb
-from acceptance import EXPECTED, accepted_by_rank, children
+from hornbeam.bench import harness
+from hornbeam.bench.acceptance import EXPECTED, accepted_by_rank, children
+from hornbeam.bench.workload import CHATS, mixed
+from hornbeam.model.loading import cache_folder
 from hornbeam.prompt import token_ids
 from hornbeam.speculation import Ask, FeatureHead, Outcome
 from hornbeam.speculation.draft.head_network import Rows
 from hornbeam.speculation.shape import BestFirst, Chain, GumbelTree, Sequoia, StochasticBeam
-from workload import CHATS, mixed
 
 SIZE = 16
 STRIDE = 6
@@ -147,7 +148,7 @@ class Bench:
         """Expected accepted tokens of each case, one mean a request."""
         settings = f"{FeatureHead().path.read_bytes()!r} {self.budget} {STRIDE} {SEED} {cases}"
         digest = hashlib.sha256(settings.encode()).hexdigest()[:12]
-        partial = Partial(harness.ROOT / "target" / f"spec_accept-{digest}.json")
+        partial = Partial(cache_folder() / "benches" / f"spec_accept-{digest}.json")
         missing = [text for text in requests if text not in partial.found]
         answers = dict(zip(missing, self.answers(missing), strict=True))
         for number, text in enumerate(requests):
@@ -184,7 +185,7 @@ class Bench:
         tokens = prompt + output
         proposers = {
             name: FeatureHead(shape=case.shape, temperature=case.temperature).open(
-                hb.spec.Run(lm, hb.Warp(), SEED, case.drawn_for)
+                hb.spec.Run(lm.engine, hb.Warp(), SEED, case.drawn_for)
             )
             for name, case in cases.items()
         }
@@ -278,7 +279,7 @@ class Bench:
 
     def level(self, prompt: list[int], nodes: int) -> Callable[[], None]:
         """The rows of ``nodes`` siblings of the head after the prompt, and their logits."""
-        run = hb.spec.Run(self.lm, hb.Warp(), 0, "coupled")
+        run = hb.spec.Run(self.lm.engine, hb.Warp(), 0, "coupled")
         head = FeatureHead().open(run).head
         root = head.tree.branch()
         hidden = torch.randn(len(prompt), len(head.taps), head.hidden_size)

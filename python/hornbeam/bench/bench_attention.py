@@ -10,7 +10,7 @@ fast ours is: 0.7 of the time is a ratio of 1.43. Peers:
 Speeds are given as shares of two peaks: torch's float32 matrix product, and multiply-adds between
 registers (``rust/core/examples/multiply_add_peak.rs``), which nothing on this machine can exceed.
 
-    python benches/run.py attention [--quick]
+    hornbeam bench attention [--quick]
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-import harness
 import hornbeam.ops as ops
 from hornbeam._native import Plan
+from hornbeam.bench import harness
 
 HEADS, KV_HEADS, DIM, PAGE_TOKENS = 32, 8, 128, 16
 GROUP = HEADS // KV_HEADS
@@ -134,9 +134,10 @@ def sgemm_peak() -> float:
 
 
 def register_peak() -> float | None:
-    """Multiply-adds a second between registers on torch's number of threads; ``None`` without cargo."""
+    """Multiply-adds a second between registers on torch's number of threads; ``None`` without a checkout and
+    cargo."""
     cargo = shutil.which("cargo")
-    if cargo is None:
+    if cargo is None or harness.CHECKOUT is None:
         return None
     example = [
         "run",
@@ -149,7 +150,7 @@ def register_peak() -> float | None:
         "multiply_add_peak",
     ]
     command = [cargo, *example, "--", str(torch.get_num_threads())]
-    done = subprocess.run(command, cwd=harness.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(command, cwd=harness.CHECKOUT, capture_output=True, text=True, check=True)
     return float(done.stdout)
 
 

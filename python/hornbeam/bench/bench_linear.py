@@ -3,20 +3,21 @@
 Each call walks through more than 100 MB of distinct weights. Both sides are first held to the same
 results. A ratio says how many times as fast ours is; ``gb_per_s`` is how fast it reads weights.
 
-    python benches/run.py linear [--quick]
+    hornbeam bench linear [--quick]
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-import harness
 from hornbeam import ops
+from hornbeam.bench import harness
 
 # (outputs, inputs): the layers of SmolLM2-135M, then two of an 8B and the head of a 1B model.
 SHAPES = [(576, 576), (192, 576), (1536, 576), (576, 1536), (49152, 576)]
@@ -37,8 +38,8 @@ def measure(
         check(x, weights[0])
         seconds = harness.alternate(
             {
-                "ours": lambda x=x: walk(lambda weight: ops.linear(x, weight), weights),
-                "theirs": lambda x=x: walk(lambda weight: torch.nn.functional.linear(x, weight), weights),
+                "ours": partial(walk, partial(ops.linear, x), weights),
+                "theirs": partial(walk, partial(torch.nn.functional.linear, x), weights),
             },
             alternations,
         )

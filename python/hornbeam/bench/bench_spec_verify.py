@@ -1,6 +1,6 @@
 """Verification against transformers and against vectorised PyTorch of the same law.
 
-    python benches/run.py spec_verify [--quick] [--json FILE]
+    hornbeam bench spec_verify [--quick] [--json FILE]
 
 Before timing, both sides are held to the same greedy outcome, and to the same acceptance on many small
 random drafts.
@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-import harness
 import hornbeam as hb
+from hornbeam.bench import harness
 
 
 def compare(ours: Callable[[], Any], theirs: Callable[[], Any], rounds: int) -> harness.Ratio:

@@ -177,7 +177,7 @@ class Worker:
             reduce(keeper, sequence, state)
             recorded.extend(positions.tolist() for positions in keeper.record[sequence.index])
 
-        Keeper._reduce = recording  # type: ignore[method-assign]
+        Keeper._reduce = recording  # type: ignore[method-assign, assignment]
         try:
             recipe = hb.integrations.kvpress.as_recipe(PRESSES[press](1 - keep), f"{100 * keep:g}%")
             hb.LM(self.model).generate(self.prompt.tokens, keep=recipe, max_new_tokens=2, draft=None)

@@ -14,14 +14,14 @@ from typing import Any
 
 import torch
 
-import driving
 import hornbeam as hb
 from hornbeam import keep, recipes
+from hornbeam.bench import driving
+from hornbeam.bench.needles import Item
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Request
-from needles import Item
 
 #: Recipe by the name in the results, and the press that it is measured beside. ``sparse_mm`` is made by
 #: :class:`Ours`, which measures its heads.
@@ -144,7 +144,7 @@ class Ours:
         )
         fork._branch = self.sequence.branch.fork()
         scoring = keeper.scoring
-        seen = self.observers[2 if scoring.moments_of else 1 if scoring.adds_mass else 0]
+        seen = self.observers[2 if scoring.moments is not None else 1 if scoring.adds_mass else 0]
         scoring.rules = seen.scoring.rules
         state = copy.copy(seen.states[0])
         label, find = repr(keeper.recipe.score), scoring.scores
@@ -154,7 +154,7 @@ class Ours:
                 self.scores[label] = find(*arguments)
             return self.scores[label]
 
-        scoring.scores = scores  # type: ignore[method-assign]
+        scoring.scores = scores  # type: ignore[method-assign, assignment]
         keeper.record = {}
         keeper._reduce(fork, state)
         fork.stats.reductions = 1  # never matched again

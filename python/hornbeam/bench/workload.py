@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
-import harness
 import hornbeam as hb
+from hornbeam.bench import harness
 from hornbeam.model import loading
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "ignoring",
     "mixed",
     "report_to_correct",
+    "sources",
     "type_hints",
     "with_renamed_function",
 ]
@@ -33,20 +35,30 @@ CHATS = [
 ]
 
 
+PROMPTS = Path(__file__).parent / "prompts"
+
+
 def mixed() -> list[str]:
     """Sixty mixed requests, one a line of ``prompts/mixed.txt``."""
-    return (harness.ROOT / "benches" / "prompts" / "mixed.txt").read_text(encoding="utf-8").splitlines()
+    return (PROMPTS / "mixed.txt").read_text(encoding="utf-8").splitlines()
+
+
+def sources() -> list[str]:
+    """Long text to read: the modules of this package, in order of their names. The benches are not among
+    them, so that a new bench changes no prompt."""
+    package, benches = harness.PACKAGES / "hornbeam", Path(__file__).parent
+    files = sorted(file for file in package.rglob("*.py") if not file.is_relative_to(benches))
+    return [file.read_text(encoding="utf-8") for file in files]
 
 
 def type_hints() -> str:
     """The job of ``make demo``: a source file, and the beginning of the same with type hints."""
-    file = harness.ROOT / "benches" / "prompts" / "type_hints.txt"
-    return file.read_text(encoding="utf-8").removesuffix("\n")
+    return (PROMPTS / "type_hints.txt").read_text(encoding="utf-8").removesuffix("\n")
 
 
 def with_renamed_function() -> str:
     """The same source file, and the beginning of the same with one function called otherwise."""
-    source = (harness.ROOT / "benches" / "prompts" / "readings.py").read_text(encoding="utf-8")
+    source = (PROMPTS / "readings.txt").read_text(encoding="utf-8")
     renamed = source.replace("celsius_to_fahrenheit", "to_fahrenheit")
     begin = renamed[: renamed.index("def to_fahrenheit")]
     return (

@@ -10,8 +10,6 @@ an editing or agent session does (long matches), ``period`` repeats 100 tokens.
 
 from __future__ import annotations
 
-import json
-import sys
 import tempfile
 import time
 
@@ -114,7 +112,3 @@ def run(quick: bool = False) -> dict[str, dict[str, float]]:
         results[name] = {**grow(text, num_tokens // 20), **from_file(text, num_tokens // 20)}
     results["stop_rule"] = stop_rule()
     return results
-
-
-if __name__ == "__main__":
-    print(json.dumps(run("--quick" in sys.argv), indent=2))

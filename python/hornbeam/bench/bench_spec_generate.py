@@ -16,7 +16,7 @@ same file with a function renamed, and a report with its spelling corrected; sev
 ``no_draft``: the same sixty requests against our own ``generate`` without a draft, in the same way: ``auto``
 must never lose to it.
 
-    python benches/run.py spec_generate [--quick] [--only ROW ...]
+    hornbeam bench spec_generate [--quick] [--only ROW ...]
 
 Rows: free_chat edits no_draft.
 """
@@ -29,8 +29,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import harness
-from workload import Sides, mixed, report_to_correct, type_hints, with_renamed_function
+from hornbeam.bench import harness
+from hornbeam.bench.workload import Sides, mixed, report_to_correct, type_hints, with_renamed_function
 
 Side = Callable[[list[list[int]], int], list[list[int]]]
 """New token ids of each prompt, at most so many."""

@@ -26,8 +26,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import harness
 from hornbeam import Warp, _native, cuda, ops
+from hornbeam.bench import harness
+from hornbeam.bench.workload import ignoring
 
 PAGE_TOKENS = 16
 
@@ -227,8 +228,8 @@ def verification_pairs(batch: int, depth: int, vocabulary: int, device: str) -> 
             torch.empty(batch, dtype=torch.int32),
             torch.empty(batch, dtype=torch.int64),
         )
-        draws = (0, None, options["positions"], None)
-        _native.verify(*tree, logits.cpu(), None, "coupled", 0.3, 0.09, *handles, *draws, *want, None)
+        head = (*tree, logits.cpu(), None, "coupled", 0.3, 0.09, *handles)
+        _native.verify(*head, 0, None, options["positions"], None, *want, None)
         for got, expected in zip(ours(), want, strict=True):
             if not torch.equal(got.cpu(), expected):
                 raise AssertionError("the device and the CPU decide differently")
@@ -306,7 +307,7 @@ def decoding(num_tokens: int) -> dict[str, Any]:
         ),
         "captured says what eager says": texts["hornbeam captured"] == texts["hornbeam"],
     }
-    series = harness.alternate({name: lambda call=call: (call(), None)[1] for name, call in calls.items()})
+    series = harness.alternate({name: ignoring(call) for name, call in calls.items()})
     for name in ("hornbeam", "hornbeam captured"):
         report[f"{name} against transformers"] = harness.ratio(series[name], series["transformers"])
     return report
@@ -333,6 +334,9 @@ def run(quick: bool) -> dict[str, Any]:
         return {"skipped": status["reason"]}
     heads = Heads()
     report: dict[str, Any] = {"device": status["devices"][0], "copy bytes a second": copy_bandwidth()}
+    if absent := [peer for peer in ("flashinfer", "vllm", "sgl_kernel") if not installed(peer)]:
+        report["peers that are not installed"] = absent
+        print("left out, because they are not installed:", ", ".join(absent), flush=True)
     for num_keys in (4096,) if quick else (4096, 32_768, 131_072):
         for num_rows in (1, 8):
             pairs = attention_pairs(num_keys, num_rows, heads, "cuda")
@@ -365,7 +369,7 @@ def main(words: list[str]) -> None:
         print("equal: " + ", ".join(check()))
         return
     card = re.sub(r"[^a-z0-9]+", "-", status["devices"][0].rsplit(" (", 1)[0].lower()).strip("-")
-    command = " ".join(["python benches/bench_cuda.py", *words])
+    command = " ".join(["python -m hornbeam.bench.bench_cuda", *words])
     print(harness.write("cuda", run(chosen.quick), command, harness.RESULTS / f"{card}.json"))
 
 

@@ -4,21 +4,22 @@ Plain decoding on the default model with a budget of 256 tokens a head, of which
 ``blocks`` says how many times as fast the recipe's own part of a step (`seconds["keep"]`) is in blocks of 16
 as token by token, ``share`` how much of the whole step it is in blocks.
 
-    python benches/run.py keep_evict [--quick]
+    hornbeam bench keep_evict [--quick]
 
 ``--quick`` takes fewer alternations.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 
-import harness
 import hornbeam as hb
-from bench_keep_decode import text
-from driving import opened, step
+from hornbeam.bench import harness
+from hornbeam.bench.bench_keep_decode import text
+from hornbeam.bench.driving import opened, step
 from hornbeam.engine.request import Request
 from hornbeam.model import loading
 
@@ -36,7 +37,7 @@ def run(quick: bool) -> dict[str, Any]:
         make = getattr(hb.recipes, name)
         blocks, single = (opened(lm, prompt, make(BUDGET, every=every)) for every in (16, 1))
         seconds = harness.alternate(
-            {"blocks": lambda run=blocks: spent(run), "single": lambda run=single: spent(run)},
+            {"blocks": partial(spent, blocks), "single": partial(spent, single)},
             3 if quick else harness.ALTERNATIONS,
         )
         spans = blocks.stats.seconds

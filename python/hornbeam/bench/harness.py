@@ -12,17 +12,18 @@ import math
 import re
 import statistics
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-RESULTS = Path(__file__).parent / "results"
-if any((ROOT / "python" / "hornbeam").glob("_native*.so")):  # else the package that is installed
-    sys.path.insert(0, str(ROOT / "python"))
+#: Where the package lies: the folder ``python`` of a checkout, or that of installed packages.
+PACKAGES = Path(__file__).parent.parent.parent
+#: The checkout that the package lies in; None where it is installed.
+CHECKOUT = PACKAGES.parent if (PACKAGES.parent / "benches" / "run.py").is_file() else None
+#: Where results are written unless told otherwise.
+RESULTS = Path("hornbeam-bench") if CHECKOUT is None else CHECKOUT / "benches" / "results"
 
 ALTERNATIONS = 7
 
@@ -110,20 +111,35 @@ def machine() -> dict[str, Any]:
     facts = {**build_info(), **environment()}
     # Folders of this machine say nothing about speed.
     facts.pop("prepared_models")
-    revision = subprocess.run(
-        ["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    return {"revision": revision.stdout.strip() or None, **facts}
+    return {"revision": revision() or facts["version"], **facts}
+
+
+def revision() -> str | None:
+    """Of the checkout that the package lies in; None where it is installed, or git does not know."""
+    if CHECKOUT is None:
+        return None
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        done = subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() or None
 
 
 def write(
-    name: str, results: Any, command: str, file: Path | None = None, rows: Sequence[str] | None = None
+    name: str,
+    results: Any,
+    command: str,
+    file: Path | None = None,
+    rows: Sequence[str] | None = None,
+    folder: Path | None = None,
 ) -> Path:
-    """Writes ``results`` with the machine and the command; by default to results/<name>-<processor>.json.
-    With ``rows`` only these rows of a file that is there are replaced."""
+    """Writes ``results`` with the machine and the command; by default to <name>-<processor>.json in
+    ``folder``, which is :data:`RESULTS` by default. With ``rows`` only these rows of a file that is there are
+    replaced."""
     facts = machine()
     processor = re.sub(r"[^a-z0-9]+", "-", str(facts["processor"]).lower()).strip("-")
-    file = file or RESULTS / f"{name}-{processor}.json"
+    file = file or (folder or RESULTS) / f"{name}-{processor}.json"
     file.parent.mkdir(parents=True, exist_ok=True)
     report = {"bench": name, "command": command, "machine": facts, "results": plain(results)}
     if rows and file.exists():

@@ -3,7 +3,7 @@
 Keys and values are random; 40 % of the tokens, by a random ranking a kv head, have 2 bits and the others
 4, as ZipCache has it. Seconds are of the attention operation alone, bytes those of the pages that it reads.
 
-    python benches/run.py attention_quantised [--quick]
+    hornbeam bench attention_quantised [--quick]
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-import harness
 import hornbeam as hb
 from hornbeam import ops
+from hornbeam.bench import harness
 
 KV_HEADS = 8
 #: (query heads a kv head, elements of a head).

@@ -1,6 +1,6 @@
 """What recipes keep of what a model knew: needles found and perplexity, beside kvpress at the same share.
 
-    python benches/run.py keep_quality [--quick] [--only needles|perplexity|report --json FILE]
+    hornbeam bench keep_quality [--quick] [--only needles|perplexity|report --json FILE]
 
 ``needles``: 200 facts in real text, ten depths by four lengths up to 4,096 tokens; the context is
 compressed, then the question comes. ``perplexity``: windows of 100 KB of text, of which 1,792 tokens are
@@ -29,10 +29,10 @@ from typing import Any
 
 import torch
 
+from hornbeam.bench.keep_quality_ours import COUNTERPARTS, EDITIONS, PRESSES, Ours
+from hornbeam.bench.kvpress_peer import VERSION, Peer
+from hornbeam.bench.needles import Item, Items
 from hornbeam.model import loading
-from keep_quality_ours import COUNTERPARTS, EDITIONS, PRESSES, Ours
-from kvpress_peer import VERSION, Peer
-from needles import Item, Items
 
 KEEPS = (0.5, 0.25, 0.12)
 PERPLEXITY_KEEP = 0.25
@@ -55,11 +55,12 @@ def run(quick: bool, only: Sequence[str] = ("needles", "perplexity", "report")) 
     if quick:
         grid = [[items.needles("quick", 640, 0, count=2)]]
         windows = items.windows(448, 32)[:1]
-        keeps, outcomes, file = KEEPS[1:2], {}, None
+        outcomes, file = {}, None
     else:
-        keeps, grid, windows = KEEPS, items.grid(), items.windows()
+        grid, windows = items.grid(), items.windows()
         file = loading.cache_folder() / "benches" / f"keep_quality-{items.digest}-{VERSION}-{EDITION}.jsonl"
         outcomes = recorded(file)
+    keeps = KEEPS[1:2] if quick else KEEPS
     grid = grid if "needles" in only else []
     windows = windows if "perplexity" in only else []
     with torch.inference_mode(), Peer(folder, torch.get_num_threads()) as peer:
@@ -146,13 +147,15 @@ class Bench:
                 if told["as_recipe_moved"] > 1e-3:
                     raise RuntimeError(f"{press} as a recipe keeps something else: {told}")
             found["presses"][press] = told
-        for name, press in COUNTERPARTS.items():
-            if press is None:
+        for name, counterpart in COUNTERPARTS.items():
+            if counterpart is None:
                 continue
             fork, planes = self.ours.reduced(self.ours.recipe(name, CHECKED_KEEP))
             fork.close()
             heads = [
-                head for layer in self.peer.call("kept", press=press, keep=CHECKED_KEEP) for head in layer
+                head
+                for layer in self.peer.call("kept", press=counterpart, keep=CHECKED_KEEP)
+                for head in layer
             ]
             missing = sum(len(set(own) - set(head)) for own, head in zip(planes, heads, strict=True))
             found["kept_by_one_side"][name] = missing / sum(map(len, planes))

@@ -7,7 +7,7 @@ three lengths. Every row first checks what both sides write: ``identical`` count
 tokens are all the same (the floating-point sums of two implementations differ in their last bits, so a
 near tie may fall either way; pages in bfloat16 are not exact for a float32 model).
 
-    python benches/run.py generate [--quick] [--only ROW ...]
+    hornbeam bench generate [--quick] [--only ROW ...]
 
 Rows: edit chat batch prefill_2048 prefill_7900 decode_7900_f32 decode_7900_bf16.
 """
@@ -20,10 +20,10 @@ from typing import Any
 
 import torch
 
-import harness
 import hornbeam as hb
-from hornbeam.cli.compare import Clock
-from workload import CHATS, Sides, ignoring, type_hints
+from hornbeam.bench import harness
+from hornbeam.bench.compare import Clock
+from hornbeam.bench.workload import CHATS, Sides, ignoring, sources, type_hints
 
 LOOKUP_LENGTHS = (3, 10, 16)
 
@@ -129,9 +129,8 @@ class Bench(Sides):
         return int(min(seconds, key=lambda name: min(seconds[name])))
 
     def long_prompt(self, length: int) -> list[int]:
-        """``length`` tokens of the sources of this repository."""
-        files = sorted((harness.ROOT / "python" / "hornbeam").rglob("*.py"))
-        text = "\n\n".join(file.read_text(encoding="utf-8") for file in files)
+        """``length`` tokens of this project's own sources."""
+        text = "\n\n".join(sources())
         ids: list[int] = self.tokenizer(text, verbose=False)["input_ids"][:length]
         if len(ids) < length:
             raise RuntimeError(f"the sources have {len(ids)} tokens, expected {length}")

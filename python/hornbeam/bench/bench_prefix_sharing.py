@@ -4,7 +4,7 @@ Each row first checks that the default draft writes what plain decoding writes; 
 whose tokens are all the same (sums over other numbers of rows differ in their last bits, so a near tie may
 fall either way).
 
-    python benches/run.py prefix_sharing [--quick] [--only ROW ...]
+    hornbeam bench prefix_sharing [--quick] [--only ROW ...]
 
 Rows:
 
@@ -20,11 +20,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-import harness
-import hornbeam as hb
-from workload import CHATS, Sides, ignoring
+from hornbeam.bench import harness
+from hornbeam.bench.workload import CHATS, Sides, ignoring
+from hornbeam.results import Generation
+from hornbeam.speculation.draft import union
 
 DOCUMENT_TOKENS = 1300
 QUESTIONS = (
@@ -89,17 +91,16 @@ class Bench(Sides):
 
     def questions(self) -> list[list[int]]:
         """A document and what is asked of it."""
-        file = harness.ROOT / "python" / "hornbeam" / "speculation" / "draft" / "union.py"
-        document = self.raw(file.read_text(encoding="utf-8"))[:DOCUMENT_TOKENS]
+        document = self.raw(Path(union.__file__).read_text(encoding="utf-8"))[:DOCUMENT_TOKENS]
         if len(document) < DOCUMENT_TOKENS:
             raise RuntimeError(f"the document has {len(document)} tokens, expected {DOCUMENT_TOKENS}")
         return [[*document, *self.raw(f"\n\nQuestion: {text}\nAnswer:")] for text in QUESTIONS]
 
-    def answers(self, prompts: list[list[int]], budget: int, **options: Any) -> list[hb.Generation]:
+    def answers(self, prompts: list[list[int]], budget: int, **options: Any) -> list[Generation]:
         self.lm.clear_cache()
         return self.lm.generate(prompts, max_new_tokens=budget, **options)
 
-    def turns(self, budget: int, **options: Any) -> tuple[list[hb.Generation], list[int]]:
+    def turns(self, budget: int, **options: Any) -> tuple[list[Generation], list[int]]:
         """What each turn wrote, and the tokens of its prompt that were computed again."""
         self.lm.clear_cache()
         chat: list[int] = []
@@ -116,7 +117,7 @@ class Bench(Sides):
         return outs, extra
 
 
-def same(ours: list[hb.Generation], theirs: list[hb.Generation]) -> int:
+def same(ours: list[Generation], theirs: list[Generation]) -> int:
     """Texts that are equal."""
     return sum(a.token_ids == b.token_ids for a, b in zip(ours, theirs, strict=True))
 

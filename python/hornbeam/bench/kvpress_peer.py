@@ -18,7 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import harness
+from hornbeam.bench import harness
+from hornbeam.errors import MissingExtra
 
 VERSION = "0.5.5"
 WORKER = Path(__file__).parent / "kvpress_worker.py"
@@ -44,7 +45,11 @@ def environment() -> Path:
         check=True,
     ).stdout.strip()
     (Path(inner) / "outer.pth").write_text(outer + "\n", encoding="utf-8")
-    subprocess.run([interpreter, "-m", "pip", "install", "--quiet", f"kvpress=={VERSION}"], check=True)
+    done = subprocess.run(
+        [interpreter, "-m", "pip", "install", "--quiet", f"kvpress=={VERSION}"], check=False
+    )
+    if done.returncode:
+        raise MissingExtra(f"kvpress {VERSION}, the peer of this bench, could not be installed into {folder}")
     (folder / "complete").touch()
     return interpreter
 
@@ -56,7 +61,7 @@ class Peer:
         self.model, self.threads = model, threads
 
     def __enter__(self) -> Peer:
-        paths = [str(harness.ROOT / "python"), os.environ.get("PYTHONPATH", "")]
+        paths = [str(harness.PACKAGES), os.environ.get("PYTHONPATH", "")]
         self.process = subprocess.Popen(
             [environment(), WORKER],
             stdin=subprocess.PIPE,
