@@ -11,7 +11,7 @@ import torch
 from hornbeam import cuda
 from hornbeam.engine.engine import Engine
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
-from hornbeam.engine.request import Request
+from hornbeam.engine.request import Call, Request
 from hornbeam.engine.stream import TokenStream
 from hornbeam.errors import ArgumentError
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
@@ -32,10 +32,6 @@ class _Options(Keywords, total=False):
     """The keywords of :meth:`LM.generate`, ``n`` aside."""
 
     stream: Callable[..., Any] | None
-
-
-class _Call:
-    """What the requests of a call end with."""
 
 
 def _of_engine(name: str, doc: str) -> Any:
@@ -245,7 +241,7 @@ class LM:
         )
         if n is not None and n < 1:
             raise ArgumentError(f"n is {n}, expected at least 1")
-        call, requests = _Call(), list[Request]()
+        call, requests = Call(), list[Request]()
         many = shows_index = False
 
         def read() -> list[list[int]]:

@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 __all__ = ["Chunk", "Finish", "Generation", "Likelihood", "Piece", "Source", "Stats", "TokenLogprob"]
 
-Finish = Literal["eos", "length", "stop", "context", "criterion", "interrupted", "cancelled"]
+Finish = Literal["eos", "length", "stop", "context", "criterion", "scored", "interrupted", "cancelled"]
 Source = Literal["draft", "plain"]
 
 

@@ -19,15 +19,16 @@ from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import turns
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
+from hornbeam.engine.likelihood import Scored, scored_requests
 from hornbeam.engine.options import Keywords, Options
 from hornbeam.engine.random_key import RandomKey
-from hornbeam.engine.request import Request
+from hornbeam.engine.request import Call, Request
 from hornbeam.engine.requests import Requests
 from hornbeam.engine.scheduling import Chunks, schedule
 from hornbeam.engine.stepping import take_step
 from hornbeam.errors import ArgumentError, StateError
 from hornbeam.prompt import end_tokens, prompts_of, token_ids
-from hornbeam.results import Finish, Piece
+from hornbeam.results import Finish, Likelihood, Piece
 from hornbeam.speculation.declarations import lms_of
 
 if TYPE_CHECKING:
@@ -150,13 +151,14 @@ class Engine(Requests):
                 self._measure_costs()
             ambient = Ambient.now(self.runner.shape.device.type)
             call, seen = object(), dict[tuple[int, ...], int]()
+            indices = self._free_indices()
             requests: list[Request] = []
             for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
                 number = seen.get(tuple(prompt), 0)
                 seen[tuple(prompt)] = number + 1
                 request = Request(
                     self,
-                    self._free_index(requests),
+                    next(indices),
                     RandomKey(number),
                     prompt,
                     options,
@@ -184,6 +186,41 @@ class Engine(Requests):
             return requests
 
         return self.exclusively(work, [lm.engine for lm in lms_of(options.draft)])
+
+    def score(
+        self, read: Callable[[], tuple[Sequence[list[int]], Sequence[list[list[int]]]]]
+    ) -> list[list[Likelihood]]:
+        """What :meth:`hornbeam.LM.score` does: of each prompt's continuations, which ``read`` gives as token
+        ids on the model as it is."""
+        continuations: Sequence[list[list[int]]] = []
+        owner = Call()
+
+        def work() -> list[list[Scored]]:
+            nonlocal continuations
+            ambient, call = Ambient.now(self.runner.shape.device.type), object()
+            prompts, continuations = read()
+            indices = self._free_indices()
+            options = {"ambient": ambient, "call": call, "releases": True, "owner": owner}
+            found = [
+                scored_requests(self, indices, prompt, own, **options)
+                for prompt, own in zip(prompts, continuations, strict=True)
+            ]
+            self._requests.extend(dict.fromkeys(request for own in found for request in own))
+            return found
+
+        groups = self.exclusively(work)
+        requests = list(dict.fromkeys(request for own in groups for request in own))
+        try:
+            self.run(requests)
+        finally:
+            self.close_all(requests)
+        for request in requests:
+            if request.error is not None:
+                raise request.error
+        return [
+            [request.likelihood(tokens[-1]) for request, tokens in zip(own, texts, strict=True)]
+            for own, texts in zip(groups, continuations, strict=True)
+        ]
 
     def _engines(self) -> list[Host]:
         """This engine and those of its requests' drafts, in the order in which they are locked."""
@@ -269,9 +306,10 @@ class Engine(Requests):
                 raise StateError("a request that is done or paused cannot be forked")
             own, *keys = request.key.fork(count)
             others: list[Request] = []
+            indices = self._free_indices()
             for key in keys:
                 branch = None if request.is_closed else request.branch.fork()
-                child = request.continued(self._free_index(others), key, branch)
+                child = request.continued(next(indices), key, branch)
                 others.append(child)
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
@@ -315,7 +353,7 @@ class Engine(Requests):
             if is_outdated:
                 request.close()  # its keys are of the model before: the text is read anew
             request.prolong(fresh, options)
-            before, request.index = request.index, self._free_index()
+            before, request.index = request.index, next(self._free_indices())
             if request.keeper is not None:
                 request.keeper.prolong(request, before)
             self._requests.append(request)

@@ -14,13 +14,11 @@ import torch
 from hornbeam import cuda, speculation
 from hornbeam.cache.tree import PrefixTree
 from hornbeam.engine.graphs import StepGraphs
-from hornbeam.engine.likelihood import score
 from hornbeam.errors import ArgumentError, OutOfPages, StateError
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.memory import default_kv_bytes
 from hornbeam.model.attention import DENSE_ROWS
 from hornbeam.model.runner import Output, Runner
-from hornbeam.results import Likelihood
 
 __all__ = ["Host"]
 
@@ -133,25 +131,7 @@ class Host:
         """What :meth:`hornbeam.LM.invalidate` does."""
         self.exclusively(self.runner.renew)
 
-    # -- costs, likelihoods, memory ------------------------------------------------------------------------
-
-    def score(
-        self, read: Callable[[], tuple[Sequence[list[int]], Sequence[list[list[int]]]]]
-    ) -> list[list[Likelihood]]:
-        """Of each prompt's continuations, which ``read`` gives as token ids, on the model as it is."""
-
-        def work() -> list[list[Likelihood]]:
-            while True:
-                prompts, continuations = read()
-                changes = self.runner.changes
-                found = [
-                    score(self, *pair) if pair[1] else [] for pair in zip(prompts, continuations, strict=True)
-                ]
-                self.notice()
-                if self.runner.changes == changes:
-                    return found
-
-        return self.exclusively(work)
+    # -- costs, memory ---------------------------------------------------------------------------------------
 
     def calibrate(self, *, force: bool = False) -> None:
         """What :meth:`hornbeam.LM.calibrate` does."""

@@ -1,99 +1,124 @@
 """Log-likelihoods of continuations: what :meth:`hornbeam.LM.score` does.
 
-The prompt is computed once; every continuation of more than one token is a branch of it, and as many
-branches as there is room for share a forward pass.
+A continuation is a request of its own, which reads prompt and continuation and ends there: its rows share
+steps with those of all other requests. The prompt is computed once, since the others wait for the first that
+reads it; continuations that differ in their last token alone are one request.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from hornbeam import cuda
+from hornbeam.engine.options import Options
+from hornbeam.engine.random_key import RandomKey
+from hornbeam.engine.request import Request
 from hornbeam.errors import ArgumentError
 from hornbeam.results import Likelihood
 
 if TYPE_CHECKING:
-    from hornbeam.cache.tree import Branch
-    from hornbeam.engine.host import Host
+    from hornbeam.engine.engine import Engine
 
-__all__ = ["score"]
+__all__ = ["Scored", "scored_requests"]
 
 
-def score(engine: Host, prompt: list[int], continuations: list[list[int]]) -> list[Likelihood]:
-    """Of each continuation, in order; none is empty.
+class Scored(Request):
+    """Prompt and continuation, all but its last token; of that there may be several.
+
+    Args:
+        engine: the engine.
+        index: as :class:`Request` has it.
+        prompt: token ids.
+        shared: the continuation's tokens but the last.
+        options: as :class:`Request` has the other arguments.
+    """
+
+    def __init__(
+        self, engine: Engine, index: int, prompt: list[int], shared: list[int], **options: Any
+    ) -> None:
+        self._first_row = len(prompt) - 1
+        self._targets = shared
+        #: The last tokens of the continuations that it stands for.
+        self.last_tokens: list[int] = []
+        # Log-probabilities of the shared tokens, and whether each is the likeliest.
+        self._shared: list[tuple[float, bool]] = []
+        self._last: list[tuple[float, bool]] = []
+        super().__init__(
+            engine, index, RandomKey(0), [*prompt, *shared], Options.greedy(0), streams=False, **options
+        )
+
+    def _begin(self) -> None:
+        super()._begin()
+        self._ending = None  # it ends when it is read
+
+    @property
+    def wants_token(self) -> bool:
+        """Never."""
+        return False
+
+    @property
+    def num_reusable(self) -> int:
+        """Tokens of which no row is wanted."""
+        return self._first_row
+
+    def rows_wanted(self, begin: int, count: int) -> range:
+        """Those that a token of the continuation follows."""
+        return range(max(self._first_row - begin, 0), count)
+
+    def take_logits(self, begin: int, logits: torch.Tensor) -> None:
+        """Reads the likelihoods off."""
+        row = max(begin, self._first_row)
+        tokens = self._targets[row - self._first_row :][: len(logits)]
+        values = torch.log_softmax(logits.float(), dim=-1)
+        best = logits.argmax(dim=-1)
+        if tokens:
+            del self._shared[row - self._first_row :]  # of a step that was rolled back
+            [own] = cuda.upload([torch.tensor(tokens)], logits.device)
+            found = values[: len(tokens)].gather(1, own[:, None])[:, 0].tolist()
+            self._shared += zip(found, (best[: len(tokens)] == own).tolist(), strict=True)
+        if len(logits) > len(tokens):
+            [own] = cuda.upload([torch.tensor(self.last_tokens)], logits.device)
+            self._last = list(zip(values[-1][own].tolist(), (best[-1] == own).tolist(), strict=True))
+
+    def read_to_the_end(self) -> None:
+        """Ends it."""
+        self._ending = ("scored", 0)
+
+    def likelihood(self, last_token: int) -> Likelihood:
+        """Of the continuation that ends with this token."""
+        found = [*self._shared, self._last[self.last_tokens.index(last_token)]]
+        logprobs = [logprob for logprob, _ in found]
+        return Likelihood(sum(logprobs), logprobs, all(likeliest for _, likeliest in found))
+
+
+def scored_requests(
+    engine: Engine,
+    indices: Iterator[int],
+    prompt: list[int],
+    continuations: Sequence[list[int]],
+    **options: Any,
+) -> list[Scored]:
+    """One request a continuation, the same for those that it can stand for; none of them is empty.
 
     Raises:
         ArgumentError: prompt and continuation are longer than the model's context.
     """
+    found: dict[tuple[int, ...], Scored] = {}
+    requests = []
     for tokens in continuations:
         if len(prompt) + len(tokens) > engine.max_positions + 1:
             raise ArgumentError(
                 f"prompt and continuation have {len(prompt) + len(tokens)} tokens, "
                 f"expected at most {engine.max_positions + 1}"
             )
-    root = engine.tree.match(prompt, max_tokens=len(prompt) - 1)
-    try:
-        last = _read(engine, root, prompt)
-        [heads] = cuda.upload([torch.tensor([tokens[0] for tokens in continuations])], last.device)
-        logprobs = [[value] for value in torch.log_softmax(last.float(), dim=-1)[heads].tolist()]
-        is_greedy = (heads == last.argmax()).tolist()
-        for group in _groups(continuations, max(1, engine.prefill_rows)):
-            rest = _follow(engine, root, [continuations[index] for index in group])
-            for index, (values, are_likeliest) in zip(group, rest, strict=True):
-                logprobs[index] += values
-                is_greedy[index] = is_greedy[index] and are_likeliest
-    finally:
-        root.drop()
-    return [Likelihood(sum(own), own, greedy) for own, greedy in zip(logprobs, is_greedy, strict=True)]
-
-
-def _read(engine: Host, branch: Branch, prompt: list[int]) -> torch.Tensor:
-    """Appends what a branch lacks of a prompt; the logits ``[V]`` after it."""
-    while branch.length < len(prompt):
-        rows = prompt[branch.length : branch.length + engine.prefill_rows]
-        with engine.tree.step([(branch, rows, None)], owner=engine) as step:
-            logits = engine.forward(step, logits_rows=[int(step.rows[0][-1])]).logits[0]
-            step.commit([range(len(rows))])
-    return logits
-
-
-def _groups(continuations: list[list[int]], room: int) -> Iterator[list[int]]:
-    """The continuations that have rows, by index: as many in a group as there is ``room`` for."""
-    group: list[int] = []
-    rows = 0
-    for index, tokens in enumerate(continuations):
-        if len(tokens) == 1:
-            continue
-        if group and rows + len(tokens) - 1 > room:
-            yield group
-            group, rows = [], 0
-        group.append(index)
-        rows += len(tokens) - 1
-    if group:
-        yield group
-
-
-def _follow(engine: Host, root: Branch, continuations: list[list[int]]) -> list[tuple[list[float], bool]]:
-    """Log-probabilities of all tokens but the first, and whether all are the likeliest, in one pass."""
-    branches = [root.fork() for _ in continuations]
-    try:
-        requests = [(b, tokens[:-1], None) for b, tokens in zip(branches, continuations, strict=True)]
-        with engine.tree.step(
-            requests, owner=engine
-        ) as step:  # never committed: the tree keeps nothing of it
-            logits = engine.forward(step).logits
-        parts, likeliest = [], []
-        for rows, tokens in zip(step.rows, continuations, strict=True):
-            own, targets = cuda.upload([torch.as_tensor(rows), torch.tensor(tokens[1:])], logits.device)
-            picked = logits[own].float()
-            parts.append(picked.gather(1, targets[:, None])[:, 0] - picked.logsumexp(dim=-1))
-            likeliest.append((picked.argmax(dim=-1) == targets).all())
-        values, greedy = torch.cat(parts), torch.stack(likeliest).tolist()
-    finally:
-        for branch in branches:
-            branch.drop()
-    lengths = [len(tokens) - 1 for tokens in continuations]
-    return [(part.tolist(), own) for part, own in zip(values.cpu().split(lengths), greedy, strict=True)]
+        *shared, last = tokens
+        if tuple(shared) not in found:
+            found[tuple(shared)] = Scored(engine, next(indices), prompt, shared, **options)
+        request = found[tuple(shared)]
+        if last not in request.last_tokens:
+            request.last_tokens.append(last)
+        requests.append(request)
+    return requests

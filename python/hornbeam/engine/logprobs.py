@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import torch
 
-from hornbeam.engine.request import Request
 from hornbeam.results import TokenLogprob
 
-__all__ = ["prompt_entries", "token_entries"]
+__all__ = ["token_entries"]
 
 
-def token_entries(request: Request, tokens: Sequence[int], logits: torch.Tensor) -> list[TokenLogprob]:
-    """Of each token, from the raw logits ``[len(tokens), V]`` of the rows before them."""
-    count = request.options.logprobs or 0
+def token_entries(tokens: Sequence[int], logits: torch.Tensor, count: int) -> list[TokenLogprob]:
+    """Of each token, with the ``count`` likeliest of its place, from the raw logits ``[len(tokens), V]`` of
+    the rows before them."""
     values = torch.log_softmax(logits[: len(tokens)].float(), dim=-1)
     own = values.gather(1, torch.tensor(list(tokens), device=values.device)[:, None])[:, 0].tolist()
     # A stable sort: of equal ones the lowest token first.
@@ -28,11 +27,3 @@ def token_entries(request: Request, tokens: Sequence[int], logits: torch.Tensor)
             likeliest = list(zip(ids, best, strict=True))
         entries.append(TokenLogprob(token, logprob, likeliest))
     return entries
-
-
-def prompt_entries(request: Request, tokens: Sequence[int], logits: torch.Tensor) -> None:
-    """Adds those of a prompt's tokens that follow some of its rows: ``logits [len(tokens), V]``."""
-    begin = request.branch.length
-    following = request.prompt[begin + 1 : begin + len(tokens) + 1]
-    del request.prompt_logprobs[begin + 1 :]  # of a step that was rolled back
-    request.prompt_logprobs += token_entries(request, following, logits)

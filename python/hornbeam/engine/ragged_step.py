@@ -13,7 +13,7 @@ import torch
 
 from hornbeam.engine.blame import Blamed, blaming
 from hornbeam.engine.drafting import Drafting
-from hornbeam.engine.logprobs import prompt_entries, token_entries
+from hornbeam.engine.logprobs import token_entries
 from hornbeam.engine.outcomes import tell_sources
 from hornbeam.engine.request import Request
 from hornbeam.engine.scheduling import Schedule
@@ -63,7 +63,7 @@ class RaggedStep:
         self.decoding = [request for group in self.groups for request in group.requests]
         self.taken = [*self.decoding, *(chunk.request for chunk in self.chunks)]
         #: The chunks whose prompts are complete with them, and that have no token yet.
-        self.first = [chunk for chunk in self.chunks if chunk.is_last and not chunk.request.output]
+        self.first = [chunk for chunk in self.chunks if chunk.is_last and chunk.request.wants_token]
         self.observers: list[tuple[Keeper, list[Request], QueryObserver | None]] = []
 
     @contextmanager
@@ -215,10 +215,8 @@ class RaggedStep:
         if self.chunks:
             rows = []
             for chunk, own in zip(self.chunks, step.rows[num_decoding:], strict=True):
-                if chunk.request.options.echo and not chunk.request.output:
-                    rows.extend(own.tolist())
-                elif chunk.is_last:
-                    rows.append(int(own[-1]))
+                chosen = chunk.rows_wanted
+                rows.extend(own[chosen.start : chosen.stop].tolist())
             wanted = torch.cat([order, torch.tensor(rows, dtype=torch.int64)])
             if len(wanted) == 0:
                 wanted = torch.zeros(1, dtype=torch.int64)
@@ -267,11 +265,9 @@ class RaggedStep:
         rows: dict[int, torch.Tensor] = {}
         begin = 0
         for chunk in self.chunks:
-            request, count = chunk.request, int(chunk.is_last)
-            if request.options.echo and not request.output:
-                count = len(chunk.token_ids)
-                prompt_entries(request, chunk.token_ids, logits[begin : begin + count])
-            if chunk.is_last:
+            request, count = chunk.request, len(chunk.rows_wanted)
+            if count:
+                request.take_logits(request.branch.length, logits[begin : begin + count])
                 rows[request.index] = logits[begin + count - 1]
             begin += count
         tokens: dict[int, int] = {}
@@ -286,7 +282,7 @@ class RaggedStep:
             for request, token, row in zip(requests, found, batch, strict=True):
                 tokens[request.index] = token
                 if request.options.logprobs is not None:
-                    request.logprobs += token_entries(request, [token], row[None])
+                    request.logprobs += token_entries([token], row[None], request.options.logprobs)
         return tokens
 
     def _sampled(self, requests: list[Request], drafting: Drafting, logits: torch.Tensor) -> list[int]:
@@ -311,7 +307,8 @@ class RaggedStep:
                 path = [0, *(index + 1 for index in verdict.accepted)][: len(pieces)]
                 if request.options.logprobs is not None:
                     rows = logits[begin : begin + 1 + len(draft.tokens)][path]
-                    request.logprobs += token_entries(request, [piece.token for piece in pieces], rows)
+                    tokens = [piece.token for piece in pieces]
+                    request.logprobs += token_entries(tokens, rows, request.options.logprobs)
                 begin += 1 + len(draft.tokens)
                 paths.append(path)
         for chunk in self.chunks:
@@ -361,7 +358,8 @@ class RaggedStep:
             if request.fresh is not None:
                 emitted.append((request, request.emit()))
             else:
-                request.is_read = request.branch.length == request.num_committed
+                if request.branch.length == request.num_committed:
+                    request.read_to_the_end()
                 emitted.append((request, []))
         return emitted
 

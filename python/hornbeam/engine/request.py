@@ -10,7 +10,11 @@ from hornbeam.engine.request_state import RequestState
 from hornbeam.errors import StateError
 from hornbeam.results import Chunk, Generation
 
-__all__ = ["Request"]
+__all__ = ["Call", "Request"]
+
+
+class Call:
+    """What the requests of one call end with, at the latest."""
 
 
 class Request(RequestState):

@@ -6,6 +6,9 @@ import weakref
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from hornbeam.engine.logprobs import token_entries
 from hornbeam.results import Finish, Generation, Piece, Source, Stats, TokenLogprob
 from hornbeam.text import TextStream, continuation, twin
 
@@ -155,6 +158,11 @@ class RequestState:
     def committed(self) -> list[int]:
         """The tokens that the branch holds before the next step of decoding: all but the pending one."""
         return [*self.prompt, *self.output[:-1]]
+
+    @property
+    def wants_token(self) -> bool:
+        """Whether the end of its prompt gives a token: the first."""
+        return not self.output
 
     @property
     def num_committed(self) -> int:
@@ -314,6 +322,29 @@ class RequestState:
         self.stats.emitted = len(self.output)
         self.fresh = None
         return pieces
+
+    @property
+    def num_reusable(self) -> int:
+        """Tokens whose rows need not be computed if the cache holds them."""
+        return 0 if self.options.echo and not self.output else self.num_committed
+
+    def rows_wanted(self, begin: int, count: int) -> range:
+        """Of ``count`` rows of the prompt, the first of which follows ``begin`` tokens: those whose logits
+        are wanted, which are the last ones."""
+        if self.options.echo and not self.output:
+            return range(count)
+        return range(count - int(begin + count == self.num_committed), count)
+
+    def take_logits(self, begin: int, logits: torch.Tensor) -> None:
+        """Reads what it wants of these rows ``[rows wanted, V]``, but for its first token."""
+        if self.options.echo and not self.output:
+            following = self.prompt[begin + 1 : begin + len(logits) + 1]
+            del self.prompt_logprobs[begin + 1 :]  # of a step that was rolled back
+            self.prompt_logprobs += token_entries(following, logits, self.options.logprobs or 0)
+
+    def read_to_the_end(self) -> None:
+        """The prompt was read to its end, and its last row has given no token in this step."""
+        self.is_read = True
 
     def fail(self, error: BaseException) -> None:
         """Ends with an error, unless it has ended."""

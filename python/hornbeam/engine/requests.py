@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import count
 from typing import Any
 
 from hornbeam.engine.drafting import Drafting
@@ -26,10 +27,10 @@ class Requests(Host):
         self._groups: dict[Any, Drafting] = {}
         self.num_ended = 0  # requests that have ended so far
 
-    def _free_index(self, taken: Iterable[Request] = ()) -> int:
-        """The least number that no request has."""
-        used = {request.index for request in [*self._requests, *taken]}
-        return next(index for index in range(len(used) + 1) if index not in used)
+    def _free_indices(self) -> Iterator[int]:
+        """The numbers that no request has, ascending."""
+        used = {request.index for request in self._requests}
+        return (index for index in count() if index not in used)
 
     def is_alone(self, request: RequestState) -> bool:
         """Whether no other request can end before this one goes on."""
@@ -92,10 +93,10 @@ class Requests(Host):
     def reusable(self, request: Request) -> int:
         """How many tokens of a text may come from the cache. A recipe wants to see some queries, and the
         logits of a prompt come from its rows; a draft source makes do with what is computed."""
-        if not request.ambient.is_exact or (request.options.echo and not request.output):
+        if not request.ambient.is_exact:
             return 0
-        if request.keeper is None:
-            return request.num_committed
+        if request.keeper is None or request.num_reusable == 0:
+            return request.num_reusable
         return request.keeper.reusable(len(request.prompt))
 
     # -- after an interrupt --------------------------------------------------------------------------------

@@ -32,6 +32,11 @@ class Chunk:
     token_ids: list[int]
 
     @property
+    def rows_wanted(self) -> range:
+        """Those of its rows whose logits are wanted, which are its last ones."""
+        return self.request.rows_wanted(self.request.branch.length, len(self.token_ids))
+
+    @property
     def is_last(self) -> bool:
         """Whether the prompt is complete with them."""
         request = self.request
