@@ -28,6 +28,8 @@ class Grammar:
     """A logits processor that rules out every token after which no text of the grammar remains. It is
     asked for one path of a draft after the other, so it steps back to where two paths part."""
 
+    is_pure = True  # it may be asked about guesses: its answer depends on the tokens alone
+
     def __init__(self, tokenizer, prompt_length: int, schema: dict) -> None:
         grammar = llguidance.LLMatcher.grammar_from_json_schema(json.dumps(schema))
         self.matcher = llguidance.LLMatcher(llguidance.hf.from_tokenizer(tokenizer), grammar)

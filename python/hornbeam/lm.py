@@ -10,7 +10,8 @@ import torch
 
 from hornbeam import cuda
 from hornbeam.engine.engine import Engine
-from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
+from hornbeam.engine.lockstep import Lockstep
+from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords, Options
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.stream import TokenStream
 from hornbeam.errors import ArgumentError
@@ -168,7 +169,7 @@ class LM:
         verify: str | Rule = "coupled",
         length: Any = DEFAULT_LENGTH,
         warp: Warp | None = None,
-        logits_processor: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None,
+        logits_processor: Any = None,
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: int | Sequence[int] | None = None,
         trace: Trace | None = None,
@@ -196,7 +197,9 @@ class LM:
                 :class:`hornbeam.spec.Rule`.
             length: how many drafted tokens are worth a row, see :mod:`hornbeam.speculation`.
             warp: all warpers at once, penalties included, in place of the four above.
-            logits_processor: a transformers ``LogitsProcessor`` or list, applied along each draft.
+            logits_processor: ``(token ids [1, n], logits [1, V]) -> logits``, or a list of them; it may write
+                into the logits. It is asked in order, once a token, along accepted text alone; one with
+                ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well.
             stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
             eos_token_id: ends a sequence; the model's own by default.
             trace: records every step, see :class:`hornbeam.Trace`.
@@ -241,7 +244,6 @@ class LM:
         )
         if n is not None and n < 1:
             raise ArgumentError(f"n is {n}, expected at least 1")
-        call, requests = Call(), list[Request]()
         many = shows_index = False
 
         def read() -> list[list[int]]:
@@ -250,22 +252,54 @@ class LM:
             shows_index = many or n is not None
             return [text for text in prompts for _ in range(n or 1)]
 
-        modes = modes_of_torch()
+        def show(request: Request) -> None:
+            extra = {"index": request.place} if shows_index else {}
+            for chunk in request.chunks():
+                stream(chunk.text, chunk.token_ids, chunk.source, **extra)  # type: ignore[misc]
 
-        def show() -> None:
-            if stream is None:
-                return
-            for request in requests:
-                extra = {"index": request.place} if shows_index else {}
-                for chunk in request.chunks():
-                    stream(chunk.text, chunk.token_ids, chunk.source, **extra)
+        answers = self.answers(read, options, show=None if stream is None else show)
+        if n is not None and many:
+            return [answers[begin : begin + n] for begin in range(0, len(answers), n)]
+        return answers if shows_index else answers[0]
+
+    def answers(
+        self,
+        read: Callable[[], list[list[int]]],
+        options: Options,
+        *,
+        show: Callable[[Request], None] | None = None,
+        before: list[list[int]] | None = None,
+        lockstep: Lockstep | None = None,
+    ) -> list[Generation]:
+        """Continues the prompts that ``read`` gives as token ids: :meth:`generate` for those who have its
+        options checked already.
+
+        Args:
+            read: called when the model is as it will be.
+            options: from :meth:`hornbeam.Engine.options_of`.
+            show: called with each request after every step, to take up what is new in it.
+            before: as :meth:`hornbeam.Engine.submit_all` has it.
+            lockstep: likewise.
+        """
+        call, requests, modes = Call(), list[Request](), modes_of_torch()
+
+        def after() -> None:
+            if show is not None:
+                for request in requests:
+                    show(request)
 
         try:
             try:
                 requests = self.engine.submit_all(
-                    read, options, streams=stream is not None, releases=True, owner=call
+                    read,
+                    options,
+                    streams=show is not None,
+                    releases=True,
+                    owner=call,
+                    before=before,
+                    lockstep=lockstep,
                 )
-                self.engine.run(requests, show)
+                self.engine.run(requests, after)
             except KeyboardInterrupt as interrupt:
                 end_frames(interrupt)
                 if not requests:
@@ -274,13 +308,10 @@ class LM:
             for request in requests:
                 if request.error is not None:
                     raise request.error
-            answers = [request.generation() for request in requests]
+            return [request.generation() for request in requests]
         finally:
             self.engine.close_all(requests)
             restore_modes(modes)
-        if n is not None and many:
-            return [answers[begin : begin + n] for begin in range(0, len(answers), n)]
-        return answers if shows_index else answers[0]
 
     def stream(self, prompt: Prompt, **options: Any) -> TokenStream:
         """Continues one prompt, and shows tokens as soon as they are certain.

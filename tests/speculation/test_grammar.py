@@ -22,6 +22,8 @@ def ids(length, seed=0):
 class SumsToARemainder:
     """Allows a third of the tokens, another one after each path."""
 
+    is_pure = True
+
     def __init__(self):
         self.paths = []
 

@@ -41,9 +41,10 @@ class Drafting:
             traits = StopTraits.of(options.length)
             self.stop = options.length.start(engine.cost_curve)
             gate = self.stop if traits.is_gate else None
-            run = Run(
-                engine, options.warp, options.seed, options.rule, options.processor, gate, traits.needs_costs
-            )
+            # A processor that may keep state is not asked about guesses.
+            is_pure = options.processor is not None and options.processor.is_pure
+            processor = options.processor if is_pure else None
+            run = Run(engine, options.warp, options.seed, options.rule, processor, gate, traits.needs_costs)
             # A rule that weighs seconds has the source asked only where it is worth its own.
             if traits.needs_costs and not is_self_paced(draft):
                 draft = Union(draft, rows=UNLIMITED_ROWS)

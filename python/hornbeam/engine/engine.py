@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import torch
@@ -20,6 +21,7 @@ from hornbeam.engine.chat import turns
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
 from hornbeam.engine.likelihood import Scored, scored_requests
+from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
 from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Call, Request
@@ -134,6 +136,8 @@ class Engine(Requests):
         streams: bool = True,
         releases: bool = False,
         owner: object = None,
+        before: Sequence[Sequence[int]] | None = None,
+        lockstep: Lockstep | None = None,
     ) -> list[Request]:
         """Adds the prompts of one call. Equal ones get different random numbers; a prompt alone and the same
         prompt beside others get the same.
@@ -144,7 +148,13 @@ class Engine(Requests):
             streams: whether their text is wanted as it comes.
             releases: whether a branch is released as soon as its request is done.
             owner: they end with this object, if it is given.
+            before: of each prompt the padding that processors and criteria see before it.
+            lockstep: what they are asked about together, if they step together. Without drafts.
         """
+        make: Callable[..., Request] = Request
+        if lockstep is not None:
+            options = replace(options, lockstep=lockstep, draft=None)
+            make = partial(InLockstep, lockstep=lockstep)
 
         def work() -> list[Request]:
             if options.draft is not None and options.length.needs_costs and not self._calibrated:
@@ -156,7 +166,7 @@ class Engine(Requests):
             for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
                 number = seen.get(tuple(prompt), 0)
                 seen[tuple(prompt)] = number + 1
-                request = Request(
+                request = make(
                     self,
                     next(indices),
                     RandomKey(number),
@@ -164,6 +174,7 @@ class Engine(Requests):
                     options,
                     ambient=ambient,
                     place=place,
+                    before=() if before is None else before[place],
                     call=call,
                     streams=streams,
                     releases=releases,

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypedDict
-
-import torch
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from hornbeam import speculation
+from hornbeam.engine.processors import RowProcessor, row_processor
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.rule import RULES, Rule, rule_of
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
+
+if TYPE_CHECKING:
+    from hornbeam.engine.lockstep import Lockstep
 
 __all__ = ["DEFAULT_DRAFT", "DEFAULT_LENGTH", "Keywords", "Options"]
 
 DEFAULT_DRAFT = speculation.Auto()
 DEFAULT_LENGTH = speculation.MeasuredGain()
 
-Processor = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 Criterion = Callable[[list[int], list[int]], bool]
 
 
@@ -37,7 +38,7 @@ class Keywords(TypedDict, total=False):
     verify: str | Rule
     length: Any
     warp: Warp | None
-    logits_processor: Processor | None
+    logits_processor: Any
     stopping_criterion: Criterion | None
     eos_token_id: int | Sequence[int] | None
     trace: Trace | None
@@ -57,7 +58,8 @@ class Options:
     draft: Any
     length: Any
     stop: tuple[str, ...] = ()
-    processor: Processor | None = None
+    processor: RowProcessor | None = None
+    lockstep: Lockstep | None = None
     criterion: Criterion | None = None
     eos_token_ids: frozenset[int] = frozenset()
     trace: Trace | None = None
@@ -88,7 +90,7 @@ class Options:
         stop: str | Sequence[str] | None = None,
         verify: str | Rule = "coupled",
         warp: Warp | None = None,
-        logits_processor: Processor | None = None,
+        logits_processor: Any = None,
         stopping_criterion: Criterion | None = None,
         trace: Trace | None = None,
         keep: Any = None,
@@ -107,6 +109,12 @@ class Options:
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         if any(not text for text in stops):
             raise ArgumentError("stop is an empty string, expected at least one character")
+        rule, processor = rule_of(verify), row_processor(logits_processor)
+        if draft is not None and processor is not None and not processor.is_pure and not rule.shares_noise:
+            raise ArgumentError(
+                f"verify is {rule.name!r}, which asks the logits processor about tokens that may be refused, "
+                "expected verify='coupled', or a processor with is_pure = True"
+            )
         if stops and not has_tokenizer:
             raise ArgumentError("stop strings need a tokenizer, and this LM has none")
         if logprobs is not None and logprobs < 0:
@@ -117,11 +125,11 @@ class Options:
             max_new_tokens=max_new_tokens,
             warp=warp,
             seed=seed,
-            rule=rule_of(verify),
+            rule=rule,
             draft=draft,
             length=length,
             stop=stops,
-            processor=logits_processor,
+            processor=processor,
             criterion=stopping_criterion,
             eos_token_ids=eos_token_ids,
             trace=trace,
@@ -133,7 +141,8 @@ class Options:
     @property
     def drafting_key(self) -> tuple[Hashable, ...]:
         """Equal for requests that are drafted for and verified together."""
-        return (*(_identity(x) for x in (self.draft, self.length, self.warp, self.processor, self.rule)),)
+        shared = (self.draft, self.length, self.warp, self.processor, self.lockstep, self.rule)
+        return tuple(_identity(value) for value in shared)
 
 
 def _identity(value: Any) -> Hashable:

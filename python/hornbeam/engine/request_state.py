@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -51,6 +52,7 @@ class RequestState:
         *,
         ambient: Ambient,
         place: int = 0,
+        before: Sequence[int] = (),
         call: object = None,
         streams: bool = True,
         releases: bool = False,
@@ -72,6 +74,10 @@ class RequestState:
         self.output: list[int] = []
         self.error: BaseException | None = None
         self.messages: list[Any] | None = None  # the chat that the prompt is
+        # What the criterion said in this step, by the length of the output.
+        self._stopped_at: dict[int, bool] = {}
+        #: Padding before the prompt, for processors and criteria alone.
+        self.before = before
         self._owner = None if owner is None else weakref.ref(owner)
         self._streams = streams
         self._releases = releases
@@ -179,7 +185,7 @@ class RequestState:
         """Takes up what the tree holds of the prompt, ``reusable`` tokens or all but the last at most."""
         if self._branch is None:
             text = self.committed
-            self._branch = tree.match(text, max_tokens=min(reusable, len(text) - 1))
+            self._branch = tree.match(text, max_tokens=max(min(reusable, len(text) - 1), 0))
             self.num_matched = self._branch.length
             if not self.output:
                 self.stats.reused_tokens = self.num_matched
@@ -194,7 +200,7 @@ class RequestState:
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)
         child.stats.seconds = dict(self.stats.seconds)
-        child.unread = deque()
+        child.unread, child._stopped_at = deque(), {}
         child.logprobs, child.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
         return child
 
@@ -245,6 +251,11 @@ class RequestState:
         """Whether its branch is released as soon as it is done."""
         return self._releases
 
+    @property
+    def can_wait(self) -> bool:
+        """Whether it may be read anew later."""
+        return self.keeper is None
+
     def put_off(self, engine: Engine) -> None:
         """Waits until another request has ended, since there is no memory for both."""
         self.take_back()
@@ -280,10 +291,9 @@ class RequestState:
                 finish = self.limit
             if stream is not None and stream.push(token):
                 finish = "stop"
-            if self.options.criterion is not None and finish is None:
-                output = self.output + [seen for seen, _ in fresh[:count]]
-                if self.options.criterion(self.prompt, output):
-                    finish = "criterion"
+            # It is asked at every token, as transformers does: it may keep state.
+            if self._is_stopped([seen for seen, _ in fresh[:count]]) and finish is None:
+                finish = "criterion"
             text = ""
             if stream is not None:
                 if finish is not None:
@@ -295,9 +305,25 @@ class RequestState:
                 break
         return pieces
 
+    def ends_with(self, more: list[int]) -> bool:
+        """Whether it ends with these tokens after the output, before a stop string is looked for."""
+        is_last = len(self.output) + len(more) >= self.room
+        return self._is_stopped(more) or is_last or more[-1] in self.options.eos_token_ids
+
+    def _is_stopped(self, more: list[int]) -> bool:
+        """Whether the caller's criterion ends it with these tokens after the output; asked once a length."""
+        if self.options.criterion is None:
+            return False
+        length = len(self.output) + len(more)
+        if length not in self._stopped_at:
+            text = [*self.before, *self.prompt]
+            self._stopped_at[length] = bool(self.options.criterion(text, self.output + more))
+        return self._stopped_at[length]
+
     def take_back(self) -> None:
         """Forgets what was cut and not emitted."""
         self.fresh = None
+        self._stopped_at.clear()
         if self.finish is None:
             self._ending = None
         del self.logprobs[len(self.output) :]
@@ -319,6 +345,7 @@ class RequestState:
         if len(self.output) == before:
             # One call that no interrupt divides.
             self.output.extend([piece.token for piece in pieces])
+        self._stopped_at.clear()
         self.stats.emitted = len(self.output)
         self.fresh = None
         return pieces
@@ -341,6 +368,13 @@ class RequestState:
             following = self.prompt[begin + 1 : begin + len(logits) + 1]
             del self.prompt_logprobs[begin + 1 :]  # of a step that was rolled back
             self.prompt_logprobs += token_entries(following, logits, self.options.logprobs or 0)
+
+    def restored(self) -> None:
+        """It was not read, and stands where its prompt ends, after a step that did not come to its end."""
+        if self.output:
+            self.is_read = True
+        else:
+            self.close()  # the logits after its prompt are gone
 
     def read_to_the_end(self) -> None:
         """The prompt was read to its end, and its last row has given no token in this step."""

@@ -146,10 +146,7 @@ class Requests(Host):
         if request.is_read and length != request.num_committed:
             request.close()  # read again, from what the tree holds
         elif not request.is_read and length == request.num_committed:
-            if request.output:
-                request.is_read = True
-            else:
-                request.close()  # the logits after its prompt are gone
+            request.restored()
         return pieces
 
     def renew_groups(self) -> None:

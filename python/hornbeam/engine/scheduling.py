@@ -98,6 +98,9 @@ class Chunks:
 
 def schedule(engine: Engine, requests: Sequence[Request]) -> Schedule:
     """The next step of these requests, which are in the order of their submission."""
+    for request in requests:
+        if request.num_committed == 0:
+            request.open(engine.tree, 0)
     waiting = [r for r in requests if not r.is_read]
     _settle(requests, waiting)
     ended = [r for r in requests if r.done]

@@ -38,7 +38,7 @@ def take_step(engine: Engine, plan: Schedule) -> list[tuple[Request, list[Piece]
                 request.fail(blamed.error)
         except OutOfPages as error:
             youngest = max(taken, key=lambda request: engine.age(request))
-            if len(engine.requests) > 1 and youngest.keeper is None and len(taken) > 1:
+            if len(engine.requests) > 1 and youngest.can_wait and len(taken) > 1:
                 youngest.put_off(engine)
             else:
                 youngest.fail(error)

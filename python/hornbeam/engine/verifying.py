@@ -36,6 +36,11 @@ class Verifier:
         rule = self.options.rule
         if rule.compares and not self.is_ratio_test:
             rule = RULES["coupled"]
+        if (lockstep := self.options.lockstep) is not None:
+            logits = lockstep.scores(active, logits)
+            verdicts = self._verify(active, drafts, logits, None, RULES["coupled"])
+            lockstep.judge(active, [verdict.next_token for verdict in verdicts])
+            return verdicts
         if self.options.processor is not None:
             parts = list(torch.split(logits, [1 + len(draft.tokens) for draft in drafts]))
             if rule.shares_noise:
@@ -107,7 +112,8 @@ class Verifier:
             still = []
             for i, token in zip(walking, tokens, strict=True):
                 child = drafts[i].child(_last(paths[i]), token)
-                if child is None:
+                # Nobody is asked about what follows the end of a text.
+                if child is None or active[i].ends_with([*drafts[i].path(_last(paths[i])), token]):
                     verdicts[i] = Verdict(paths[i], token)
                 else:
                     paths[i].append(child)
@@ -152,8 +158,8 @@ def process_row(sequence: Request, path: list[int], row: torch.Tensor) -> torch.
     """Applies the caller's processor to the logits ``[V]`` after the tokens of ``path``: ``[1, V]``."""
     processor = sequence.options.processor
     assert processor is not None
-    seen = torch.tensor([[*sequence.prompt, *sequence.output, *path]], dtype=torch.int64, device=row.device)
-    return processor(seen, row[None].float())
+    ids = [*sequence.before, *sequence.prompt, *sequence.output, *path]
+    return processor(torch.tensor([ids], dtype=torch.int64, device=row.device), row[None])
 
 
 def process(sequence: Request, draft: StepDraft, logits: torch.Tensor) -> torch.Tensor:

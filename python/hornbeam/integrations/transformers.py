@@ -3,10 +3,15 @@
     model.generate(**inputs, max_new_tokens=200, custom_generate=hb.integrations.transformers.generate)
 
 transformers prepares inputs, logits processors and stopping criteria as for its own loops, and calls
-:func:`generate` in place of them. It honours the generation config, every logits processor (the common
-warpers run natively, all others row by row along each draft) and every stopping criterion, in batches of
-any padding. transformers keeps its own ``streamer=`` and ``assistant_model=`` to itself for a custom
-loop, so a streamer goes by ``token_streamer=`` and a draft by ``drafter=``.
+:func:`generate` in place of them. It honours the generation config, every logits processor and every
+stopping criterion, in batches of any left padding, or refuses by name what it does not do. The common
+warpers run natively; what is known to answer from its arguments alone runs row by row along each draft
+(:mod:`hornbeam.integrations.processors`). All else is asked as in transformers, once a step and in order,
+about ``[batch, padded]`` ids: a single prompt keeps its drafts, of which it sees the accepted tokens alone;
+several prompts step together, without drafts.
+
+transformers keeps its own ``streamer=`` and ``assistant_model=`` to itself for a custom loop, so a streamer
+goes by ``token_streamer=`` and a draft by ``drafter=``.
 """
 
 from __future__ import annotations
@@ -17,10 +22,12 @@ from typing import Any
 import torch
 
 from hornbeam import speculation
+from hornbeam.engine.lockstep import Lockstep
+from hornbeam.engine.request import Request
 from hornbeam.errors import ArgumentError
 from hornbeam.integrations.assisted import CandidateGenerator, speculative_sampling
+from hornbeam.integrations.processors import Criteria, Processors
 from hornbeam.lm import LM
-from hornbeam.warp import Warp
 
 __all__ = ["CandidateGenerator", "generate", "speculative_sampling"]
 
@@ -28,6 +35,22 @@ _DEFAULT_DRAFTER = speculation.Auto()
 
 # Options of the generation config that belong to loops of another kind.
 _OTHER_OUTPUTS = ("output_scores", "output_logits", "output_attentions", "output_hidden_states")
+# Fields that choose another loop, with the values that do not.
+_REFUSED_FIELDS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (1,),
+    "num_beam_groups": (1,),
+    "penalty_alpha": (None, 0, 0.0),
+    "dola_layers": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "use_mtp": (None, False),
+    "assistant_early_exit": (None,),
+    "token_healing": (None, False),
+}
+# Inputs of a forward pass that are made anew in this loop, and mean nothing else in it.
+_USED_INPUTS = ("attention_mask", "position_ids", "use_cache", "cache_position", "logits_to_keep")
+# What transformers has called the cache.
+_CACHES = ("past_key_values", "cache", "cache_params")
 
 
 def generate(
@@ -60,40 +83,40 @@ def generate(
         UnsupportedModel: the architecture cannot be driven over pages.
     """
     config = generation_config
-    _refuse(input_ids, config, token_streamer, model_kwargs)
+    padding = _padding(input_ids, model_kwargs.get("attention_mask"))
+    _refuse(model, input_ids, config, token_streamer, model_kwargs)
+    _check_positions(input_ids, padding, model_kwargs.get("position_ids"))
     lm = _lm(model)
-    mask = model_kwargs.get("attention_mask")
-    prompts = [row.tolist() for row in input_ids]
-    if mask is not None:
-        prompts = [row[keep.bool()].tolist() for row, keep in zip(input_ids, mask, strict=True)]
-    warp, processor = _warp(logits_processor or [], bool(config.do_sample))
-    eos, max_length, criterion = _criteria(stopping_criteria or [], input_ids.device)
-    if max_length is None:
-        max_length = config.max_length
+    rows = [row.tolist() for row in input_ids]
+    processors = Processors.of(logits_processor, bool(config.do_sample), padding)
+    criteria = Criteria.of(stopping_criteria)
+    max_length = criteria.max_length if criteria.max_length is not None else config.max_length
     if sampling_seed is None:
         sampling_seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
-    stream = None
-    if token_streamer is not None:
-        token_streamer.put(input_ids.cpu())
-
-        def stream(_text: str, tokens: list[int], _source: str, **_: Any) -> None:
-            for token in tokens:
-                token_streamer.put(torch.tensor([token]))
-
-    generations = lm.generate(
-        prompts,
-        max_new_tokens=max(0, max_length - input_ids.shape[1]),
-        draft=drafter,
-        warp=warp,
-        seed=sampling_seed,
-        stream=stream,
-        logits_processor=processor,
-        stopping_criterion=criterion,
-        eos_token_id=sorted(eos),
+    # Several rows that may look at each other, or at the order in which they are asked, step together.
+    is_together = len(rows) > 1 and not (processors.is_pure and criteria.is_pure)
+    lockstep = None
+    if is_together:
+        pad = _pad_token(config)
+        lockstep = Lockstep(processors.rest, criteria.rest, 0 if pad is None else pad, input_ids.device)
+    answers = lm.answers(
+        lambda: [row[skipped:] for row, skipped in zip(rows, padding, strict=True)],
+        lm.engine.options_of(
+            max_new_tokens=max(0, max_length - input_ids.shape[1]),
+            draft=drafter,
+            warp=processors.warp,
+            seed=sampling_seed,
+            logits_processor=None if is_together else processors.by_row(),
+            stopping_criterion=None if is_together else criteria.by_row(input_ids.device),
+            eos_token_id=list(criteria.eos_token_ids),
+        ),
+        show=None if token_streamer is None else _shower(token_streamer, input_ids),
+        before=[row[:skipped] for row, skipped in zip(rows, padding, strict=True)],
+        lockstep=lockstep,
     )
     if token_streamer is not None:
         token_streamer.end()
-    sequences = _pad(input_ids, [g.token_ids for g in generations], config)
+    sequences = _pad(input_ids, [answer.token_ids for answer in answers], config)
     if not config.return_dict_in_generate:
         return sequences
     from transformers.generation import GenerateDecoderOnlyOutput
@@ -118,109 +141,104 @@ def _lm(model: Any) -> LM:
     return slot.lm
 
 
-def _refuse(input_ids: torch.Tensor, config: Any, streamer: Any, model_kwargs: dict[str, Any]) -> None:
-    if (config.num_beams or 1) != 1:
-        raise ArgumentError(f"num_beams is {config.num_beams}, expected 1")
+def _shower(streamer: Any, input_ids: torch.Tensor) -> Callable[[Request], None]:
+    """Hands tokens to a streamer of transformers."""
+    streamer.put(input_ids.cpu())
+
+    def show(request: Request) -> None:
+        for chunk in request.chunks():
+            for token in chunk.token_ids:
+                streamer.put(torch.tensor([token]))
+
+    return show
+
+
+def _padding(input_ids: torch.Tensor, mask: torch.Tensor | None) -> list[int]:
+    """How many tokens of each row are padding before its prompt.
+
+    Raises:
+        ArgumentError: the mask is not that of a left-padded batch.
+    """
+    if mask is None:
+        return [0] * len(input_ids)
+    if mask.shape != input_ids.shape:
+        raise ArgumentError(
+            f"attention_mask has shape {list(mask.shape)}, expected {list(input_ids.shape)} of input_ids"
+        )
+    seen = mask != 0
+    skipped = (~seen).sum(1)
+    positions = torch.arange(mask.shape[1], device=mask.device)
+    if not bool((seen == (positions[None] >= skipped[:, None])).all()) or bool((~seen[:, -1:]).any()):
+        raise ArgumentError(
+            "attention_mask leaves tokens out within or after a prompt, expected left padding"
+        )
+    found: list[int] = skipped.tolist()
+    return found
+
+
+def _check_positions(input_ids: torch.Tensor, padding: list[int], position_ids: torch.Tensor | None) -> None:
+    """Raises ArgumentError unless each prompt's tokens are numbered from 0, as transformers does it."""
+    if position_ids is None:
+        return
+    expected = torch.arange(input_ids.shape[1], device=position_ids.device)
+    rows = position_ids.expand(*input_ids.shape) if position_ids.dim() == 2 else None
+    for place, skipped in enumerate(padding):
+        own = expected[: input_ids.shape[1] - skipped]
+        if rows is None or not torch.equal(rows[place, skipped:], own.to(rows.dtype)):
+            raise ArgumentError(
+                "position_ids are given, expected each prompt's tokens numbered from 0, or none at all"
+            )
+
+
+def _refuse(
+    model: Any, input_ids: torch.Tensor, config: Any, streamer: Any, model_kwargs: dict[str, Any]
+) -> None:
+    """Raises ArgumentError for what this loop does not do."""
+    for name, plain in _REFUSED_FIELDS.items():
+        value = getattr(config, name, None)
+        if value is not None and value not in plain:
+            raise ArgumentError(
+                f"{name} is {value!r}, expected {plain[0]!r}: hornbeam's loop does not do that"
+            )
     for name in _OTHER_OUTPUTS:
         if config.return_dict_in_generate and getattr(config, name, False):
             raise ArgumentError(f"{name} is True, expected False: hornbeam's loop does not keep it")
     if streamer is not None and input_ids.shape[0] != 1:
         raise ArgumentError(f"token_streamer takes a batch of 1, got {input_ids.shape[0]}")
-    if model_kwargs.get("inputs_embeds") is not None:
-        raise ArgumentError("inputs_embeds are given, expected input_ids")
-    cache = model_kwargs.get("past_key_values")
-    if cache is not None and cache.get_seq_length() > 0:
+    if "prepare_inputs_for_generation" in vars(model):
         raise ArgumentError(
-            f"past_key_values holds {cache.get_seq_length()} tokens, expected none: "
-            "hornbeam keeps pages of its own"
+            "the model's prepare_inputs_for_generation was replaced, as prompt tuning does; expected that of "
+            "its class: hornbeam's loop makes the inputs itself"
         )
+    for name, value in model_kwargs.items():
+        if name in _USED_INPUTS or value is None:
+            continue
+        if name in _CACHES:
+            if value.get_seq_length() > 0:
+                raise ArgumentError(
+                    f"{name} holds {value.get_seq_length()} tokens, expected none: "
+                    "hornbeam keeps pages of its own"
+                )
+            continue
+        raise ArgumentError(f"{name} is given, expected it left out: hornbeam's loop has no use for it")
 
 
-def _warp(processors: Any, do_sample: bool) -> tuple[Warp, Callable[..., torch.Tensor] | None]:
-    """The processors as one :class:`Warp` and a rest. The rest runs before the warp, so a processor is
-    translated only where none of the rest follows it."""
-    from transformers.generation import logits_process as known
-
-    options: dict[str, Any] = {}
-    rest = list(processors)
-    order = ["min_p", "top_p", "top_k", "temperature", "repetition_penalty"]
-    while rest:
-        last = rest[-1]
-        if type(last) is known.TemperatureLogitsWarper:
-            name, value = "temperature", float(last.temperature)
-        elif type(last) is known.TopKLogitsWarper and last.filter_value == -float("inf"):
-            name, value = "top_k", int(last.top_k)
-        elif type(last) is known.TopPLogitsWarper and (last.min_tokens_to_keep, last.filter_value) == (
-            1,
-            -float("inf"),
-        ):
-            name, value = "top_p", float(last.top_p)
-        elif type(last) is known.MinPLogitsWarper and (last.min_tokens_to_keep, last.filter_value) == (
-            1,
-            -float("inf"),
-        ):
-            name, value = "min_p", float(last.min_p)
-        elif (
-            type(last) is known.RepetitionPenaltyLogitsProcessor
-            and getattr(last, "prompt_ignore_length", None) is None
-        ):
-            name, value = "repetition_penalty", float(last.penalty)
-        else:
-            break
-        if name in options or name not in order:
-            break
-        order = order[order.index(name) + 1 :]
-        options[name] = value
-        rest.pop()
-    if not do_sample:
-        options = {"temperature": 0.0, **{k: v for k, v in options.items() if k == "repetition_penalty"}}
-    if not rest:
-        return Warp(**options), None
-
-    def process(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for processor in rest:
-            scores = processor(input_ids, scores)
-        return scores
-
-    return Warp(**options), process
-
-
-def _criteria(
-    criteria: Any, device: torch.device
-) -> tuple[set[int], int | None, Callable[[list[int], list[int]], bool] | None]:
-    """End-of-sequence tokens, the length limit, and the rest of the criteria as one callable."""
-    from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
-
-    eos: set[int] = set()
-    max_length: int | None = None
-    rest = []
-    for criterion in criteria:
-        if type(criterion) is EosTokenCriteria:
-            eos.update(criterion.eos_token_id.flatten().tolist())
-        elif type(criterion) is MaxLengthCriteria:
-            max_length = min(criterion.max_length, max_length or criterion.max_length)
-        else:
-            rest.append(criterion)
-    if not rest:
-        return eos, max_length, None
-
-    def stopped(prompt: list[int], output: list[int]) -> bool:
-        seen = torch.tensor([[*prompt, *output]], device=device)
-        return any(bool(torch.as_tensor(criterion(seen, None)).all()) for criterion in rest)
-
-    return eos, max_length, stopped
-
-
-def _pad(input_ids: torch.Tensor, outputs: list[list[int]], config: Any) -> torch.Tensor:
-    longest = max(map(len, outputs), default=0)
+def _pad_token(config: Any) -> int | None:
+    """What stands after a row that has ended."""
     pad = config.pad_token_id
     if pad is None:
         eos = config.eos_token_id
         pad = eos[0] if isinstance(eos, (list, tuple)) else eos
+    return None if pad is None else int(pad)
+
+
+def _pad(input_ids: torch.Tensor, outputs: list[list[int]], config: Any) -> torch.Tensor:
+    longest = max(map(len, outputs), default=0)
+    pad = _pad_token(config)
     if pad is None:
         if len({len(output) for output in outputs}) > 1:
             raise ArgumentError("pad_token_id is None, and the sequences of the batch differ in length")
         pad = 0
-    new = [output + [int(pad)] * (longest - len(output)) for output in outputs]
+    new = [output + [pad] * (longest - len(output)) for output in outputs]
     fresh = torch.tensor(new, dtype=input_ids.dtype, device=input_ids.device).reshape(len(outputs), longest)
     return torch.cat([input_ids, fresh], dim=1)

@@ -1,0 +1,154 @@
+"""Logits processors and stopping criteria of transformers: what each needs to see.
+
+Its own loop asks them once a step and in order, about the whole batch. The classes listed here, by their
+exact types, answer from their arguments alone, row by row, so that they may be asked along drafts; others
+may keep state or look at several rows, and are asked as there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from hornbeam.engine.processors import RowProcessor
+from hornbeam.warp import Warp
+
+__all__ = ["Criteria", "Processors"]
+
+PURE_PROCESSORS = (
+    "EpsilonLogitsWarper",
+    "EtaLogitsWarper",
+    "ExponentialDecayLengthPenalty",
+    "ForcedBOSTokenLogitsProcessor",
+    "ForcedEOSTokenLogitsProcessor",
+    "InfNanRemoveLogitsProcessor",
+    "LogitNormalization",
+    "MinLengthLogitsProcessor",
+    "MinNewTokensLengthLogitsProcessor",
+    "MinPLogitsWarper",
+    "NoBadWordsLogitsProcessor",
+    "NoRepeatNGramLogitsProcessor",
+    "SequenceBiasLogitsProcessor",
+    "SuppressTokensAtBeginLogitsProcessor",
+    "SuppressTokensLogitsProcessor",
+    "TemperatureLogitsWarper",
+    "TopHLogitsWarper",
+    "TopKLogitsWarper",
+    "TopPLogitsWarper",
+    "TypicalLogitsWarper",
+)
+PURE_CRITERIA = ("MaxTimeCriteria", "StopStringCriteria")
+
+
+def _is_one_of(value: Any, names: Sequence[str], module: Any) -> bool:
+    return any(type(value) is getattr(module, name, None) for name in names)
+
+
+@dataclass(frozen=True)
+class Processors:
+    """Processors as one :class:`hornbeam.Warp`, which runs natively, and those that run before it."""
+
+    warp: Warp
+    rest: tuple[Any, ...]
+    is_pure: bool
+    """Whether the rest may be asked along drafts, row by row."""
+
+    @classmethod
+    def of(cls, processors: Any, do_sample: bool, padding: Sequence[int]) -> Processors:
+        """A processor becomes a part of the warp only where none of the rest follows it.
+
+        Args:
+            processors: in the order of transformers.
+            do_sample: whether the text is sampled.
+            padding: tokens before each prompt of the batch.
+        """
+        from transformers.generation import logits_process as known
+
+        options: dict[str, Any] = {}
+        rest = list(processors or ())
+        order = ["min_p", "top_p", "top_k", "temperature", "repetition_penalty"]
+        while rest:
+            name, value = _translated(rest[-1], padding, known)
+            if name not in order:
+                break
+            order = order[order.index(name) + 1 :]
+            options[name] = value
+            rest.pop()
+        if not do_sample:
+            options = {k: v for k, v in options.items() if k == "repetition_penalty"} | {"temperature": 0.0}
+        is_pure = all(_is_one_of(part, PURE_PROCESSORS, known) or _is_plain_penalty(part) for part in rest)
+        return cls(Warp(**options), tuple(rest), is_pure)
+
+    def by_row(self) -> RowProcessor | None:
+        """The rest, to be asked about one row after the other."""
+        return RowProcessor(self.rest, self.is_pure) if self.rest else None
+
+
+def _is_plain_penalty(processor: Any) -> bool:
+    from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
+
+    ignored = getattr(processor, "prompt_ignore_length", None)
+    return type(processor) is RepetitionPenaltyLogitsProcessor and not isinstance(ignored, torch.Tensor)
+
+
+def _translated(processor: Any, padding: Sequence[int], known: Any) -> tuple[str | None, Any]:
+    """The field of a warp that a processor is, and its value; None for one that is none."""
+    kind, lowest = type(processor), -float("inf")
+    if kind is known.TemperatureLogitsWarper:
+        return "temperature", float(processor.temperature)
+    if kind is known.TopKLogitsWarper and processor.filter_value == lowest:
+        return "top_k", int(processor.top_k)
+    if kind is known.RepetitionPenaltyLogitsProcessor:
+        ignored = getattr(processor, "prompt_ignore_length", None)
+        left_out = ignored.tolist() if isinstance(ignored, torch.Tensor) else [ignored or 0] * len(padding)
+        # A warp sees prompts without their padding.
+        return ("repetition_penalty" if left_out == list(padding) else None), float(processor.penalty)
+    for name, warper in (("top_p", known.TopPLogitsWarper), ("min_p", known.MinPLogitsWarper)):
+        if kind is warper and (processor.min_tokens_to_keep, processor.filter_value) == (1, lowest):
+            return name, float(getattr(processor, name))
+    return None, None
+
+
+@dataclass(frozen=True)
+class Criteria:
+    """Stopping criteria: end tokens and the greatest length, which run natively, and the rest."""
+
+    eos_token_ids: tuple[int, ...]
+    max_length: int | None
+    rest: tuple[Any, ...]
+    is_pure: bool
+    """Whether the rest may be asked row by row."""
+
+    @classmethod
+    def of(cls, criteria: Any) -> Criteria:
+        """Those of a call."""
+        from transformers.generation import stopping_criteria as known
+
+        eos: set[int] = set()
+        lengths: list[int] = []
+        rest = []
+        for criterion in criteria or ():
+            if type(criterion) is known.EosTokenCriteria:
+                eos.update(criterion.eos_token_id.flatten().tolist())
+            elif type(criterion) is known.MaxLengthCriteria:
+                lengths.append(int(criterion.max_length))
+            else:
+                rest.append(criterion)
+        is_pure = all(_is_one_of(criterion, PURE_CRITERIA, known) for criterion in rest)
+        return cls(tuple(sorted(eos)), min(lengths, default=None), tuple(rest), is_pure)
+
+    def by_row(self, device: torch.device) -> Callable[[list[int], list[int]], bool] | None:
+        """The rest, to be asked about one row after each of its tokens."""
+        if not self.rest:
+            return None
+
+        def stopped(prompt: list[int], output: list[int]) -> bool:
+            seen = torch.tensor([[*prompt, *output]], device=device)
+            # All of them, as transformers does: they may keep state.
+            answers = [torch.as_tensor(criterion(seen, None)) for criterion in self.rest]
+            return any(bool(answer.all()) for answer in answers)
+
+        return stopped
