@@ -43,6 +43,11 @@ def test_all_decoders_write_one_text() -> None:
     assert len(texts[0]) == 5
 
 
+def test_peers_that_are_not_installed_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "installed", lambda *modules: modules[0] == "vllm")
+    assert bench.absent_peers() == ["flashinfer", "sgl_kernel"]
+
+
 def test_arguments() -> None:
     chosen = bench.arguments(["--quick"])
     assert chosen.quick

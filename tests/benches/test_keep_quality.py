@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from typing import Any
 
 import pytest
 
+import hornbeam as hb
 from benches import keep_quality_table
 from hornbeam.bench import bench_keep_quality as bench
-from hornbeam.bench import needles
+from hornbeam.bench import keep_quality_ours, needles
+from tests import models
+from tests.lm.test_keep import Spy
 
 
 class Words:
@@ -135,3 +139,20 @@ def test_perplexity_is_that_of_all_tokens() -> None:
     row = found["recipes"]["knorm"]
     assert (row["ours"], row["ratio"]) == pytest.approx((2.718281828459045, 1))
     assert row["interval"][0] < 1 < row["interval"][1]
+
+
+def test_a_fork_is_reduced_as_generate_reduces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The prompt is read once, by keepers that only watch; every recipe then reduces a fork of it."""
+    model, prompt = models.llama(), models.prompt(90, 5)[0].tolist()
+    ours = keep_quality_ours.Ours(model, None)
+    ours.read(prompt)
+    for name in sorted(set(keep_quality_ours.RECIPES)):
+        recipe = ours.recipe(name, 0.5)
+        fork, planes = ours.reduced(recipe)
+        fork.close()
+        spy = Spy(monkeypatch)
+        lm = hb.LM(model)
+        lm.generate(prompt, keep=dataclasses.replace(recipe, when=hb.keep.AfterPrefill()), max_new_tokens=2)
+        expected = [[place for place in plane if place < len(prompt)] for plane in spy.positions()]
+        assert planes == expected, name
+    ours.forget()

@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from hornbeam.bench import harness, run
+from hornbeam.bench import harness, kvpress_peer, run
 from hornbeam.build import build_info
+from hornbeam.errors import MissingExtra
 
 BENCH = Path(run.__file__).parent
 #: What the extra ``bench`` installs, and the peers, which a bench asks for before it imports them.
@@ -102,6 +103,18 @@ def test_a_missing_package_is_one_line_and_the_other_benches_run(
     [line] = [line for line in capsys.readouterr().err.splitlines() if line]
     assert line.startswith("hornbeam: bench tree: the package peer is not installed: pip install")
     assert len(list(tmp_path.iterdir())) == len(run.described()) - 1
+
+
+def test_a_peer_that_cannot_be_installed_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def install(words: list[Any], **_: Any) -> Any:
+        return subprocess.CompletedProcess(words, "pip" in words, stdout=str(tmp_path))
+
+    monkeypatch.setenv("HORNBEAM_CACHE", str(tmp_path))
+    monkeypatch.setattr(kvpress_peer.venv, "create", lambda folder, **_: folder.mkdir(parents=True))
+    monkeypatch.setattr(kvpress_peer.subprocess, "run", install)
+    for _ in range(2):
+        with pytest.raises(MissingExtra, match=r"kvpress .*, the peer of this bench, could not be installed"):
+            kvpress_peer.environment()
 
 
 @pytest.mark.parametrize(

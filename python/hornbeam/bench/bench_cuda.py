@@ -60,6 +60,11 @@ def installed(*modules: str) -> bool:
     return all(importlib.util.find_spec(module) is not None for module in modules)
 
 
+def absent_peers() -> list[str]:
+    """Peers that a device could run, and that are not installed."""
+    return [peer for peer in ("flashinfer", "vllm", "sgl_kernel") if not installed(peer)]
+
+
 def seconds(call: Callable[[], object], repeats: int) -> float:
     """Of one call, on the device, by events."""
     begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -334,7 +339,7 @@ def run(quick: bool) -> dict[str, Any]:
         return {"skipped": status["reason"]}
     heads = Heads()
     report: dict[str, Any] = {"device": status["devices"][0], "copy bytes a second": copy_bandwidth()}
-    if absent := [peer for peer in ("flashinfer", "vllm", "sgl_kernel") if not installed(peer)]:
+    if absent := absent_peers():
         report["peers that are not installed"] = absent
         print("left out, because they are not installed:", ", ".join(absent), flush=True)
     for num_keys in (4096,) if quick else (4096, 32_768, 131_072):

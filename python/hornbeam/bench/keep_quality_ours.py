@@ -78,6 +78,12 @@ class Observers:
     def is_awaiting(self, sequence: Any) -> bool:
         return False
 
+    def settle(self, sequence: Any, waiting: Any) -> None:
+        return
+
+    def is_broken(self, sequence: Any) -> bool:
+        return False
+
     def forget(self, sequence: Any) -> None:
         return
 
