@@ -56,6 +56,7 @@ test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of 
 .PHONY: lint
 lint: dev ## Check format, lints and types
 	cargo fmt --check
+	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -104,6 +105,10 @@ bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's devi
 	$(MAKE) dev PROFILE=dist
 	$(NEEDS_DEVICE)
 	$(PY) benches/bench_cuda.py
+
+.PHONY: cuda-headers
+cuda-headers: $(READY) ## Write cuda/include/params anew from the structs of rust/cuda/src/params
+	HORNBEAM_UPDATE_HEADERS=1 cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 
 .PHONY: cuda-resources
 cuda-resources: $(READY) $(CUDA_READY) ## Renew cuda/resources.tsv: registers and spills of every kernel
