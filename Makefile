@@ -95,10 +95,7 @@ NEEDS_DEVICE = $(PY) -c "import sys; from hornbeam import cuda; s = cuda.status(
 .PHONY: test-cuda
 test-cuda: dev ## Hold the CUDA kernels to reference and Rust on this machine's device
 	$(NEEDS_DEVICE)
-	HORNBEAM_TEST_DEVICE=cuda $(PY) -m pytest --quiet tests/cuda/test_rows.py tests/cuda/test_attention.py \
-	  tests/cuda/test_decide.py tests/cuda/test_rules.py tests/cuda/test_graphs.py tests/cuda/test_mass.py \
-	  tests/cuda/test_codes.py tests/cuda/test_held.py tests/cuda/test_merge.py \
-	  tests/cuda/test_select.py tests/cuda/test_scores.py tests/cuda/test_hidden_keys.py
+	$(PY) -m pytest --quiet -m device tests/cuda
 
 .PHONY: bench-cuda
 bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's device
