@@ -63,18 +63,21 @@ fn declared<'a>(source: &'a str, keyword: &'a str) -> impl Iterator<Item = &'a s
 fn header(stem: &str) -> Result<String, Failure> {
     let file = folder("src/params").join(format!("{stem}.rs"));
     let source = fs::read_to_string(&file)?;
-    let mut config = Config::default();
-    config.language = Language::Cxx;
-    config.header = Some(format!(
-        "// Written from rust/cuda/src/params/{stem}.rs by `make cuda-headers`: edit that file."
-    ));
-    config.pragma_once = true;
-    config.no_includes = true;
-    config.after_includes =
-        Some(if stem == "pages" { POINTERS.to_owned() } else { "#include \"params/pages.h\"".to_owned() });
-    config.namespace = Some("hornbeam".to_owned());
-    config.tab_width = 4;
-    config.documentation_style = DocumentationStyle::Cxx;
+    let mut config = Config {
+        language: Language::Cxx,
+        header: Some(format!(
+            "// Written from rust/cuda/src/params/{stem}.rs by `make cuda-headers`: edit that file."
+        )),
+        pragma_once: true,
+        no_includes: true,
+        after_includes: Some(
+            if stem == "pages" { POINTERS } else { "#include \"params/pages.h\"" }.to_owned(),
+        ),
+        namespace: Some("hornbeam".to_owned()),
+        tab_width: 4,
+        documentation_style: DocumentationStyle::Cxx,
+        ..Config::default()
+    };
     config.enumeration.rename_variants = RenameRule::ScreamingSnakeCase;
     config.enumeration.enum_class = false;
     config.constant.allow_static_const = false;

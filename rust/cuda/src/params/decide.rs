@@ -22,7 +22,11 @@ impl Fault {
     /// The row at which a walk broke off and why, from what the kernels tell: [`NUM_FAULTS`] `* row + fault`.
     pub fn told(told: i32) -> (i32, Self) {
         let faults = [Self::Sound, Self::IsNan, Self::IsInfinite, Self::IsEmpty];
-        (told.div_euclid(NUM_FAULTS), faults[told.rem_euclid(NUM_FAULTS) as usize])
+        let number = told.rem_euclid(NUM_FAULTS);
+        (
+            told.div_euclid(NUM_FAULTS),
+            faults.into_iter().find(|fault| *fault as i32 == number).unwrap_or(Self::Sound),
+        )
     }
 }
 
