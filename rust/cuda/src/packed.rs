@@ -1,7 +1,7 @@
 //! The plan of a step as one buffer of 32-bit words, with the work list of tree attention in it.
 //!
 //! One upload carries everything that changes from step to step: a captured graph is replayed over
-//! the same device buffer. Offsets in the [header](self::words) are in words from its start.
+//! the same device buffer. Offsets in the [header](PlanHeader) are in words from its start.
 //!
 //! Work is cut by the plan alone. Rows are grouped into *blocks* of neighbours, all of whose
 //! queries of a kv head fit one tile; a block reads the keys of its own request and of every short
