@@ -56,6 +56,7 @@ test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of 
 .PHONY: lint
 lint: dev ## Check format, lints and types
 	cargo fmt --check
+	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
@@ -94,16 +95,17 @@ NEEDS_DEVICE = $(PY) -c "import sys; from hornbeam import cuda; s = cuda.status(
 .PHONY: test-cuda
 test-cuda: dev ## Hold the CUDA kernels to reference and Rust on this machine's device
 	$(NEEDS_DEVICE)
-	HORNBEAM_TEST_DEVICE=cuda $(PY) -m pytest --quiet tests/cuda/test_rows.py tests/cuda/test_attention.py \
-	  tests/cuda/test_decide.py tests/cuda/test_rules.py tests/cuda/test_graphs.py tests/cuda/test_mass.py \
-	  tests/cuda/test_codes.py tests/cuda/test_held.py tests/cuda/test_merge.py \
-	  tests/cuda/test_select.py tests/cuda/test_scores.py tests/cuda/test_hidden_keys.py
+	$(PY) -m pytest --quiet -m device tests/cuda
 
 .PHONY: bench-cuda
 bench-cuda: ## Measure the CUDA kernels against PyTorch's on this machine's device
 	$(MAKE) dev PROFILE=dist
 	$(NEEDS_DEVICE)
 	$(PY) -m hornbeam.bench.bench_cuda
+
+.PHONY: cuda-headers
+cuda-headers: $(READY) ## Write cuda/include/params anew from the structs of rust/cuda/src/params
+	HORNBEAM_UPDATE_HEADERS=1 cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 
 .PHONY: cuda-resources
 cuda-resources: $(READY) $(CUDA_READY) ## Renew cuda/resources.tsv: registers and spills of every kernel

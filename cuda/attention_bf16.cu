@@ -1,6 +1,20 @@
 // Entry points: tree attention on tensor cores, bf16.
 #include "attention_tiled.cuh"
 
-HORNBEAM_ATTENTION_TILED(hornbeam_attention_bf16_64, bf16, 64)
-HORNBEAM_ATTENTION_TILED(hornbeam_attention_bf16_128, bf16, 128)
-HORNBEAM_ATTENTION_TILED(hornbeam_attention_bf16_256, bf16, 256)
+using hornbeam::ATTENTION_THREADS;
+using hornbeam::TreeAttention;
+
+HORNBEAM_KERNEL(hornbeam_attention_bf16_64, TreeAttention, ATTENTION_THREADS, 2) {
+    HORNBEAM_SHARED(memory);
+    hornbeam::Tiled<hornbeam::bf16, 64>::run(p, memory);
+}
+
+HORNBEAM_KERNEL(hornbeam_attention_bf16_128, TreeAttention, ATTENTION_THREADS, 2) {
+    HORNBEAM_SHARED(memory);
+    hornbeam::Tiled<hornbeam::bf16, 128>::run(p, memory);
+}
+
+HORNBEAM_KERNEL(hornbeam_attention_bf16_256, TreeAttention, ATTENTION_THREADS, 2) {
+    HORNBEAM_SHARED(memory);
+    hornbeam::Tiled<hornbeam::bf16, 256>::run(p, memory);
+}

@@ -11,14 +11,6 @@ namespace hornbeam {
 // The bit of a token of the prompt; the other bits count occurrences in the output.
 constexpr uint32_t IN_PROMPT = 0x80000000u;
 
-struct Count {
-    const int64_t* tokens;  // of all histories: prompt, output, prompt, output, ...
-    const int32_t* begins;  // [2 * num_sequences + 1]
-    uint32_t* marks;        // [num_sequences, vocabulary], zeros before
-    int32_t num_sequences, vocabulary;
-};
-static_assert(sizeof(Count) == 32, "mirrored in params.rs");
-
 // One block a sequence.
 __device__ inline void count(const Count& p) {
     for (int b = int(blockIdx.x); b < p.num_sequences; b += int(gridDim.x)) {
@@ -29,34 +21,6 @@ __device__ inline void count(const Count& p) {
         for (int i = output + int(threadIdx.x); i < end; i += int(blockDim.x)) atomicAdd(&marks[p.tokens[i]], 1u);
     }
 }
-
-// What a warp changes before the law; the neutral values are 1, 0 and 0.
-struct Penalties {
-    float repetition, frequency, presence;
-    int32_t bias_begin, bias_end, reserved;
-};
-static_assert(sizeof(Penalties) == 24, "mirrored in params.rs");
-
-struct Bias {
-    uint32_t id;
-    float value;
-};
-
-struct Adjust {
-    const void* logits;           // [num_rows, vocabulary], unit last stride
-    float* out;                   // [num_rows, vocabulary]
-    const int64_t* draft_tokens;
-    const int32_t* parents;       // of draft tokens, within their sequence
-    const int32_t* offsets;       // [num_sequences + 1] into them
-    const uint32_t* marks;        // [num_sequences, marked]; null where no warp has penalties
-    const Penalties* penalties;   // [num_sequences], or one for all
-    const Bias* bias;             // of all sequences, each token of one once
-    int64_t row_stride;
-    int32_t num_rows, num_sequences, vocabulary, dtype;
-    int32_t marked;               // ids that are counted
-    int32_t is_shared;            // whether there is one Penalties for all
-};
-static_assert(sizeof(Adjust) == 96, "mirrored in params.rs");
 
 // One block a row.
 __device__ inline void adjust(const Adjust& p) {

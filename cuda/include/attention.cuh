@@ -8,25 +8,10 @@
 #pragma once
 
 #include "coded.cuh"
+#include "params/attention.h"
 
 namespace hornbeam {
 
-struct TreeAttention {
-    const void* q;
-    void* out;
-    float* lse;
-    const int32_t* plan;
-    const float* sinks;
-    float* partials;
-    float* partial_stats;
-    int64_t q_row_stride, q_head_stride, out_row_stride, out_head_stride;
-    Pages pages;
-    float scale, soft_cap;
-    int32_t window, num_rows, num_heads, dtype, out_dtype, reserved;
-};
-static_assert(sizeof(TreeAttention) == 152, "mirrored in params.rs");
-
-constexpr int ATTENTION_THREADS = 128;
 constexpr float LOG2_E = 1.4426950408889634f;
 
 __device__ inline float minus_infinity() { return __int_as_float(int(0xff800000u)); }
@@ -65,7 +50,7 @@ __device__ inline Key key_at(const int32_t* plan, const Pages& pages, const Segm
                              int& index) {
     const PlanHeader& header = header_of(plan);
     const Read read = part<Read>(plan, header.reads)[segment.read];
-    const bool by_head = (read.flags & Read::BY_HEAD) != 0;
+    const bool by_head = (read.flags & Read_BY_HEAD) != 0;
     uint32_t begin = read.entry_begin, end = read.entry_end;
     if (by_head) {
         const int32_t* range = part<int32_t>(plan, header.head_ranges) + 2 * (read.entry_begin + plane);
@@ -78,7 +63,7 @@ __device__ inline Key key_at(const int32_t* plan, const Pages& pages, const Segm
     if (slot >= segment.slot_end || at >= end) return key;
     const Entry entry = part<Entry>(plan, header.entries)[at];
     // An entry in codes shows slots from `first` on, a plain one those of its page that it names.
-    const bool is_coded = entry.first >> Entry::SLOT_BITS != 0;
+    const bool is_coded = entry.first >> Entry_SLOT_BITS != 0;
     const int offset = is_coded ? within : within - int(entry.first);
     if (offset < 0 || offset >= int(entry.count)) return key;
     const uint64_t* chunks = part<uint64_t>(plan, header.chunks);
@@ -88,7 +73,7 @@ __device__ inline Key key_at(const int32_t* plan, const Pages& pages, const Segm
     key.position = entry.positions_at < 0 ? entry.position + offset
                                           : part<int32_t>(plan, header.positions)[entry.positions_at + offset];
     index = part<int32_t>(plan, header.entry_keys)[at] + offset;
-    if (read.flags & Read::OWN) {
+    if (read.flags & Read_OWN) {
         key.row_begin = int(read.row_begin) + index;
         key.row_end = part<int32_t>(plan, header.row_end)[key.row_begin];
     } else {
@@ -182,7 +167,7 @@ __device__ inline void write_out(const TreeAttention& p, int row, int head, int 
         stats.largest = largest;
     }
     const float x = sum > 0.0f ? value / sum : 0.0f;
-    store_element(p.out, p.out_dtype, row * p.out_row_stride + head * p.out_head_stride + d, x);
+    store_element(p.out, p.out_dtype, row * p.out_strides[0] + head * p.out_strides[1] + d, x);
     if (d == 0 && p.lse != nullptr) {
         p.lse[int64_t(row) * p.num_heads + head] = sum > 0.0f ? stats.largest + logf(sum) : minus_infinity();
     }

@@ -6,7 +6,6 @@
 
 namespace hornbeam {
 
-constexpr int PLAIN_QUERIES = 16, PLAIN_KEYS = 32;
 // The weight of a key that a query does not see: 0, told apart from weights that are so small.
 constexpr uint32_t HIDDEN_WEIGHT = 0x80000000u;
 
@@ -46,7 +45,7 @@ __device__ inline bool plain_load(const int32_t* plan, const Pages& pages, const
         const int k = i / pieces, piece = i % pieces, code = keys[k].code;
         if (code == 0) continue;
         float x[8];
-        decode_piece(coded_page(plan, code), keys[k].address, code & Entry::SLOTS, values, piece, x);
+        decode_piece(coded_page(plan, code), keys[k].address, code & ENTRY_SLOTS, values, piece, x);
         for (int j = 0; j < 8 && 8 * piece + j < head_dim; ++j) {
             finite = finite && is_finite(x[j]);
             tile[k * (head_dim + 1) + 8 * piece + j] = x[j];
@@ -67,7 +66,7 @@ __device__ inline void attend_plain(const TreeAttention& p, const Item& item, in
     for (int i = int(threadIdx.x); i < PLAIN_QUERIES * head_dim; i += ATTENTION_THREADS) {
         const int query = first + i / head_dim;
         const int row = item.row_begin + query / group, head = kv_head * group + query % group;
-        const int64_t at = row * p.q_row_stride + head * p.q_head_stride + i % head_dim;
+        const int64_t at = row * p.q_strides[0] + head * p.q_strides[1] + i % head_dim;
         s.q[i] = query < queries ? load_element(p.q, p.dtype, at) : 0.0f;
     }
     QueryRow rows[4];

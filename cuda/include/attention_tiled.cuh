@@ -12,8 +12,6 @@
 
 namespace hornbeam {
 
-constexpr int TILE_QUERIES = 64;
-
 template <int HEAD>
 struct TiledShared {
     static constexpr int KEYS = HEAD <= 128 ? 64 : 32;  // of a tile
@@ -54,7 +52,7 @@ struct Tiled {
             const int query = i / PIECES, piece = i % PIECES;
             const bool valid = query < queries && piece * 8 < p.pages.head_dim;
             const int row = item.row_begin + query / group, head = kv_head * group + query % group;
-            const int64_t at = row * p.q_row_stride + head * p.q_head_stride + piece * 8;
+            const int64_t at = row * p.q_strides[0] + head * p.q_strides[1] + piece * 8;
             const uint16_t* from = static_cast<const uint16_t*>(p.q) + (valid ? at : 0);
             copy_async_16(&s.q[swizzled<HEAD>(query, piece)], from, valid);
         }
@@ -94,7 +92,7 @@ struct Tiled {
                 const int at = swizzled<HEAD>(k, piece), code = keys[k].code;
                 if (code != 0 && valid) {
                     const CodedPage& format = coded_page(p.plan, code);
-                    const int slot = code & Entry::SLOTS;
+                    const int slot = code & ENTRY_SLOTS;
                     store_decoded(format, keys[k].address, slot, false, piece, to + at);
                     store_decoded(format, keys[k].address, slot, true, piece, to + KEYS * HEAD + at);
                     continue;
@@ -316,10 +314,3 @@ struct Tiled {
 };
 
 }  // namespace hornbeam
-
-// An entry point for one element type and one padded head.
-#define HORNBEAM_ATTENTION_TILED(name, T, head)                                              \
-    HORNBEAM_KERNEL(name, hornbeam::TreeAttention, hornbeam::ATTENTION_THREADS, 2) {         \
-        HORNBEAM_SHARED(memory);                                                             \
-        hornbeam::Tiled<hornbeam::T, head>::run(p, memory);                                  \
-    }

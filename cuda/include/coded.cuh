@@ -6,24 +6,11 @@
 
 namespace hornbeam {
 
-// Where the parts of a page in codes lie, in bytes from its start.
-struct CodedPage {
-    int32_t bits, tokens, row_bytes;
-    int32_t value_codes;     // those of keys are at 0
-    int32_t key_params;
-    int32_t key_group;       // tokens of a block of keys by channel; 0: by token
-    int32_t value_params;
-    int32_t value_channels;  // of a block of values
-    int32_t factors;         // of channels of values; 0: none
-    int32_t head_dim;
-    int32_t reserved[2];
-
-    __device__ int padded() const { return (head_dim + 15) / 16 * 16; }
-};
-static_assert(sizeof(CodedPage) == 48, "mirrored in packed.rs");
+// Channels of a page in codes, rounded up to whole pieces of sixteen.
+__device__ inline int padded(const CodedPage& page) { return (page.head_dim + 15) / 16 * 16; }
 
 __device__ inline const CodedPage& coded_page(const int32_t* plan, int code) {
-    return part<CodedPage>(plan, header_of(plan).formats)[(code >> Entry::SLOT_BITS) - 1];
+    return part<CodedPage>(plan, header_of(plan).formats)[(code >> Entry_SLOT_BITS) - 1];
 }
 
 __device__ inline float load_half(const unsigned char* page, int64_t at) {
@@ -48,8 +35,8 @@ __device__ inline void decode_piece(const CodedPage& format, const unsigned char
         least = format.value_params + int64_t(4) * (channel / format.value_channels) * format.tokens + 2 * slot;
         step = least + 2 * format.tokens;
     } else if (!by_token) {
-        least = format.key_params + int64_t(4) * (slot / format.key_group) * format.padded() + 2 * channel;
-        step = least + 2 * format.padded();
+        least = format.key_params + int64_t(4) * (slot / format.key_group) * padded(format) + 2 * channel;
+        step = least + 2 * padded(format);
     }
     const int stride = by_token ? 0 : 2;
     for (int j = 0; j < 8; ++j) {

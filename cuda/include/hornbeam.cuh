@@ -6,7 +6,8 @@
 // memory dynamic, so that the emulation can refill it and watch its end.
 #pragma once
 
-#include <stdint.h>
+#include "params/pages.h"
+#include "params/plan.h"
 
 #ifdef HORNBEAM_SIMT
 #include "simt.h"
@@ -27,9 +28,6 @@ namespace hornbeam {
 
 constexpr unsigned FULL = 0xffffffffu;
 constexpr int WARP = 32;
-
-// Element types, numbered as the parameter structs number them.
-enum Dtype : int32_t { F32 = 0, BF16 = 1, F16 = 2 };
 
 struct bf16 {
     uint16_t bits;
@@ -88,76 +86,11 @@ __device__ inline void store_element(void* data, int32_t dtype, int64_t index, f
     }
 }
 
+// The slots of an entry's `first`; the number of the page's format is above them.
+constexpr int ENTRY_SLOTS = (1 << Entry_SLOT_BITS) - 1;
+
 __device__ inline int minimum(int a, int b) { return a < b ? a : b; }
 __device__ inline int maximum(int a, int b) { return a > b ? a : b; }
-
-// The same words on the host: rust/cuda/src/packed.rs writes this buffer, once a step. Offsets are in
-// 32-bit words from its start, so one upload updates a captured graph in place.
-struct PlanHeader {
-    int32_t num_rows;
-    int32_t num_items;
-    int32_t num_merged_rows;
-    int32_t rows_per_item;
-    int32_t chunks;         // u64 addresses
-    int32_t entries;        // Entry
-    int32_t entry_keys;     // i32: index in its read of an entry's first key
-    int32_t positions;      // i32
-    int32_t head_ranges;    // i32 pairs
-    int32_t reads;          // Read
-    int32_t row_positions;  // i32
-    int32_t row_end;        // i32
-    int32_t row_slots;      // RowSlot
-    int32_t items;          // Item
-    int32_t segments;       // Segment
-    int32_t merged_rows;    // i32: rows that several items share
-    int32_t parts_begin;    // i32 [num_merged_rows + 1]
-    int32_t parts;          // i32: partial rows, in the order in which they are merged
-    int32_t formats;        // CodedPage, by number less one; all 0 for those that no entry names
-    int32_t reserved[13];
-};
-static_assert(sizeof(PlanHeader) == 128, "mirrored in packed.rs");
-
-struct Entry {
-    uint32_t page;
-    uint16_t first, count;
-    int32_t position, positions_at;
-    // Bits of `first` that are a slot; the number of the page's format is above them.
-    static constexpr int SLOT_BITS = 12, SLOTS = (1 << SLOT_BITS) - 1;
-};
-static_assert(sizeof(Entry) == 16, "mirrored in format/plan.rs");
-
-struct Read {
-    uint32_t entry_begin, entry_end, row_begin, row_end, num_keys, flags;
-    int32_t mask, rotary_offset;
-    static constexpr uint32_t OWN = 1, BY_HEAD = 2;
-};
-static_assert(sizeof(Read) == 32, "mirrored in format/plan.rs");
-
-struct RowSlot {
-    uint32_t slab, slot;
-    static constexpr uint32_t NOWHERE = 0xffffffffu;  // a padded row: not written
-};
-
-// What one block of threads reads: its rows against runs of keys.
-struct Item {
-    int32_t row_begin, row_count, segment_begin, segment_end;
-    int32_t partial_begin;  // first of its partial rows, or -1: it writes the output itself
-    int32_t reserved[3];
-};
-static_assert(sizeof(Item) == 32, "mirrored in packed.rs");
-
-// A run of slots of one read: slot `s` lies on the read's entry `s / page_tokens`.
-struct Segment {
-    int32_t read, slot_begin, slot_end, reserved;
-};
-static_assert(sizeof(Segment) == 16, "mirrored in packed.rs");
-
-// Where pages lie; mirrors format::PageLayout.
-struct Pages {
-    int32_t num_planes, slabs_per_chunk, page_tokens, head_dim;
-    int32_t dtype, plane_begin, num_kv_heads, reserved;
-};
-static_assert(sizeof(Pages) == 32, "mirrored in params.rs");
 
 template <class T>
 __device__ inline const T* part(const int32_t* plan, int32_t offset) {

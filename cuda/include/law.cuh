@@ -7,18 +7,9 @@
 #pragma once
 
 #include "numeric.cuh"
+#include "params/decide.h"
 
 namespace hornbeam {
-
-// How logits become a law. Zero switches top_k, top_p and min_p off.
-struct Law {
-    float scale;  // 1 / temperature
-    int32_t greedy, top_k, reserved;
-    double top_p, min_p;
-};
-static_assert(sizeof(Law) == 32, "mirrored in params.rs");
-
-enum Fault : int32_t { SOUND = 0, IS_NAN = 1, IS_INFINITE = 2, IS_EMPTY = 3 };
 
 constexpr float UNIT = 1099511627776.0f;  // 2^40: the weight of the likeliest token
 constexpr int BINS = 2048;

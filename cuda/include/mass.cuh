@@ -8,6 +8,7 @@
 
 #include "attention_plain.cuh"
 #include "numeric.cuh"
+#include "params/mass.h"
 
 namespace hornbeam {
 
@@ -19,26 +20,7 @@ struct QueryStats {
     uint32_t largest;  // `ordered`; 0 where it sees no key
     int32_t is_nan;    // whether a key that it sees has a score that is no number
 };
-static_assert(sizeof(QueryStats) == 16, "mirrored in params.rs");
-
-enum MassPhase : int32_t { LARGEST = 0, SUM = 1, MASS = 2 };
-
-struct KeyMass {
-    const void* q;            // [num_rows, num_heads, head_dim], unit last stride: the queries of `rows`
-    const int32_t* plan;
-    const int32_t* rows;      // ascending rows of the plan
-    const Segment* segments;  // `reserved` is the first column of the segment's read
-    const float* sinks;       // [num_heads], or null
-    QueryStats* stats;        // [num_kv_heads, num_rows * group]
-    uint64_t* mass;           // [num_kv_heads, num_columns], added to
-    int32_t* seen;            // likewise, how many of the rows see the key; or null
-    float* lse;               // [num_rows, num_heads], or null
-    int64_t q_row_stride, q_head_stride;
-    Pages pages;
-    float scale, soft_cap;
-    int32_t window, num_rows, num_heads, dtype, num_segments, num_columns, phase, reserved;
-};
-static_assert(sizeof(KeyMass) == 160, "mirrored in params.rs");
+static_assert(sizeof(QueryStats) == QUERY_STATS_BYTES, "as the caller has set apart");
 
 // The softmax of a query as far as the stats know it: a logit to shift by, whether it is a distribution.
 struct Shift {
@@ -71,7 +53,7 @@ __device__ inline void key_mass(const KeyMass& p, unsigned char* memory) {
         __syncthreads();
         for (int i = int(threadIdx.x); i < PLAIN_QUERIES * head_dim; i += ATTENTION_THREADS) {
             const int query = first + i / head_dim;
-            const int64_t at = query / group * p.q_row_stride + (kv_head * group + query % group) * p.q_head_stride;
+            const int64_t at = query / group * p.q_strides[0] + (kv_head * group + query % group) * p.q_strides[1];
             s.q[i] = query <= last ? load_element(p.q, p.dtype, at + i % head_dim) : 0.0f;
         }
         int rows[4], positions[4];
@@ -119,7 +101,7 @@ __device__ inline void key_mass(const KeyMass& p, unsigned char* memory) {
                 if (int(threadIdx.x) < PLAIN_KEYS) {
                     const Key key = key_at(p.plan, p.pages, segment, slot + lane, p.pages.plane_begin + kv_head, index);
                     s.keys[lane] = key;
-                    columns[lane] = segment.reserved + index;
+                    columns[lane] = segment.column + index;
                     wanted = key.address != nullptr && key.row_end > first_row && key.row_begin <= last_row;
                 }
                 if (!block_any(wanted)) continue;

@@ -7,38 +7,9 @@
 
 #include "attention_plain.cuh"
 #include "numeric.cuh"
+#include "params/merge.h"
 
 namespace hornbeam {
-
-constexpr int MERGE_THREADS = 128, MERGE_QUERIES = 16, MERGE_KEYS = 32, LANES = 16;
-
-enum MergeRule : int32_t { EVICT_THEN_MERGE = 0, VALUE_MERGE = 1, SIMILARITY_MERGE = 2 };
-
-struct MergeRows {
-    const float* keys;            // [rows, head_dim]
-    const float* values;          // likewise
-    const int32_t* kept;          // [num_kept] rows that stay, plane after plane
-    const int32_t* asked;         // [num_asked] rows that may join one of them, likewise, ascending in a plane
-    const int32_t* kept_begin;    // [num_planes + 1]
-    const int32_t* asked_begin;   // [num_planes + 1]
-    const float* kept_scores;     // [num_kept]
-    const float* asked_scores;    // [num_asked]
-    float* kept_directions;       // [num_kept, head_dim]
-    float* asked_directions;      // [num_asked, head_dim]
-    double* kept_sizes;           // [num_kept]: lengths of values
-    double* asked_sizes;          // [num_asked]
-    float* cosines;               // [num_asked]
-    double* raw;                  // [num_asked]: weights before they are divided by their sum
-    int32_t* merged;              // [num_planes]: whether any key of a plane has a target
-    int32_t* targets;             // [num_asked]: a slot among the plane's kept, or -1
-    float* weights;               // [num_asked]
-    float* own;                   // [num_kept]
-    float* out_keys;              // [num_kept, head_dim]
-    float* out_values;            // likewise
-    double threshold;
-    int32_t num_planes, num_kept, num_asked, head_dim, rule, reserved;
-};
-static_assert(sizeof(MergeRows) == 192, "mirrored in params.rs");
 
 __device__ inline double length_of(const float* row, int head_dim) {
     double sum = 0.0;

@@ -5,23 +5,10 @@
 #pragma once
 
 #include "attention.cuh"
+#include "params/codes.h"
 #include "rows.cuh"
 
 namespace hornbeam {
-
-constexpr int ENCODE_THREADS = 256;
-
-struct EncodePages {
-    const uint64_t* chunks;
-    const uint64_t* to;      // the chunks of the pages that are written
-    const Move* moves;       // page by page, to slots 0, 1, ... of each
-    const int32_t* runs;     // [num_runs + 1]: where each page's moves begin
-    const CodedPage* format;
-    int32_t* fault;          // takes 1 where an element is no number that f16 holds; such a page is not written
-    Pages pages;
-    int32_t num_runs, by_page;
-};
-static_assert(sizeof(EncodePages) == 88, "mirrored in params.rs");
 
 __device__ inline f16 half_of_bits(uint32_t bits) {
     f16 x;
@@ -107,9 +94,9 @@ __device__ inline void put_channel_ranges(const Encoding& e) {
             high = fmaxf(high, x);
         }
         const Range range = range_of(low, high, e.format.bits);
-        const int64_t at = e.format.key_params + int64_t(4) * group * e.format.padded() + 2 * channel;
+        const int64_t at = e.format.key_params + int64_t(4) * group * padded(e.format) + 2 * channel;
         e.put(at, range.least);
-        e.put(at + 2 * e.format.padded(), range.step);
+        e.put(at + 2 * padded(e.format), range.step);
     }
 }
 
@@ -128,8 +115,8 @@ __device__ inline void put_codes(const Encoding& e, bool values) {
             if (values) {
                 least = f.value_params + int64_t(4) * (channel / f.value_channels) * f.tokens + 2 * token;
             } else if (f.key_group != 0) {
-                least = f.key_params + int64_t(4) * (token / f.key_group) * f.padded() + 2 * channel;
-                apart = 2 * f.padded();
+                least = f.key_params + int64_t(4) * (token / f.key_group) * padded(f) + 2 * channel;
+                apart = 2 * padded(f);
             }
             const float offset = load_half(e.page, least), step = load_half(e.page, least + apart);
             if (!(step > 0.0f)) continue;
@@ -184,24 +171,6 @@ __device__ inline void encode_pages(const EncodePages& p) {
     }
 }
 
-// A slot of a page, as Tree::held names it.
-struct Held {
-    uint32_t page, slot;  // above SLOT_BITS of the slot is the page's format
-    int32_t position;
-};
-static_assert(sizeof(Held) == 12, "an int32 table of three columns");
-
-struct GatherRows {
-    const uint64_t* chunks;
-    const Held* held;
-    const CodedPage* formats;  // by number less one; or null where all slots are plain
-    float* keys;               // [num_rows, head_dim]
-    float* values;             // likewise
-    Pages pages;
-    int32_t num_rows, reserved;
-};
-static_assert(sizeof(GatherRows) == 80, "mirrored in params.rs");
-
 // Keys and values of single slots, widened or decoded. One warp a slot. Grid: warps over blocks, any size.
 __device__ inline void gather_rows(const GatherRows& p) {
     const int head_dim = p.pages.head_dim, pieces = (head_dim + 7) / 8;
@@ -210,7 +179,7 @@ __device__ inline void gather_rows(const GatherRows& p) {
          i += int64_t(gridDim.x) * warps) {
         const Held held = p.held[i];
         const unsigned char* page = page_of_id(p.chunks, p.pages, held.page);
-        const int format = int(held.slot >> Entry::SLOT_BITS), slot = int(held.slot) & Entry::SLOTS;
+        const int format = int(held.slot >> Entry_SLOT_BITS), slot = int(held.slot) & ENTRY_SLOTS;
         if (format == 0) {
             const int64_t key = int64_t(slot) * head_dim, value = key + int64_t(p.pages.page_tokens) * head_dim;
             for (int d = lane; d < head_dim; d += WARP) {
@@ -229,16 +198,6 @@ __device__ inline void gather_rows(const GatherRows& p) {
         }
     }
 }
-
-struct PutRows {
-    const uint64_t* chunks;
-    const Held* held;     // plain slots
-    const float* keys;    // [num_rows, head_dim]
-    const float* values;  // likewise
-    Pages pages;
-    int32_t num_rows, reserved;
-};
-static_assert(sizeof(PutRows) == 72, "mirrored in params.rs");
 
 // Keys and values to single slots, rounded to the pages' type. One warp a slot. Grid: warps over blocks, any size.
 __device__ inline void put_rows(const PutRows& p) {

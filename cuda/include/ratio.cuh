@@ -5,6 +5,7 @@
 #pragma once
 
 #include "law.cuh"
+#include "params/ratio.h"
 
 namespace hornbeam {
 
@@ -16,17 +17,7 @@ struct RowLaw {
     Cuts cuts;
     int32_t fault, reserved;
 };
-static_assert(sizeof(RowLaw) == 40, "mirrored in params.rs");
-
-struct Laws {
-    const void* logits;      // [num_rows, vocabulary], unit last stride
-    const int32_t* offsets;  // [num_sequences + 1]
-    const Law* laws;         // [num_sequences]
-    RowLaw* out;             // [num_rows]
-    int64_t row_stride;
-    int32_t num_rows, num_sequences, vocabulary, dtype;
-};
-static_assert(sizeof(Laws) == 56, "mirrored in params.rs");
+static_assert(sizeof(RowLaw) == ROW_LAW_BYTES, "as the caller has set apart");
 
 // One block a row.
 __device__ inline void laws(const Laws& p, unsigned char* memory) {
@@ -52,34 +43,6 @@ __device__ inline void laws(const Laws& p, unsigned char* memory) {
     }
 }
 
-enum Rule : int32_t { CHAIN = 0, BLOCK = 1, WITH_REPLACEMENT = 2, WITHOUT_REPLACEMENT = 3, TARGET_ONLY = 4, TYPICAL = 5 };
-enum Domain : uint32_t { ACCEPT = 2, RESIDUAL = 3, BONUS = 4 };
-
-struct Ratio {
-    const int64_t* draft_tokens;
-    const int32_t* parents;      // within their sequence
-    const int32_t* offsets;      // [num_sequences + 1]
-    const int64_t* sequences;    // null: 0, 1, 2, ...
-    const int64_t* positions;    // of the token sampled at each root; null: 0
-    const void* target;          // logits of all rows
-    const void* draft;           // null for the rules that read none
-    const RowLaw* target_laws;
-    const RowLaw* draft_laws;
-    const Law* warps;            // [num_sequences]
-    const Law* draft_warps;      // likewise
-    double* likelihoods;         // [num_rows], for `typical`
-    int32_t* depths;             // [num_rows], likewise
-    int32_t* accepted;           // [num_sequences, max_depth]
-    int32_t* num_accepted;
-    int64_t* next_token;         // -1 where a row on the way has no law
-    int32_t* fault_rows;         // 0, or 4 * row + fault
-    int64_t target_stride, draft_stride;
-    double epsilon, alpha;
-    uint32_t seed_low, seed_high;
-    int32_t rule, num_sequences, max_depth;
-    int32_t target_vocabulary, draft_vocabulary, target_dtype, draft_dtype, reserved;
-};
-static_assert(sizeof(Ratio) == 208, "mirrored in params.rs");
 
 // A law that weighs tokens from raw logits; 0 outside of its support.
 struct Weigher {
@@ -209,14 +172,14 @@ struct Walk {
         to.law = laws[at];
         to.row.begin = at * stride;
         to.row.max = to.law.max;
-        if (to.law.fault != SOUND) fault = 4 * row + to.law.fault;
+        if (to.law.fault != SOUND) fault = NUM_FAULTS * row + to.law.fault;
         return to.law.fault == SOUND;
     }
-    __device__ bool read_target(int row) { return read(target, p.target_laws, p.target_stride, row); }
-    __device__ bool read_draft(int row) { return read(draft, p.draft_laws, p.draft_stride, row); }
+    __device__ bool read_target(int row) { return read(target, p.row_laws[0], p.strides[0], row); }
+    __device__ bool read_draft(int row) { return read(draft, p.row_laws[1], p.strides[1], row); }
 
     HORNBEAM_CALLED Words words(Domain domain, int row) const {
-        return philox(0, position, stream, uint32_t(domain) << 24 | uint32_t(row), p.seed_low, p.seed_high);
+        return philox(0, position, stream, uint32_t(domain) << 24 | uint32_t(row), p.seed[0], p.seed[1]);
     }
     __device__ double uniform(Domain domain, int row) const {
         return (double(words(domain, row).x[0]) + 0.5) * (1.0 / 4294967296.0);

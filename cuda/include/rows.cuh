@@ -2,19 +2,9 @@
 #pragma once
 
 #include "hornbeam.cuh"
+#include "params/rows.h"
 
 namespace hornbeam {
-
-struct WriteRows {
-    const void* k;  // [num_rows, num_kv_heads, head_dim], unit last stride
-    const void* v;
-    const int32_t* plan;
-    int64_t k_row_stride, k_head_stride, v_row_stride, v_head_stride;  // in elements
-    Pages pages;
-    int32_t dtype;  // of k and v
-    int32_t num_rows;
-};
-static_assert(sizeof(WriteRows) == 96, "mirrored in params.rs");
 
 // One warp a (row, kv head). Grid: warps over blocks, any size (the loop strides).
 __device__ inline void write_rows(const WriteRows& p) {
@@ -29,32 +19,18 @@ __device__ inline void write_rows(const WriteRows& p) {
          i += int64_t(gridDim.x) * warps) {
         const int row = int(i / p.pages.num_kv_heads), head = int(i % p.pages.num_kv_heads);
         const RowSlot slot = slots[row];
-        if (slot.slab == RowSlot::NOWHERE) continue;
+        if (slot.slab == NOWHERE) continue;
         unsigned char* page = slab_page(chunks, p.pages, slot.slab, p.pages.plane_begin + head);
         const int64_t to_k = int64_t(slot.slot) * p.pages.head_dim;
         const int64_t to_v = to_k + int64_t(p.pages.page_tokens) * p.pages.head_dim;
-        const int64_t from_k = row * p.k_row_stride + head * p.k_head_stride;
-        const int64_t from_v = row * p.v_row_stride + head * p.v_head_stride;
+        const int64_t from_k = row * p.strides[0] + head * p.strides[1];
+        const int64_t from_v = row * p.strides[2] + head * p.strides[3];
         for (int d = lane; d < p.pages.head_dim; d += WARP) {
             store_element(page, p.pages.dtype, to_k + d, load_element(p.k, p.dtype, from_k + d));
             store_element(page, p.pages.dtype, to_v + d, load_element(p.v, p.dtype, from_v + d));
         }
     }
 }
-
-// One move: slot to slot, in every plane.
-struct Move {
-    uint32_t from_slab, from_slot, to_slab, to_slot;
-};
-static_assert(sizeof(Move) == 16, "mirrored in params.rs");
-
-struct MoveRows {
-    const uint64_t* chunks;
-    const Move* moves;
-    Pages pages;
-    int32_t num_moves, reserved;
-};
-static_assert(sizeof(MoveRows) == 56, "mirrored in params.rs");
 
 // What is moved at a time: 32 bits, or 16 where the elements of a key are an odd number of those.
 __device__ inline bool has_whole_words(const Pages& pages) { return pages.head_dim * size_of(pages.dtype) % 4 == 0; }
@@ -89,16 +65,6 @@ __device__ inline void move_rows(const MoveRows& p, bool by_page) {
     else move_columns<uint16_t>(p, by_page);
 }
 
-// Slots of pages to slots of others. Nothing that is read is written, so moves have no order.
-struct CopyRows {
-    const uint64_t* from;  // chunks
-    const uint64_t* to;    // chunks, of pages of the same kind
-    const Move* moves;     // with ids of pages for slabs
-    Pages pages;
-    int32_t num_moves, reserved;
-};
-static_assert(sizeof(CopyRows) == 64, "mirrored in params.rs");
-
 // One warp a move. Grid: warps over blocks, any size.
 template <class Word>
 __device__ inline void copy_words(const CopyRows& p) {
@@ -122,19 +88,6 @@ __device__ inline void copy_rows(const CopyRows& p) {
     else copy_words<uint16_t>(p);
 }
 
-// The commit of a captured step: each sequence's accepted rows to the places behind its root, in
-// every plane, as Tree::commit moves them.
-struct CommitRows {
-    const int32_t* plan;
-    const int32_t* order;         // rows of the step: those of a sequence, its root first, then its draft
-    const int32_t* offsets;       // [num_sequences + 1], of draft tokens
-    const int32_t* accepted;      // [num_sequences, max_depth], ascending
-    const int32_t* num_accepted;  // [num_sequences]
-    Pages pages;
-    int32_t num_sequences, max_depth;
-};
-static_assert(sizeof(CommitRows) == 80, "mirrored in params.rs");
-
 // A thread owns one column of words of one plane of one sequence: rows move left, one after the other.
 // Grid: columns over blocks, any size; y: sequences, any number.
 template <class Word>
@@ -153,7 +106,7 @@ __device__ inline void commit_columns(const CommitRows& p) {
             const int64_t within = int64_t(side) * p.pages.page_tokens * words + word;
             for (int i = 0; i < p.num_accepted[b]; ++i) {
                 const RowSlot from = slots[rows[p.accepted[int64_t(b) * p.max_depth + i]]], to = slots[root + 1 + i];
-                if (from.slab == RowSlot::NOWHERE || (from.slab == to.slab && from.slot == to.slot)) continue;
+                if (from.slab == NOWHERE || (from.slab == to.slab && from.slot == to.slot)) continue;
                 reinterpret_cast<Word*>(slab_page(chunks, p.pages, to.slab, plane))[within + int64_t(to.slot) * words] =
                     reinterpret_cast<const Word*>(
                         slab_page(chunks, p.pages, from.slab, plane))[within + int64_t(from.slot) * words];

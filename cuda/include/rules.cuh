@@ -175,7 +175,7 @@ HORNBEAM_CALLED uint32_t typical(Walk& w) {
 __device__ inline void ratio(const Ratio& p, unsigned char* memory) {
     DecideShared& s = *reinterpret_cast<DecideShared*>(memory);
     for (int b = int(blockIdx.x); b < p.num_sequences; b += int(gridDim.x)) {
-        const Law& warp = p.warps[b];
+        const Law& warp = p.laws[0][b];
         const int first = p.offsets[b];
         Walk w{p,
                s,
@@ -186,8 +186,8 @@ __device__ inline void ratio(const Ratio& p, unsigned char* memory) {
                p.positions == nullptr ? 0u : uint32_t(p.positions[b]),
                0,
                SOUND,
-               {{p.target, p.target_dtype, p.target_vocabulary, warp, 0, 0.0f}, {}},
-               {{p.draft, p.draft_dtype, p.draft_vocabulary, p.draft_warps[b], 0, 0.0f}, {}}};
+               {{p.logits[0], p.dtypes[0], p.vocabularies[0], warp, 0, 0.0f}, {}},
+               {{p.logits[1], p.dtypes[1], p.vocabularies[1], p.laws[1][b], 0, 0.0f}, {}}};
         uint32_t token;
         if (warp.greedy != 0) token = follow_points(w);
         else if (p.rule == CHAIN) token = chain(w);

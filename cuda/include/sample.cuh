@@ -8,23 +8,6 @@
 
 namespace hornbeam {
 
-struct Sample {
-    const void* logits;        // [num_rows, vocabulary], unit last stride
-    const int32_t* parents;    // of draft tokens, within their sequence; null without drafts
-    const int32_t* offsets;    // [num_sequences + 1] into parents; null without drafts
-    const int64_t* sequences;  // [num_sequences], null: 0, 1, 2, ...
-    const int64_t* positions;  // [num_sequences], of the token sampled at each root
-    const Law* laws;           // [num_sequences], null: `law` for all
-    const uint32_t* seeds;     // low word, high word; null: the two below
-    int32_t* tokens;           // [num_rows]; -1 where the row has no law
-    int32_t* faults;           // [num_rows]: 0, or why it has none (Fault)
-    int64_t row_stride;
-    Law law;
-    uint32_t seed_low, seed_high;
-    int32_t num_rows, num_sequences, vocabulary, dtype;
-};
-static_assert(sizeof(Sample) == 136, "mirrored in params.rs");
-
 // The token with the least exponential / weight, of equal ones the lowest. ops::sample::coupled.
 template <class Listed>
 __device__ inline uint32_t race(const RowOf& row, DecideShared& s, const uint32_t (&seed)[2], uint32_t sequence, uint32_t position,
@@ -89,7 +72,7 @@ __device__ inline uint32_t race(const RowOf& row, DecideShared& s, const uint32_
 // One block a row; grid: any size. Rows behind the last sequence's are padding.
 __device__ inline void sample(const Sample& p, unsigned char* memory) {
     DecideShared& s = *reinterpret_cast<DecideShared*>(memory);
-    const uint32_t seed[2] = {p.seeds == nullptr ? p.seed_low : p.seeds[0], p.seeds == nullptr ? p.seed_high : p.seeds[1]};
+    const uint32_t seed[2] = {p.seeds == nullptr ? p.seed[0] : p.seeds[0], p.seeds == nullptr ? p.seed[1] : p.seeds[1]};
     const int rows = p.offsets == nullptr ? p.num_rows : minimum(p.num_rows, p.offsets[p.num_sequences] + p.num_sequences);
     for (int r = int(blockIdx.x); r < rows; r += int(gridDim.x)) {
         int sequence = r, depth = 0;
@@ -117,20 +100,6 @@ __device__ inline void sample(const Sample& p, unsigned char* memory) {
         __syncthreads();
     }
 }
-
-struct Follow {
-    const int64_t* draft_tokens;
-    const int32_t* parents;
-    const int32_t* offsets;
-    const int32_t* tokens;  // of all rows, as sampled
-    const int32_t* faults;
-    int32_t* accepted;      // [num_sequences, max_depth]
-    int32_t* num_accepted;  // [num_sequences]
-    int64_t* next_token;    // [num_sequences]; -1 where a row on the way has no law
-    int32_t* fault_rows;    // [num_sequences]: 0, or 4 * row + fault
-    int32_t num_sequences, max_depth;
-};
-static_assert(sizeof(Follow) == 80, "mirrored in params.rs");
 
 // One warp a sequence: from the root down, to the first child that holds the row's token.
 __device__ inline void follow(const Follow& p) {
@@ -160,7 +129,7 @@ __device__ inline void follow(const Follow& p) {
         if (lane == 0) {
             p.num_accepted[b] = count;
             p.next_token[b] = fault == SOUND ? int64_t(token) : -1;
-            p.fault_rows[b] = fault == SOUND ? 0 : 4 * row + fault;
+            p.fault_rows[b] = fault == SOUND ? 0 : NUM_FAULTS * row + fault;
         }
     }
 }

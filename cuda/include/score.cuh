@@ -4,45 +4,9 @@
 #pragma once
 
 #include "numeric.cuh"
+#include "params/score.h"
 
 namespace hornbeam {
-
-constexpr int SCORE_THREADS = 128, EXPECTED_KEYS = 64;
-
-enum RowRule : int32_t { KEY_NORM = 0, ROW_LENGTHS = 1, TIMES_MAGNITUDES = 2, TIMES_LENGTH = 3 };
-
-struct ScoreRows {
-    const float* rows;     // [num_rows, head_dim]
-    const int32_t* begin;  // [num_planes + 1]
-    double* lengths;       // [num_rows]
-    double* anchors;       // [num_planes, head_dim + 1]: sums of directions, and their length
-    float* scores;         // [num_rows]
-    int32_t num_planes, num_rows, head_dim, rule;
-};
-static_assert(sizeof(ScoreRows) == 56, "mirrored in params.rs");
-
-struct ExpectedScores {
-    const float* keys;          // [num_rows, head_dim]
-    const float* values;        // likewise
-    const int32_t* begin;       // [num_planes + 1]
-    const int32_t* sinks;       // [num_planes] keys from the start that take no part
-    const double* means;        // [num_planes, group, head_dim]
-    const double* covariances;  // [num_planes, group, head_dim, head_dim], column after column
-    double* weights;            // [group, num_rows]
-    double* totals;             // [num_planes, group]
-    float* scores;              // [num_rows]
-    double scale, epsilon;
-    int32_t num_planes, num_rows, head_dim, group;
-};
-static_assert(sizeof(ExpectedScores) == 104, "mirrored in params.rs");
-
-struct PlaneSums {
-    const double* values;  // [begin[num_planes]]
-    const int32_t* begin;  // [num_planes + 1]
-    double* sums;          // [num_planes]
-    int32_t num_planes, reserved;
-};
-static_assert(sizeof(PlaneSums) == 32, "mirrored in params.rs");
 
 constexpr double LEAST_NORMAL = 2.2250738585072014e-308;  // f64::MIN_POSITIVE
 

@@ -3,39 +3,11 @@
 #pragma once
 
 #include "numeric.cuh"
+#include "params/select.h"
 
 namespace hornbeam {
 
-constexpr int SELECT_THREADS = 256, BINS = SELECT_THREADS;
-
-struct SelectKeys {
-    const float* scores;       // [T], plane after plane
-    const int32_t* begin;      // [num_planes + 1]
-    const int32_t* budgets;    // [num_planes]
-    const int32_t* leaders;    // [num_planes] planes whose scores decide; or null: each its own
-    const int32_t* positions;  // [T] of keys, ascending in a plane, with leaders
-    unsigned char* kept;       // [T]
-    int32_t num_planes, unit, sinks, recent, recent_percent, reserved;
-};
-static_assert(sizeof(SelectKeys) == 72, "mirrored in params.rs");
-
-struct CompeteHeads {
-    const float* scores;       // [T], plane after plane
-    const int32_t* begin;      // [num_layers * num_heads + 1]
-    const int32_t* reserved;   // [num_layers * num_heads] best of its own that each head holds
-    const int32_t* rooms;      // [num_layers] keys for the best of the rest
-    int32_t* counts;           // [num_layers * num_heads]
-    int32_t num_layers, num_heads, sinks, recent, recent_percent, reserved_word;
-};
-static_assert(sizeof(CompeteHeads) == 64, "mirrored in params.rs");
-
-struct ColumnSums {
-    const float* scores;   // [T], plane after plane
-    const int32_t* begin;  // [num_layers * num_heads + 1]
-    int64_t* sums;         // [num_layers, width]
-    int32_t num_layers, num_heads, width, reserved;
-};
-static_assert(sizeof(ColumnSums) == 40, "mirrored in params.rs");
+constexpr int BINS = SELECT_THREADS;
 
 // What is protected of `num_keys` under a budget. Protect::resolve.
 struct Protected {

@@ -370,6 +370,8 @@ def draw(
 
 # --- cuda ---
 
+SLOT_BITS: int
+
 @final
 class CudaPlan:
     def __new__(
@@ -478,7 +480,7 @@ def cuda_merge_rows(
     rows: tuple[Tensor, Tensor],
     kept: tuple[Tensor, Tensor, Tensor],
     asked: tuple[Tensor, Tensor, Tensor],
-    rule: tuple[int, float],
+    rule: tuple[str, float],
     most: tuple[int, int],
     scratch: tuple[Tensor, Tensor, Tensor],
     out: tuple[Tensor, Tensor],
@@ -504,7 +506,7 @@ def cuda_compete_heads(
     counts: Tensor,
 ) -> None: ...
 def cuda_column_sums(lane: CudaLane, scores: Tensor, begin: Tensor, sums: Tensor) -> None: ...
-def cuda_score_rows(lane: CudaLane, rows: Tensor, rule: int, scores: Tensor) -> None: ...
+def cuda_score_rows(lane: CudaLane, rows: Tensor, rule: str, scores: Tensor) -> None: ...
 def cuda_key_differences(
     lane: CudaLane,
     keys: Tensor,
@@ -582,7 +584,7 @@ def cuda_adjust(
 ) -> None: ...
 def cuda_ratio(
     lane: CudaLane,
-    rule: int,
+    rule: str,
     tree: tuple[Tensor, Tensor, Tensor],
     counters: tuple[Tensor | None, Tensor | None],
     target: tuple[Tensor, Tensor, Tensor],
@@ -592,6 +594,12 @@ def cuda_ratio(
     seed: int,
     out: tuple[Tensor, Tensor, Tensor, Tensor],
 ) -> None: ...
+def cuda_pack_laws(warps: list[tuple[float, int | None, float | None, float | None]]) -> bytes: ...
+def cuda_pack_penalties(
+    warps: list[tuple[float, float, float, list[tuple[int, float]]]],
+) -> tuple[bytes, bytes]: ...
+def cuda_sizes() -> dict[str, int]: ...
+def cuda_fault(told: int) -> tuple[int, str]: ...
 def cuda_status() -> dict[str, Any]: ...
 
 # --- keep ---

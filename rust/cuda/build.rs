@@ -1,4 +1,5 @@
-//! Compiles `cuda/*.cu` into fat binaries that the crate embeds, one image a file.
+//! Compiles `cuda/*.cu` into fat binaries that the crate embeds, one image a file, and writes down which
+//! kernels they declare. A file and a kernel are found by being there; nothing lists them a second time.
 //!
 //! nvcc is looked for in `HORNBEAM_NVCC`, `CUDA_HOME`, `PATH`, and the PyPI packages of the
 //! interpreter (`pip install hornbeam[cuda-build]`). `HORNBEAM_CUDA` is `auto` (without nvcc the
@@ -13,21 +14,6 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-/// One image a file: they compile side by side, load lazily, and an edit recompiles its own file.
-const FILES: [&str; 11] = [
-    "rows",
-    "attention",
-    "attention_bf16",
-    "attention_f16",
-    "decide",
-    "ratio",
-    "mass",
-    "pages",
-    "merge",
-    "select",
-    "score",
-];
 
 /// Machine code for these; PTX for 8.0 covers what lies between and what comes later.
 const ARCHITECTURES: [u32; 6] = [80, 86, 89, 90, 100, 120];
@@ -60,10 +46,13 @@ fn main() -> Result<(), Failure> {
     for name in ["HORNBEAM_CUDA", "HORNBEAM_NVCC", "CUDA_HOME", "VIRTUAL_ENV", "PYO3_PYTHON"] {
         println!("cargo::rerun-if-env-changed={name}");
     }
-    let inputs = inputs(&sources)?;
-    for path in inputs.iter().chain([&sources.join("include")]) {
+    let params = PathBuf::from(env::var("CARGO_MANIFEST_DIR")?).join("src/params");
+    for path in [&sources, &params] {
         println!("cargo::rerun-if-changed={}", path.display());
     }
+    let files = files(&sources)?;
+    fs::write(out.join("kernels.rs"), kernels(&sources, &files)?)?;
+    fs::write(out.join("sizes.rs"), sizes(&params)?)?;
 
     let found = match mode.as_str() {
         "off" => Err("HORNBEAM_CUDA=off when it was built".to_owned()),
@@ -73,29 +62,91 @@ fn main() -> Result<(), Failure> {
     let (reason, compiler) = match found {
         Ok(nvcc) => {
             println!("cargo::rerun-if-changed={}", nvcc.display());
-            (String::new(), compile_all(&nvcc, &sources, &out)?)
+            (String::new(), compile_all(&nvcc, &sources, &files, &out)?)
         }
         Err(reason) if mode == "require" => return Err(reason.into()),
         Err(reason) => {
-            for file in FILES {
+            for file in &files {
                 fs::write(out.join(format!("{file}.fatbin")), [])?;
             }
             fs::write(out.join("resources.tsv"), "")?;
             (reason, String::new())
         }
     };
-    fs::write(out.join("images.rs"), table(&out, &compiler, &reason)?)?;
+    fs::write(out.join("images.rs"), table(&files, &out, &compiler, &reason)?)?;
     Ok(())
 }
 
-/// The kernel sources, in a fixed order.
-fn inputs(sources: &Path) -> Result<Vec<PathBuf>, Failure> {
-    let mut paths: Vec<PathBuf> = FILES.iter().map(|f| sources.join(format!("{f}.cu"))).collect();
-    for entry in fs::read_dir(sources.join("include"))? {
-        paths.push(entry?.path());
+/// The stems of the kernel sources, in a fixed order: their numbers. One image a file: they compile side by
+/// side, load lazily, and an edit recompiles its own file.
+fn files(sources: &Path) -> Result<Vec<String>, Failure> {
+    let mut stems = Vec::new();
+    for entry in fs::read_dir(sources)? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|extension| extension == "cu") {
+            stems.push(
+                path.file_stem().and_then(|stem| stem.to_str()).ok_or("a name without letters")?.to_owned(),
+            );
+        }
     }
-    paths.sort();
-    Ok(paths)
+    stems.sort();
+    if let Some(missing) = LONGEST_FIRST.iter().find(|name| !stems.iter().any(|stem| stem == *name)) {
+        return Err(format!("LONGEST_FIRST names {missing}.cu, which is not there").into());
+    }
+    Ok(stems)
+}
+
+/// The Rust source of the table that `kernels.rs` includes: a constant for each `HORNBEAM_KERNEL(name, Parameters,
+/// threads, blocks)` of the sources, of the type of its parameters.
+fn kernels(sources: &Path, files: &[String]) -> Result<String, Failure> {
+    let (mut constants, mut entries, mut names) = (String::new(), String::new(), Vec::new());
+    for (image, file) in files.iter().enumerate() {
+        let text = fs::read_to_string(sources.join(format!("{file}.cu")))?;
+        for declared in text.split("HORNBEAM_KERNEL(").skip(1) {
+            let arguments: Vec<_> =
+                declared.split(')').next().unwrap_or("").split(',').map(str::trim).collect();
+            let [name, parameters, _, _] = arguments[..] else {
+                return Err(
+                    format!("{file}.cu: HORNBEAM_KERNEL({arguments:?}), expected four arguments").into()
+                );
+            };
+            let short =
+                name.strip_prefix("hornbeam_").ok_or(format!("{file}.cu: {name} is no hornbeam_*"))?;
+            if names.contains(&name.to_owned()) {
+                return Err(format!("{file}.cu: {name} is declared twice").into());
+            }
+            let parameters = parameters.trim_start_matches("hornbeam::");
+            writeln!(constants, "/// `{name}` of {file}.cu.")?;
+            writeln!(
+                constants,
+                "pub(crate) const {}: Kernel<crate::params::{parameters}> = Kernel::new({});",
+                short.to_uppercase(),
+                names.len()
+            )?;
+            writeln!(entries, "    Entry {{ image: {image}, name: {name:?} }},")?;
+            names.push(name.to_owned());
+        }
+    }
+    let count = names.len();
+    Ok(format!(
+        "{constants}/// All kernels, by number.\npub(crate) static ENTRIES: [Entry; {count}] = [\n{entries}];\n"
+    ))
+}
+
+/// The Rust source of the sizes of all structs of `src/params`, which the generated headers assert.
+fn sizes(params: &Path) -> Result<String, Failure> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(params)? {
+        let text = fs::read_to_string(entry?.path())?;
+        let declared = text.lines().filter_map(|line| line.strip_prefix("pub struct ")?.strip_suffix(" {"));
+        names.extend(declared.map(str::to_owned));
+    }
+    names.sort();
+    let rows: String = names.iter().map(|name| format!("    ({name:?}, size_of::<{name}>()),\n")).collect();
+    Ok(format!(
+        "/// The name and the bytes of every struct of this module.\npub static SIZES: [(&str, usize); {}] = [\n{rows}];\n",
+        names.len()
+    ))
 }
 
 fn find_nvcc() -> Result<PathBuf, String> {
@@ -141,19 +192,19 @@ fn hash_with_includes(path: &Path, folder: &Path, hash: &mut DefaultHasher) -> R
     Ok(())
 }
 
-fn compile_all(nvcc: &Path, sources: &Path, out: &Path) -> Result<String, Failure> {
+fn compile_all(nvcc: &Path, sources: &Path, files: &[String], out: &Path) -> Result<String, Failure> {
     let version = Command::new(nvcc).arg("--version").output()?;
     let version = String::from_utf8_lossy(&version.stdout).into_owned();
     let mut common = DefaultHasher::new();
     (&version, FLAGS, ARCHITECTURES, FORM).hash(&mut common);
     let folder = cache();
-    let jobs: Vec<_> = FILES
+    let jobs: Vec<_> = files
         .iter()
         .map(|file| {
             let source = sources.join(format!("{file}.cu"));
             let mut hash = common.clone();
             hash_with_includes(&source, &sources.join("include"), &mut hash)?;
-            Ok((*file, source, folder.join(format!("{file}-{:016x}", hash.finish()))))
+            Ok((file.as_str(), source, folder.join(format!("{file}-{:016x}", hash.finish()))))
         })
         .collect::<Result<_, std::io::Error>>()?;
 
@@ -245,15 +296,15 @@ fn resources(log: &str) -> String {
 }
 
 /// The Rust source of the table that `image.rs` includes.
-fn table(out: &Path, compiler: &str, reason: &str) -> Result<String, Failure> {
+fn table(files: &[String], out: &Path, compiler: &str, reason: &str) -> Result<String, Failure> {
     let mut text = String::new();
-    for file in FILES {
+    for file in files {
         let path = out.join(format!("{file}.fatbin"));
         let name = file.to_uppercase();
         writeln!(text, "static {name}: &Aligned<[u8]> = &Aligned(*include_bytes!({path:?}));")?;
     }
-    writeln!(text, "/// The embedded images.\npub static IMAGES: [Image; {}] = [", FILES.len())?;
-    for file in FILES {
+    writeln!(text, "/// The embedded images.\npub static IMAGES: [Image; {}] = [", files.len())?;
+    for file in files {
         writeln!(text, "    Image {{ name: {file:?}, bytes: &{}.0 }},", file.to_uppercase())?;
     }
     writeln!(text, "];")?;

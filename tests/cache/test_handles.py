@@ -14,7 +14,7 @@ import torch
 from hornbeam import _native, cuda, ops
 from hornbeam.cache.tree import Branch, PrefixTree, Step
 from hornbeam.errors import ArgumentError, ShapeError, StateError
-from tests.cuda.emulator import DEVICE, backend
+from tests.cuda.emulator import emulation
 
 HEADS, HEAD_DIM, PAGE = 2, 8, 4
 
@@ -284,8 +284,8 @@ def test_copies_that_could_not_be_made_are_made_later() -> None:
 @pytest.mark.parametrize("strikes", ["before", "after"])
 @pytest.mark.parametrize("resume", ["step", "match", "recover"])
 def test_copies_on_a_device_are_made_once(strikes: str, resume: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with cuda.emulated(backend().lane) if DEVICE == "cpu" else torch.device(DEVICE):
-        tree = make_tree(device=DEVICE)
+    with cuda.emulated(emulation().lane):
+        tree = make_tree()
         branch = tree.branch()
         extend(tree, branch, [7, 7, 7])
         move = _native.cuda_move_rows
@@ -308,8 +308,8 @@ def test_copies_on_a_device_are_made_once(strikes: str, resume: str, monkeypatch
 @pytest.mark.parametrize("strikes", ["before", "after"])
 def test_a_reduction_on_a_device_is_made_once(strikes: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Condensing a branch that shares nothing copies within its own pages."""
-    with cuda.emulated(backend().lane) if DEVICE == "cpu" else torch.device(DEVICE):
-        tree = make_tree(device=DEVICE)
+    with cuda.emulated(emulation().lane):
+        tree = make_tree()
         branch = tree.branch()
         extend(tree, branch, list(range(24)))
         keep = [i for i in range(24) if i % 5 != 1]
@@ -342,11 +342,11 @@ def test_a_reduction_on_a_device_is_made_once(strikes: str, monkeypatch: pytest.
 
 
 def test_a_device_refuses_before_anything_changes() -> None:
-    with cuda.emulated(backend().lane) if DEVICE == "cpu" else torch.device(DEVICE):
-        tree = make_tree(device=DEVICE, head_dim=32, page_tokens=16)
+    with cuda.emulated(emulation().lane):
+        tree = make_tree(head_dim=32, page_tokens=16)
         branch = tree.branch()
         with tree.step([(branch, [1] * 20, None)]) as step:
-            rows = torch.ones(20, HEADS, 32, device=DEVICE)
+            rows = torch.ones(20, HEADS, 32)
             rows[3, 1, 5] = 1e6
             ops.write_rows(rows, rows, tree.chunks, step.plan, layer=0, num_kv_heads=HEADS)
             step.commit([range(20)])

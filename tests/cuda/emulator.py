@@ -1,4 +1,4 @@
-"""The host emulation of the CUDA kernels: built by the host compiler, kept by the hash of its sources."""
+"""What the kernels run on: their host emulation, which the host compiler builds, or this machine's device."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
-from hornbeam import _native
+from hornbeam import _native, cuda
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCES = ROOT / "cuda"
@@ -19,8 +21,6 @@ SOURCES = ROOT / "cuda"
 FLAGS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-Wall", "-Wextra", "-Wno-unknown-pragmas", "-fPIC"]
 SANITIZE = ["-fsanitize=address", "-fno-omit-frame-pointer"]
 FMA = ["-mfma"]
-#: Where the kernels run: "cpu" is the emulation, "cuda" this machine's device (`make test-cuda`).
-DEVICE = os.environ.get("HORNBEAM_TEST_DEVICE", "cpu")
 
 
 def compiler() -> str:
@@ -38,7 +38,7 @@ def cache() -> Path:
 def build(kernels: list[Path], sanitize: bool = False) -> Path:
     """The shared library that emulates `kernels`, compiled unless an identical one is kept."""
     runtime = sorted((SOURCES / "simt").glob("*.cpp"))
-    headers = sorted((SOURCES / "simt").glob("*.h")) + sorted((SOURCES / "include").glob("*.cuh"))
+    headers = sorted((SOURCES / "simt").glob("*.h")) + sorted((SOURCES / "include").rglob("*.*h"))
     flags = FLAGS + (SANITIZE if sanitize else [])
     if os.uname().machine == "x86_64" and "fma" in _native.build_info()["cpu_features"]:
         flags = flags + FMA  # fmaf inline instead of a call
@@ -75,6 +75,9 @@ def library(sanitize: bool = False) -> Path:
 class Emulation:
     """One emulation, opened as hornbeam opens a driver."""
 
+    #: Where torch keeps the tensors that its kernels take.
+    place = "cpu"
+
     def __init__(self, path: Path) -> None:
         self.lane = _native.CudaLane(str(path))
         self._symbols = ctypes.CDLL(str(path))
@@ -101,6 +104,8 @@ class Emulation:
 class Device:
     """This machine's device: it orders threads as it likes."""
 
+    place = "cuda"
+
     def __init__(self) -> None:
         self.lane = _native.CudaLane()
 
@@ -109,11 +114,37 @@ class Device:
 
 
 @functools.cache
-def backend() -> Emulation | Device:
-    """What the tests of kernels run on."""
-    return emulation() if DEVICE == "cpu" else Device()
-
-
-@functools.cache
 def emulation() -> Emulation:
     return Emulation(library(sanitize=bool(os.environ.get("HORNBEAM_SIMT_ASAN"))))
+
+
+_chosen: Emulation | Device | None = None
+
+
+@contextmanager
+def choose(backend: Emulation | Device) -> Iterator[None]:
+    """Until the end, ``backend`` is what :func:`current` gives: the fixture ``backend`` chooses it."""
+    global _chosen
+    before, _chosen = _chosen, backend
+    try:
+        yield
+    finally:
+        _chosen = before
+
+
+def current() -> Emulation | Device:
+    """What the kernels of this test run on."""
+    if _chosen is None:
+        raise RuntimeError("this test has not asked for the fixture `backend`")
+    return _chosen
+
+
+def place() -> str:
+    """Where torch keeps the tensors that the kernels of this test take."""
+    return current().place
+
+
+def on_the_device() -> AbstractContextManager[None]:
+    """hornbeam.ops where the kernels run: the emulation takes CPU tensors meanwhile."""
+    chosen = current()
+    return cuda.emulated(chosen.lane) if isinstance(chosen, Emulation) else nullcontext()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from hornbeam import _native
-from tests.cuda.emulator import DEVICE
+from tests.cuda.emulator import place
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -151,6 +151,6 @@ def upload(
     case: Case, num_heads: int, **cut: Any
 ) -> tuple[_native.CudaPlan, torch.Tensor, list[torch.Tensor]]:
     """The packed plan, its words and the pool, where the kernels run: on the CPU, the case's own pool."""
-    chunks = [chunk.to(DEVICE) for chunk in case.chunks]
+    chunks = [chunk.to(place()) for chunk in case.chunks]
     packed = _native.CudaPlan(case.plan, chunks, num_heads, case.num_kv_heads, 4, **cut)
-    return packed, torch.frombuffer(bytearray(packed.words), dtype=torch.int32).to(DEVICE), chunks
+    return packed, torch.frombuffer(bytearray(packed.words), dtype=torch.int32).to(place()), chunks

@@ -10,9 +10,11 @@ import torch
 
 from hornbeam import _native, ops
 from hornbeam.errors import CudaError
-from tests.cuda.emulator import DEVICE, Device, Emulation, backend
+from tests.cuda.emulator import Device, Emulation, current, place
 from tests.cuda.plans import DTYPES, Case, forest, upload
 from tests.reference import attention as reference
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 #: Largest difference from float64, for values of about 1: f32 sums; weights and output rounded to
 #: the 16-bit type (8 and 11 bits), three roundings at most.
@@ -31,13 +33,13 @@ def on_device(
     """The emulated operation; what it does not write stays NaN."""
     num_heads = q.shape[1]
     packed, words, chunks = upload(case, num_heads, **(cut or {}))
-    q = q.to(DEVICE)
+    q = q.to(place())
     out = torch.full_like(q, torch.nan, memory_format=torch.contiguous_format)
-    lse = torch.full(q.shape[:2], torch.nan, device=DEVICE)
+    lse = torch.full(q.shape[:2], torch.nan, device=place())
     size = packed.num_partial_rows * num_heads * (case.head_dim + 2)
-    workspace = torch.full((size,), torch.nan, device=DEVICE)
+    workspace = torch.full((size,), torch.nan, device=place())
     if isinstance(sinks := options.get("sinks"), torch.Tensor):
-        options = {**options, "sinks": sinks.to(DEVICE)}
+        options = {**options, "sinks": sinks.to(place())}
     arguments = {"scale": None, "window": None, "soft_cap": None, "sinks": None, **options}
     _native.cuda_tree_attention(
         simt.lane,
@@ -102,7 +104,7 @@ def test_forests(simt: Emulation | Device, dtype: torch.dtype, head_dim: int) ->
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("feature", ["window", "soft_cap", "sinks", "scale"])
 def test_features(dtype: torch.dtype, feature: str) -> None:
-    simt = backend()
+    simt = current()
     simt.seed(7)
     random = np.random.default_rng(8)
     for trial in range(3):
@@ -119,7 +121,7 @@ def test_features(dtype: torch.dtype, feature: str) -> None:
 
 @pytest.mark.parametrize(("queries_of", "pages"), list(itertools.product(DTYPES, DTYPES)))
 def test_mixed_types_and_odd_strides_go_the_plain_way(queries_of: torch.dtype, pages: torch.dtype) -> None:
-    simt = backend()
+    simt = current()
     case = forest(np.random.default_rng(3), dtype=pages, head_dim=40)
     q = queries(case, 2, queries_of)
     wide = torch.zeros(q.shape[0], q.shape[1], 41, dtype=q.dtype)  # rows on odd addresses
@@ -128,7 +130,7 @@ def test_mixed_types_and_odd_strides_go_the_plain_way(queries_of: torch.dtype, p
 
 
 def test_a_row_that_sees_nothing_gives_zeros() -> None:
-    simt = backend()
+    simt = current()
     case = forest(np.random.default_rng(5), prefix_keys=0)
     rows = case.plan.num_rows
     empty = np.zeros((0, 4), dtype=np.int32)
@@ -147,7 +149,7 @@ def test_a_row_that_sees_nothing_gives_zeros() -> None:
 
 def test_shared_and_repeated_prefixes_agree() -> None:
     """The cost model changes the work list, never the answer."""
-    simt = backend()
+    simt = current()
     case = forest(np.random.default_rng(11), num_requests=12, most_rows=2, prefix_keys=700, head_dim=32)
     q = queries(case, 2, torch.float32)
     shared = upload(case, 4)[0]
@@ -162,7 +164,7 @@ def test_shared_and_repeated_prefixes_agree() -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_the_order_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
-    simt = backend()
+    simt = current()
     case = forest(np.random.default_rng(13), dtype=dtype, head_dim=64, prefix_keys=300)
     q = queries(case, 4, dtype)
     results = []
@@ -176,17 +178,17 @@ def test_the_order_of_threads_changes_no_bit(dtype: torch.dtype) -> None:
 
 def test_a_buffer_with_room_serves_a_larger_plan() -> None:
     """What a captured graph does: fixed launch sizes, the plan updated in place, padded rows."""
-    simt = backend()
+    simt = current()
     random = np.random.default_rng(17)
-    buffer = torch.zeros(4096, dtype=torch.int32, device=DEVICE)
+    buffer = torch.zeros(4096, dtype=torch.int32, device=place())
     for _ in range(3):
         case = forest(random, head_dim=32)
         packed, words, chunks = upload(case, 4, least_tiles=1, blocks=1000)
         buffer[: len(words)] = words
         rows = packed.num_rows
-        q = torch.randn(16, 4, case.head_dim, device=DEVICE)
+        q = torch.randn(16, 4, case.head_dim, device=place())
         out = torch.full_like(q, torch.nan)
-        workspace = torch.empty(64 * 4 * (case.head_dim + 2), device=DEVICE)
+        workspace = torch.empty(64 * 4 * (case.head_dim + 2), device=place())
         _native.cuda_tree_attention(
             simt.lane, q, buffer, chunks[0], out, None, workspace, (64, 16), 64, 0, 2, None, None, None, None
         )
@@ -210,20 +212,20 @@ def test_padded_rows_give_zeros_and_are_written_nowhere(simt: Emulation | Device
         k[:, :rows] = torch.randn(k[:, :rows].shape)
         plain = [chunk.clone() for chunk in case.chunks]
         ops.write_rows(*k[:, :rows], plain, case.plan, layer=0, num_kv_heads=case.num_kv_heads)
-        _native.cuda_write_rows(simt.lane, *k.to(DEVICE), words, chunks[0], 0, case.num_kv_heads)
+        _native.cuda_write_rows(simt.lane, *k.to(place()), words, chunks[0], 0, case.num_kv_heads)
         for one, other in zip(chunks, plain, strict=True):
             assert torch.equal(one.cpu(), other)
         out = torch.full_like(q, torch.nan)
-        lse = torch.full(q.shape[:2], torch.nan, device=DEVICE)
+        lse = torch.full(q.shape[:2], torch.nan, device=place())
         size = packed.num_partial_rows * q.shape[1] * (case.head_dim + 2)
         _native.cuda_tree_attention(
             simt.lane,
-            q.to(DEVICE),
+            q.to(place()),
             words,
             chunks[0],
             out,
             lse,
-            torch.empty(size, device=DEVICE),
+            torch.empty(size, device=place()),
             # What a graph was captured for: fewer blocks than items, more than merged rows.
             (1, 100),
             packed.num_partial_rows,

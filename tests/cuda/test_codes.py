@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-
 import numpy as np
 import pytest
 import torch
 
-from hornbeam import cuda, ops
+from hornbeam import ops
 from hornbeam.errors import ArgumentError
 from tests.cuda import test_attention, test_mass
-from tests.cuda.emulator import DEVICE, Device, Emulation, backend
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.cuda.plans import DTYPES, Case
 from tests.ops.test_quantised_pages import FORMATS, grown
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 #: Tensor cores take decoded keys in the pages' type: a channel of 100 is off by a quarter in bf16, by a
 #: thirty-second in f16, one of 60 by as much at most, and a score by 0.05 of that times a query's elements.
 LSE_BOUNDS = {torch.float32: 2e-4, torch.bfloat16: 1e-1, torch.float16: 1.2e-2}
-
-
-def on_the_device() -> AbstractContextManager[None]:
-    return cuda.emulated(backend().lane) if DEVICE == "cpu" else nullcontext()
 
 
 def pool(
@@ -74,7 +70,7 @@ def test_the_bytes_are_those_of_rust(simt: Emulation | Device, name: str, dtype:
         moves = moves_to(random, tokens, page_tokens, 2 * 12 * (3 if by_page else 1))
         want = [chunk.clone() for chunk in chunks]
         ops.quantise_pages(want, moves, name, by_page=by_page)
-        got = [chunk.clone().to(DEVICE) for chunk in chunks]
+        got = [chunk.clone().to(place()) for chunk in chunks]
         with on_the_device():
             ops.quantise_pages(got, moves, name, by_page=by_page)
         for mine, theirs in zip(got, want, strict=True):
@@ -90,7 +86,7 @@ def test_what_cannot_be_encoded_is_refused() -> None:
     move = np.array([[0, 0, 2, 0]], np.int32)
     with on_the_device():
         for bad in (torch.nan, torch.inf, 7e4):
-            broken = [chunk.clone().to(DEVICE) for chunk in chunks]
+            broken = [chunk.clone().to(place()) for chunk in chunks]
             broken[0][1, 0, 1, 0, 5] = bad
             before = broken[0].clone()
             with pytest.raises(ArgumentError, match="expected at most 65504"):
@@ -99,7 +95,7 @@ def test_what_cannot_be_encoded_is_refused() -> None:
         for wrong in ([[0, 16, 2, 0]], [[0, 0, 4, 0]], [[0, 0, 2, 1]], [[0, 0, 2, 0], [0, 1, 2, 2]]):
             with pytest.raises(ArgumentError, match="expected plain slots of the pool to slots 0 to"):
                 ops.quantise_pages(
-                    [chunk.to(DEVICE) for chunk in chunks], np.array(wrong, np.int32), "int4", by_page=False
+                    [chunk.to(place()) for chunk in chunks], np.array(wrong, np.int32), "int4", by_page=False
                 )
 
 
@@ -112,7 +108,7 @@ def test_attention_and_mass_read_mixed_pages(
     random = np.random.default_rng(head_dim)
     for trial, (group, by_head) in enumerate([(1, True), (3, False), (8, True)]):
         tokens, rows = 260, (1, 9, 4)[trial]
-        with on_the_device() if DEVICE == "cpu" else nullcontext():
+        with on_the_device():
             tree, branch, _, _ = grown(tokens, head_dim=head_dim, dtype=dtype, seed=trial, layers=2)
             names = [None, *random.choice(FORMATS, 3, replace=False)]
 

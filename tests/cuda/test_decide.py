@@ -15,7 +15,7 @@ import torch
 from hornbeam import Warp, cuda, ops
 from hornbeam.cuda import device
 from hornbeam.errors import LogitsError
-from tests.cuda.emulator import DEVICE, backend
+from tests.cuda.emulator import Device, Emulation, current, place
 from tests.cuda.plans import DTYPES
 
 #: Random rows a combination of warps and element types; three element types and ten warps make 10^4.
@@ -36,10 +36,10 @@ WARPS = [
 
 
 @pytest.fixture(autouse=True)
-def emulated(monkeypatch: pytest.MonkeyPatch) -> None:
-    """hornbeam.cuda on CPU tensors, by the emulation."""
-    monkeypatch.setattr(device, "_lane", backend().lane)
-    backend().seed(3)
+def driver(monkeypatch: pytest.MonkeyPatch, backend: Emulation | Device) -> None:
+    """hornbeam.cuda with the back end's driver; CPU tensors where it is the emulation."""
+    monkeypatch.setattr(device, "_lane", backend.lane)
+    backend.seed(3)
 
 
 def rows(random: np.random.Generator, count: int, dtype: torch.dtype, vocabulary: int) -> torch.Tensor:
@@ -61,7 +61,7 @@ def on_device(logits: torch.Tensor, warp: Warp | list[Warp], **draws: Any) -> to
     none = torch.empty(0, dtype=torch.int32)
     offsets = torch.zeros(batch + 1, dtype=torch.int32)
     draws = {"seed": 0, "sequences": None, **draws}
-    return cuda.verify(none.long(), none, offsets, logits.to(DEVICE), warp=warp, **draws)[0].next_token.cpu()
+    return cuda.verify(none.long(), none, offsets, logits.to(place()), warp=warp, **draws)[0].next_token.cpu()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -95,7 +95,7 @@ def test_the_order_of_threads_decides_nothing() -> None:
     warps = [WARPS[i % len(WARPS)] for i in range(20)]
     said = []
     for seed in (0, 1, 17, 18):
-        backend().seed(seed)
+        current().seed(seed)
         said.append(on_device(logits, warps, positions=torch.arange(20)))
     assert torch.equal(said[0], ops.sample(logits, warps, positions=torch.arange(20)))
     assert all(torch.equal(other, said[0]) for other in said[1:])
@@ -129,7 +129,7 @@ def test_verify_walks_as_rust_walks(warp: Warp, dtype: torch.dtype) -> None:
             "sequences": torch.from_numpy(random.integers(0, 1 << 31, batch)),
         }
         want = ops.verify(*tree, logits, rule="coupled", warp=warp, **draws)
-        got, paths = cuda.verify(*tree, logits.to(DEVICE), warp=warp, **draws)
+        got, paths = cuda.verify(*tree, logits.to(place()), warp=warp, **draws)
         for name, expected in want._asdict().items():
             assert torch.equal(getattr(got, name).cpu(), expected)
         assert paths == want.paths()
@@ -150,7 +150,7 @@ def test_a_faulty_row_is_named_if_the_walk_reads_it(bad: float) -> None:
         for run in (
             lambda broken=broken: ops.verify(tokens, parents, offsets, broken, rule="coupled", warp=greedy),
             lambda broken=broken: cuda.verify(
-                tokens, parents, offsets, broken.to(DEVICE), warp=greedy, **draws
+                tokens, parents, offsets, broken.to(place()), warp=greedy, **draws
             ),
         ):
             with pytest.raises(LogitsError, match=rf"sequence {min(row, 1)}, row {max(row - 1, 0)} contain"):
@@ -158,5 +158,5 @@ def test_a_faulty_row_is_named_if_the_walk_reads_it(bad: float) -> None:
     # A row that the walk does not visit may hold anything.
     logits[1] = torch.tensor([1.0, 0.0])
     logits[2:] = bad
-    _, paths = cuda.verify(tokens, parents, offsets, logits.to(DEVICE), warp=greedy, **draws)
+    _, paths = cuda.verify(tokens, parents, offsets, logits.to(place()), warp=greedy, **draws)
     assert paths == [([], 0), ([], 0)]

@@ -18,7 +18,7 @@ from hornbeam import _native, cuda
 from hornbeam.engine import graphs
 from hornbeam.errors import ArgumentError
 from tests import models
-from tests.cuda.emulator import DEVICE, backend
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.drafts import Foresight
 
 SAMPLING = dict(temperature=0.9, top_k=40, top_p=0.95, seed=(7 << 32) + 5)
@@ -75,17 +75,14 @@ class Whole:
 
 
 @pytest.fixture(scope="module")
-def model() -> Any:
-    return models.llama().to(DEVICE)
+def model(backend: Emulation | Device) -> Any:
+    return models.llama().to(place())
 
 
 @pytest.fixture
-def emulation() -> Iterator[None]:
-    backend().seed(3)
-    if DEVICE != "cpu":
-        yield
-        return
-    with cuda.emulated(backend().lane):
+def running(backend: Emulation | Device) -> Iterator[None]:
+    backend.seed(3)
+    with on_the_device():
         yield
 
 
@@ -96,7 +93,7 @@ def prompts() -> list[list[int]]:
 @pytest.mark.parametrize("options", [{}, SAMPLING], ids=["greedy", "sampled"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_padded_steps_write_the_same_text(
-    model: Any, dtype: torch.dtype, options: dict[str, Any], emulation: None
+    model: Any, dtype: torch.dtype, options: dict[str, Any], running: None
 ) -> None:
     plain = hb.LM(model, kv_dtype=dtype).generate(prompts(), max_new_tokens=NEW_TOKENS, draft=None, **options)
     want = [out.token_ids for out in plain]
@@ -117,7 +114,7 @@ def test_padded_steps_write_the_same_text(
     assert lm.graphs.plan_buffers.generation >= 1
 
 
-def test_every_step_is_a_padded_one(model: Any, emulation: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_step_is_a_padded_one(model: Any, running: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what cannot be padded is not: penalties, processors, large steps."""
     taken: list[tuple[int, int]] = []
     run = graphs._PaddedStep.run
@@ -136,10 +133,10 @@ def test_every_step_is_a_padded_one(model: Any, emulation: None, monkeypatch: py
     assert taken == []
 
 
-def test_the_device_moves_the_rows_that_a_commit_keeps(emulation: None) -> None:
+def test_the_device_moves_the_rows_that_a_commit_keeps(running: None) -> None:
     """The kernel's moves against the tree's own, for random trees."""
     random = np.random.default_rng(5)
-    tree = hb.PrefixTree(num_layers=2, num_kv_heads=2, head_dim=32, slabs_per_chunk=24, device=DEVICE)
+    tree = hb.PrefixTree(num_layers=2, num_kv_heads=2, head_dim=32, slabs_per_chunk=24, device=place())
     moved = 0
     for trial in range(12):
         branches = [tree.branch() for _ in range(int(random.integers(1, 4)))]
@@ -174,7 +171,7 @@ def test_the_device_moves_the_rows_that_a_commit_keeps(emulation: None) -> None:
                 accepted,
                 torch.tensor([len(path) - 1 for path in paths], dtype=torch.int32),
             ]
-            there = [tensor.to(DEVICE) for tensor in host]
+            there = [tensor.to(place()) for tensor in host]
             before = [chunk.clone() for chunk in tree.chunks]
             _native.cuda_commit_rows(cuda.lane(), plan.words, *there, tree.chunks[0])
             by_kernel = [chunk.clone() for chunk in tree.chunks]
@@ -193,7 +190,6 @@ def test_buckets() -> None:
     assert [graphs.bucket(n) for n in (1, 2, 3, 4, 5, 17, 64, 65)] == [1, 2, 4, 4, 8, 32, 64, 128]
 
 
-@pytest.mark.skipif(DEVICE != "cpu", reason="the model is on a device")
-def test_graphs_need_a_device(model: Any) -> None:
+def test_graphs_need_a_device() -> None:
     with pytest.raises(ArgumentError, match="cuda_graphs is True for a model on cpu, expected a CUDA device"):
-        hb.LM(model, cuda_graphs=True)
+        hb.LM(models.llama(), cuda_graphs=True)

@@ -8,10 +8,12 @@ import torch
 
 from hornbeam import ops
 from hornbeam.errors import ArgumentError
-from tests.cuda.emulator import DEVICE, Device, Emulation
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.cuda.plans import DTYPES
-from tests.cuda.test_codes import on_the_device, pool
+from tests.cuda.test_codes import pool
 from tests.ops.test_quantised_pages import FORMATS
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def bits(chunks: list[torch.Tensor]) -> torch.Tensor:
@@ -55,12 +57,12 @@ def test_pages_made_at_once_have_the_bytes_of_rust(
         want = [chunk.clone() for chunk in chunks]
         ops.condense_pages(want, plain, codes)
         assert not torch.equal(bits(want), bits(chunks))
-        got = [chunk.clone().to(DEVICE) for chunk in chunks]
+        got = [chunk.clone().to(place()) for chunk in chunks]
         with on_the_device():
             ops.condense_pages(got, plain, codes)
         assert torch.equal(bits(got), bits(want))
         if len(plain):
-            want, got = [chunk.clone() for chunk in chunks], [chunk.clone().to(DEVICE) for chunk in chunks]
+            want, got = [chunk.clone() for chunk in chunks], [chunk.clone().to(place()) for chunk in chunks]
             ops.move_page_rows_at_once(want, plain)
             with on_the_device():
                 ops.move_page_rows_at_once(got, plain)
@@ -75,7 +77,7 @@ def test_nothing_is_written_where_an_element_cannot_be_encoded() -> None:
     plain = np.array([[0, 0, 1, 0]], np.int32)
     code = np.array([[3, 0, 2, 0], [7, 2, 4, 0]], np.int32)
     with on_the_device():
-        there = [chunk.to(DEVICE) for chunk in chunks]
+        there = [chunk.to(place()) for chunk in chunks]
         with pytest.raises(ArgumentError, match="expected at most 65504"):
             ops.condense_pages(there, plain, [(number, code)])
         assert torch.equal(bits(there), bits([before]))
@@ -104,7 +106,7 @@ def test_rows_are_read_and_written_as_by_rust(
         entries += [[page, slot | number << 12, slot] for slot in random.permutation(tokens)]
     held = np.array(entries, np.int32)
     want = ops.gather_rows(chunks, np.array(counts, np.int32), held)
-    there = [chunk.to(DEVICE) for chunk in chunks]
+    there = [chunk.to(place()) for chunk in chunks]
     with on_the_device():
         got = ops.gather_rows(there, np.array(counts, np.int32), held)
     assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
@@ -114,7 +116,7 @@ def test_rows_are_read_and_written_as_by_rust(
     k, v = torch.randn(2, 50, head_dim) * 10.0 ** torch.randint(-6, 4, (2, 50, 1))
     ops.put_rows(chunks, held, k, v)
     with on_the_device():
-        ops.put_rows(there, held, k.to(DEVICE), v)
+        ops.put_rows(there, held, k.to(place()), v)
     assert torch.equal(bits(there), bits(chunks))
 
 
@@ -128,7 +130,7 @@ def test_slots_outside_of_the_pool_are_refused() -> None:
         with pytest.raises(ArgumentError, match=message):
             ops.put_rows(chunks, held, rows, rows)
         with on_the_device(), pytest.raises(ArgumentError, match=message):
-            ops.put_rows([chunk.to(DEVICE) for chunk in chunks], held, rows, rows)
+            ops.put_rows([chunk.to(place()) for chunk in chunks], held, rows, rows)
     for bad in ([8, 0, 0], [0, 16, 0], [0, tokens | number << 12, 0], [0, 15 << 12, 0]):
         with on_the_device(), pytest.raises(ArgumentError, match="expected a slot of the pool"):
-            ops.gather_rows([chunks[0].to(DEVICE)], np.array([1], np.int32), np.array([bad], np.int32))
+            ops.gather_rows([chunks[0].to(place())], np.array([1], np.int32), np.array([bad], np.int32))

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from hornbeam import ops
-from tests.cuda.emulator import Device, Emulation, backend
+from tests.cuda.emulator import Device, Emulation, current
 from tests.cuda.plans import DTYPES, Case, forest
 from tests.cuda.test_attention import on_device
 from tests.cuda.test_mass import on_device as mass_on_device
 from tests.reference import attention as reference
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 CUTS = [None, {"blocks": 1000, "least_tiles": 1}]
 
@@ -39,7 +41,7 @@ def mass_of(case: Case, q: torch.Tensor, row: int, window: int | None) -> tuple[
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_hidden_slots_might_as_well_be_zeros(dtype: torch.dtype, head_dim: int) -> None:
     """Plain and tensor-core kernels, few and many queries, splits and their merge, windows, and mass."""
-    simt = backend()
+    simt = current()
     simt.seed(head_dim)
     random = np.random.default_rng(head_dim)
     # Queries of an item: up to 16, 32 and 64, which the tensor-core kernels divide in three ways.

@@ -20,10 +20,8 @@ from hornbeam.cache import step
 from hornbeam.cuda import decide, device, plans
 from hornbeam.errors import CudaError
 from tests import models
-from tests.cuda.emulator import DEVICE, backend
+from tests.cuda.emulator import emulation
 from tests.drafts import Foresight
-
-pytestmark = pytest.mark.skipif(DEVICE != "cpu", reason="an LM on a device needs no emulation")
 
 SAMPLING = dict(temperature=0.9, top_k=40, top_p=0.95, seed=7)
 NEW_TOKENS = 16
@@ -57,8 +55,8 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counter[str]]:
         "cuda_select_keys",
     ):
         count(name)
-    backend().seed(3)
-    with cuda.emulated(backend().lane):
+    emulation().seed(3)
+    with cuda.emulated(emulation().lane):
         yield counts
 
 

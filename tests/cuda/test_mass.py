@@ -2,31 +2,31 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from hornbeam import _native, cuda, ops
+from hornbeam import _native, ops
 from hornbeam.errors import CudaError, ShapeError
 from hornbeam.ops import MASS_ONE
-from tests.cuda.emulator import DEVICE, Device, Emulation, backend
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.cuda.plans import DTYPES, Case, forest
 from tests.reference import attention as reference
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 
 def on_device(
     case: Case, q: Tensor, rows: list[int], out: Tensor, seen: Tensor, lse: Tensor, **options: object
 ) -> tuple[Tensor, Tensor, Tensor]:
-    there = [x.clone().to(DEVICE) for x in (out, seen, lse)]
+    there = [x.clone().to(place()) for x in (out, seen, lse)]
     if isinstance(sinks := options.get("sinks"), Tensor):
-        options = {**options, "sinks": sinks.to(DEVICE)}
-    with cuda.emulated(backend().lane) if DEVICE == "cpu" else nullcontext():
+        options = {**options, "sinks": sinks.to(place())}
+    with on_the_device():
         ops.attention_mass(
-            q.to(DEVICE),
-            [chunk.to(DEVICE) for chunk in case.chunks],
+            q.to(place()),
+            [chunk.to(place()) for chunk in case.chunks],
             case.plan,
             rows,
             layer=case.num_layers - 1,

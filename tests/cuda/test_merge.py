@@ -9,9 +9,10 @@ import torch
 from hornbeam import keep
 from hornbeam.cuda import merge
 from hornbeam.errors import ArgumentError, CudaError
-from tests.cuda.emulator import DEVICE, Device, Emulation
-from tests.cuda.test_codes import on_the_device
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.reference import keep as reference
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 RULES = {
     "evict_then_merge": keep.EvictThenMerge(),
@@ -52,7 +53,7 @@ def test_the_bits_are_those_of_rust(simt: Emulation | Device, name: str, dim: in
     rule, counts = RULES[name], [count for count, _ in PLANES]
     keys, values, scores, kept = planes(dim, dim, kind)
     with on_the_device():
-        k, v, weights = merge.merge_rows(rule, keys.to(DEVICE), values.to(DEVICE), scores, counts, kept)
+        k, v, weights = merge.merge_rows(rule, keys.to(place()), values.to(place()), scores, counts, kept)
     outs = zip(*(x.cpu().split([len(part) for part in kept]) for x in (k, v)), weights, strict=True)
     ins = zip(*(x.split(counts) for x in (keys, values, scores)), kept, strict=True)
     merged = 0
@@ -83,10 +84,10 @@ def test_batches_of_planes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
     chunks = [torch.zeros(3, 12, 2, 7, 16) for _ in range(2)]
     for (page, slot, _), key, value in zip(held, keys, values, strict=True):
         chunks[page // 36].view(36, 2, 7, 16)[page % 36, :, slot] = torch.stack([key, value])
-    chunks = [chunk.to(DEVICE) for chunk in chunks]
+    chunks = [chunk.to(place()) for chunk in chunks]
     with on_the_device():
         want = merge.merge_rows(
-            keep.ValueMerge(), keys.to(DEVICE), values.to(DEVICE), scores, counts.tolist(), kept
+            keep.ValueMerge(), keys.to(place()), values.to(place()), scores, counts.tolist(), kept
         )
         for batch in (1, 16 * 50, 1 << 23):
             monkeypatch.setattr(merge, "_BATCH", batch)
@@ -97,11 +98,11 @@ def test_batches_of_planes_change_nothing(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_what_cannot_be_merged_is_refused() -> None:
     with on_the_device():
-        rows = torch.ones(3, 4, device=DEVICE)
+        rows = torch.ones(3, 4, device=place())
         for bad in ([0, 3], [-1, 0], [1, 1], [2, 0]):
             with pytest.raises(ArgumentError, match="expected ascending indices below 3"):
                 merge.merge_rows(keep.ValueMerge(), rows, rows, torch.ones(3), [3], [torch.tensor(bad)])
-        wide = torch.ones(3, 600, device=DEVICE)
+        wide = torch.ones(3, 600, device=place())
         with pytest.raises(CudaError, match="head_dim is 600, expected 1 to 512"):
             merge.merge_rows(keep.ValueMerge(), wide, wide, torch.ones(3), [3], [torch.tensor([1])])
 

@@ -8,7 +8,7 @@ import torch
 
 from hornbeam import _native
 from hornbeam.errors import CudaError, ShapeError
-from tests.cuda.emulator import DEVICE, Device, Emulation
+from tests.cuda.emulator import Device, Emulation, place
 from tests.cuda.plans import DTYPES, forest, upload
 
 
@@ -44,7 +44,7 @@ def test_write_rows_gives_the_same_bytes(
         rust = [chunk.clone() for chunk in case.chunks]
         _native.write_rows(k, v, rust, case.plan, trial % 2, case.num_kv_heads)
         _, words, chunks = upload(case, case.num_kv_heads)
-        both = both.to(DEVICE)
+        both = both.to(place())
         _native.cuda_write_rows(
             simt.lane, both[:, 0], both[:, 1], words, chunks[0], trial % 2, case.num_kv_heads
         )
@@ -66,9 +66,9 @@ def test_moves_give_the_same_bytes(simt: Emulation | Device, pages: torch.dtype,
         moves = np.array([[*slots[a], *slots[i]] for i, a in enumerate(taken) if a != i], dtype=np.int32)
         rust = [chunk.clone() for chunk in case.chunks]
         (_native.move_page_rows if by_page else _native.move_rows)(rust, moves)
-        chunks = [chunk.to(DEVICE) for chunk in case.chunks]
-        addresses = torch.tensor([chunk.data_ptr() for chunk in chunks]).to(DEVICE)
-        _native.cuda_move_rows(simt.lane, addresses, torch.from_numpy(moves).to(DEVICE), chunks[0], by_page)
+        chunks = [chunk.to(place()) for chunk in case.chunks]
+        addresses = torch.tensor([chunk.data_ptr() for chunk in chunks]).to(place())
+        _native.cuda_move_rows(simt.lane, addresses, torch.from_numpy(moves).to(place()), chunks[0], by_page)
         got = [chunk.cpu() for chunk in chunks]
         assert all(torch.equal(a, b) for a, b in zip(bits(got), bits(rust), strict=True))
 
@@ -76,7 +76,7 @@ def test_moves_give_the_same_bytes(simt: Emulation | Device, pages: torch.dtype,
 def test_wrong_arguments_are_named(simt: Emulation | Device) -> None:
     case = forest(np.random.default_rng(3))
     _, words, chunks = upload(case, case.num_kv_heads)
-    k = torch.zeros(case.plan.num_rows, case.num_kv_heads, case.head_dim, device=DEVICE)
+    k = torch.zeros(case.plan.num_rows, case.num_kv_heads, case.head_dim, device=place())
     with pytest.raises(ShapeError, match="k is a tensor of shape"):
         _native.cuda_write_rows(simt.lane, k[:, :1], k, words, chunks[0], 0, case.num_kv_heads)
     with pytest.raises(ShapeError, match=r"layer 2 of 2 kv heads"):

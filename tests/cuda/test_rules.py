@@ -6,16 +6,15 @@ Rust, decision by decision.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from hornbeam import Warp, cuda, ops
+from hornbeam import Warp, ops
 from hornbeam.errors import ArgumentError, LogitsError, ShapeError
-from tests.cuda.emulator import DEVICE, backend
+from tests.cuda.emulator import Device, Emulation, current, on_the_device, place
 from tests.cuda.plans import DTYPES
 
 #: Sequences a rule, in launches of 500.
@@ -39,15 +38,15 @@ WARPS = [
 
 
 @pytest.fixture(autouse=True)
-def ordered() -> None:
+def ordered(backend: Emulation | Device) -> None:
     """Every test begins with the same order of threads."""
-    backend().seed(3)
+    backend.seed(3)
 
 
 def on_device(*arguments: Any, **options: Any) -> ops.Verified:
     """hornbeam.ops where the kernels run: the emulation takes CPU tensors meanwhile."""
-    with cuda.emulated(backend().lane) if DEVICE == "cpu" else nullcontext():
-        there = [a.to(DEVICE) if isinstance(a, torch.Tensor) and a.ndim == 2 else a for a in arguments]
+    with on_the_device():
+        there = [a.to(place()) if isinstance(a, torch.Tensor) and a.ndim == 2 else a for a in arguments]
         return ops.verify(*there, **options)
 
 
@@ -105,7 +104,7 @@ def test_decisions_are_those_of_rust(rule: str) -> None:
         case = batch(random, BATCH, vocabulary, DTYPES[launch % 3], rule in ("chain", "block"))
         options = {"rule": rule, **draws(random, BATCH, vocabulary)}
         want = ops.verify(*case, **options)
-        backend().seed(launch)
+        current().seed(launch)
         same(on_device(*case, **options), want)
         accepted += int(want.num_accepted.sum())
         refused += len(case[0]) - int(want.num_accepted.sum())

@@ -12,10 +12,12 @@ from hornbeam import _native, keep, ops
 from hornbeam.cuda import scores as device_scores
 from hornbeam.engine.eviction.moments import QueryMoments
 from hornbeam.errors import CudaError, ShapeError
-from tests.cuda.emulator import DEVICE, Device, Emulation
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.cuda.plans import DTYPES
-from tests.cuda.test_codes import on_the_device, pool
+from tests.cuda.test_codes import pool
 from tests.ops.test_quantised_pages import FORMATS
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 LAYERS, KV_HEADS, GROUP = 2, 3, 2
 NUM_SEEN = 150
@@ -109,10 +111,10 @@ class Branch:
         with on_the_device():
             return device_scores.score_held(
                 score.spec(),
-                [chunk.to(DEVICE) for chunk in self.chunks],
+                [chunk.to(place()) for chunk in self.chunks],
                 self.counts,
                 self.entries,
-                [(sums.to(DEVICE), seen) for sums, seen in masses],
+                [(sums.to(place()), seen) for sums, seen in masses],
                 num_seen=NUM_SEEN,
                 num_kv_heads=KV_HEADS,
                 group=GROUP,
@@ -181,7 +183,7 @@ def test_rows_without_a_key_or_query() -> None:
         branch.on_device(SCORES["expected_attention"], [], 1.0)
     branch.counts, branch.entries = np.zeros(6, np.int32), branch.entries[:0]
     assert len(branch.on_device(SCORES["key_norm"], [], 1.0)) == 0
-    wide = torch.zeros(1, 6, 2, 4, 600, device=DEVICE)
+    wide = torch.zeros(1, 6, 2, 4, 600, device=place())
     with on_the_device(), pytest.raises(CudaError, match="head_dim is 600, expected 1 to 512"):
         device_scores.score_held(
             SCORES["expected_attention"].spec(),

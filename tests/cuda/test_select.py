@@ -8,9 +8,10 @@ import torch
 
 from hornbeam import _native, cuda, keep
 from hornbeam.errors import ShapeError
-from tests.cuda.emulator import DEVICE, Device, Emulation
-from tests.cuda.test_codes import on_the_device
+from tests.cuda.emulator import Device, Emulation, on_the_device, place
 from tests.reference import keep as reference
+
+pytestmark = pytest.mark.usefixtures("backend")
 
 SPLITS = {
     "uniform": lambda layers, heads: keep.Uniform(),
@@ -77,7 +78,7 @@ def test_budgets_and_kept_sets_are_those_of_rust(simt: Emulation | Device, name:
             rest = max(total, 0), protected, unit
             want = cpu(split, scores, counts, positions, *rest)
             with on_the_device():
-                got = cuda.select_keys(split.spec(), scores.to(DEVICE), counts, positions, *rest)
+                got = cuda.select_keys(split.spec(), scores.to(place()), counts, positions, *rest)
             assert torch.equal(got[0], want[0]), (counts, rest)
             assert torch.equal(got[1].cpu(), want[1]), (counts, rest)
             trials, kept_some = trials + 1, kept_some + (0 < int(want[1].sum()) < size)
@@ -91,7 +92,7 @@ def test_kept_sets_are_those_of_the_reference(name: str) -> None:
         scores = torch.from_numpy(random.integers(0, 9, (2, 3, 50)) / 8).float()
         split = SPLITS[name](2, 3)
         with on_the_device():
-            budgets, kept = split.select(scores.to(DEVICE), total, (2, 3, 0), 1)
+            budgets, kept = split.select(scores.to(place()), total, (2, 3, 0), 1)
         assert torch.equal(budgets, split.budgets(scores, total, (2, 3, 0)))
         for layer in range(2):
             for head in range(3):
@@ -112,13 +113,13 @@ def test_every_byte_of_a_place_decides(simt: Emulation | Device) -> None:
             rest = total, (1, 2, 0), 1
             want = cpu(split, scores, counts, positions, *rest)
             with on_the_device():
-                got = cuda.select_keys(split.spec(), scores.to(DEVICE), counts, positions, *rest)
+                got = cuda.select_keys(split.spec(), scores.to(place()), counts, positions, *rest)
             assert torch.equal(got[0], want[0])
             assert torch.equal(got[1].cpu(), want[1])
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    scores, positions = torch.ones(6, device=DEVICE), np.arange(6, dtype=np.int32)
+    scores, positions = torch.ones(6, device=place()), np.arange(6, dtype=np.int32)
     rest = 3, (0, 0, 0), 1
     with on_the_device():
         for counts in ([[3, 4]], [3, 3], [[7, -1]]):

@@ -68,7 +68,10 @@ def test_no_driver_at_all() -> None:
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("IMAGE", r"cuModuleLoadData of rows failed: CUDA_ERROR_NO_BINARY_FOR_GPU \(209\): no kernel image"),
+        (
+            "IMAGE",
+            r"cuModuleLoadData of attention failed: CUDA_ERROR_NO_BINARY_FOR_GPU \(209\): no kernel image",
+        ),
         ("ARCHITECTURE", r"Mock V100 has compute capability 7\.0, the kernels were built for 8\.0"),
     ],
 )

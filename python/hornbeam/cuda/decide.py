@@ -12,7 +12,7 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
 from hornbeam.cuda.outputs import Outputs
-from hornbeam.cuda.warps import Histories, adjusts, law_of, pack_histories, pack_laws, pack_penalties
+from hornbeam.cuda.warps import SIZES, Histories, adjusts, law_of, pack_histories, pack_laws, pack_penalties
 from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integers import integer_tensor
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["verify"]
 
-#: As `Rule` of ratio.cuh numbers them.
 _RULES = ("chain", "block", "with_replacement", "without_replacement", "target_only", "typical")
 #: What is the coupled rule where the draft was chosen, not drawn.
 _RATIO_TESTS = _RULES[:4]
@@ -241,7 +240,7 @@ def _ratio(
     def side(name: str) -> tuple[Tensor, Tensor, Tensor] | None:
         if name not in tables:
             return None
-        rows = torch.empty((num_rows, 40), dtype=torch.uint8, device=device)
+        rows = torch.empty((num_rows, SIZES["row_law"]), dtype=torch.uint8, device=device)
         return tables[name], request.extra[f"{name} laws"], rows
 
     target = side("target")
@@ -252,7 +251,7 @@ def _ratio(
     )
     _native.cuda_ratio(
         driver,
-        _RULES.index(rule),
+        rule,
         request.tree,
         request.counters,
         target,

@@ -11,6 +11,7 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam.cuda.device import lane, upload
 from hornbeam.cuda.plans import DevicePlan, on_device
+from hornbeam.cuda.warps import SIZES
 from hornbeam.errors import ShapeError
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def attention_mass(
     if lse is not None and (len(segments) == 0 or len(rows) == 0):
         lse.fill_(-torch.inf)
     rows, segments = upload([rows.to(torch.int32), segments], q.device)
-    stats = torch.zeros(len(rows) * q.shape[1], 16, dtype=torch.uint8, device=q.device)
+    stats = torch.zeros(len(rows) * q.shape[1], SIZES["query_stats"], dtype=torch.uint8, device=q.device)
     _native.cuda_key_mass(
         driver,
         q,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
@@ -19,24 +18,17 @@ from hornbeam.errors import ArgumentError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Merge", "MergeKernel", "MergeRule", "merge_pages", "merge_rows", "merges"]
+__all__ = ["Merge", "MergeRule", "merge_pages", "merge_rows", "merges"]
 
 #: Elements of keys that are merged at once, in float32 and three times over.
 _BATCH = 1 << 23
 
 
-class MergeKernel(IntEnum):
-    """As `MergeRule` of merge.cuh numbers them."""
-
-    EVICT_THEN_MERGE = 0
-    VALUE_MERGE = 1
-    SIMILARITY_MERGE = 2
-
-
 class MergeRule(NamedTuple):
     """What the kernels need to know of a reduction."""
 
-    kernel: MergeKernel
+    #: The name of the reduction in Rust.
+    name: str
     #: The cosine below which nothing is merged, for the kernels that have one.
     threshold: float = 0.0
     #: How many of the rest may be merged, as a multiple of the number kept: the best. None for all.
@@ -132,7 +124,7 @@ def merge_rows(
         (keys, values),
         (kept_there, kept_scores, kept_begin),
         (asked_there, asked_scores, asked_begin),
-        (int(rule.kernel), rule.threshold),
+        (rule.name, rule.threshold),
         (max(map(len, stay), default=0), max(map(len, ask), default=0)),
         (floats, doubles, merged),
         (out[0], out[1]),

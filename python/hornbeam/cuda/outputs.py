@@ -5,11 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hornbeam import _native
 from hornbeam.errors import LogitsError
 
 __all__ = ["Outputs"]
-
-_FAULTS = {1: "NaN", 2: "+inf", 3: "-inf only"}
 
 
 class Outputs:
@@ -43,10 +42,9 @@ class Outputs:
         next_token, num_accepted, fault_rows, accepted = self._parts(self.buffer.cpu())
         for sequence, fault in enumerate(fault_rows[:batch].tolist()):
             if fault:
-                got = _FAULTS[fault % 4]
+                row, got = _native.cuda_fault(fault)
                 raise LogitsError(
-                    f"logits of sequence {sequence}, row {fault // 4} contain {got}, "
-                    "expected finite values or -inf"
+                    f"logits of sequence {sequence}, row {row} contain {got}, expected finite values or -inf"
                 )
         counts, tokens = num_accepted[:batch].tolist(), next_token[:batch].tolist()
         rows = accepted[:batch].tolist()

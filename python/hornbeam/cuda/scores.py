@@ -22,8 +22,6 @@ __all__ = ["score_held"]
 
 #: Elements of keys that are read at once, in float32 and likewise of values.
 _BATCH = 1 << 23
-#: As `RowRule` of score.cuh numbers them.
-_KEY_NORM, _MAGNITUDES, _LENGTHS = 0, 2, 3
 
 
 def score_held(
@@ -76,14 +74,14 @@ def score_held(
             scale=scale,
             expected=expected,
         )
-        rule = _LENGTHS if params.get("norm") == "l2" else _MAGNITUDES
+        rule = "times_length" if params.get("norm") == "l2" else "times_magnitudes"
         for _, own, (_, values) in held.batches():
             _native.cuda_score_rows(lane(), values, rule, scores[own])
         return scores
     if name == "key_norm":
         scores = torch.empty(len(entries), device=device)
         for _, own, (keys, _) in held.batches():
-            _native.cuda_score_rows(lane(), keys, _KEY_NORM, scores[own])
+            _native.cuda_score_rows(lane(), keys, "key_norm", scores[own])
         return scores
     if name == "key_difference":
         return held.key_differences()

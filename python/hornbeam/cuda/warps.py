@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from hornbeam import _native
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import integer_tensor
 
 if TYPE_CHECKING:
     from hornbeam.warp import Warp
 
-__all__ = ["Histories", "adjusts", "law_of", "pack_histories", "pack_laws", "pack_penalties"]
+__all__ = ["SIZES", "Histories", "adjusts", "law_of", "pack_histories", "pack_laws", "pack_penalties"]
+
+#: Bytes of what tables for the kernels hold.
+SIZES = _native.cuda_sizes()
 
 Histories = Sequence[tuple[Tensor | Sequence[int], Tensor | Sequence[int]]]
 
@@ -31,34 +34,30 @@ def adjusts(warp: Warp) -> bool:
 
 
 def pack_laws(warps: Sequence[Warp]) -> Tensor:
-    """uint8 ``[len(warps), 32]``, as ``Law`` of cuda/include/law.cuh lays one out."""
-    data = bytearray()
-    for temperature, top_k, top_p, min_p in map(law_of, warps):
-        greedy = temperature == 0
-        scale = 1.0 if greedy else 1.0 / temperature
-        mass = top_p if top_p is not None and top_p < 1 else 0.0
-        most = min(top_k or 0, (1 << 31) - 1)
-        data += struct.pack("<fiiidd", scale, greedy, most, 0, mass, min_p or 0.0)
-    return torch.frombuffer(data, dtype=torch.uint8).view(-1, 32)
+    """uint8 ``[len(warps), SIZES["law"]]``."""
+    return _table(_native.cuda_pack_laws([law_of(warp) for warp in warps]), SIZES["law"])
 
 
 def pack_penalties(warps: Sequence[Warp]) -> tuple[Tensor, Tensor]:
-    """uint8 ``[len(warps), 24]`` and ``[biases, 8]``, as adjust.cuh lays them out."""
-    data, bias = bytearray(), bytearray()
-    for warp in warps:
-        begin = len(bias) // 8
-        for token, value in sorted((warp.bias or {}).items()):
-            bias += struct.pack("<If", token, value)
-        penalties = (
-            1.0 if warp.repetition_penalty is None else warp.repetition_penalty,
-            warp.frequency_penalty or 0.0,
-            warp.presence_penalty or 0.0,
-        )
-        data += struct.pack("<fffiii", *penalties, begin, len(bias) // 8, 0)
-    if not bias:
-        return torch.frombuffer(data, dtype=torch.uint8).view(-1, 24), torch.empty(0, 8, dtype=torch.uint8)
-    both = [torch.frombuffer(part, dtype=torch.uint8) for part in (data, bias)]
-    return both[0].view(-1, 24), both[1].view(-1, 8)
+    """uint8 ``[len(warps), SIZES["penalties"]]`` and ``[biases, SIZES["bias"]]``."""
+    penalties, bias = _native.cuda_pack_penalties(
+        [
+            (
+                1.0 if warp.repetition_penalty is None else warp.repetition_penalty,
+                warp.frequency_penalty or 0.0,
+                warp.presence_penalty or 0.0,
+                sorted((warp.bias or {}).items()),
+            )
+            for warp in warps
+        ]
+    )
+    return _table(penalties, SIZES["penalties"]), _table(bias, SIZES["bias"])
+
+
+def _table(rows: bytes, size: int) -> Tensor:
+    if not rows:
+        return torch.empty(0, size, dtype=torch.uint8)
+    return torch.frombuffer(bytearray(rows), dtype=torch.uint8).view(-1, size)
 
 
 def pack_histories(histories: Histories, vocabulary: int) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ from hornbeam import _native, cuda
 from hornbeam.cuda.device import index_of
 from hornbeam.cuda.outputs import Outputs
 from hornbeam.cuda.plans import DevicePlan, pack
-from hornbeam.cuda.warps import adjusts, pack_laws
+from hornbeam.cuda.warps import SIZES, adjusts, pack_laws
 from hornbeam.model.runner import Output
 from hornbeam.speculation.step_draft import Verdict
 
@@ -123,7 +123,7 @@ class _PaddedStep:
             "draft_tokens": (torch.int64, (rows,)),
             "numbers": (torch.int64, (sequences,)),
             "roots": (torch.int64, (sequences,)),
-            "laws": (torch.uint8, (sequences, 32)),
+            "laws": (torch.uint8, (sequences, SIZES["law"])),
             "seeds": (torch.int32, (2,)),
             "parents": (torch.int32, (rows,)),
             "order": (torch.int32, (rows,)),
@@ -194,7 +194,7 @@ class _PaddedStep:
         host["offsets"].fill_(len(tokens))
         host["offsets"][0] = 0
         host["offsets"][1 : len(active) + 1] = lengths.cumsum(0)
-        host["laws"].copy_(pack_laws([options.warp]).expand(self.sequences, 32))
+        host["laws"].copy_(pack_laws([options.warp]).expand(self.sequences, -1))
         words = bytearray(active[0].seed.to_bytes(8, "little"))
         host["seeds"].copy_(torch.frombuffer(words, dtype=torch.int32))
 

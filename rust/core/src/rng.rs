@@ -6,6 +6,7 @@
 //! or on plain IEEE doubles without fused operations, so that CUDA and numpy give the same bits.
 
 /// What a draw is for. Draws of different domains are independent.
+#[repr(u32)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
     /// Per-token noise of [coupled sampling](crate::ops::sample).

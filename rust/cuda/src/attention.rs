@@ -1,32 +1,22 @@
 //! Launches of tree attention: the partial kernel, and the merge of rows that several items share.
 
 use crate::error::{Error, Result};
-use crate::lane::{Kernel, Lane, Launch};
+use crate::kernels::{
+    ATTENTION_BF16_64, ATTENTION_BF16_128, ATTENTION_BF16_256, ATTENTION_F16_64, ATTENTION_F16_128,
+    ATTENTION_F16_256, ATTENTION_MERGE, ATTENTION_PLAIN, ATTENTION_PLAIN_512, Kernel,
+};
+use crate::lane::{Lane, Launch};
 use crate::packed::Packed;
-use crate::params::TreeAttention;
+use crate::params::{ATTENTION_THREADS, Dtype, TreeAttention};
 
-const fn kernel(image: usize, name: &'static str, number: usize) -> Kernel {
-    Kernel { image, name, number }
-}
-
-const TILED: [[Kernel; 3]; 2] = [
-    [
-        kernel(2, "hornbeam_attention_bf16_64", 2),
-        kernel(2, "hornbeam_attention_bf16_128", 3),
-        kernel(2, "hornbeam_attention_bf16_256", 4),
-    ],
-    [
-        kernel(3, "hornbeam_attention_f16_64", 5),
-        kernel(3, "hornbeam_attention_f16_128", 6),
-        kernel(3, "hornbeam_attention_f16_256", 7),
-    ],
+const TILED: [[Kernel<TreeAttention>; 3]; 2] = [
+    [ATTENTION_BF16_64, ATTENTION_BF16_128, ATTENTION_BF16_256],
+    [ATTENTION_F16_64, ATTENTION_F16_128, ATTENTION_F16_256],
 ];
 /// Heads up to 256, and above.
-const PLAIN: [Kernel; 2] =
-    [kernel(1, "hornbeam_attention_plain", 8), kernel(1, "hornbeam_attention_plain_512", 37)];
-const MERGE: Kernel = kernel(1, "hornbeam_attention_merge", 9);
+const PLAIN: [Kernel<TreeAttention>; 2] = [ATTENTION_PLAIN, ATTENTION_PLAIN_512];
 
-const THREADS: u32 = 128;
+const THREADS: u32 = ATTENTION_THREADS as u32;
 /// Largest head.
 pub const MOST_HEAD_DIM: i32 = 512;
 /// Largest head of the tensor-core kernels.
@@ -68,7 +58,7 @@ pub fn workspace_floats(num_partial_rows: usize, num_heads: usize, head_dim: usi
 fn is_tiled(p: &TreeAttention) -> bool {
     let aligned = p.q.is_multiple_of(16) && p.q_strides.iter().all(|s| s % 8 == 0);
     let fits = p.pages.head_dim % 8 == 0 && p.pages.head_dim <= MOST_TILED;
-    p.dtype == p.pages.dtype && p.dtype != 0 && fits && aligned
+    p.dtype == p.pages.dtype && p.dtype != Dtype::F32 && fits && aligned
 }
 
 /// Refuses heads that the kernels' shared memory does not hold.
@@ -104,7 +94,7 @@ pub unsafe fn tree_attention(
     if extent.num_items > 0 {
         let (kernel, shared) = if is_tiled(parameters) {
             let size = usize::from(head_dim > 64) + usize::from(head_dim > 128);
-            (TILED[usize::from(parameters.dtype == 2)][size], tiled_shared(64 << size))
+            (TILED[usize::from(parameters.dtype == Dtype::F16)][size], tiled_shared(64 << size))
         } else {
             (PLAIN[usize::from(head_dim > 256)], plain_shared(head_dim as u32))
         };
@@ -117,20 +107,7 @@ pub unsafe fn tree_attention(
         let launch =
             Launch { grid: [warps.div_ceil(THREADS / 32).min(65_535), 1, 1], threads: THREADS, shared: 0 };
         // SAFETY: the caller's contract.
-        unsafe { lane.launch(device, stream, MERGE, launch, parameters) }?;
+        unsafe { lane.launch(device, stream, ATTENTION_MERGE, launch, parameters) }?;
     }
     Ok(())
-}
-
-/// Loads the kernels of this file.
-///
-/// # Errors
-/// As [`Lane::prepare`].
-pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    TILED
-        .as_flattened()
-        .iter()
-        .chain(&PLAIN)
-        .chain([&MERGE])
-        .try_for_each(|kernel| lane.prepare(device, *kernel))
 }

@@ -8,54 +8,52 @@ use hornbeam_core::format::page::{CodedPage, FORMATS, Formats, KeyBlocks};
 use hornbeam_core::format::plan::{Entry, Plan};
 
 use crate::error::{Error, Result};
-use crate::lane::{Kernel, Lane, Launch};
-use crate::params::{EncodePages, GatherRows, PutRows};
+use crate::kernels::{ENCODE_PAGES, GATHER_ROWS, PUT_ROWS};
+use crate::lane::{Lane, Launch};
+use crate::params::{self, ENCODE_THREADS, EncodePages, GatherRows, PutRows};
 use crate::rows::a_warp_each;
 
-const ENCODE: Kernel = Kernel { image: 7, name: "hornbeam_encode_pages", number: 19 };
-const GATHER: Kernel = Kernel { image: 7, name: "hornbeam_gather_rows", number: 21 };
-const PUT: Kernel = Kernel { image: 7, name: "hornbeam_put_rows", number: 22 };
-const ENCODE_THREADS: u32 = 256;
-
-/// Words of a format's layout, `CodedPage` of coded.cuh.
-pub const FORMAT_WORDS: usize = 12;
+/// Words of a format's layout.
+pub const FORMAT_WORDS: usize = size_of::<params::CodedPage>() / 4;
 
 /// The layouts of all formats on pages of this kind, zeros for those of which a page holds no token.
 pub fn all_format_words(layout: &PageLayout) -> Vec<i32> {
-    let words =
-        |i: usize| CodedPage::new(i as u8 + 1, layout).map_or([0; FORMAT_WORDS], |p| format_words(&p));
-    (0..FORMATS.len()).flat_map(words).collect()
+    let formats =
+        (0..FORMATS.len()).map(|i| CodedPage::new(i as u8 + 1, layout).map(|page| coded_page(&page)));
+    params::words(&formats.map(Result::unwrap_or_default).collect::<Vec<_>>()).to_vec()
 }
 
 /// A format's layout as the kernels read it.
-pub fn format_words(page: &CodedPage) -> [i32; FORMAT_WORDS] {
+pub fn format_words(page: &CodedPage) -> Vec<i32> {
+    params::words(&[coded_page(page)]).to_vec()
+}
+
+fn coded_page(page: &CodedPage) -> params::CodedPage {
     let format = &page.format;
     let key_group = if format.keys == KeyBlocks::Token { 0 } else { page.key_group() };
-    let words = [
-        format.bits,
-        page.tokens,
-        page.row_bytes,
-        page.value_codes,
-        page.key_params,
-        key_group,
-        page.value_params,
-        format.value_channels,
-        if format.value_factors { page.factors } else { 0 },
-        page.head_dim,
-        0,
-        0,
-    ];
-    words.map(|word| word as i32)
+    params::CodedPage {
+        bits: format.bits as i32,
+        tokens: page.tokens as i32,
+        row_bytes: page.row_bytes as i32,
+        value_codes: page.value_codes as i32,
+        key_params: page.key_params as i32,
+        key_group: key_group as i32,
+        value_params: page.value_params as i32,
+        value_channels: format.value_channels as i32,
+        factors: if format.value_factors { page.factors as i32 } else { 0 },
+        head_dim: page.head_dim as i32,
+        reserved: [0; 2],
+    }
 }
 
 /// The layouts of all formats, zeros for those that no entry names; nothing for a plan of plain pages.
-pub fn format_table(plan: &Plan, layout: &PageLayout) -> Result<Vec<i32>> {
+pub fn format_table(plan: &Plan, layout: &PageLayout) -> Result<Vec<params::CodedPage>> {
     if plan.entries.iter().all(|entry| entry.format() == 0) {
         return Ok(Vec::new());
     }
     let formats = formats(plan, layout)?;
-    let words = |number: usize| formats.coded(number as u8 + 1).map_or([0; FORMAT_WORDS], format_words);
-    Ok((0..FORMATS.len()).flat_map(words).collect())
+    let page = |number: usize| formats.coded(number as u8 + 1).map(coded_page).unwrap_or_default();
+    Ok((0..FORMATS.len()).map(page).collect())
 }
 
 /// The formats that a plan names.
@@ -119,9 +117,9 @@ pub unsafe fn encode_pages(lane: &Lane, device: i32, stream: u64, parameters: &E
         return Ok(());
     }
     let grid = [parameters.num_runs as u32, planes.min(65_535) as u32, 1];
-    let launch = Launch { grid, threads: ENCODE_THREADS, shared: 0 };
+    let launch = Launch { grid, threads: ENCODE_THREADS as u32, shared: 0 };
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, ENCODE, launch, parameters) }
+    unsafe { lane.launch(device, stream, ENCODE_PAGES, launch, parameters) }
 }
 
 /// Copies keys and values of single slots, as f32.
@@ -136,7 +134,7 @@ pub unsafe fn gather_rows(lane: &Lane, device: i32, stream: u64, parameters: &Ga
         return Ok(());
     }
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, GATHER, a_warp_each(parameters.num_rows as u32), parameters) }
+    unsafe { lane.launch(device, stream, GATHER_ROWS, a_warp_each(parameters.num_rows as u32), parameters) }
 }
 
 /// Writes keys and values to single plain slots.
@@ -151,15 +149,7 @@ pub unsafe fn put_rows(lane: &Lane, device: i32, stream: u64, parameters: &PutRo
         return Ok(());
     }
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, PUT, a_warp_each(parameters.num_rows as u32), parameters) }
-}
-
-/// Loads the kernels of this file.
-///
-/// # Errors
-/// As [`Lane::prepare`].
-pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [ENCODE, GATHER, PUT].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+    unsafe { lane.launch(device, stream, PUT_ROWS, a_warp_each(parameters.num_rows as u32), parameters) }
 }
 
 #[cfg(test)]

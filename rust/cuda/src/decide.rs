@@ -1,16 +1,9 @@
 //! Launches of sampling and of verification.
 
 use crate::error::Result;
-use crate::lane::{Kernel, Lane, Launch};
+use crate::kernels::{ADJUST, COUNT, FOLLOW, LAWS, RATIO, SAMPLE};
+use crate::lane::{Lane, Launch};
 use crate::params::{Adjust, Count, Follow, Laws, Ratio, Sample};
-
-const SAMPLE: Kernel = Kernel { image: 4, name: "hornbeam_sample", number: 11 };
-const FOLLOW: Kernel = Kernel { image: 4, name: "hornbeam_follow", number: 12 };
-
-const LAWS: Kernel = Kernel { image: 5, name: "hornbeam_laws", number: 13 };
-const RATIO: Kernel = Kernel { image: 5, name: "hornbeam_ratio", number: 14 };
-const ADJUST: Kernel = Kernel { image: 4, name: "hornbeam_adjust", number: 15 };
-const COUNT: Kernel = Kernel { image: 4, name: "hornbeam_count", number: 16 };
 
 /// `DecideShared` of law.cuh, rounded up.
 const SHARED: u32 = 17 * 1024;
@@ -126,14 +119,4 @@ pub unsafe fn ratio(lane: &Lane, device: i32, stream: u64, parameters: &Ratio) -
     let launch = Launch { grid: [parameters.num_sequences as u32, 1, 1], threads, shared: SHARED };
     // SAFETY: the caller's contract.
     unsafe { lane.launch(device, stream, RATIO, launch, parameters) }
-}
-
-/// Loads the kernels of this file.
-///
-/// # Errors
-/// As [`Lane::prepare`].
-pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [SAMPLE, FOLLOW, COUNT, ADJUST, LAWS, RATIO]
-        .into_iter()
-        .try_for_each(|kernel| lane.prepare(device, kernel))
 }

@@ -6,36 +6,24 @@ use std::sync::OnceLock;
 use crate::driver::{Driver, Handle};
 use crate::error::{Error, Result};
 use crate::image::{self, IMAGES};
+use crate::kernels::{ENTRIES, Kernel};
 
 /// Most devices that a lane keeps kernels for.
 const MOST_DEVICES: usize = 32;
-/// Most kernels that a device keeps handles of.
-const MOST_KERNELS: usize = 128;
 /// `CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES`.
 const MAX_DYNAMIC_SHARED: c_int = 8;
 /// What a kernel may use without asking.
 const DEFAULT_SHARED: u32 = 48 * 1024;
 
-/// A kernel: the image that holds it, its name, its number among all kernels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Kernel {
-    /// Index in [`IMAGES`].
-    pub image: usize,
-    /// The symbol.
-    pub name: &'static str,
-    /// A number below 128 that no other kernel has: where its handle is kept.
-    pub number: usize,
-}
-
 /// How a kernel is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Launch {
+pub(crate) struct Launch {
     /// Blocks.
-    pub grid: [u32; 3],
+    pub(crate) grid: [u32; 3],
     /// Threads of a block.
-    pub threads: u32,
+    pub(crate) threads: u32,
     /// Bytes of dynamic shared memory.
-    pub shared: u32,
+    pub(crate) shared: u32,
 }
 
 struct Loaded {
@@ -172,7 +160,7 @@ impl Lane {
             Ok(Loaded {
                 context,
                 modules: IMAGES.iter().map(|_| OnceLock::new()).collect(),
-                functions: (0..MOST_KERNELS).map(|_| OnceLock::new()).collect(),
+                functions: ENTRIES.iter().map(|_| OnceLock::new()).collect(),
             })
         };
         slot.get_or_init(load).as_ref().map_err(Clone::clone)
@@ -196,7 +184,8 @@ impl Lane {
         Ok(outcome)
     }
 
-    fn function(&self, loaded: &Loaded, kernel: Kernel, index: i32) -> Result<Handle> {
+    fn function(&self, loaded: &Loaded, number: usize, index: i32) -> Result<Handle> {
+        let kernel = &ENTRIES[number];
         let find = || {
             let module = loaded.modules[kernel.image]
                 .get_or_init(|| {
@@ -217,37 +206,39 @@ impl Lane {
             self.driver.check(&format!("cuFuncSetAttribute of {}", kernel.name), code)?;
             Ok(Function(function))
         };
-        loaded.functions[kernel.number].get_or_init(find).as_ref().map(|f| f.0).map_err(Clone::clone)
+        loaded.functions[number].get_or_init(find).as_ref().map(|f| f.0).map_err(Clone::clone)
     }
 
-    /// Loads a kernel without launching it: before a graph is captured.
+    /// Loads all kernels without launching them: before a graph is captured.
     ///
     /// # Errors
-    /// The device or the image is unusable.
-    pub fn prepare(&self, device: i32, kernel: Kernel) -> Result<()> {
+    /// The device or an image is unusable.
+    pub fn prepare(&self, device: i32) -> Result<()> {
         let loaded = self.loaded(device)?;
-        self.in_context(loaded.context, || self.function(loaded, kernel, device)).map(|_| ())
+        self.in_context(loaded.context, || {
+            (0..ENTRIES.len()).try_for_each(|number| self.function(loaded, number, device).map(|_| ()))
+        })
     }
 
     /// Launches a kernel that takes one struct by value.
     ///
     /// # Safety
-    /// `P` is the struct that the kernel was compiled with, and every address in it is valid on the
-    /// device for what the kernel does with it until `stream`, a stream of the device or 0, has run it.
+    /// Every address in `parameters` is valid on the device for what the kernel does with it until `stream`, a
+    /// stream of the device or 0, has run it.
     ///
     /// # Errors
     /// The device or the image is unusable, or the driver refuses the launch.
-    pub unsafe fn launch<P: Copy>(
+    pub(crate) unsafe fn launch<P: Copy>(
         &self,
         device: i32,
         stream: u64,
-        kernel: Kernel,
+        kernel: Kernel<P>,
         launch: Launch,
         parameters: &P,
     ) -> Result<()> {
         let loaded = self.loaded(device)?;
         self.in_context(loaded.context, || {
-            let function = self.function(loaded, kernel, device)?;
+            let function = self.function(loaded, kernel.number(), device)?;
             let mut parameters = *parameters;
             let mut pointers = [(&raw mut parameters).cast::<c_void>()];
             let [x, y, z] = launch.grid;
@@ -268,7 +259,11 @@ impl Lane {
                     std::ptr::null_mut(),
                 )
             };
-            if code == 0 { Ok(()) } else { self.driver.check(&format!("launch of {}", kernel.name), code) }
+            if code == 0 {
+                Ok(())
+            } else {
+                self.driver.check(&format!("launch of {}", ENTRIES[kernel.number()].name), code)
+            }
         })
     }
 }

@@ -2,29 +2,30 @@
 
 use crate::attention::{check_head_dim, plain_shared};
 use crate::error::Result;
-use crate::lane::{Kernel, Lane, Launch};
+use crate::kernels::KEY_MASS;
+use crate::lane::{Lane, Launch};
 use crate::packed::Packed;
-use crate::params::KeyMass;
+use crate::params::{ATTENTION_THREADS, KeyMass, MassPhase, PLAIN_QUERIES, Segment, words};
 
-const MASS: Kernel = Kernel { image: 6, name: "hornbeam_key_mass", number: 18 };
-const THREADS: u32 = 128;
-/// Queries of a block of threads.
-const STRIP: u32 = 16;
 /// Slots of a segment: enough for a block to be worth its queries, few enough to fill a device.
 const SEGMENT_SLOTS: usize = 256;
 
-/// The pieces of the reads that columns are made of, `(read, first column)`: words of `Segment`, with the
-/// first column of the read in the last word.
+/// The pieces of the reads that columns are made of, `(read, first column)`: words of [`Segment`].
 pub fn segments(packed: &Packed, columns: impl IntoIterator<Item = (u32, u32)>) -> Vec<i32> {
-    let mut words = Vec::new();
+    let mut segments = Vec::new();
     for (read, column) in columns {
         let end = packed.read_slots.get(read as usize).copied().unwrap_or(0);
         for begin in (0..end).step_by(SEGMENT_SLOTS) {
             let end = end.min(begin + SEGMENT_SLOTS);
-            words.extend([read as i32, begin as i32, end as i32, column as i32]);
+            segments.push(Segment {
+                read: read as i32,
+                slot_begin: begin as i32,
+                slot_end: end as i32,
+                column: column as i32,
+            });
         }
     }
-    words
+    words(&segments).to_vec()
 }
 
 /// Adds the mass of `parameters.num_rows` rows to their keys.
@@ -43,20 +44,12 @@ pub unsafe fn key_mass(lane: &Lane, device: i32, stream: u64, parameters: &KeyMa
     if queries == 0 || parameters.num_segments == 0 {
         return Ok(());
     }
-    let grid = [parameters.num_segments as u32, kv_heads, queries.div_ceil(STRIP).min(65_535)];
-    let launch = Launch { grid, threads: THREADS, shared: plain_shared(head_dim as u32) };
-    for phase in 0..3 {
+    let grid = [parameters.num_segments as u32, kv_heads, queries.div_ceil(PLAIN_QUERIES as u32).min(65_535)];
+    let launch = Launch { grid, threads: ATTENTION_THREADS as u32, shared: plain_shared(head_dim as u32) };
+    for phase in [MassPhase::Largest, MassPhase::Sum, MassPhase::Mass] {
         parameters.phase = phase;
         // SAFETY: the caller's contract.
-        unsafe { lane.launch(device, stream, MASS, launch, &parameters) }?;
+        unsafe { lane.launch(device, stream, KEY_MASS, launch, &parameters) }?;
     }
     Ok(())
-}
-
-/// Loads the kernel of this file.
-///
-/// # Errors
-/// As [`Lane::prepare`].
-pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    lane.prepare(device, MASS)
 }

@@ -2,17 +2,13 @@
 
 use crate::attention::check_head_dim;
 use crate::error::Result;
-use crate::lane::{Kernel, Lane, Launch};
-use crate::params::MergeRows;
+use crate::kernels::{MERGE_DIRECTIONS, MERGE_NEAREST, MERGE_ROWS, MERGE_WEIGHTS};
+use crate::lane::{Lane, Launch};
+use crate::params::{LANES, MERGE_KEYS, MERGE_QUERIES, MERGE_THREADS, MergeRows};
 
-const DIRECTIONS: Kernel = Kernel { image: 8, name: "hornbeam_merge_directions", number: 23 };
-const NEAREST: Kernel = Kernel { image: 8, name: "hornbeam_merge_nearest", number: 24 };
-const WEIGHTS: Kernel = Kernel { image: 8, name: "hornbeam_merge_weights", number: 25 };
-const ROWS: Kernel = Kernel { image: 8, name: "hornbeam_merge_rows", number: 26 };
-const THREADS: u32 = 128;
-/// Queries of a block of `hornbeam_merge_nearest`, and keys of its tile.
-const QUERIES: u32 = 16;
-const KEYS: u32 = 32;
+const THREADS: u32 = MERGE_THREADS as u32;
+const QUERIES: u32 = MERGE_QUERIES as u32;
+const KEYS: u32 = MERGE_KEYS as u32;
 /// Blocks beyond this add nothing; the kernels stride.
 const MOST_BLOCKS: u32 = 4096;
 const MOST_PLANES: u32 = 65_535;
@@ -45,19 +41,11 @@ pub unsafe fn merge_rows(
     };
     if parameters.num_asked > 0 {
         let rows = parameters.num_kept as u32 + parameters.num_asked as u32;
-        launch(DIRECTIONS, [rows.div_ceil(THREADS).min(MOST_BLOCKS), 1, 1], 0)?;
-        let stride = (head_dim as u32).next_multiple_of(16) + 1;
+        launch(MERGE_DIRECTIONS, [rows.div_ceil(THREADS).min(MOST_BLOCKS), 1, 1], 0)?;
+        let stride = (head_dim as u32).next_multiple_of(LANES as u32) + 1;
         let strips = most_asked.div_ceil(QUERIES).clamp(1, MOST_BLOCKS);
-        launch(NEAREST, [strips, planes, 1], (QUERIES + KEYS) * stride * 4)?;
+        launch(MERGE_NEAREST, [strips, planes, 1], (QUERIES + KEYS) * stride * 4)?;
     }
-    launch(WEIGHTS, [planes, 1, 1], size_of::<f64>() as u32)?;
-    launch(ROWS, [most_kept.div_ceil(THREADS / 32).clamp(1, MOST_BLOCKS), planes, 1], 0)
-}
-
-/// Loads the kernels of this file.
-///
-/// # Errors
-/// As [`Lane::prepare`].
-pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [DIRECTIONS, NEAREST, WEIGHTS, ROWS].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+    launch(MERGE_WEIGHTS, [planes, 1, 1], size_of::<f64>() as u32)?;
+    launch(MERGE_ROWS, [most_kept.div_ceil(THREADS / 32).clamp(1, MOST_BLOCKS), planes, 1], 0)
 }

@@ -1,7 +1,7 @@
 //! The plan of a step as one buffer of 32-bit words, with the work list of tree attention in it.
 //!
 //! One upload carries everything that changes from step to step: a captured graph is replayed over
-//! the same device buffer. Offsets in the [header](self::words) are in words from its start.
+//! the same device buffer. Offsets in the [header](PlanHeader) are in words from its start.
 //!
 //! Work is cut by the plan alone. Rows are grouped into *blocks* of neighbours, all of whose
 //! queries of a kv head fit one tile; a block reads the keys of its own request and of every short
@@ -10,19 +10,18 @@
 //! cut by key ranges. A row's parts are merged in the order of the list.
 
 use hornbeam_core::format::PageLayout;
-use hornbeam_core::format::plan::{Plan, Read};
+use hornbeam_core::format::plan::{Plan, Read, RowSlot};
 
 use crate::codes;
 use crate::error::{Error, Result};
+use crate::params::{self, NOWHERE, PlanHeader, words};
 
 /// Queries (rows times heads a kv head) of one tile.
-pub const TILE_QUERIES: usize = 64;
+pub const TILE_QUERIES: usize = params::TILE_QUERIES as usize;
 /// Slots of one tile of keys.
 pub const TILE_SLOTS: usize = 64;
 /// Words of the header.
-pub const HEADER_WORDS: usize = 32;
-/// A slab that says: this row is padding, write it nowhere.
-pub const NOWHERE: u32 = u32::MAX;
+pub const HEADER_WORDS: usize = size_of::<PlanHeader>() / 4;
 
 /// What the choice between reading a shared prefix once and reading it per block weighs, in units
 /// of one tile of keys. The defaults are reckoned from bytes moved; no device has confirmed them.
@@ -142,12 +141,15 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
     let merged = |item: &Item| item.rows.clone().any(|row| uses[row] > 1);
 
     let mut parts: Vec<Vec<i32>> = vec![Vec::new(); rows];
-    let (mut item_words, mut segment_words, mut num_partial) = (Vec::new(), Vec::new(), 0);
+    let (mut work, mut segments, mut num_partial) = (Vec::new(), Vec::new(), 0);
     for item in &items {
-        let begin = segment_words.len() / 4;
-        for s in &item.segments {
-            segment_words.extend([s.read as i32, s.begin as i32, s.end as i32, 0]);
-        }
+        let begin = segments.len();
+        segments.extend(item.segments.iter().map(|s| params::Segment {
+            read: s.read as i32,
+            slot_begin: s.begin as i32,
+            slot_end: s.end as i32,
+            column: 0,
+        }));
         let mut partial = -1;
         if merged(item) {
             partial = num_partial;
@@ -156,9 +158,14 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
                 num_partial += 1;
             });
         }
-        let end = segment_words.len() / 4;
-        let (first, count) = (item.rows.start as i32, item.rows.len() as i32);
-        item_words.extend([first, count, begin as i32, end as i32, partial, 0, 0, 0]);
+        work.push(params::Item {
+            row_begin: item.rows.start as i32,
+            row_count: item.rows.len() as i32,
+            segment_begin: begin as i32,
+            segment_end: segments.len() as i32,
+            partial_begin: partial,
+            reserved: [0; 3],
+        });
     }
     // A row that reads nothing is merged of no parts: zeros.
     let merged_rows: Vec<i32> =
@@ -170,38 +177,33 @@ pub fn pack(plan: &Plan, chunks: &[u64], layout: &PageLayout, cut: &Cut) -> Resu
     let flat_parts = merged_rows.iter().flat_map(|&row| parts[row as usize].iter().copied());
 
     let mut buffer = Buffer { words: vec![0; HEADER_WORDS] };
-    let offsets = [
-        buffer.push(chunks.iter().flat_map(|&c| [c as u32 as i32, (c >> 32) as u32 as i32])),
-        buffer.push(plan.entries.iter().flat_map(|e| {
-            let slots = u32::from(e.first) | u32::from(e.count) << 16;
-            [e.page as i32, slots as i32, e.position, e.positions_at]
-        })),
-        buffer.push(keys.iter().copied()),
-        buffer.push(plan.positions.iter().copied()),
-        buffer.push(plan.head_ranges.iter().flat_map(|r| [r[0] as i32, r[1] as i32])),
-        buffer.push(plan.reads.iter().flat_map(|r| {
-            let unsigned = [r.entry_begin, r.entry_end, r.row_begin, r.row_end, r.num_keys, r.flags];
-            unsigned.map(|w| w as i32).into_iter().chain([r.mask, r.rotary_offset])
-        })),
-        buffer.push(plan.row_positions.iter().copied().chain(std::iter::repeat_n(0, padding))),
-        buffer.push(plan.row_end.iter().map(|&w| w as i32).chain(plan.num_rows() as i32 + 1..=rows as i32)),
-        buffer.push(
-            plan.row_slots
-                .iter()
-                .flat_map(|s| [s.slab as i32, s.slot as i32])
-                .chain((0..padding).flat_map(|_| [NOWHERE as i32, 0])),
-        ),
-        buffer.push(item_words.into_iter()),
-        buffer.push(segment_words.into_iter()),
-        buffer.push(merged_rows.iter().copied()),
-        buffer.push(parts_begin.into_iter()),
-        buffer.push(flat_parts),
-        buffer.push(formats.into_iter()),
-    ];
-    let rows_per_item = TILE_QUERIES / cut.group;
-    let counts = [rows as i32, items.len() as i32, merged_rows.len() as i32, rows_per_item as i32];
-    buffer.words[..4].copy_from_slice(&counts);
-    buffer.words[4..4 + offsets.len()].copy_from_slice(&offsets);
+    let header = PlanHeader {
+        num_rows: rows as i32,
+        num_items: items.len() as i32,
+        num_merged_rows: merged_rows.len() as i32,
+        rows_per_item: (TILE_QUERIES / cut.group) as i32,
+        chunks: buffer.push(chunks.iter().flat_map(|&c| [c as u32 as i32, (c >> 32) as u32 as i32])),
+        entries: buffer.push(words(&plan.entries).iter().copied()),
+        entry_keys: buffer.push(keys.iter().copied()),
+        positions: buffer.push(plan.positions.iter().copied()),
+        head_ranges: buffer.push(plan.head_ranges.iter().flat_map(|r| [r[0] as i32, r[1] as i32])),
+        reads: buffer.push(words(&plan.reads).iter().copied()),
+        row_positions: buffer.push(plan.row_positions.iter().copied().chain(std::iter::repeat_n(0, padding))),
+        row_end: buffer
+            .push(plan.row_end.iter().map(|&w| w as i32).chain(plan.num_rows() as i32 + 1..=rows as i32)),
+        row_slots: {
+            let padded = vec![RowSlot { slab: NOWHERE, slot: 0 }; padding];
+            buffer.push(words(&plan.row_slots).iter().chain(words(&padded)).copied())
+        },
+        items: buffer.push(words(&work).iter().copied()),
+        segments: buffer.push(words(&segments).iter().copied()),
+        merged_rows: buffer.push(merged_rows.iter().copied()),
+        parts_begin: buffer.push(parts_begin.into_iter()),
+        parts: buffer.push(flat_parts),
+        formats: buffer.push(words(&formats).iter().copied()),
+        reserved: [0; 13],
+    };
+    buffer.words[..HEADER_WORDS].copy_from_slice(words(&[header]));
     Ok(Packed {
         words: buffer.words,
         num_items: items.len(),

@@ -1,14 +1,10 @@
 //! Launches of row writes and row moves.
 
 use crate::error::Result;
-use crate::lane::{Kernel, Lane, Launch};
-use crate::params::{CommitRows, CopyRows, MoveRows, Pages, WriteRows};
+use crate::kernels::{COMMIT_ROWS, COPY_ROWS, MOVE_PAGE_ROWS, MOVE_ROWS, WRITE_ROWS};
+use crate::lane::{Lane, Launch};
+use crate::params::{CommitRows, CopyRows, Dtype, MoveRows, Pages, WriteRows};
 
-const WRITE: Kernel = Kernel { image: 0, name: "hornbeam_write_rows", number: 0 };
-const MOVE: Kernel = Kernel { image: 0, name: "hornbeam_move_rows", number: 1 };
-const MOVE_PAGES: Kernel = Kernel { image: 0, name: "hornbeam_move_page_rows", number: 10 };
-const COMMIT: Kernel = Kernel { image: 0, name: "hornbeam_commit_rows", number: 17 };
-const COPY: Kernel = Kernel { image: 0, name: "hornbeam_copy_rows", number: 20 };
 /// Warps of a block of row writes: small, so that a few rows still spread over multiprocessors.
 const WRITE_WARPS: u32 = 4;
 const MOVE_THREADS: u32 = 128;
@@ -28,7 +24,7 @@ pub unsafe fn write_rows(lane: &Lane, device: i32, stream: u64, parameters: &Wri
         return Ok(());
     }
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, WRITE, a_warp_each(warps), parameters) }
+    unsafe { lane.launch(device, stream, WRITE_ROWS, a_warp_each(warps), parameters) }
 }
 
 /// Moves rows from slot to slot, one move after the other: in every plane, or of single pages (then
@@ -55,12 +51,14 @@ pub unsafe fn move_rows(
     let blocks = columns.div_ceil(MOVE_THREADS).min(MOST_BLOCKS);
     let launch = Launch { grid: [blocks, 1, 1], threads: MOVE_THREADS, shared: 0 };
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, if by_page { MOVE_PAGES } else { MOVE }, launch, parameters) }
+    unsafe {
+        lane.launch(device, stream, if by_page { MOVE_PAGE_ROWS } else { MOVE_ROWS }, launch, parameters)
+    }
 }
 
 /// Words of one key, as the kernels move them: of 32 bits, or of 16 where those are an odd number.
 fn words(pages: &Pages) -> u32 {
-    let halves = pages.head_dim as u32 * if pages.dtype == 0 { 2 } else { 1 };
+    let halves = pages.head_dim as u32 * if pages.dtype == Dtype::F32 { 2 } else { 1 };
     if halves.is_multiple_of(2) { halves / 2 } else { halves }
 }
 
@@ -82,7 +80,7 @@ pub unsafe fn copy_rows(lane: &Lane, device: i32, stream: u64, parameters: &Copy
         return Ok(());
     }
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, COPY, a_warp_each(parameters.num_moves as u32), parameters) }
+    unsafe { lane.launch(device, stream, COPY_ROWS, a_warp_each(parameters.num_moves as u32), parameters) }
 }
 
 /// Moves the accepted rows of a step behind their sequences' roots, as the tree's commit does.
@@ -103,13 +101,5 @@ pub unsafe fn commit_rows(lane: &Lane, device: i32, stream: u64, parameters: &Co
         [columns.div_ceil(MOVE_THREADS).min(MOST_BLOCKS), parameters.num_sequences.min(65_535) as u32, 1];
     let launch = Launch { grid, threads: MOVE_THREADS, shared: 0 };
     // SAFETY: the caller's contract.
-    unsafe { lane.launch(device, stream, COMMIT, launch, parameters) }
-}
-
-/// Loads the kernels of this file.
-///
-/// # Errors
-/// As [`Lane::prepare`].
-pub fn prepare(lane: &Lane, device: i32) -> Result<()> {
-    [WRITE, MOVE, MOVE_PAGES, COMMIT, COPY].into_iter().try_for_each(|kernel| lane.prepare(device, kernel))
+    unsafe { lane.launch(device, stream, COMMIT_ROWS, launch, parameters) }
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hornbeam.cuda.merge import MergeKernel, MergeRule
+from hornbeam.cuda.merge import MergeRule
 from hornbeam.keep.reduce.base import Reduce
 
 __all__ = ["SimilarityMerge"]
@@ -21,4 +21,4 @@ class SimilarityMerge(Reduce):
     @property
     def merge_rule(self) -> MergeRule | None:
         """The kernel's, unless a subclass in Python merges otherwise."""
-        return MergeRule(MergeKernel.SIMILARITY_MERGE) if self.is_native else None
+        return MergeRule(self.native) if self.is_native else None

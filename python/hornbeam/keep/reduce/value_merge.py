@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hornbeam.cuda.merge import MergeKernel, MergeRule
+from hornbeam.cuda.merge import MergeRule
 from hornbeam.keep.reduce.base import Reduce
 
 __all__ = ["ValueMerge"]
@@ -22,4 +22,4 @@ class ValueMerge(Reduce):
     @property
     def merge_rule(self) -> MergeRule | None:
         """The kernel's, unless a subclass in Python merges otherwise."""
-        return MergeRule(MergeKernel.VALUE_MERGE, self.threshold) if self.is_native else None
+        return MergeRule(self.native, self.threshold) if self.is_native else None

@@ -2,7 +2,7 @@
 
 use hornbeam_core::format::Dtype;
 use hornbeam_cuda::attention::{self, Extent};
-use hornbeam_cuda::params::{TreeAttention, dtype_code};
+use hornbeam_cuda::params::TreeAttention;
 use pyo3::prelude::*;
 
 use super::{OrRaise, PyCudaLane, contiguous, layer_pages, query_heads, strides};
@@ -68,8 +68,8 @@ fn tree_attention(
         window: window.map_or(i32::MAX, |w| w.min(i32::MAX as u32) as i32),
         num_rows: num_rows as i32,
         num_heads: num_heads as i32,
-        dtype: dtype_code(queries.float(py)?),
-        out_dtype: dtype_code(output.float(py)?),
+        dtype: queries.float(py)?.into(),
+        out_dtype: output.float(py)?.into(),
         reserved: 0,
     };
     let extent = Extent { num_items: extent.0, num_merged_rows: extent.1 };

@@ -1,9 +1,10 @@
 //! Sampling and verification on the device.
 
 use hornbeam_cuda::decide;
-use hornbeam_cuda::params::{Follow, Law, Sample, dtype_code};
+use hornbeam_cuda::params::{Follow, Law, Sample};
 use pyo3::prelude::*;
 
+use super::tables::{WarpLaw, law_of};
 use super::{OrRaise, PyCudaLane, contiguous};
 use crate::tensor::{Kind, Tensor};
 
@@ -13,8 +14,8 @@ pub(super) fn vector(py: Python<'_>, tensor: &Tensor, kind: Kind, len: Option<us
 }
 
 /// Samples every row of `logits` `[rows, vocabulary]` into `tokens` (int32, -1 for a row that is
-/// no distribution) and `faults` (int32: 0, or 1 NaN, 2 +inf, 3 nothing finite). `law` is
-/// (temperature, top_k, top_p, min_p) for all sequences, or `laws` uint8 `[sequences, 32]` has one
+/// no distribution) and `faults` (int32: 0, or why it is none). `law` is
+/// (temperature, top_k, top_p, min_p) for all sequences, or `laws` of `cuda_pack_laws` has one
 /// each. `tree` is (parents, offsets) of draft trees; without it a row is a sequence. `seeds`, int32
 /// `[2]`, has the seed's words on the device.
 #[pyfunction]
@@ -26,7 +27,7 @@ fn sample(
     tree: Option<(Bound<'_, PyAny>, Bound<'_, PyAny>)>,
     sequences: Option<&Bound<'_, PyAny>>,
     positions: Option<&Bound<'_, PyAny>>,
-    law: (f64, Option<u32>, Option<f64>, Option<f64>),
+    law: WarpLaw,
     laws: Option<&Bound<'_, PyAny>>,
     seed: u64,
     tokens: &Bound<'_, PyAny>,
@@ -81,7 +82,7 @@ fn sample(
         num_rows: num_rows as i32,
         num_sequences: num_sequences as i32,
         vocabulary: vocabulary as i32,
-        dtype: dtype_code(rows.float(py)?),
+        dtype: rows.float(py)?.into(),
     };
     // SAFETY: the tensors are on the device and of the shapes that were checked; torch's stream
     // orders their reuse.
@@ -89,7 +90,7 @@ fn sample(
 }
 
 /// Walks draft trees along sampled tokens: see `hornbeam.ops.verify` with rule "coupled".
-/// `fault_rows` takes 0, or 4 * row + fault of the row at which a walk broke off. With `captured`
+/// `fault_rows` takes 0, or what `cuda_fault` reads of the row at which a walk broke off. With `captured`
 /// vectors are as long as the step was captured for, and `offsets` has the true numbers.
 #[pyfunction]
 #[pyo3(name = "cuda_follow", signature = (lane, draft_tokens, parents, offsets, tokens, faults, accepted, num_accepted, next_token, fault_rows, captured=false))]
@@ -134,19 +135,6 @@ fn follow(
     };
     // SAFETY: as above.
     unsafe { decide::follow(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
-}
-
-/// A law from a warp's (temperature, top_k, top_p, min_p), which the warp has validated.
-fn law_of((temperature, top_k, top_p, min_p): (f64, Option<u32>, Option<f64>, Option<f64>)) -> Law {
-    let greedy = temperature == 0.0;
-    Law {
-        scale: if greedy { 1.0 } else { (1.0 / temperature) as f32 },
-        greedy: i32::from(greedy),
-        top_k: top_k.map_or(0, |k| k.min(i32::MAX as u32) as i32),
-        reserved: 0,
-        top_p: top_p.filter(|p| *p < 1.0).unwrap_or(0.0),
-        min_p: min_p.unwrap_or(0.0),
-    }
 }
 
 pub(super) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -2,7 +2,7 @@
 
 use hornbeam_core::format::Dtype;
 use hornbeam_cuda::mass;
-use hornbeam_cuda::params::{KeyMass, QUERY_STATS_BYTES, dtype_code};
+use hornbeam_cuda::params::{KeyMass, MassPhase, QUERY_STATS_BYTES};
 use pyo3::prelude::*;
 
 use super::decide::vector;
@@ -10,7 +10,7 @@ use super::{OrRaise, PyCudaLane, contiguous, layer_pages, query_heads, strides};
 use crate::tensor::{Kind, Tensor, expect_apart};
 
 /// `hornbeam.ops.attention_mass` on the device. `rows`, int32, and `segments`, int32 `[S, 4]` of
-/// `CudaPlan.mass_segments`, lie there; `stats` is uint8 `[rows * heads, 16]`, zeros; `mass` and `seen` are
+/// `CudaPlan.mass_segments`, lie there; `stats` is uint8 `[rows * heads, query_stats]`, of `cuda_sizes`, zeros; `mass` and `seen` are
 /// contiguous and added to.
 #[pyfunction]
 #[pyo3(name = "cuda_key_mass", signature = (lane, q, words, chunk, rows, segments, stats, mass, seen, lse, layer, num_kv_heads, scale, window, soft_cap, sinks))]
@@ -69,10 +69,10 @@ fn key_mass(
         window: window.map_or(i32::MAX, |w| w.min(i32::MAX as u32) as i32),
         num_rows: num_rows as i32,
         num_heads: num_heads as i32,
-        dtype: dtype_code(queries.float(py)?),
+        dtype: queries.float(py)?.into(),
         num_segments: segments.shape()[0] as i32,
         num_columns: columns as i32,
-        phase: 0,
+        phase: MassPhase::Largest,
         reserved: 0,
     };
     // SAFETY: the tensors are on the device and of the shapes that were checked; rows and segments are

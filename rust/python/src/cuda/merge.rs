@@ -2,7 +2,7 @@
 
 use hornbeam_core::format::Dtype;
 use hornbeam_cuda::merge;
-use hornbeam_cuda::params::MergeRows;
+use hornbeam_cuda::params::{MergeRows, MergeRule};
 use pyo3::prelude::*;
 
 use super::decide::vector;
@@ -13,8 +13,8 @@ type Pair<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>);
 type Triple<'py> = (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>);
 
 /// Merges rows of planes. `rows` are float32 keys and values `[N, D]`; `kept` and `asked` are (int32 rows, plane
-/// after plane, float32 scores of them, int32 where planes begin and the last one ends); `rule` is 0 for
-/// evict-then-merge, 1 for values alone, 2 by similarity, with its threshold; `most` are the rows kept, and asked,
+/// after plane, float32 scores of them, int32 where planes begin and the last one ends); `rule` is the name
+/// of the reduction, with its threshold; `most` are the rows kept, and asked,
 /// of the largest plane. Scratch: float32 `[(K + A) * D + A]`, int64 `[K + 2 A]`, int32 `[planes]`. Takes float32 `out`
 /// keys and values `[K, D]`, and `weights` as `keep_reduce`: int32 targets `[A]`, float32 `[A]`, zeros, and
 /// float32 own ones `[K]`.
@@ -26,7 +26,7 @@ fn merge_rows(
     rows: Pair<'_>,
     kept: Triple<'_>,
     asked: Triple<'_>,
-    rule: (i32, f64),
+    rule: (&str, f64),
     most: (u32, u32),
     scratch: Triple<'_>,
     out: Pair<'_>,
@@ -75,7 +75,7 @@ fn merge_rows(
         num_kept: num_kept as i32,
         num_asked: num_asked as i32,
         head_dim: d as i32,
-        rule: rule.0,
+        rule: MergeRule::named(rule.0).or_raise(py)?,
         reserved: 0,
     };
     let lane = lane.get().lane();

@@ -10,10 +10,12 @@ mod ratio;
 mod rows;
 mod score;
 mod select;
+mod tables;
 
 use hornbeam_core::format::PageLayout;
+use hornbeam_core::format::plan::Entry;
+use hornbeam_cuda::Lane;
 use hornbeam_cuda::params::Pages;
-use hornbeam_cuda::{Lane, decide as kernels, rows as row_kernels};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
@@ -186,17 +188,7 @@ impl PyCudaLane {
     /// Loads all kernels of a device, as a graph capture needs beforehand.
     fn prepare(&self, py: Python<'_>, device: i32) -> PyResult<()> {
         let lane = self.lane();
-        py.detach(|| {
-            row_kernels::prepare(lane, device)?;
-            hornbeam_cuda::attention::prepare(lane, device)?;
-            hornbeam_cuda::mass::prepare(lane, device)?;
-            hornbeam_cuda::merge::prepare(lane, device)?;
-            hornbeam_cuda::select::prepare(lane, device)?;
-            hornbeam_cuda::score::prepare(lane, device)?;
-            hornbeam_cuda::codes::prepare(lane, device)?;
-            kernels::prepare(lane, device)
-        })
-        .or_raise(py)
+        py.detach(|| lane.prepare(device)).or_raise(py)
     }
 }
 
@@ -233,6 +225,7 @@ fn cuda_status(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<PyCudaLane>()?;
+    m.add("SLOT_BITS", Entry::SLOT_BITS)?;
     plan::register(m)?;
     rows::register(m)?;
     attention::register(m)?;
@@ -243,5 +236,6 @@ pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     codes::register(m)?;
     decide::register(m)?;
     ratio::register(m)?;
+    tables::register(m)?;
     m.add_function(wrap_pyfunction!(cuda_status, m)?)
 }

@@ -2,7 +2,7 @@
 
 use hornbeam_core::format::Dtype;
 use hornbeam_cuda::decide;
-use hornbeam_cuda::params::{Adjust, Count, Law, Laws, ROW_LAW_BYTES, Ratio, dtype_code};
+use hornbeam_cuda::params::{Adjust, Bias, Count, Law, Laws, Penalties, ROW_LAW_BYTES, Ratio, Rule};
 use pyo3::prelude::*;
 
 use super::decide::vector;
@@ -99,8 +99,8 @@ fn count(
 }
 
 /// Applies bias and penalties to rows of `logits`, into `out` float32 of their shape. `tree` is
-/// (tokens, parents, offsets); `marks` comes from `cuda_count`; `penalties` uint8 `[1 or sequences,
-/// 24]` and `bias` uint8 `[any, 8]` are laid out as in adjust.cuh.
+/// (tokens, parents, offsets); `marks` comes from `cuda_count`; `penalties`, of one
+/// sequence or of each, and `bias` are those of `cuda_pack_penalties`.
 #[pyfunction]
 #[pyo3(name = "cuda_adjust")]
 fn adjust(
@@ -132,13 +132,18 @@ fn adjust(
         marks: marks
             .as_ref()
             .map_or(Ok(0), |marks| contiguous(py, marks, Kind::I32, &[Some(tree.num_sequences()), None]))?,
-        penalties: table(py, &penalties, (!is_shared).then_some(tree.num_sequences()), 24)?,
-        bias: table(py, &bias, None, 8)?,
+        penalties: table(
+            py,
+            &penalties,
+            (!is_shared).then_some(tree.num_sequences()),
+            size_of::<Penalties>(),
+        )?,
+        bias: table(py, &bias, None, size_of::<Bias>())?,
         row_stride: rows.strides()[0] as i64,
         num_rows: rows.shape()[0] as i32,
         num_sequences: tree.num_sequences() as i32,
         vocabulary: rows.shape()[1] as i32,
-        dtype: dtype_code(rows.float(py)?),
+        dtype: rows.float(py)?.into(),
         marked: marks.as_ref().map_or(0, |marks| marks.shape()[1] as i32),
         is_shared: i32::from(is_shared),
     };
@@ -146,19 +151,18 @@ fn adjust(
     unsafe { decide::adjust(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
 }
 
-/// One side of a ratio test: logits, laws of its sequences (uint8 `[sequences, 32]`), and where the
-/// laws of its rows go (uint8 `[rows, 40]`).
+/// One side of a ratio test: logits, laws of its sequences, of `cuda_pack_laws`, and where the
+/// laws of its rows go (uint8 `[rows, row_law]`, of `cuda_sizes`).
 type Side<'py> = (Any<'py>, Any<'py>, Any<'py>);
 
-/// Verifies drafts by a rule that draws, see `hornbeam.ops.verify`: 0 chain, 1 block, 2 with and 3
-/// without replacement, 4 target only, 5 typical. `scratch` is (uint8 `[rows, 8]`, int32 `[rows]`);
+/// Verifies drafts by a rule that draws, see `hornbeam.ops.verify`: `rule` is one of its names. `scratch` is (uint8 `[rows, 8]`, int32 `[rows]`);
 /// `out` is (accepted, num_accepted, next_token, fault_rows).
 #[pyfunction]
 #[pyo3(name = "cuda_ratio")]
 fn ratio(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
-    rule: i32,
+    rule: &str,
     tree: (Any<'_>, Any<'_>, Any<'_>),
     counters: (Option<Any<'_>>, Option<Any<'_>>),
     target: Side<'_>,
@@ -207,11 +211,11 @@ fn ratio(
         epsilon: bounds.0,
         alpha: bounds.1,
         seed: [seed as u32, (seed >> 32) as u32],
-        rule,
+        rule: Rule::named(rule).or_raise(py)?,
         num_sequences: num_sequences as i32,
         max_depth: accepted.shape()[1] as i32,
         vocabularies: [0; 2],
-        dtypes: [0; 2],
+        dtypes: [Dtype::F32.into(); 2],
         reserved: 0,
     };
     for (which, (logits, laws, row_laws)) in sides.into_iter().enumerate() {
@@ -225,7 +229,7 @@ fn ratio(
             num_rows: logits.shape()[0] as i32,
             num_sequences: num_sequences as i32,
             vocabulary: logits.shape()[1] as i32,
-            dtype: dtype_code(logits.float(py)?),
+            dtype: logits.float(py)?.into(),
         };
         (parameters.logits[which], parameters.row_laws[which]) = (rows.logits, rows.out);
         (parameters.laws[which], parameters.strides[which]) = (rows.laws, rows.row_stride);

@@ -1,6 +1,6 @@
 //! Row writes and row moves on the device.
 
-use hornbeam_cuda::params::{CommitRows, CopyRows, MoveRows, WriteRows, dtype_code};
+use hornbeam_cuda::params::{CommitRows, CopyRows, MoveRows, WriteRows};
 use hornbeam_cuda::rows;
 use pyo3::prelude::*;
 
@@ -39,7 +39,7 @@ fn write_rows(
         plan: words.address(),
         strides: [k_strides[0], k_strides[1], v_strides[0], v_strides[1]],
         pages,
-        dtype: dtype_code(dtype),
+        dtype: dtype.into(),
         num_rows: keys.shape()[0] as i32,
     };
     // SAFETY: the tensors are on the device, and torch's stream orders their reuse; the words

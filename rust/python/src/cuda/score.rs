@@ -1,7 +1,7 @@
 //! Scores that read keys and values, on the device. Numbers of 64 bits cross as int64.
 
 use hornbeam_core::format::Dtype;
-use hornbeam_cuda::params::{ExpectedScores, PlaneSums, ScoreRows};
+use hornbeam_cuda::params::{ExpectedScores, PlaneSums, RowRule, ScoreRows};
 use hornbeam_cuda::score;
 use pyo3::prelude::*;
 
@@ -17,23 +17,20 @@ fn pair(tensors: &Pair<'_>, names: [&'static str; 2]) -> PyResult<[Tensor; 2]> {
     Ok([Tensor::new(&tensors.0, names[0])?, Tensor::new(&tensors.1, names[1])?])
 }
 
-/// Scores float32 rows `[N, D]` into float32 `scores [N]`: by rule 0 minus their norms; by rule 2 what is there
-/// times the sums of their magnitudes, by rule 3 times their norms.
+/// Scores float32 rows `[N, D]` into float32 `scores [N]`: by the rule "key_norm" minus their norms; by "times_magnitudes" what
+/// is there times the sums of their magnitudes, by "times_length" times their norms.
 #[pyfunction]
 #[pyo3(name = "cuda_score_rows")]
 fn score_rows(
     py: Python<'_>,
     lane: &Bound<'_, PyCudaLane>,
     rows: &Bound<'_, PyAny>,
-    rule: i32,
+    rule: &str,
     scores: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let (r, s) = (Tensor::new(rows, "rows")?, Tensor::new(scores, "scores")?);
     let target = lane.get().target(py, rows, &[&r, &s])?;
     let address = contiguous(py, &r, FLOAT, &[None, None])?;
-    if ![0, 2, 3].contains(&rule) {
-        return Err(r.refuse(py, &format!("with rule {rule}"), "rule 0, 2 or 3"));
-    }
     let parameters = ScoreRows {
         rows: address,
         begin: 0,
@@ -43,7 +40,7 @@ fn score_rows(
         num_planes: 0,
         num_rows: r.shape()[0] as i32,
         head_dim: r.shape()[1] as i32,
-        rule,
+        rule: RowRule::named(rule).or_raise(py)?,
     };
     // SAFETY: the tensors are on the device and of the shapes that were checked.
     unsafe { score::score_rows(lane.get().lane(), target.device, target.stream, &parameters) }.or_raise(py)
@@ -78,7 +75,7 @@ fn key_differences(
         num_planes: planes as i32,
         num_rows: count as i32,
         head_dim: dim as i32,
-        rule: 0,
+        rule: RowRule::RowLengths,
     };
     // SAFETY: as above; the caller made the planes from counts of the keys.
     unsafe { score::key_differences(lane.get().lane(), target.device, target.stream, &parameters, most) }
