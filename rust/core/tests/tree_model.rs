@@ -14,6 +14,7 @@ use std::collections::HashMap;
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
+use hornbeam_core::plan::step_plan;
 use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Stats, Tree};
 
 /// SplitMix64, so that a failure is reproduced by its seed on any machine.
@@ -263,7 +264,7 @@ impl World {
         salt: u64,
     ) -> Vec<u64> {
         let layout = *self.tree.layout();
-        let plan = self.tree.plan().unwrap().clone();
+        let plan = step_plan(&self.tree);
         let rows = self.tree.rows();
         let row_tokens = self.tree.row_tokens().to_vec();
         let mut stamps = vec![0; plan.num_rows()];

@@ -3,6 +3,7 @@
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
+use hornbeam_core::plan::step_plan;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Keep, Moves, Request, Tree};
 
@@ -241,7 +242,7 @@ fn columns_follow_commit_moves_and_compaction() {
     begin(&mut tree, &[Request { branch: a, tokens: &[7, 8], parents: Some(&[-1, -1]) }]).unwrap();
     let layout = layout();
     let at = |page: u32, slot: u32| page as usize * layout.page_tokens + slot as usize;
-    let from = tree.plan().unwrap().row_slots[1];
+    let from = step_plan(&tree).row_slots[1];
     for plane in 0..2 {
         tree.columns_mut().part_mut(column, 0)[at(layout.page_id(from.slab, plane), from.slot)] =
             40 + plane as u8;

@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 use hornbeam_core::Error;
-use hornbeam_core::format::plan::RowSlot;
+use hornbeam_core::format::slot::{Move, PageMove, RowSlot};
 use hornbeam_core::format::{Dtype, Element, PageLayout};
-use hornbeam_core::ops::rows::{self, Layer, Move, PageMove, Rows};
+use hornbeam_core::ops::rows::{self, Layer, Rows};
 use hornbeam_core::parallel::Parallel;
 use pyo3::prelude::*;
 use pyo3::types::PyList;

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use hornbeam_core::Error;
+use hornbeam_core::format::slot::PageMove;
 use hornbeam_core::format::{Dtype, PageLayout};
-use hornbeam_core::ops::rows::PageMove;
 use hornbeam_core::ops::{pages, rows};
 use hornbeam_core::parallel::lock_whole;
+use hornbeam_core::plan::step_plan;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Tree};
 use pyo3::prelude::*;
@@ -46,7 +47,7 @@ struct State {
 
 impl State {
     fn is_open(&self, ticket: u64) -> bool {
-        self.steps == ticket && self.tree.plan().is_some()
+        self.steps == ticket && self.tree.has_open_step()
     }
 
     /// The next copies were made.
@@ -602,7 +603,7 @@ impl PyTree {
             state.owner = owner;
             let step = PyStepHandle { shared: Arc::clone(&self.shared), ticket: state.steps };
             let tree = &state.tree;
-            let plan = tree.plan().cloned().unwrap_or_default();
+            let plan = Arc::new(step_plan(tree));
             Ok(Ok((step, plan, tree.row_tokens().to_vec(), tree.rows())))
         })?;
         let (step, plan, tokens, rows) = match opened {
@@ -626,7 +627,7 @@ impl PyTree {
 
     /// Whether a step is open.
     fn has_open_step(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(self.lock(py)?.tree.plan().is_some())
+        Ok(self.lock(py)?.tree.has_open_step())
     }
 
     /// Makes the copies that are still to be made.

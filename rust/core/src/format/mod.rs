@@ -1,7 +1,8 @@
-//! How numbers lie in memory: element types, and the geometry of pages.
+//! How numbers lie in memory: element types, the geometry of pages, slots, and the plan of a step.
 
 pub mod page;
 pub mod plan;
+pub mod slot;
 
 use half::{bf16, f16};
 

@@ -16,7 +16,7 @@
 //! in byte `i`, `k * bits` bits up. So sixteen neighbouring channels come out of one load by a mask.
 
 use super::PageLayout;
-use super::plan::Entry;
+use super::slot::{Entry, MOST_TOKENS};
 use crate::error::{Error, Result};
 
 /// Blocks of keys that share an offset and a step.
@@ -206,9 +206,6 @@ impl Formats {
         }
     }
 }
-
-/// Most tokens of any page: an entry has twelve bits for a slot.
-pub const MOST_TOKENS: usize = 4095;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::plan::RowSlot;
+use crate::format::slot::{Move, PageMove, RowSlot};
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, lock_whole};
 
@@ -29,16 +29,6 @@ impl<'a, S> Rows<'a, S> {
         let at = row * self.row_stride + head * self.head_stride;
         &self.data[at..at + head_dim]
     }
-}
-
-/// One slot that takes the contents of another, on all planes.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Move {
-    /// Read from here.
-    pub from: RowSlot,
-    /// Written here.
-    pub to: RowSlot,
 }
 
 /// The pages of one layer: all chunks, and which planes of them.
@@ -166,16 +156,6 @@ pub fn move_rows(moves: &[Move], chunks: &mut [&mut [u8]], layout: &PageLayout) 
         }
     }
     Ok(())
-}
-
-/// One page slot that takes the contents of another page's, on one plane.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageMove {
-    /// Page id and slot to read.
-    pub from: [u32; 2],
-    /// Page id and slot to write.
-    pub to: [u32; 2],
 }
 
 /// Copies slots of single pages, in order; as [`move_rows`] otherwise.

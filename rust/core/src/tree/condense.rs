@@ -8,13 +8,12 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use super::evict::Room;
 use super::node::{Node, ROOT};
 use super::place::{Kept, Run, place};
+use super::table::Table;
 use super::version::{Keep, check_kept};
 use super::{Begin, BranchId, Codes, Moves, Tree};
 use crate::error::{Error, Result};
 use crate::format::page::CodedPage;
-use crate::format::plan::Entry;
-use crate::ops::rows::PageMove;
-use crate::plan::Table;
+use crate::format::slot::{Entry, PageMove};
 
 /// A key that a plane of a branch shows: page id, slot and format as [`Entry::first`] has them, logical
 /// position.

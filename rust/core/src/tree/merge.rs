@@ -4,7 +4,7 @@
 
 use super::node::{ROOT, append_run};
 use super::{NodeId, Tree};
-use crate::format::plan::RowSlot;
+use crate::format::slot::RowSlot;
 
 impl Tree {
     /// Merges what the releases since the last call left to merge. Runs between steps only: it may

@@ -15,15 +15,19 @@ mod evict;
 mod matching;
 mod merge;
 mod node;
+mod order;
 mod place;
 mod quantise;
 mod step;
+mod table;
 mod version;
 
 pub use arena::Id;
 pub use condense::Held;
+pub use order::Order;
 pub use quantise::Codes;
-pub use step::{Begin, Request};
+pub use step::{Begin, Request, Walk};
+pub use table::Table;
 pub use version::{Keep, NodeInfo};
 
 use std::collections::{HashMap, VecDeque};
@@ -34,10 +38,7 @@ use step::OpenStep;
 
 use crate::error::{Error, Result};
 use crate::format::PageLayout;
-use crate::format::page::MOST_TOKENS;
-use crate::format::plan::RowSlot;
-use crate::ops::rows::{Move, PageMove};
-use crate::plan::Table;
+use crate::format::slot::{MOST_TOKENS, Move, PageMove, RowSlot};
 use crate::store::{ColumnId, Columns, Scope, Slabs};
 
 /// Names a node of one tree.

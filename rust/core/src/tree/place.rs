@@ -10,7 +10,7 @@ use super::Held;
 use crate::error::Result;
 use crate::format::PageLayout;
 use crate::format::page::CodedPage;
-use crate::format::plan::Entry;
+use crate::format::slot::Entry;
 
 /// Keys stay on their pages while at most one page, or one of so many, comes free.
 const SPARED: usize = 16;

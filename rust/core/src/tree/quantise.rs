@@ -4,12 +4,11 @@
 //! keys that are in codes already stay on their pages. So history is never quantised twice.
 
 use super::evict::Room;
+use super::table::Table;
 use super::{Begin, BranchId, Moves, NodeId, Tree};
 use crate::error::{Error, Result};
 use crate::format::page::CodedPage;
-use crate::format::plan::{Entry, RowSlot};
-use crate::ops::rows::PageMove;
-use crate::plan::Table;
+use crate::format::slot::{Entry, PageMove, RowSlot};
 
 /// The number of the format that each key of a node shall have, see [`crate::format::page::FORMATS`]; 0
 /// for plain. In the order in which the node shows them (on that plane).

@@ -1,16 +1,16 @@
 //! A step: rows that are written past the committed length, until a commit says which of them stay.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::evict::Room;
 use super::node::{Node, ROOT, append_run};
+use super::order::Order;
+use super::table::Table;
 use super::{BranchId, Tree};
 use crate::error::{Error, Result};
-use crate::format::plan::{Entry, Plan, RowSlot};
-use crate::plan::{Builder, Order, Table};
+use crate::format::slot::{Entry, RowSlot};
 
 /// New tokens of one branch.
 #[derive(Debug, Clone, Copy)]
@@ -33,10 +33,29 @@ pub enum Begin {
     Grow(usize),
 }
 
+/// What hears of the nodes and rows of a step, in depth-first order; see [`Tree::walk_step`].
+pub trait Walk {
+    /// A node whose keys the rows see that come before the matching [`Walk::leave`].
+    fn enter(&mut self, table: &Table);
+    /// The rows of a request. `position` is that of a child of the branch's end; `slots` are runs of (slab,
+    /// first slot, count) that together hold the rows.
+    fn rows(&mut self, order: &Order, position: i32, slots: impl Iterator<Item = (u32, u32, u32)>);
+    /// The node that was entered last.
+    fn leave(&mut self);
+}
+
+/// One event of the walk over a step.
+#[derive(Debug, Clone, Copy)]
+enum Visit {
+    Enter(u32),
+    Rows(u32),
+    Leave,
+}
+
 #[derive(Debug)]
 pub(super) struct OpenStep {
     requests: Vec<OpenRequest>,
-    plan: Arc<Plan>,
+    visits: Vec<Visit>,
     tokens: Vec<u32>,
     /// What it commits is never matched.
     stale: bool,
@@ -82,8 +101,11 @@ impl OpenStep {
     }
 
     /// Where the rows are written.
-    pub(super) fn plan_slots(&self) -> &[RowSlot] {
-        &self.plan.row_slots
+    pub(super) fn row_slots(&self, page_tokens: u32) -> impl Iterator<Item = RowSlot> + '_ {
+        let slots = move |r: &'_ OpenRequest| -> Vec<RowSlot> {
+            (0..r.tokens.len() as u32).map(|row| r.slot(row, page_tokens)).collect()
+        };
+        self.requests.iter().flat_map(slots)
     }
 
     /// The slots of a branch's rows, where they are a chain.
@@ -133,9 +155,9 @@ impl Tree {
             });
         }
         self.clock += 1;
-        let (plan, tokens) = self.lay_out(&mut open);
+        let (visits, tokens) = self.lay_out(&mut open);
         debug_assert!(slabs.next().is_none());
-        self.open = Some(OpenStep { requests: open, plan: Arc::new(plan), tokens, stale: false });
+        self.open = Some(OpenStep { requests: open, visits, tokens, stale: false });
         Ok(Begin::Open)
     }
 
@@ -184,9 +206,9 @@ impl Tree {
     }
 
     /// Walks the union of the requests' paths in depth-first order.
-    fn lay_out(&mut self, requests: &mut [OpenRequest]) -> (Plan, Vec<u32>) {
+    fn lay_out(&mut self, requests: &mut [OpenRequest]) -> (Vec<Visit>, Vec<u32>) {
         const NONE: u32 = u32::MAX;
-        struct Visit {
+        struct Place {
             node: u32,
             first_child: u32,
             last_child: u32,
@@ -194,8 +216,8 @@ impl Tree {
             requests: SmallVec<[u32; 1]>,
         }
         let fresh =
-            |node| Visit { node, first_child: NONE, last_child: NONE, next: NONE, requests: SmallVec::new() };
-        let (mut visits, mut place) = (vec![fresh(ROOT)], HashMap::from([(ROOT, 0u32)]));
+            |node| Place { node, first_child: NONE, last_child: NONE, next: NONE, requests: SmallVec::new() };
+        let (mut places, mut place) = (vec![fresh(ROOT)], HashMap::from([(ROOT, 0u32)]));
         let mut climb = Vec::new();
         for (i, request) in requests.iter().enumerate() {
             let mut at = self.branches[request.branch.index].node;
@@ -207,46 +229,62 @@ impl Tree {
             let mut above = place[&at];
             for &node in climb.iter().rev() {
                 self.nodes[node].used = self.clock;
-                let index = visits.len() as u32;
-                visits.push(fresh(node));
+                let index = places.len() as u32;
+                places.push(fresh(node));
                 place.insert(node, index);
-                let parent = &mut visits[above as usize];
+                let parent = &mut places[above as usize];
                 let previous = std::mem::replace(&mut parent.last_child, index);
                 if previous == NONE {
                     parent.first_child = index;
                 } else {
-                    visits[previous as usize].next = index;
+                    places[previous as usize].next = index;
                 }
                 above = index;
             }
-            visits[above as usize].requests.push(i as u32);
+            places[above as usize].requests.push(i as u32);
         }
-        let (mut builder, mut tokens) = (Builder::default(), Vec::new());
-        let page_tokens = self.layout().page_tokens;
-        // A visit on the stack is entered, or left when its read is already known.
-        let mut stack: Vec<(u32, Option<Option<usize>>)> = vec![(0, None)];
+        let (mut visits, mut tokens) = (Vec::with_capacity(2 * places.len() + requests.len()), Vec::new());
+        // A place on the stack is entered, or left when it was already.
+        let mut stack: Vec<(u32, bool)> = vec![(0, false)];
         while let Some((index, entered)) = stack.pop() {
-            let visit = &visits[index as usize];
-            let node = &self.nodes[visit.node];
-            if let Some(read) = entered {
-                builder.leave(read);
-                if visit.next != NONE {
-                    stack.push((visit.next, None));
+            let place = &places[index as usize];
+            if entered {
+                visits.push(Visit::Leave);
+                if place.next != NONE {
+                    stack.push((place.next, false));
                 }
                 continue;
             }
-            stack.push((index, Some(builder.enter(&node.table))));
-            for &i in &visit.requests {
+            visits.push(Visit::Enter(place.node));
+            stack.push((index, true));
+            for &i in &place.requests {
                 let request = &mut requests[i as usize];
-                request.first_row = builder.num_rows();
-                builder.rows(&request.order, node.end() as i32, request.runs(page_tokens));
+                request.first_row = tokens.len() as u32;
+                visits.push(Visit::Rows(i));
                 tokens.extend(request.order.token_of.iter().map(|&t| request.tokens[t as usize]));
             }
-            if visit.first_child != NONE {
-                stack.push((visit.first_child, None));
+            if place.first_child != NONE {
+                stack.push((place.first_child, false));
             }
         }
-        (builder.finish(), tokens)
+        (visits, tokens)
+    }
+
+    /// Tells of the open step's nodes and rows, in depth-first order. Without an open step, of nothing.
+    pub fn walk_step(&self, walk: &mut impl Walk) {
+        let Some(open) = &self.open else { return };
+        let page_tokens = self.layout().page_tokens;
+        for visit in &open.visits {
+            match *visit {
+                Visit::Enter(node) => walk.enter(&self.nodes[node].table),
+                Visit::Leave => walk.leave(),
+                Visit::Rows(index) => {
+                    let request = &open.requests[index as usize];
+                    let node = self.branches[request.branch.index].node;
+                    walk.rows(&request.order, self.nodes[node].end() as i32, request.runs(page_tokens));
+                }
+            }
+        }
     }
 
     /// What the open step commits shall never be matched: its keys are not those of the whole model.
@@ -256,9 +294,9 @@ impl Tree {
         }
     }
 
-    /// The plan of the open step.
-    pub fn plan(&self) -> Option<&Arc<Plan>> {
-        self.open.as_ref().map(|open| &open.plan)
+    /// Whether a step is open.
+    pub fn has_open_step(&self) -> bool {
+        self.open.is_some()
     }
 
     /// The tokens of the open step's rows, in row order.

@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::sync::Mutex;
 
-use super::coded::{self, Coded};
-use super::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, dynamic, work};
+use super::block::{self, Coded};
+use super::problem::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, check_problem, dynamic};
+use super::{coded, work};
 use crate::error::{Error, Result};
 use crate::format::page::Formats;
 use crate::format::plan::{Plan, Read};
@@ -92,7 +93,7 @@ pub fn attention_mass(
     rows: &[u32],
     out: MassOutput<'_>,
 ) -> Result<()> {
-    super::check_problem(layout, plan, params)?;
+    check_problem(layout, plan, params)?;
     let columns = mass_columns(plan, rows)?;
     let num_columns = columns.last().map_or(0, |last| (last.begin + last.count) as usize);
     let (heads, kv_heads) = (params.num_heads, params.num_kv_heads);
@@ -234,7 +235,7 @@ impl<E: Element> Kernel for StripOf<'_, E> {
                 }
                 let (flat, stride) = (keys.as_flattened(), width * WIDTH);
                 let block = scores.score(l, flat, stride, column, run.count, problem.params.scale);
-                super::task::cap(l, problem, block);
+                block::cap(l, problem, block);
                 for (i, score) in block.iter_mut().enumerate() {
                     let (begin, end) = run.rows_that_see(problem, read, i);
                     if window.is_none() && begin <= mine[0] && mine[mine.len() - 1] < end && lanes == WIDTH {

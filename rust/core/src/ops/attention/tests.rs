@@ -1,5 +1,6 @@
 //! Random plans against dense attention in f64, on every instruction set.
 
+use half::{bf16, f16};
 use proptest::prelude::*;
 
 use super::*;
