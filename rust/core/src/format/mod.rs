@@ -2,6 +2,7 @@
 
 pub mod page;
 pub mod plan;
+pub mod plan_words;
 pub mod slot;
 
 use half::{bf16, f16};
