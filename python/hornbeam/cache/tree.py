@@ -20,8 +20,8 @@ from torch import Tensor
 
 from hornbeam import _native, cuda
 from hornbeam.cache.branch import Branch
+from hornbeam.cache.key_table import KeyTable
 from hornbeam.cache.step import Step
-from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError, OutOfPages
 from hornbeam.integers import integer_tensor
 from hornbeam.ops.pages import page_formats
@@ -193,25 +193,27 @@ class PrefixTree:
             self._native.add_chunk(self.chunks, chunk)
         self.peak_bytes = max(self.peak_bytes, self.num_bytes)
 
-    def _change(self, attempt: Callable[[list[Tensor] | None], Any]) -> None:
-        """Repeats a change, which says how many chunks it lacks, until it lacks none; then copies."""
+    def _change(self, attempt: Callable[[list[Tensor] | None], Any]) -> Any:
+        """Repeats a change, which says how many chunks it lacks, until it lacks none; then copies. Returns
+        what the change gives."""
         self._make_moves_on_device()
-        while lacking := attempt(self._host_chunks):
-            self._grow(lacking)
+        while isinstance(done := attempt(self._host_chunks), int) and done:
+            self._grow(done)
         self._make_moves_on_device()
+        return done
 
-    def _encode(self, attempt: Callable[[list[Tensor] | None, bool], Any]) -> None:
+    def _encode(self, attempt: Callable[[list[Tensor] | None, bool], Any]) -> Any:
         """As :meth:`_change`, of a change that encodes keys; told to, it only says which."""
         if self._host_chunks is None:
             self._make_moves_on_device()
             slots = attempt(None, True)
-            for begin in range(0, 0 if isinstance(slots, int) else len(slots), ROWS_AT_ONCE):
-                held = np.pad(slots[begin : begin + ROWS_AT_ONCE], ((0, 0), (0, 1)))
-                if not bool((cuda.gather_rows(self.chunks, held).abs() <= LARGEST).all()):
+            for begin in range(0, len(slots) if isinstance(slots, np.ndarray) else 0, ROWS_AT_ONCE):
+                entries = np.pad(slots[begin : begin + ROWS_AT_ONCE], ((0, 0), (0, 1)))
+                if not bool((cuda.gather_rows(self.chunks, entries).abs() <= LARGEST).all()):
                     raise ArgumentError(
                         f"an element of a page to encode is NaN or too large, expected at most {LARGEST}"
                     )
-        self._change(lambda chunks: attempt(chunks, False))
+        return self._change(lambda chunks: attempt(chunks, False))
 
     @property
     def _host_chunks(self) -> list[Tensor] | None:
@@ -381,8 +383,10 @@ class PrefixTree:
         *,
         digest: int,
         formats: Sequence[Sequence[str | None] | Tensor | np.ndarray] | None = None,
-    ) -> None:
-        """Give `branch` one node in place of its path, which shows only some of its keys.
+        table: KeyTable | None = None,
+    ) -> KeyTable:
+        """Give `branch` one node in place of its path, which shows only some of its keys. Returns the table
+        of what it shows then.
 
         Where nobody else reads what the branch shows, its pages are given up first, so that the copy
         needs no memory; after a small cut only what fills the holes is copied. Keys in codes do not move:
@@ -396,28 +400,36 @@ class PrefixTree:
             formats: one list a plane: a name of :func:`hornbeam.ops.page_formats` or None for each kept
                 key, or integers, numbers of formats and 0. Of each format whole pages are filled, in order;
                 what does not fill one stays plain, and what is in codes already stays as it is.
+            table: what :meth:`key_table` gives of the branch, where the caller has it already.
 
         Raises:
+            StateError: a step is open, or ``table`` is not what the branch shows now.
             ArgumentError: no such format, elements beyond 65504, or codes in slabs (:meth:`quantise` without
                 ``by_head``) where planes are to differ or formats are given.
             ShapeError: lists of other lengths.
             OutOfPages: the copies do not fit; nothing was changed.
         """
-        counts, entries = self._native.held(branch._id, False)
-        shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
+        table = self.key_table(branch) if table is None else table
+        shown = table.split(table.positions)
         indices = [integer_tensor(keys, "keep", torch.int32).cpu().numpy() for keys in keep]
-        at = [plane[keys] for plane, keys in zip(shown, indices, strict=True)]
-        by_head = formats is not None or any(
-            not np.array_equal(plane, at[0]) or not np.array_equal(keys, indices[0])
-            for plane, keys in zip(at, indices, strict=True)
+        by_head = formats is not None or not all(
+            np.array_equal(keys, indices[0])
+            and (table.is_even or np.array_equal(plane[keys], shown[0][keys]))
+            for plane, keys in zip(shown, indices, strict=True)
         )
-        if not by_head and len(entries) and (entries[:, 1] >> SLOT_BITS).any():
+        if not by_head and table.formats.any():
             # Pages in codes stay what they are, those of slabs or of single heads.
             by_head = any(self._native.keys(branch._id, 0)[:, 0])
         lists = indices if by_head else indices[:1]
         codes = None if formats is None else [self._numbers(names) for names in formats]
-        options = (lists, codes, digest, by_head)
-        self._encode(lambda chunks, report: self._native.condense(branch._id, *options, chunks, report))
+        options = (table.native, lists, codes, digest, by_head)
+        now = self._encode(lambda chunks, report: self._native.condense(branch._id, *options, chunks, report))
+        return KeyTable(now)
+
+    def key_table(self, branch: Branch, *, in_step: bool = False) -> KeyTable:
+        """The keys that the planes of a branch show; with ``in_step`` those of its rows in the open step too,
+        which must be a chain. It walks all keys: whoever has a table hands it on."""
+        return KeyTable(self._native.key_table(branch._id, in_step))
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""

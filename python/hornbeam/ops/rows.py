@@ -110,7 +110,7 @@ def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> 
         return keys, values
     shape = (len(entries), chunks[0].shape[-1])
     keys, values = torch.empty(shape), torch.empty(shape)
-    _native.gather_rows(chunks, counts, entries, keys, values)
+    _native.gather_rows(chunks, _native.KeyTable(counts, entries), keys, values)
     return keys, values
 
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use hornbeam_core::Error;
+use hornbeam_core::format::key_table::KeyTable;
 use hornbeam_core::format::{Dtype, PageLayout};
 use hornbeam_core::plan::step_plan;
 use hornbeam_core::store::Scope;
@@ -130,6 +131,33 @@ fn a_match_inside_a_node_shows_part_of_a_page() {
     // The halves become one node again.
     extend(&mut tree, a, &[40]);
     assert_eq!(tree.path_nodes(a).unwrap().len(), 1);
+    tree.debug_check().unwrap();
+}
+
+#[test]
+fn a_key_table_counts_only_while_it_is_what_the_branch_shows() {
+    let mut tree = tree(usize::MAX);
+    let (a, other) = (tree.branch(), tree.branch());
+    extend(&mut tree, a, &run(0, 5));
+    let b = tree.fork(a).unwrap();
+    extend(&mut tree, a, &[100]);
+    extend(&mut tree, b, &[200]);
+    let condense = |tree: &mut Tree, table: &KeyTable| {
+        tree.condense(b, table, Keep::Uniform(&[0, 5]), None, 9, |_| Ok(())).map(drop)
+    };
+    let old = tree.key_table(b).unwrap();
+    tree.release(a, false).unwrap();
+    // Merging leaves node and length as they are, and moves the last key.
+    extend(&mut tree, other, &[1]);
+    let new = tree.key_table(b).unwrap();
+    assert_ne!(old.keys(), new.keys());
+    assert!(matches!(condense(&mut tree, &old), Err(Error::State { .. })));
+    let written = KeyTable::new(new.planes().map(<[_]>::to_vec), None);
+    assert!(matches!(condense(&mut tree, &written), Err(Error::State { .. })));
+    condense(&mut tree, &new).unwrap();
+    assert!(matches!(condense(&mut tree, &new), Err(Error::State { .. })));
+    let positions: Vec<i32> = tree.key_table(b).unwrap().plane(1).iter().map(|key| key.position).collect();
+    assert_eq!(positions, [0, 5]);
     tree.debug_check().unwrap();
 }
 

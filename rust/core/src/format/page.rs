@@ -181,8 +181,16 @@ impl Formats {
     /// # Errors
     /// As [`CodedPage::new`].
     pub fn of(entries: &[Entry], layout: &PageLayout) -> Result<Self> {
+        Self::numbered(entries.iter().map(Entry::format), layout)
+    }
+
+    /// Those of some numbers; 0 is plain.
+    ///
+    /// # Errors
+    /// As [`CodedPage::new`].
+    pub fn numbered(numbers: impl Iterator<Item = u8>, layout: &PageLayout) -> Result<Self> {
         let mut pages = [None; FORMATS.len()];
-        for number in entries.iter().map(Entry::format).filter(|number| *number != 0) {
+        for number in numbers.filter(|number| *number != 0) {
             let at = usize::from(number) - 1;
             if pages.get(at).is_none_or(Option::is_none) {
                 let page = CodedPage::new(number, layout)?;
@@ -200,7 +208,12 @@ impl Formats {
 
     /// Slots of a page in the format of an entry.
     pub fn tokens(&self, entry: &Entry) -> usize {
-        match entry.format() {
+        self.tokens_of(entry.format())
+    }
+
+    /// Slots of a page in a format.
+    pub fn tokens_of(&self, number: u8) -> usize {
+        match number {
             0 => self.plain_tokens,
             number => self.coded(number).map_or(0, |page| page.tokens),
         }

@@ -1,4 +1,4 @@
-//! Rows into pages: writing the keys and values of a step, and moving slots after a commit.
+//! RowVectors into pages: writing the keys and values of a step, and moving slots after a commit.
 //!
 //! Both work plane by plane, and the planes of a chunk are disjoint, so that heads can be written
 //! by different threads without a lock that anybody waits for.
@@ -15,7 +15,7 @@ const SERIAL_ELEMENTS: usize = 1 << 18;
 
 /// Keys or values of the rows of a step, `[num_rows, num_heads, head_dim]` with unit last stride.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows<'a, S> {
+pub struct RowVectors<'a, S> {
     /// From the first element on.
     pub data: &'a [S],
     /// Elements from one row to the next.
@@ -24,7 +24,7 @@ pub struct Rows<'a, S> {
     pub head_stride: usize,
 }
 
-impl<'a, S> Rows<'a, S> {
+impl<'a, S> RowVectors<'a, S> {
     fn vector(&self, row: usize, head: usize, head_dim: usize) -> &'a [S] {
         let at = row * self.row_stride + head * self.head_stride;
         &self.data[at..at + head_dim]
@@ -33,7 +33,7 @@ impl<'a, S> Rows<'a, S> {
 
 /// The pages of one layer: all chunks, and which planes of them.
 #[derive(Debug)]
-pub struct Layer<'c, 'a, P> {
+pub struct LayerPages<'c, 'a, P> {
     /// The memory of each chunk, empty where no slot lies.
     pub chunks: &'c mut [&'a mut [P]],
     /// The geometry of a page.
@@ -49,10 +49,10 @@ pub struct Layer<'c, 'a, P> {
 ///
 /// Slots of different rows must differ. Bounds are checked before anything is written.
 pub fn write_rows<S: Element, P: Element>(
-    keys: Rows<'_, S>,
-    values: Rows<'_, S>,
+    keys: RowVectors<'_, S>,
+    values: RowVectors<'_, S>,
     slots: &[RowSlot],
-    target: Layer<'_, '_, P>,
+    target: LayerPages<'_, '_, P>,
     pool: &dyn Parallel,
 ) -> Result<()> {
     write_with(keys, values, slots, target, pool, |from, to| {
@@ -64,24 +64,24 @@ pub fn write_rows<S: Element, P: Element>(
 
 /// As [`write_rows`], for rows of the pages' own element type.
 pub fn copy_rows<P: Element>(
-    keys: Rows<'_, P>,
-    values: Rows<'_, P>,
+    keys: RowVectors<'_, P>,
+    values: RowVectors<'_, P>,
     slots: &[RowSlot],
-    target: Layer<'_, '_, P>,
+    target: LayerPages<'_, '_, P>,
     pool: &dyn Parallel,
 ) -> Result<()> {
     write_with(keys, values, slots, target, pool, |from, to| to.copy_from_slice(from))
 }
 
 fn write_with<S: Element, P: Element>(
-    keys: Rows<'_, S>,
-    values: Rows<'_, S>,
+    keys: RowVectors<'_, S>,
+    values: RowVectors<'_, S>,
     slots: &[RowSlot],
-    target: Layer<'_, '_, P>,
+    target: LayerPages<'_, '_, P>,
     pool: &dyn Parallel,
     convert: impl Fn(&[S], &mut [P]) + Sync,
 ) -> Result<()> {
-    let Layer { chunks, layout, layer, num_kv_heads } = target;
+    let LayerPages { chunks, layout, layer, num_kv_heads } = target;
     let Some(planes) = layout.planes_of(layer, num_kv_heads) else {
         let layers = layout.num_planes / num_kv_heads.max(1);
         return Err(Error::value("layer", layer, format!("less than {layers}")));

@@ -3,9 +3,9 @@
 //! The tree walks its open step in depth-first order and tells what it meets; what becomes of that here
 //! knows tables and rows, not nodes.
 
-mod held;
+mod resident;
 
-pub use held::{HeldKey, held_plan};
+pub use resident::resident_plan;
 
 use crate::format::plan::{Entry, Plan, Read, RowSlot};
 use crate::tree::{Order, Table, Tree, Walk};

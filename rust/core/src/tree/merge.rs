@@ -25,6 +25,7 @@ impl Tree {
         }
         let tail = self.tail(id.index);
         let Some(mut node) = self.nodes.remove(id.index) else { return };
+        self.merges += 1;
         let child_entries = std::mem::take(&mut self.nodes[child_index].table.entries);
         let num_keys: usize = child_entries.iter().map(|e| usize::from(e.count)).sum();
         let page_tokens = self.layout().page_tokens;

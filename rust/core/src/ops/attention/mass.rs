@@ -23,7 +23,7 @@ const BLOCK_KEYS: usize = 64;
 
 /// The keys that some rows of a plan see, read by read: where the columns of a mass come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Columns {
+pub struct KeyColumns {
     /// Index of the read in [`Plan::reads`].
     pub read: u32,
     /// Its first column.
@@ -37,7 +37,7 @@ pub struct Columns {
 ///
 /// # Errors
 /// [`Error::Value`] if rows are not ascending rows of the plan.
-pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<Columns>> {
+pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<KeyColumns>> {
     let ascending = rows.windows(2).all(|pair| pair[0] < pair[1]);
     if !ascending || rows.last().is_some_and(|&row| row as usize >= plan.num_rows()) {
         let want = format!("ascending rows below {}", plan.num_rows());
@@ -47,7 +47,7 @@ pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<Columns>> {
     let mut columns = Vec::new();
     for (index, read) in plan.reads.iter().enumerate() {
         if seen_by(rows, read.row_begin, read.row_end) > 0 {
-            columns.push(Columns { read: index as u32, begin, count: read.num_keys });
+            columns.push(KeyColumns { read: index as u32, begin, count: read.num_keys });
             let Some(end) = begin.checked_add(read.num_keys) else {
                 return Err(Error::value("keys of all reads", "beyond 4294967295", "fewer"));
             };
@@ -127,7 +127,7 @@ fn sum<E: Element>(
     problem: &Problem<'_>,
     chunks: &[&[E]],
     rows: &[u32],
-    columns: &[Columns],
+    columns: &[KeyColumns],
     out: MassOutput<'_>,
 ) -> Result<()> {
     work::check(problem, chunks)?;
@@ -182,7 +182,7 @@ struct StripOf<'a, E> {
     problem: &'a Problem<'a>,
     chunks: &'a [&'a [E]],
     rows: &'a [u32],
-    columns: &'a [Columns],
+    columns: &'a [KeyColumns],
     head: usize,
     strip: usize,
     space: &'a mut Space,
@@ -280,7 +280,7 @@ fn load_queries(problem: &Problem<'_>, head: usize, range: std::ops::Range<usize
 }
 
 /// Keys that follow each other, in memory and in the read.
-struct Run {
+struct KeyRun {
     /// Chunk, and the element at which the page begins there.
     chunk: usize,
     page: usize,
@@ -294,7 +294,7 @@ struct Run {
     entry: (usize, usize),
 }
 
-impl Run {
+impl KeyRun {
     /// The rows that see key `i`, but for the window.
     fn rows_that_see(&self, problem: &Problem<'_>, read: &Read, i: usize) -> (u32, u32) {
         match self.own {
@@ -339,7 +339,7 @@ impl Walk {
         Self { plane, at, end, skip: 0, own: read.is_own(), by_head: read.is_by_head() }
     }
 
-    fn next(&mut self, problem: &Problem<'_>) -> Option<Run> {
+    fn next(&mut self, problem: &Problem<'_>) -> Option<KeyRun> {
         if self.at >= self.end {
             return None;
         }
@@ -356,7 +356,7 @@ impl Walk {
             self.at += count;
             let (chunk, page) = layout.slab_page(at.slab, self.plane);
             let (slot, own) = (at.slot as usize, Some(first as u32));
-            return Some(Run { chunk, page, format: 0, slot, count, own, entry: (0, 0) });
+            return Some(KeyRun { chunk, page, format: 0, slot, count, own, entry: (0, 0) });
         }
         let (here, entry) = ((self.at, self.skip), plan.entries[self.at]);
         let (chunk, page) =
@@ -367,12 +367,12 @@ impl Walk {
             (self.at, self.skip) = (self.at + 1, 0);
         }
         let slot = entry.slot() as usize + here.1;
-        Some(Run { chunk, page, format: entry.format(), slot, count, own: None, entry: here })
+        Some(KeyRun { chunk, page, format: entry.format(), slot, count, own: None, entry: here })
     }
 }
 
 /// Adds to each column how many of the rows see its key.
-fn count_rows(problem: &Problem<'_>, rows: &[u32], columns: &[Columns], head: usize, seen: &mut [i32]) {
+fn count_rows(problem: &Problem<'_>, rows: &[u32], columns: &[KeyColumns], head: usize, seen: &mut [i32]) {
     let plan = problem.plan;
     for part in columns {
         let read = &plan.reads[part.read as usize];

@@ -40,7 +40,7 @@ use crate::format::plan::Plan;
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, Serial, lock_whole};
 use crate::simd::Isa;
-pub use mass::{Columns, MassOutput, attention_mass, mass_columns};
+pub use mass::{KeyColumns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
 pub use problem::{Floats, FloatsMut, Output, Pages, Params, Queries};
 use problem::{Problem, SERIAL_WORK, check_problem, dynamic};
