@@ -568,3 +568,14 @@ class TestRerotation:
         assert out.token_ids == want
         repeated = dataclasses.replace(recipe, when=EveryTokens(4))
         assert len(lm.generate(prompt, keep=repeated, max_new_tokens=20, draft=None).token_ids) == 20
+
+
+@pytest.mark.parametrize("name", ["knorm", "ems", "snap_kv"])
+def test_torch_s_default_type_changes_nothing(lm, name):
+    options = {"max_new_tokens": 6, "keep": RECIPES[name]("50%")}
+    right = lm.generate(ids(40), **options).token_ids
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert lm.generate(ids(40), **options).token_ids == right
+    finally:
+        torch.set_default_dtype(torch.float32)

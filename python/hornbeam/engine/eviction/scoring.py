@@ -157,7 +157,7 @@ class Scoring:
         shape = self.engine.runner.shape
         positions, rows = state.rows()
         if rows is None:
-            rows = torch.empty(shape.num_layers, shape.num_heads, 0, shape.head_dim)
+            rows = torch.empty(shape.num_layers, shape.num_heads, 0, shape.head_dim, dtype=torch.float32)
         # The last rows, without a gap: a pass that was rolled back leaves none.
         keep = positions >= sequence.branch.length - self.window
         positions, rows = positions[keep], rows[:, :, torch.from_numpy(keep)].contiguous()
@@ -192,7 +192,7 @@ class Scoring:
                 scale=scale,
                 expected=expected,
             )
-        out = torch.empty(len(table))
+        out = torch.empty(len(table), dtype=torch.float32)
         bits = None
         if expected is not None:
             bits = expected[0].contiguous().view(torch.int64), expected[1].contiguous().view(torch.int64)
