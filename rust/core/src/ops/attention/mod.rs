@@ -8,7 +8,8 @@
 //!
 //! Inside a piece all query heads of a kv head go over its keys together. Few query rows read the
 //! pages directly ([`stream`], [`coded_stream`]); more rows share tiles that were widened and turned once
-//! ([`tile`], [`coded_tile`]). A [`task`] chooses among them, and no other file knows them.
+//! ([`tile`], [`coded_tile`]). A [`task`] alone chooses among them; those over codes build on those over
+//! plain pages.
 //!
 //! From the lowest file to the highest: [`vectors`] and [`problem`]; [`block`], the keys that meet at once
 //! and who sees them; [`work`]; [`partial`]; [`coded`] and [`hidden`]; the ways of reading; [`task`].
