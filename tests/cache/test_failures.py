@@ -36,13 +36,11 @@ def extend(tree: PrefixTree, branch: Branch, tokens: list[int], rows: torch.Tens
 
 def shown(tree: PrefixTree, branch: Branch) -> list[tuple[list[int], torch.Tensor]]:
     """Of each plane positions, ascending, and keys and values ``[2, n, head_dim]``, decoded."""
-    counts, entries = tree._native.held(branch._id, False)
-    if len(entries) == 0:
-        return [([], torch.empty(2, 0, HEAD_DIM)) for _ in counts]
-    rows = torch.stack(ops.gather_rows(tree.chunks, counts, entries))
-    parts = zip(
-        np.split(entries[:, 2], np.cumsum(counts)[:-1]), rows.split(counts.tolist(), dim=1), strict=True
-    )
+    table = tree.key_table(branch)
+    if len(table) == 0:
+        return [([], torch.empty(2, 0, HEAD_DIM)) for _ in table.counts]
+    rows = torch.stack(table.gather(tree.chunks))
+    parts = zip(table.split(table.positions), rows.split(table.counts.tolist(), dim=1), strict=True)
     return [(positions.tolist(), part) for positions, part in parts]
 
 
@@ -331,7 +329,7 @@ def test_what_no_code_holds_is_refused_before_anything_changes(
     with pytest.raises(ArgumentError, match="an element of a page to encode is"):
         tree.condense(branch, [range(30)] * 2, digest=1, formats=[["int8"] * 30] * 2)
     assert (tree.nodes(branch), tree.stats()) == (nodes, stats)
-    got = ops.gather_rows(tree.chunks, *tree._native.held(branch._id, False))
+    got = tree.key_table(branch).gather(tree.chunks)
     want = rows[:, :, :].permute(0, 2, 1, 3).reshape(2, -1, HEAD_DIM)
     assert torch.equal(torch.stack(got).nan_to_num(7.0, 8.0), want.nan_to_num(7.0, 8.0))
     # The key stays plain where it is not asked for.

@@ -291,9 +291,10 @@ def test_what_is_kept_is_what_the_cpu_keeps(
 
     def closing(sequence: Any) -> None:
         if sequence._branch is not None and sequence.output:
-            counts, entries = sequence.branch.tree._native.held(sequence.branch._id, False)
-            rows = ops.gather_rows(sequence.branch.tree.chunks, counts, entries)
-            ended.append((counts.tolist(), (entries[:, 1] >> 12).tolist(), entries[:, 2].tolist(), *rows))
+            table = sequence.branch.tree.key_table(sequence.branch)
+            rows = ops.gather_rows(sequence.branch.tree.chunks, table.counts, table.entries)
+            shown = table.counts.tolist(), table.formats.tolist(), table.positions.tolist()
+            ended.append((*shown, *rows))
         close(sequence)
 
     request.getfixturevalue("monkeypatch").setattr(hb.engine.request.Request, "close", closing)

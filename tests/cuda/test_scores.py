@@ -91,11 +91,10 @@ class Branch:
     def on_cpu(self, score: keep.Score, masses: list[Any], scale: float) -> torch.Tensor:
         out = torch.empty(len(self.entries))
         expected = self.expected(score)
-        _native.keep_scores_held(
+        _native.keep_scores_resident(
             score.spec(),
             self.chunks,
-            self.counts,
-            self.entries,
+            _native.KeyTable(self.counts, self.entries),
             self.queries,
             self.rows,
             masses,

@@ -93,6 +93,19 @@ def test_the_good_plan_is_followed() -> None:
     check_everything(_native.Plan(**plan_arrays()), 1, None)
 
 
+@settings(max_examples=100, deadline=None)
+@given(arrays=hostile_arrays(), at=st.integers(0, 200), word=st.integers(-(2**31), 2**31 - 1))
+def test_words_say_all_of_a_plan(arrays: dict[str, np.ndarray], at: int, word: int) -> None:
+    plan = attempt(lambda: _native.Plan(**arrays)) or _native.Plan(**plan_arrays())
+    again = _native.Plan.from_words(torch.from_numpy(plan.words))
+    assert all(np.array_equal(getattr(again, name), getattr(plan, name)) for name in plan_arrays())
+    # One word is another: it is a plan that can be followed, or it is refused.
+    words = plan.words
+    words[at % len(words)] = word
+    changed = attempt(lambda: _native.Plan.from_words(words))
+    assert changed is None or np.array_equal(changed.words, words)
+
+
 @pytest.mark.parametrize(
     ("array", "at", "number", "match"),
     [

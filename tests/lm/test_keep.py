@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -82,8 +81,8 @@ class Spy:
         def closed(sequence):
             if not sequence.is_closed:
                 tree = sequence.engine.tree
-                counts, entries = tree._native.held(sequence.branch._id, False)
-                self.held[sequence.index] = np.split(entries, np.cumsum(counts)[:-1])
+                table = tree.key_table(sequence.branch)
+                self.held[sequence.index] = table.split(table.entries)
                 self.bytes[sequence.index] = sequence.branch.bytes_by_head()
                 self.branch_stats[sequence.index] = sequence.branch.stats()
                 tree.debug_check()
@@ -377,10 +376,9 @@ class TestSharing:
         lm.generate(prompt, max_new_tokens=1, draft=None)
         a = tree.match(prompt, max_tokens=39)
         b = a.fork()
-        counts, entries = tree._native.held(b._id, False)
-        before = hb.ops.gather_rows(tree.chunks, counts, entries)
+        before = tree.key_table(b).gather(tree.chunks)
         tree.condense(a, [torch.arange(h, 39, 3) for h in range(tree.num_planes)], digest=1)
-        after = hb.ops.gather_rows(tree.chunks, *tree._native.held(b._id, False))
+        after = tree.key_table(b).gather(tree.chunks)
         assert all(torch.equal(x, y) for x, y in zip(before, after, strict=True))
         tree.clear()
         held = tree.stats()["slabs"] - tree.stats()["free_slabs"]
@@ -405,11 +403,11 @@ class TestRollback:
             keeper = spy.keepers[-1]
             state = keeper.states[0]
             branch = self.sequence.branch
-            counts, entries = lm.tree._native.held(branch._id, False)
-            rows = hb.ops.gather_rows(lm.tree.chunks, counts, entries)
+            table = lm.tree.key_table(branch)
+            rows = table.gather(lm.tree.chunks)
             queries = [(p.tolist(), q.clone()) for p, q in state.queries]
             return (
-                entries.tolist(),
+                table.entries.tolist(),
                 rows,
                 state.mass.clone(),
                 queries,
@@ -570,3 +568,14 @@ class TestRerotation:
         assert out.token_ids == want
         repeated = dataclasses.replace(recipe, when=EveryTokens(4))
         assert len(lm.generate(prompt, keep=repeated, max_new_tokens=20, draft=None).token_ids) == 20
+
+
+@pytest.mark.parametrize("name", ["knorm", "ems", "snap_kv"])
+def test_torch_s_default_type_changes_nothing(lm, name):
+    options = {"max_new_tokens": 6, "keep": RECIPES[name]("50%")}
+    right = lm.generate(ids(40), **options).token_ids
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        assert lm.generate(ids(40), **options).token_ids == right
+    finally:
+        torch.set_default_dtype(torch.float32)

@@ -83,8 +83,8 @@ class Watching(Spy):
 
     def look(self, *_):
         if self.shown is None:
-            counts, entries = self.lm.tree._native.held(self.sequence.branch._id, False)
-            planes = np.split(entries, np.cumsum(counts)[:-1])
+            table = self.lm.tree.key_table(self.sequence.branch)
+            planes = table.split(table.entries)
             self.shown = [(plane, *decoded(self.lm.tree, plane)) for plane in planes]
 
 

@@ -78,8 +78,8 @@ def test_scores_are_made_of_the_probabilities_that_the_model_gives(lm, monkeypat
     found = []
     scores = hb.engine.eviction.scoring.Scoring.scores
 
-    def spying(scoring, sequence, state, counts, entries):
-        found.append(scores(scoring, sequence, state, counts, entries))
+    def spying(scoring, sequence, state, table):
+        found.append(scores(scoring, sequence, state, table))
         return found[-1]
 
     monkeypatch.setattr(hb.engine.eviction.scoring.Scoring, "scores", spying)

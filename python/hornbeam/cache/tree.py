@@ -11,38 +11,27 @@ committed, and only :meth:`Step.commit` makes some of them part of the tree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native, cuda
 from hornbeam.cache.branch import Branch
+from hornbeam.cache.key_table import KeyTable
+from hornbeam.cache.pool import PagePool
 from hornbeam.cache.step import Step
-from hornbeam.cuda.rows import SLOT_BITS
-from hornbeam.errors import ArgumentError, OutOfPages
+from hornbeam.errors import ArgumentError
 from hornbeam.integers import integer_tensor
-from hornbeam.ops.pages import page_formats
 
 __all__ = ["Branch", "PrefixTree", "Step"]
-
-#: Bytes of a chunk unless the caller says how many slabs it has.
-CHUNK_BYTES = 64 << 20
-
-#: The largest element of a key or value that a page in codes can hold.
-LARGEST = 65504
-#: Rows that are read from a device at once.
-ROWS_AT_ONCE = 1 << 16
 
 TokenIds = Sequence[int] | Tensor | np.ndarray
 Request = tuple["Branch", TokenIds, "TokenIds | None"]
 
-_DTYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
-
-class PrefixTree:
+class PrefixTree(PagePool):
     """A prefix tree of KV pages over a pool of torch tensors.
 
     Args:
@@ -61,68 +50,6 @@ class PrefixTree:
         chunk_tokens: where ``slabs_per_chunk`` is not given: the pool grows by no more tokens, rounded up
             to slabs. The less, the closer the memory is to what is held, and the more tensors there are.
     """
-
-    def __init__(
-        self,
-        *,
-        num_layers: int,
-        num_kv_heads: int,
-        head_dim: int,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-        page_tokens: int = 16,
-        max_bytes: int | None = None,
-        layer_map: Sequence[int] | None = None,
-        slabs_per_chunk: int | None = None,
-        chunk_tokens: int | None = None,
-    ) -> None:
-        if dtype not in _DTYPES:
-            raise ArgumentError(f"dtype is {dtype}, expected float32, bfloat16 or float16")
-        sizes = {"num_layers": num_layers, "num_kv_heads": num_kv_heads, "head_dim": head_dim}
-        for name, size in (sizes | {"page_tokens": page_tokens}).items():
-            if size < 1:
-                raise ArgumentError(f"{name} is {size}, expected at least 1")
-        self.layer_map = tuple(range(num_layers) if layer_map is None else layer_map)
-        physical = max(self.layer_map) + 1
-        if len(self.layer_map) != num_layers or set(self.layer_map) != set(range(physical)):
-            raise ArgumentError(
-                f"layer_map is {layer_map}, "
-                f"expected {num_layers} physical layers numbered from 0 without gaps"
-            )
-        self.num_layers = num_layers
-        self.num_physical_layers = physical
-        self.num_kv_heads = num_kv_heads
-        self.head_dim = head_dim
-        self.page_tokens = page_tokens
-        self.num_planes = physical * num_kv_heads
-        self.dtype = dtype
-        self.device = torch.device(device)
-        #: Bytes of `page_tokens` tokens on all layers and heads: the unit of allocation.
-        self.slab_bytes = self.num_planes * 2 * page_tokens * head_dim * dtype.itemsize
-        self.max_bytes = max_bytes
-        limit = 4096 if chunk_tokens is None else -(-chunk_tokens // page_tokens)
-        wanted = slabs_per_chunk or max(1, min(limit, CHUNK_BYTES // self.slab_bytes))
-        max_chunks = None
-        if max_bytes is not None:
-            total = max_bytes // self.slab_bytes
-            if total < 1:
-                raise OutOfPages(
-                    f"max_bytes is {max_bytes}, expected at least {self.slab_bytes}, "
-                    f"the bytes of one slab of {page_tokens} tokens"
-                )
-            # Chunks of equal size that waste less than a slab each of the budget.
-            max_chunks = -(-total // wanted) if slabs_per_chunk is None else max(1, total // wanted)
-            wanted = min(wanted, total // max_chunks)
-        self.slabs_per_chunk = wanted
-        #: The pool: tensors `[num_planes, slabs_per_chunk, 2, page_tokens, head_dim]`.
-        self.chunks: list[Tensor] = []
-        #: Shape of a chunk.
-        self.layout = (self.num_planes, wanted, 2, page_tokens, head_dim)
-        self.peak_bytes = 0
-        self._native = _native.Tree(
-            self.num_planes, wanted, page_tokens, head_dim, _DTYPES[dtype], max_chunks
-        )
-        self._columns: dict[str, tuple[str, torch.dtype, tuple[int, ...]]] = {}
 
     # --- branches ---
 
@@ -178,82 +105,7 @@ class PrefixTree:
         is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
         return Step(self, [request[0] for request in requests], opened, is_dense)
 
-    def _grow(self, num_chunks: int) -> None:
-        try:
-            # Zeros, so that a kernel may load slots that it then masks out.
-            fresh = [
-                torch.zeros(self.layout, dtype=self.dtype, device=self.device) for _ in range(num_chunks)
-            ]
-        except (MemoryError, RuntimeError) as error:  # torch raises either, by device
-            wanted = num_chunks * self.slabs_per_chunk * self.slab_bytes
-            raise OutOfPages(
-                f"{wanted} bytes of pages cannot be allocated on {self.device}: {error}"
-            ) from error
-        for chunk in fresh:
-            self._native.add_chunk(self.chunks, chunk)
-        self.peak_bytes = max(self.peak_bytes, self.num_bytes)
-
-    def _change(self, attempt: Callable[[list[Tensor] | None], Any]) -> None:
-        """Repeats a change, which says how many chunks it lacks, until it lacks none; then copies."""
-        self._make_moves_on_device()
-        while lacking := attempt(self._host_chunks):
-            self._grow(lacking)
-        self._make_moves_on_device()
-
-    def _encode(self, attempt: Callable[[list[Tensor] | None, bool], Any]) -> None:
-        """As :meth:`_change`, of a change that encodes keys; told to, it only says which."""
-        if self._host_chunks is None:
-            self._make_moves_on_device()
-            slots = attempt(None, True)
-            for begin in range(0, 0 if isinstance(slots, int) else len(slots), ROWS_AT_ONCE):
-                held = np.pad(slots[begin : begin + ROWS_AT_ONCE], ((0, 0), (0, 1)))
-                if not bool((cuda.gather_rows(self.chunks, held).abs() <= LARGEST).all()):
-                    raise ArgumentError(
-                        f"an element of a page to encode is NaN or too large, expected at most {LARGEST}"
-                    )
-        self._change(lambda chunks: attempt(chunks, False))
-
-    @property
-    def _host_chunks(self) -> list[Tensor] | None:
-        """The pool, if the tree itself makes copies in it; on a device kernels do."""
-        return None if self.chunks and cuda.is_on_device(self.chunks[0]) else self.chunks
-
-    def _make_moves(self) -> None:
-        """Makes the copies that an earlier call decided on and could not make."""
-        if (chunks := self._host_chunks) is not None:
-            self._native.make_moves(chunks)
-        else:
-            self._make_moves_on_device()
-
-    def _make_moves_on_device(self) -> None:
-        """Makes the copies that are still to be made, if the pages are on a device. The launch that writes to
-        pages which a copy reads says itself that it was made: twice would be wrong."""
-        while self._host_chunks is None and (batch := self._native.next_moves()) is not None:
-            number, kind, moves, format_number, codes = batch
-            made = (self._native, number)
-            tokens = dict(self.page_formats().values())
-            if format_number:
-                by_page = kind == "pages"
-                cuda.quantise_pages(self.chunks, moves, format_number, tokens[format_number], by_page=by_page)
-            elif kind == "at_once":
-                together = [(code, tokens[code], own) for code, own in codes if len(own)]
-                if len(moves) or together:
-                    cuda.condense_pages(self.chunks, moves, together, made)
-            else:
-                cuda.move_rows(self.chunks, moves, by_page=kind == "pages", made=made)
-            self._native.confirm_moves(number)
-
     # --- memory ---
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all pages that are allocated now."""
-        return len(self.chunks) * self.slabs_per_chunk * self.slab_bytes
-
-    def trim(self) -> int:
-        """Give back the empty chunks at the end of the pool; returns the bytes freed."""
-        dropped = self._native.trim(self.chunks)
-        return dropped * self.slabs_per_chunk * self.slab_bytes
 
     def clear(self) -> None:
         """Release what no branch and no pin needs. Its memory stays in the pool, see :meth:`trim`."""
@@ -355,15 +207,6 @@ class PrefixTree:
         options = (lists, partial, digest, by_head)
         self._encode(lambda chunks, report: self._native.quantise(branch._id, node, *options, chunks, report))
 
-    def page_tokens_of(self, format: str | None) -> int:
-        """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
-        return self.page_tokens if format is None else self.page_formats()[format][1]
-
-    def page_formats(self) -> dict[str, tuple[int, int]]:
-        """As :func:`hornbeam.ops.page_formats`, of the pages of this tree."""
-        # One page has the shape of any.
-        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))
-
     def _numbers(self, formats: Any) -> Any:
         """The numbers of formats, named or not."""
         if isinstance(formats, Tensor | np.ndarray):
@@ -381,8 +224,10 @@ class PrefixTree:
         *,
         digest: int,
         formats: Sequence[Sequence[str | None] | Tensor | np.ndarray] | None = None,
-    ) -> None:
-        """Give `branch` one node in place of its path, which shows only some of its keys.
+        table: KeyTable | None = None,
+    ) -> KeyTable:
+        """Give `branch` one node in place of its path, which shows only some of its keys. Returns the table
+        of what it shows then.
 
         Where nobody else reads what the branch shows, its pages are given up first, so that the copy
         needs no memory; after a small cut only what fills the holes is copied. Keys in codes do not move:
@@ -396,28 +241,36 @@ class PrefixTree:
             formats: one list a plane: a name of :func:`hornbeam.ops.page_formats` or None for each kept
                 key, or integers, numbers of formats and 0. Of each format whole pages are filled, in order;
                 what does not fill one stays plain, and what is in codes already stays as it is.
+            table: what :meth:`key_table` gives of the branch, where the caller has it already.
 
         Raises:
+            StateError: a step is open, or ``table`` is not what the branch shows now.
             ArgumentError: no such format, elements beyond 65504, or codes in slabs (:meth:`quantise` without
                 ``by_head``) where planes are to differ or formats are given.
             ShapeError: lists of other lengths.
             OutOfPages: the copies do not fit; nothing was changed.
         """
-        counts, entries = self._native.held(branch._id, False)
-        shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
+        table = self.key_table(branch) if table is None else table
+        shown = table.split(table.positions)
         indices = [integer_tensor(keys, "keep", torch.int32).cpu().numpy() for keys in keep]
-        at = [plane[keys] for plane, keys in zip(shown, indices, strict=True)]
-        by_head = formats is not None or any(
-            not np.array_equal(plane, at[0]) or not np.array_equal(keys, indices[0])
-            for plane, keys in zip(at, indices, strict=True)
+        by_head = formats is not None or not all(
+            np.array_equal(keys, indices[0])
+            and (table.is_even or np.array_equal(plane[keys], shown[0][keys]))
+            for plane, keys in zip(shown, indices, strict=True)
         )
-        if not by_head and len(entries) and (entries[:, 1] >> SLOT_BITS).any():
+        if not by_head and table.formats.any():
             # Pages in codes stay what they are, those of slabs or of single heads.
             by_head = any(self._native.keys(branch._id, 0)[:, 0])
         lists = indices if by_head else indices[:1]
         codes = None if formats is None else [self._numbers(names) for names in formats]
-        options = (lists, codes, digest, by_head)
-        self._encode(lambda chunks, report: self._native.condense(branch._id, *options, chunks, report))
+        options = (table.native, lists, codes, digest, by_head)
+        now = self._encode(lambda chunks, report: self._native.condense(branch._id, *options, chunks, report))
+        return KeyTable(now)
+
+    def key_table(self, branch: Branch, *, in_step: bool = False) -> KeyTable:
+        """The keys that the planes of a branch show; with ``in_step`` those of its rows in the open step too,
+        which must be a chain. It walks all keys: whoever has a table hands it on."""
+        return KeyTable(self._native.key_table(branch._id, in_step))
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""

@@ -21,7 +21,7 @@ __all__ = ["SLOT_BITS", "addresses_of", "gather_rows", "move_rows", "num_places"
 
 Made = tuple[_native.Tree, int]
 
-#: Bits of the slot in a key that :meth:`_native.Tree.held` tells; above them is the page's format.
+#: Bits of the slot in a key that :attr:`_native.KeyTable.entries` tells; above them is the page's format.
 SLOT_BITS = _native.SLOT_BITS
 
 

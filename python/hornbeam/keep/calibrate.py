@@ -13,6 +13,7 @@ from hornbeam.errors import ArgumentError
 from hornbeam.keep.split import HeadScores
 
 if TYPE_CHECKING:
+    from hornbeam.cache.key_table import KeyTable
     from hornbeam.cache.tree import PrefixTree
 
 __all__ = ["Example", "head_scores"]
@@ -65,6 +66,7 @@ class _Hits:
 
     def __init__(self, host: Host, branch: Any, rows: Tensor, sources: list[range]) -> None:
         self.tree, self.branch, self.rows, self.sources = host.tree, branch, rows, sources
+        self.table: KeyTable | None = None  # that of the step, from the first layer on
         shape = host.runner.shape
         self.scores = torch.zeros(shape.num_layers, shape.num_heads, dtype=torch.float64)
 
@@ -73,9 +75,12 @@ class _Hits:
 
         tree = self.tree
         heads = tree.num_kv_heads
-        counts, entries = tree._native.held(self.branch._id, True)
-        own = slice(int(counts[: layer * heads].sum()), int(counts[: (layer + 1) * heads].sum()))
-        keys, _ = ops.gather_rows(tree.chunks, counts[layer * heads : (layer + 1) * heads], entries[own])
+        if self.table is None:
+            self.table = tree.key_table(self.branch, in_step=True)
+        table = self.table
+        planes = slice(layer * heads, (layer + 1) * heads)
+        own = slice(table.offsets[planes.start], table.offsets[planes.stop])
+        keys, _ = ops.gather_rows(tree.chunks, table.counts[planes], table.entries[own])
         keys = keys.view(heads, -1, keys.shape[-1])
         rows = query[:, self.rows.to(query.device)].float().cpu()
         group = rows.shape[0] // heads

@@ -109,8 +109,8 @@ def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> 
         keys, values = cuda.gather_rows(chunks, entries).cpu()
         return keys, values
     shape = (len(entries), chunks[0].shape[-1])
-    keys, values = torch.empty(shape), torch.empty(shape)
-    _native.gather_rows(chunks, counts, entries, keys, values)
+    keys, values = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
+    _native.gather_rows(chunks, _native.KeyTable(counts, entries), keys, values)
     return keys, values
 
 

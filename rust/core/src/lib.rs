@@ -1,10 +1,11 @@
 //! The algorithms of hornbeam, on slices, ids and views: no Python, no torch, no CUDA.
 //!
-//! Layers, lowest first; each knows only those above it in this list:
-//! 1. [`rng`], [`simd`], [`mod@format`], [`parallel`], [`error`]
+//! Layers, lowest first; each knows only those above it in this list, and no two modules need each other
+//! (`tests/test_core_layers.py` reads the paths):
+//! 1. [`error`], [`rng`], [`simd`], [`mod@format`], [`parallel`]: slots and their moves, pages, and the words of a plan
 //! 2. [`store`]: slabs, pages, columns
-//! 3. [`tree`]: nodes, versions, branches, steps, prefix match
-//! 4. [`mod@plan`]: from open branches to the reads of a step
+//! 3. [`tree`]: nodes and their tables, versions, branches, steps, prefix match
+//! 4. [`mod@plan`]: from an open step of a tree to its plan
 //! 5. [`ops`]: attention, verification, warping: stateless, on flat arrays; they know layer 1 alone
 //! 6. [`spec`], [`keep`]: policies of drafting and of eviction; they know layers 1 and 5
 #![deny(unsafe_code)]

@@ -14,7 +14,8 @@ use std::collections::HashMap;
 
 use hornbeam_core::Error;
 use hornbeam_core::format::{Dtype, PageLayout};
-use hornbeam_core::tree::{Begin, BranchId, Codes, Keep, Moves, NodeId, Request, Stats, Tree};
+use hornbeam_core::plan::step_plan;
+use hornbeam_core::tree::{Begin, BranchId, Codes, Condensed, Keep, Moves, NodeId, Request, Stats, Tree};
 
 /// SplitMix64, so that a failure is reproduced by its seed on any machine.
 struct Random(u64);
@@ -263,7 +264,7 @@ impl World {
         salt: u64,
     ) -> Vec<u64> {
         let layout = *self.tree.layout();
-        let plan = self.tree.plan().unwrap().clone();
+        let plan = step_plan(&self.tree);
         let rows = self.tree.rows();
         let row_tokens = self.tree.row_tokens().to_vec();
         let mut stamps = vec![0; plan.num_rows()];
@@ -509,22 +510,24 @@ impl World {
         let formats: Vec<&[u8]> = formats.iter().map(Vec::as_slice).collect();
         let codes = (by_head && self.random.one_in(3)).then_some(Codes::ByHead(&formats));
         let is_refused = self.random.one_in(5);
-        loop {
+        let table = self.tree.key_table(branch.id).unwrap();
+        let now = loop {
             let stats = self.tree.stats();
             let keep = if by_head { Keep::ByHead(&slices) } else { Keep::Uniform(slices[0]) };
             let check = |slots: &[[u32; 2]]| match is_refused {
                 true if !slots.is_empty() => Err(Error::value("element", "inf", "less")),
                 _ => Ok(()),
             };
-            match self.tree.condense(branch.id, keep, codes, 7, check) {
-                Ok(Begin::Open) => break,
-                Ok(Begin::Grow(chunks)) => self.grow(chunks),
+            match self.tree.condense(branch.id, &table, keep, codes, 7, check) {
+                Ok(Condensed::Done(now)) => break now,
+                Ok(Condensed::Grow(chunks)) => self.grow(chunks),
                 Err(Error::OutOfPages { .. }) if self.limited => return self.is_unchanged(&branch, stats),
                 Err(Error::Value { what: "element", .. }) => return self.is_unchanged(&branch, stats),
                 Err(Error::Value { .. }) if !by_head => return,
                 Err(other) => panic!("{other}"),
             }
-        }
+        };
+        assert_eq!(now, self.tree.key_table(branch.id).unwrap());
         self.make_moves();
         let nodes = self.tree.path_nodes(branch.id).unwrap();
         assert!(nodes.len() == usize::from(!branch.tokens.is_empty()), "{nodes:?}");

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used)]
 
 use hornbeam_core::Error;
+use hornbeam_core::format::key_table::KeyTable;
 use hornbeam_core::format::{Dtype, PageLayout};
+use hornbeam_core::plan::step_plan;
 use hornbeam_core::store::Scope;
 use hornbeam_core::tree::{Begin, BranchId, Keep, Moves, Request, Tree};
 
@@ -133,6 +135,33 @@ fn a_match_inside_a_node_shows_part_of_a_page() {
 }
 
 #[test]
+fn a_key_table_counts_only_while_it_is_what_the_branch_shows() {
+    let mut tree = tree(usize::MAX);
+    let (a, other) = (tree.branch(), tree.branch());
+    extend(&mut tree, a, &run(0, 5));
+    let b = tree.fork(a).unwrap();
+    extend(&mut tree, a, &[100]);
+    extend(&mut tree, b, &[200]);
+    let condense = |tree: &mut Tree, table: &KeyTable| {
+        tree.condense(b, table, Keep::Uniform(&[0, 5]), None, 9, |_| Ok(())).map(drop)
+    };
+    let old = tree.key_table(b).unwrap();
+    tree.release(a, false).unwrap();
+    // Merging leaves node and length as they are, and moves the last key.
+    extend(&mut tree, other, &[1]);
+    let new = tree.key_table(b).unwrap();
+    assert_ne!(old.keys(), new.keys());
+    assert!(matches!(condense(&mut tree, &old), Err(Error::State { .. })));
+    let written = KeyTable::new(new.planes().map(<[_]>::to_vec), None);
+    assert!(matches!(condense(&mut tree, &written), Err(Error::State { .. })));
+    condense(&mut tree, &new).unwrap();
+    assert!(matches!(condense(&mut tree, &new), Err(Error::State { .. })));
+    let positions: Vec<i32> = tree.key_table(b).unwrap().plane(1).iter().map(|key| key.position).collect();
+    assert_eq!(positions, [0, 5]);
+    tree.debug_check().unwrap();
+}
+
+#[test]
 fn an_exact_request_is_never_served_lossy_keys() {
     let mut tree = tree(usize::MAX);
     let a = tree.branch();
@@ -241,7 +270,7 @@ fn columns_follow_commit_moves_and_compaction() {
     begin(&mut tree, &[Request { branch: a, tokens: &[7, 8], parents: Some(&[-1, -1]) }]).unwrap();
     let layout = layout();
     let at = |page: u32, slot: u32| page as usize * layout.page_tokens + slot as usize;
-    let from = tree.plan().unwrap().row_slots[1];
+    let from = step_plan(&tree).row_slots[1];
     for plane in 0..2 {
         tree.columns_mut().part_mut(column, 0)[at(layout.page_id(from.slab, plane), from.slot)] =
             40 + plane as u8;

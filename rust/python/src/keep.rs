@@ -1,13 +1,10 @@
 //! Scores, splits and reductions of caches: on flat CPU arrays.
 
-use std::sync::Mutex;
-
 use hornbeam_core::Error;
 use hornbeam_core::keep::reduce::{self, Before};
-use hornbeam_core::keep::score::{self, Score};
+use hornbeam_core::keep::score::{self, Batch, score_batch};
 use hornbeam_core::keep::split::{self, Scores};
-use hornbeam_core::keep::{Layer, Param, Params, Plane, Protect, select};
-use hornbeam_core::parallel::{Parallel, into_whole, lock_whole};
+use hornbeam_core::keep::{Param, Params, Protect};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -97,63 +94,9 @@ fn keep_scores(
     let (k, v, q, o) =
         unsafe { (k.slice::<f32>(py)?, v.slice::<f32>(py)?, q.slice::<f32>(py)?, o.slice_mut::<f32>(py)?) };
     let group = query_heads / heads;
-    let sizes = Sizes { layers, batch, heads, group, tokens, rows, dim };
-    detached_on(py, all, || scores(&*score, &sizes, [k, v, q], scale, o))
-}
-
-struct Sizes {
-    layers: usize,
-    batch: usize,
-    heads: usize,
-    group: usize,
-    tokens: usize,
-    rows: usize,
-    dim: usize,
-}
-
-/// One task a (sequence, layer).
-fn scores(
-    score: &dyn Score,
-    sizes: &Sizes,
-    [keys, values, queries]: [&[f32]; 3],
-    scale: f32,
-    out: &mut [f32],
-) -> hornbeam_core::Result<()> {
-    if out.is_empty() {
-        return Ok(());
-    }
-    let plane_tokens = sizes.tokens * sizes.dim;
-    let plane_rows = sizes.group * sizes.rows * sizes.dim;
-    let isa = Isa::detected();
-    let tasks: Vec<_> =
-        out.chunks_exact_mut(sizes.heads * sizes.tokens).map(|out| Mutex::new((out, Ok(())))).collect();
-    Host.run(tasks.len(), &|task| {
-        let (sequence, layer) = (task / sizes.layers, task % sizes.layers);
-        let planes: Vec<Plane<'_>> = (0..sizes.heads)
-            .map(|head| (layer * sizes.batch + sequence) * sizes.heads + head)
-            .map(|at| Plane {
-                keys: &keys[at * plane_tokens..][..plane_tokens],
-                values: &values[at * plane_tokens..][..plane_tokens],
-                queries: &queries[at * plane_rows..][..plane_rows],
-                expected: &[],
-                positions: &[],
-            })
-            .collect();
-        let layer = Layer {
-            planes: &planes,
-            group: sizes.group,
-            num_tokens: sizes.tokens,
-            num_seen: sizes.tokens,
-            num_rows: sizes.rows,
-            row_positions: &[],
-            head_dim: sizes.dim,
-            scale,
-        };
-        let mut slot = lock_whole(&tasks[task]);
-        let (out, result) = &mut *slot;
-        *result = score::score_layer(isa, score, &layer, out);
-    });
-    tasks.into_iter().try_for_each(|task| into_whole(task).1)
+    let sizes =
+        Batch { keys: k, values: v, queries: q, layers, batch, heads, group, tokens, rows, dim, scale };
+    detached_on(py, all, || score_batch(Isa::detected(), &*score, &sizes, &Host, o))
 }
 
 /// Shares `total` tokens out over the planes of one sequence: writes int32 `budgets [L, Hk]` from
@@ -194,24 +137,8 @@ fn keep_select(
     detached_on(py, all, || {
         let scores = Scores { values: s, offsets: &offsets, num_layers: layers, num_heads: heads, protect };
         let mut shares = vec![0; b.len()];
-        split::split(&*rule, &scores, total, &mut shares)?;
-        k.fill(false);
-        for (plane, (budget, &share)) in b.iter_mut().zip(&shares).enumerate() {
-            *budget = share as i32;
-            let (begin, end) = (offsets[plane], offsets[plane + 1]);
-            let leader = rule.leader(plane / heads) * heads + plane % heads;
-            let (from, to) = (offsets[leader], offsets[leader + 1]);
-            let row = scores.plane(leader);
-            let chosen = if positions[begin..end] == positions[from..to] {
-                select(row, share as usize, unit, protect)
-            } else {
-                // A key that the leader no longer holds is worth nothing to those that follow it.
-                let worth = |at| positions[from..to].binary_search(at).map_or(f32::NEG_INFINITY, |i| row[i]);
-                let row: Vec<f32> = positions[begin..end].iter().map(worth).collect();
-                select(&row, share as usize, unit, protect)
-            };
-            chosen.into_iter().for_each(|index| k[begin + index as usize] = true);
-        }
+        split::select_planes(&*rule, &scores, positions, total, unit, &mut shares, k)?;
+        b.iter_mut().zip(&shares).for_each(|(budget, share)| *budget = *share as i32);
         Ok(())
     })
 }
@@ -226,7 +153,7 @@ pub(crate) fn offsets(counts: &[i32]) -> Vec<usize> {
     offsets
 }
 
-/// Compacts one plane. Reads float32 `keys [N, D]`, `values [N, D]`, `scores [N]` and ascending int32
+/// Reduces one plane. Reads float32 `keys [N, D]`, `values [N, D]`, `scores [N]` and ascending int32
 /// `kept [K]`; writes float32 `out_keys [K, D]` and `out_values [K, D]`, and the weights of the merge:
 /// for the N - K evicted, ascending, int32 `targets` (slot among the kept, or -1) and float32
 /// `weights`; float32 `own [K]`.

@@ -59,6 +59,14 @@ fn words(object: &Bound<'_, PyAny>, name: &'static str, width: Option<usize>) ->
     unsafe { tensor.i32s(object.py()) }.map(<[i32]>::to_vec)
 }
 
+fn rows_of<const W: usize, T>(
+    object: &Bound<'_, PyAny>,
+    name: &'static str,
+    row: impl Fn([i32; W]) -> T,
+) -> PyResult<Vec<T>> {
+    Ok(words(object, name, Some(W))?.as_chunks().0.iter().copied().map(row).collect())
+}
+
 #[pymethods]
 impl PyPlan {
     // One argument an array: the signature is the format.
@@ -75,43 +83,32 @@ impl PyPlan {
         row_slots: &Bound<'_, PyAny>,
     ) -> PyResult<Self> {
         let plan = Plan {
-            entries: words(entries, "entries", Some(4))?
-                .chunks_exact(4)
-                .map(|w| Entry {
-                    page: w[0] as u32,
-                    first: w[1] as u16,
-                    count: (w[1] as u32 >> 16) as u16,
-                    position: w[2],
-                    positions_at: w[3],
-                })
-                .collect(),
+            entries: rows_of(entries, "entries", Entry::from_words)?,
             positions: words(positions, "positions", None)?,
-            head_ranges: words(head_ranges, "head_ranges", Some(2))?
-                .chunks_exact(2)
-                .map(|w| [w[0] as u32, w[1] as u32])
-                .collect(),
-            reads: words(reads, "reads", Some(8))?
-                .chunks_exact(8)
-                .map(|w| Read {
-                    entry_begin: w[0] as u32,
-                    entry_end: w[1] as u32,
-                    row_begin: w[2] as u32,
-                    row_end: w[3] as u32,
-                    num_keys: w[4] as u32,
-                    flags: w[5] as u32,
-                    mask: w[6],
-                    rotary_offset: w[7],
-                })
-                .collect(),
+            head_ranges: rows_of(head_ranges, "head_ranges", |at: [i32; 2]| at.map(|at| at as u32))?,
+            reads: rows_of(reads, "reads", Read::from_words)?,
             row_positions: words(row_positions, "row_positions", None)?,
             row_end: words(row_end, "row_end", None)?.into_iter().map(|w| w as u32).collect(),
-            row_slots: words(row_slots, "row_slots", Some(2))?
-                .chunks_exact(2)
-                .map(|w| RowSlot { slab: w[0] as u32, slot: w[1] as u32 })
-                .collect(),
+            row_slots: rows_of(row_slots, "row_slots", RowSlot::from_words)?,
         };
         attached(py, || plan.check())?;
         Ok(Self::of(Arc::new(plan)))
+    }
+
+    /// The plan of int32 `words [W]`, as `words` gives them. Raises ShapeError for words that are no plan, and
+    /// as the constructor.
+    #[staticmethod]
+    fn from_words(py: Python<'_>, words: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let tensor = Tensor::with_shape(words, "words", &[None])?;
+        // SAFETY: the words are read at once, with the GIL held.
+        let words = unsafe { tensor.i32s(py) }?;
+        Ok(Self::of(Arc::new(attached(py, || Plan::from_words(words))?)))
+    }
+
+    /// int32 `[W]`: all of the plan in one array, the same on every device; a copy.
+    #[getter]
+    fn words<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        int32s(py, self.plan.to_words().into_iter(), None)
     }
 
     /// Rows of the step.
@@ -123,15 +120,7 @@ impl PyPlan {
     /// int32 `[E, 4]`: (page, first | count << 16, position, positions_at); a copy.
     #[getter]
     fn entries<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let words = self.plan.entries.iter().flat_map(|e| {
-            [
-                e.page as i32,
-                (u32::from(e.first) | u32::from(e.count) << 16) as i32,
-                e.position,
-                e.positions_at,
-            ]
-        });
-        int32s(py, words, Some(4))
+        int32s(py, self.plan.entries.iter().flat_map(Entry::words), Some(4))
     }
 
     /// int32 `[P]`: positions of slots that are not consecutive; a copy.
@@ -149,11 +138,7 @@ impl PyPlan {
     /// int32 `[R, 8]`: (entry_begin, entry_end, row_begin, row_end, num_keys, flags, mask, rotary_offset); a copy.
     #[getter]
     fn reads<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        let words = self.plan.reads.iter().flat_map(|r| {
-            let unsigned = [r.entry_begin, r.entry_end, r.row_begin, r.row_end, r.num_keys, r.flags];
-            unsigned.map(|w| w as i32).into_iter().chain([r.mask, r.rotary_offset])
-        });
-        int32s(py, words, Some(8))
+        int32s(py, self.plan.reads.iter().flat_map(Read::words), Some(8))
     }
 
     /// int32 `[N]`: logical position of each row; a copy.
@@ -171,7 +156,7 @@ impl PyPlan {
     /// int32 `[N, 2]`: (slab, slot) that each row is written to; a copy.
     #[getter]
     fn row_slots<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        int32s(py, self.plan.row_slots.iter().flat_map(|s| [s.slab as i32, s.slot as i32]), Some(2))
+        int32s(py, self.plan.row_slots.iter().flat_map(RowSlot::words), Some(2))
     }
 
     fn __repr__(&self) -> String {

@@ -2,9 +2,9 @@
 
 use half::{bf16, f16};
 use hornbeam_core::Error;
-use hornbeam_core::format::plan::RowSlot;
+use hornbeam_core::format::slot::{Move, PageMove, RowSlot};
 use hornbeam_core::format::{Dtype, Element, PageLayout};
-use hornbeam_core::ops::rows::{self, Layer, Move, PageMove, Rows};
+use hornbeam_core::ops::rows::{self, LayerPages, RowVectors};
 use hornbeam_core::parallel::Parallel;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -112,11 +112,6 @@ impl Chunks {
             .collect()
     }
 
-    /// Whether a chunk was described.
-    pub(crate) fn has(&self, chunk: usize) -> bool {
-        self.tensors.get(chunk).is_some_and(Option::is_some)
-    }
-
     /// The chunks to be read, empty where none was described.
     pub(crate) fn views<P: Item>(&self, py: Python<'_>) -> PyResult<SmallVec<[&[P]; 8]>> {
         // SAFETY: the tree that owns them writes to them in steps, one at a time.
@@ -173,8 +168,13 @@ pub(crate) fn write_rows(
     }
 }
 
-type Write<S, P> =
-    fn(Rows<'_, S>, Rows<'_, S>, &[RowSlot], Layer<'_, '_, P>, &dyn Parallel) -> hornbeam_core::Result<()>;
+type Write<S, P> = fn(
+    RowVectors<'_, S>,
+    RowVectors<'_, S>,
+    &[RowSlot],
+    LayerPages<'_, '_, P>,
+    &dyn Parallel,
+) -> hornbeam_core::Result<()>;
 
 struct Call<'a> {
     k: Tensor,
@@ -191,7 +191,7 @@ impl Call<'_> {
         let mut slices = self.chunks.slices::<P>(py)?;
         let layout = &self.chunks.layout;
         let target =
-            Layer { chunks: &mut slices, layout, layer: self.layer, num_kv_heads: self.num_kv_heads };
+            LayerPages { chunks: &mut slices, layout, layer: self.layer, num_kv_heads: self.num_kv_heads };
         if self.slots.len() * self.num_kv_heads * layout.head_dim < DETACH_ELEMENTS {
             return attached(py, || write(keys, values, self.slots, target, &Host));
         }
@@ -199,13 +199,13 @@ impl Call<'_> {
         detached_on(py, all, || write(keys, values, self.slots, target, &Host))
     }
 
-    fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &'a Tensor) -> PyResult<Rows<'a, S>> {
+    fn rows<'a, S: Element>(&self, py: Python<'_>, tensor: &'a Tensor) -> PyResult<RowVectors<'a, S>> {
         let layout = &self.chunks.layout;
         let (row_stride, head_stride) =
             tensor.row_strides(py, [self.slots.len(), self.num_kv_heads, layout.head_dim])?;
         // SAFETY: no chunk shares its memory, and nobody else writes to it meanwhile.
         let data = unsafe { tensor.span::<S>(py) }?;
-        Ok(Rows { data, row_stride, head_stride })
+        Ok(RowVectors { data, row_stride, head_stride })
     }
 }
 

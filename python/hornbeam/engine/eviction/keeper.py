@@ -216,17 +216,18 @@ class Keeper:
         self._ready = [other for other in self._ready if other is not sequence]
 
     def _is_due(self, state: State, prefilled: bool) -> bool:
-        held = 0
+        num_bytes = 0
         if self.recipe.when.needs_bytes:
             stats = self.tree.stats()
             used = stats["slabs"] - stats["free_slabs"] - stats["cached_slabs"]
-            held = used * self.tree.slab_bytes
-        return self.recipe.when.due(CacheState(prefilled, state.since, held, self.tree.max_bytes))
+            num_bytes = used * self.tree.slab_bytes
+        return self.recipe.when.due(CacheState(prefilled, state.since, num_bytes, self.tree.max_bytes))
 
     def _reduce(self, sequence: Request, state: State) -> None:
-        self.scoring.add_stretch(sequence, state, whole=False)
+        table = self.tree.key_table(sequence.branch)
+        self.scoring.add_stretch(sequence, state, whole=False, table=table)
         state.since = 0
-        positions = self.reduction.run(sequence, state, self.scoring)
+        positions = self.reduction.run(sequence, state, self.scoring, table)
         if self.record is not None and positions is not None:
             self.record[sequence.index] = positions
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,6 @@ from torch import Tensor
 
 from hornbeam import cuda, ops
 from hornbeam.cuda.merge import merge_pages, merges
-from hornbeam.cuda.rows import SLOT_BITS
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.budget import parse, resolve
 from hornbeam.keep.rotate import inverse_frequencies, turn
@@ -18,7 +18,7 @@ from hornbeam.keep.rotate import inverse_frequencies, turn
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from hornbeam.cache.tree import Branch
+    from hornbeam.cache.key_table import KeyTable
     from hornbeam.engine.eviction.scoring import Scoring
     from hornbeam.engine.eviction.state import State
     from hornbeam.engine.request import Request
@@ -58,43 +58,41 @@ class Reduction:
             )
         return known[name]
 
-    def run(self, sequence: Request, state: State, scoring: Scoring) -> list[NDArray[np.int32]] | None:
-        """Reduces the branch of a sequence; returns the positions that each plane shows then, or None where
-        nothing was to be done."""
+    def run(
+        self, sequence: Request, state: State, scoring: Scoring, table: KeyTable
+    ) -> list[NDArray[np.int32]] | None:
+        """Reduces the branch of a sequence, which shows the keys of ``table``; returns the positions that
+        each plane shows then, or None where nothing was to be done."""
         branch, tree, recipe = sequence.branch, self.tree, self.recipe
-        counts, entries = tree._native.held(branch._id, False)
         total = self._total(branch.length)
-        if total >= len(entries) and not (self.stores_codes and self._fills_a_page(counts, entries)):
+        if total >= len(table) and not (self.stores_codes and self._fills_a_page(table)):
             return None
-        state.grow(entries, branch.length)
-        scores = scoring.scores(sequence, state, counts, entries)
-        kept, numbers = self._chosen(scores, counts, entries, total)
+        state.grow(table, branch.length)
+        scores = scoring.scores(sequence, state, table)
+        kept, numbers = self._chosen(scores, table, total)
         if kept is None:
             return None
-        planes = [part.nonzero().flatten() for part in torch.split(kept, counts.tolist())]
-        before = sum(tree._native.pages_by_plane(branch._id))
+        planes = [part.nonzero().flatten() for part in torch.split(kept, table.counts.tolist())]
+        before = table.num_pages
         chunk_pages = tree.slabs_per_chunk * tree.num_planes
-        merged = self._merged(counts, entries, scores, planes)
+        merged = self._merged(table, scores, planes)
         formats: Any = None
         if numbers is not None:
             cuts = np.cumsum([len(plane) for plane in planes])[:-1]
             formats = np.split(numbers[kept.numpy()], cuts)
-        tree.condense(branch, [plane.to(torch.int32) for plane in planes], digest=INEXACT, formats=formats)
+        indices = [plane.to(torch.int32) for plane in planes]
+        now = tree.condense(branch, indices, digest=INEXACT, formats=formats, table=table)
         if scoring.adds_mass:
             state.mass = state.mass[kept.nonzero().flatten().to(tree.device)]
         else:
             state.mass = torch.zeros(int(kept.sum()), dtype=torch.int64, device=tree.device)
         if merged is not None or recipe.rerotate:
-            self._rewrite(branch, state, kept, entries, merged)
+            self._rewrite(branch.length, state, kept, table, now, merged)
         sequence.record_reduction(before, int(kept.sum()))
         # The pool shrinks, unless it would grow again at once.
-        if (
-            self.engine.graphs is None
-            and before - sum(tree._native.pages_by_plane(branch._id)) >= 2 * chunk_pages
-        ):
+        if self.engine.graphs is None and before - now.num_pages >= 2 * chunk_pages:
             tree.trim()
-        shown = np.split(entries[:, 2], np.cumsum(counts)[:-1])
-        return [positions[plane.numpy()] for positions, plane in zip(shown, planes, strict=True)]
+        return now.split(now.positions)
 
     # -- budget ----------------------------------------------------------------------------------
 
@@ -114,140 +112,126 @@ class Reduction:
             return max((pages - tree.num_planes) * tree.page_tokens, 0) + min(pages, tree.num_planes)
         return resolve(self.recipe.budget, num_tokens=num_tokens, num_planes=tree.num_planes, token_bytes=0)
 
-    def _fills_a_page(self, counts: NDArray[np.int32], entries: NDArray[np.int32]) -> bool:
+    def _fills_a_page(self, table: KeyTable) -> bool:
         """Whether plain keys may fill a page in codes, or a budget in bytes may be passed."""
         pages = self._max_pages
-        plain = entries[:, 1] >> SLOT_BITS == 0
-        most = np.bincount(_plane_of(counts)[plain], minlength=1).max()
+        most = np.bincount(table.plane_of[table.formats == 0], minlength=1).max()
         if most >= min(tokens for _, tokens in self.formats):
             return True
         if pages is None:
             return False
-        return self._pages(counts, entries, np.ones(len(entries), bool), np.zeros(len(entries), int)) > pages
+        return self._pages(table, np.ones(len(table), bool), np.zeros(len(table), int)) > pages
 
     def _chosen(
-        self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], total: int
+        self, scores: Tensor, table: KeyTable, total: int
     ) -> tuple[Tensor | None, NDArray[np.uint8] | None]:
         """A mask of what stays and, with codes, the number of the format of each key; no mask where all
         stays as it is."""
         if not self.stores_codes:
-            return self._selected(scores, counts, entries, total), None
-        kept = self._selected(scores, counts, entries, min(total, len(entries)))
+            return self._selected(scores, table, total), None
+        kept = self._selected(scores, table, min(total, len(table)))
         worth = scores.cpu()  # formats are chosen on the host
-        numbers = self._numbers(worth, counts, entries, kept)
+        numbers = self._numbers(worth, table, kept)
         limit = self._max_pages
-        if limit is not None and self._pages(counts, entries, kept.numpy(), numbers) > limit:
+        if limit is not None and self._pages(table, kept.numpy(), numbers) > limit:
             # The most keys whose pages fit: `low` fits, `high` does not.
-            low, high = 0, len(entries)
-            kept = self._selected(scores, counts, entries, 0)
-            numbers = np.zeros(len(entries), np.uint8)
-            while high - low > max(len(entries) >> 10, 1):
+            low, high = 0, len(table)
+            kept = self._selected(scores, table, 0)
+            numbers = np.zeros(len(table), np.uint8)
+            while high - low > max(len(table) >> 10, 1):
                 middle = (low + high) // 2
-                tried = self._selected(scores, counts, entries, middle)
-                wanted = self._numbers(worth, counts, entries, tried)
-                if self._pages(counts, entries, tried.numpy(), wanted) <= limit:
+                tried = self._selected(scores, table, middle)
+                wanted = self._numbers(worth, table, tried)
+                if self._pages(table, tried.numpy(), wanted) <= limit:
                     low, kept, numbers = middle, tried, wanted
                 else:
                     high = middle
         unchanged = bool(kept.all()) and not any(
-            (np.bincount(_plane_of(counts)[numbers == number], minlength=1) >= tokens).any()
+            (np.bincount(table.plane_of[numbers == number], minlength=1) >= tokens).any()
             for number, tokens in self.formats
         )
         return (None if unchanged else kept), numbers
 
-    def _selected(
-        self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], total: int
-    ) -> Tensor:
+    def _selected(self, scores: Tensor, table: KeyTable, total: int) -> Tensor:
         tree, score = self.tree, self.recipe.score
         scores = scores.to(tree.device)  # those of Python come from the host
-        counts = counts.reshape(tree.num_physical_layers, tree.num_kv_heads)
-        positions = np.ascontiguousarray(entries[:, 2])
+        counts = table.counts.reshape(tree.num_physical_layers, tree.num_kv_heads)
+        positions = np.ascontiguousarray(table.positions)
         rule = total, score.protected, score.unit
         return self.recipe.split.select_held(scores, counts, positions, *rule)[1].cpu()
 
     # -- formats ---------------------------------------------------------------------------------
 
-    def _numbers(
-        self, scores: Tensor, counts: NDArray[np.int32], entries: NDArray[np.int32], kept: Tensor
-    ) -> NDArray[np.uint8]:
+    def _numbers(self, scores: Tensor, table: KeyTable, kept: Tensor) -> NDArray[np.uint8]:
         """The number of the format that each kept key shall have; 0 for plain, and for what is in codes."""
         own = np.array([number for number, _ in self.formats] + [0], np.uint8)  # the last one is -1's
-        now = entries[:, 1] >> SLOT_BITS
+        now = table.formats
         # Of a format that the recipe does not ask for: in codes all the same.
         class_of = np.full(int(now.max(initial=0)) + 1, len(self.formats))
         class_of[0] = -1
         for index, (number, _) in enumerate(self.formats):
             class_of[number : number + 1] = index
         classes = class_of[now]
-        numbers = np.zeros(len(entries), np.uint8)
-        ends = np.cumsum(counts)
-        for begin, end in zip(ends - counts, ends, strict=True):
+        numbers = np.zeros(len(table), np.uint8)
+        for begin, end in pairwise(table.offsets):
             at = begin + np.flatnonzero(kept[begin:end].numpy())
             wanted = self.recipe.reduce.classes(scores[at], torch.from_numpy(classes[at])).numpy()
             numbers[at] = np.where(classes[at] < 0, own[wanted], 0)
         return numbers
 
-    def _pages(
-        self,
-        counts: NDArray[np.int32],
-        entries: NDArray[np.int32],
-        kept: NDArray[np.bool_],
-        numbers: NDArray[Any],
-    ) -> int:
+    def _pages(self, table: KeyTable, kept: NDArray[np.bool_], numbers: NDArray[Any]) -> int:
         """Pages of the version that shows what is kept. A page in codes stays while it shows one key."""
-        planes, coded = _plane_of(counts), entries[:, 1] >> SLOT_BITS != 0
-        pages = len(np.unique(entries[kept & coded, 0]))
+        planes, coded, num_planes = table.plane_of, table.formats != 0, len(table.counts)
+        pages = len(np.unique(table.entries[kept & coded, 0]))
         fresh = kept & ~coded
-        plain = np.bincount(planes[fresh], minlength=len(counts))
+        plain = np.bincount(planes[fresh], minlength=num_planes)
         for number, tokens in self.formats:
-            whole = np.bincount(planes[fresh & (numbers == number)], minlength=len(counts)) // tokens
+            whole = np.bincount(planes[fresh & (numbers == number)], minlength=num_planes) // tokens
             pages += int(whole.sum())
             plain -= whole * tokens
         return pages + int((-(-plain // self.tree.page_tokens)).sum())
 
     # -- merged and turned keys ------------------------------------------------------------------
 
-    def _merged(
-        self, counts: Any, entries: Any, scores: Tensor, planes: list[Tensor]
-    ) -> tuple[Tensor, Tensor] | None:
+    def _merged(self, table: KeyTable, scores: Tensor, planes: list[Tensor]) -> tuple[Tensor, Tensor] | None:
         """Keys and values of the kept slots, where the reduction changes them in place."""
         if not self.recipe.reduce.changes_kept:
             return None
         if cuda.is_on_device(self.tree.chunks[0]) and merges(self.recipe.reduce):
-            return merge_pages(self.recipe.reduce, self.tree.chunks, counts, entries, scores.cpu(), planes)
-        keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
-        parts = zip(*(torch.split(x, counts.tolist()) for x in (keys, values, scores)), planes, strict=True)
+            rows = self.tree.chunks, table.counts, table.entries
+            return merge_pages(self.recipe.reduce, *rows, scores.cpu(), planes)
+        keys, values = table.gather(self.tree.chunks)
+        parts = zip(
+            *(torch.split(x, table.counts.tolist()) for x in (keys, values, scores)), planes, strict=True
+        )
         done = [self.recipe.reduce.evaluate(k, v, s, plane) for k, v, s, plane in parts]
         return torch.cat([part.keys for part in done]), torch.cat([part.values for part in done])
 
     def _rewrite(
         self,
-        branch: Branch,
+        length: int,
         state: State,
         kept: Tensor,
-        old: NDArray[np.int32],
+        old: KeyTable,
+        now: KeyTable,
         merged: tuple[Tensor, Tensor] | None,
     ) -> None:
-        """Writes merged and turned keys to the new version's pages, which only this branch reads."""
-        counts, entries = self.tree._native.held(branch._id, False)
+        """Writes merged and turned keys to the new version's pages, which only its branch of so many tokens
+        reads."""
         if merged is not None:
             keys, values = merged
         elif cuda.is_on_device(self.tree.chunks[0]):
-            keys, values = cuda.gather_rows(self.tree.chunks, entries)
+            keys, values = cuda.gather_rows(self.tree.chunks, now.entries)
         else:
-            keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
+            keys, values = now.gather(self.tree.chunks)
         if self.recipe.rerotate:
-            before = old[:, 2] if state.rotated is None else state.rotated
+            before = old.positions if state.rotated is None else state.rotated
             # The newest key lies one before the next token, the others follow without a gap.
             target = np.concatenate(
-                [np.arange(branch.length - n, branch.length, dtype=np.int32) for n in counts.tolist()]
+                [np.arange(length - n, length, dtype=np.int32) for n in now.counts.tolist()]
             )
             frequencies = inverse_frequencies(self.engine.model)
             assert frequencies is not None
             keys = turn(keys, torch.from_numpy(target - before[kept.numpy()]), frequencies)
             state.rotated = target
-        ops.put_rows(self.tree.chunks, entries, keys, values)
-
-
-def _plane_of(counts: NDArray[np.int32]) -> NDArray[np.int64]:
-    return np.repeat(np.arange(len(counts)), counts)
+        ops.put_rows(self.tree.chunks, now.entries, keys, values)

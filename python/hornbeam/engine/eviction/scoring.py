@@ -1,4 +1,4 @@
-"""From the queries and the mass of a sequence to scores of everything that its branch holds."""
+"""From the queries and the mass of a sequence to scores of the resident keys of its branch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native, cuda, ops
+from hornbeam import _native, cuda
 from hornbeam.cuda.scores import score_held
 from hornbeam.engine.eviction.moments import QueryMoments
 from hornbeam.engine.eviction.observer import Rule, add_mass
@@ -18,6 +18,7 @@ from hornbeam.errors import ArgumentError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from hornbeam.cache.key_table import KeyTable
     from hornbeam.cache.tree import Step
     from hornbeam.engine.request import Request
     from hornbeam.engine.requests import Requests
@@ -70,12 +71,12 @@ class Scoring:
         begin = sequence.branch.length
         positions = np.arange(begin, begin + len(own), dtype=np.int32)
         asked = np.isin(positions, np.asarray(self.others(len(sequence.prompt)), np.int32))
-        counts, entries = self.tree._native.held(sequence.branch._id, True)
+        table = self.tree.key_table(sequence.branch, in_step=True)
         slots = np.ascontiguousarray(step.plan.row_slots[own])
-        plan, columns = _native.held_plan(counts, entries, positions, slots)
-        sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
+        plan, columns = _native.resident_plan(table.native, positions, slots)
+        sums = torch.zeros(len(table), dtype=torch.int64, device=self.tree.device)
         if state.length:
-            old = torch.from_numpy(np.flatnonzero(entries[:, 2] < state.length))
+            old = torch.from_numpy(np.flatnonzero(table.positions < state.length))
             sums[old.to(sums.device)] = state.mass
         return MassTake(
             torch.from_numpy(own[asked]),
@@ -83,7 +84,7 @@ class Scoring:
             positions[asked],
             plan,
             torch.from_numpy(columns).long().to(self.tree.device),
-            _offsets(counts),
+            table.offsets,
             sums,
         )
 
@@ -103,76 +104,75 @@ class Scoring:
         while len(state.queries) > 1 and state.queries[0][0][-1] < first:
             state.queries.pop(0)
 
-    def add_stretch(self, sequence: Request, state: State, *, whole: bool) -> None:
+    def add_stretch(
+        self, sequence: Request, state: State, *, whole: bool, table: KeyTable | None = None
+    ) -> None:
         """Adds what the accepted rows since the last time give to the keys: with ``whole`` once there are
-        :data:`STRETCH` of them. Probes are drawn anew in every stretch."""
+        :data:`STRETCH` of them. Probes are drawn anew in every stretch. ``table`` is that of the branch,
+        where it is known already."""
         end = sequence.branch.length
         if not (self.adds_mass and self.repeats and state.prefilled) or state.added >= end:
             return
         if whole and end - state.added < STRETCH:
             return
-        counts, entries = self.tree._native.held(sequence.branch._id, False)
-        state.grow(entries, end)
+        table = self.tree.key_table(sequence.branch) if table is None else table
+        state.grow(table, end)
         asked = np.asarray(self.others(end - state.added), np.int32) + state.added
         positions, rows = state.rows()
         chosen = np.isin(positions, asked)
         if rows is not None and chosen.any():
             queries = rows[:, :, torch.from_numpy(chosen)]
-            state.mass += self._mass(counts, entries, positions[chosen], queries)
+            state.mass += self._mass(table, positions[chosen], queries)
             state.mass_rows.extend(positions[chosen].tolist())
         state.added = end
 
-    def _mass(
-        self, counts: NDArray[np.int32], entries: NDArray[np.int32], positions: Any, queries: Tensor
-    ) -> Tensor:
-        """What rows at ``positions``, `queries [L, H, R, D]`, give to all keys that a branch holds."""
-        sums = torch.zeros(len(entries), dtype=torch.int64, device=self.tree.device)
+    def _mass(self, table: KeyTable, positions: Any, queries: Tensor) -> Tensor:
+        """What rows at ``positions``, `queries [L, H, R, D]`, give to all resident keys."""
+        sums = torch.zeros(len(table), dtype=torch.int64, device=self.tree.device)
         if len(positions) == 0:
             return sums
         queries = queries.to(self.tree.device)
-        plan, columns = _native.held_plan(counts, entries, np.ascontiguousarray(positions))
-        rows, offsets = torch.arange(len(positions)), _offsets(counts)
+        plan, columns = _native.resident_plan(table.native, np.ascontiguousarray(positions))
+        rows = torch.arange(len(positions))
         at = torch.from_numpy(columns).long().to(self.tree.device)
         for layer in range(len(queries)):
             rule = self.rules.get(layer, Rule())
-            add_mass(self.tree, queries[layer], plan, rows, layer, rule, at, offsets, sums)
+            add_mass(self.tree, queries[layer], plan, rows, layer, rule, at, table.offsets, sums)
         return sums
 
-    def _seen(
-        self, counts: NDArray[np.int32], entries: NDArray[np.int32], rows: NDArray[np.int32]
-    ) -> NDArray[np.int32]:
+    def _seen(self, table: KeyTable, rows: NDArray[np.int32]) -> NDArray[np.int32]:
         """How many of the rows, ascending, see each key."""
-        seen = (len(rows) - np.searchsorted(rows, entries[:, 2])).astype(np.int32)
-        heads, offsets = self.tree.num_kv_heads, _offsets(counts)
+        seen = (len(rows) - np.searchsorted(rows, table.positions)).astype(np.int32)
+        heads, offsets = self.tree.num_kv_heads, table.offsets
         for layer, rule in self.rules.items():
             if rule.window is not None:
                 own = slice(offsets[layer * heads], offsets[(layer + 1) * heads])
-                beyond = np.searchsorted(rows, entries[own, 2] + rule.window)
+                beyond = np.searchsorted(rows, table.positions[own] + rule.window)
                 seen[own] -= (len(rows) - beyond).astype(np.int32)
         return seen
 
-    def scores(self, sequence: Request, state: State, counts: Any, entries: Any) -> Tensor:
-        """Scores of everything that the branch holds, float32, plane after plane: where the pool is, but for
+    def scores(self, sequence: Request, state: State, table: KeyTable) -> Tensor:
+        """Scores of all resident keys of the branch, float32, plane after plane: where the pool is, but for
         a score written in Python."""
         shape = self.engine.runner.shape
         positions, rows = state.rows()
         if rows is None:
-            rows = torch.empty(shape.num_layers, shape.num_heads, 0, shape.head_dim)
+            rows = torch.empty(shape.num_layers, shape.num_heads, 0, shape.head_dim, dtype=torch.float32)
         # The last rows, without a gap: a pass that was rolled back leaves none.
         keep = positions >= sequence.branch.length - self.window
         positions, rows = positions[keep], rows[:, :, torch.from_numpy(keep)].contiguous()
         if not self.is_native:
-            return self._python_scores(sequence, state, counts, entries, rows)
+            return self._python_scores(state, table, rows)
         masses = []
         for count, others in self.score.row_sets(1):
             if others is not None:
-                masses.append((state.mass, self._seen(counts, entries, np.sort(state.mass_rows))))
+                masses.append((state.mass, self._seen(table, np.sort(state.mass_rows))))
                 continue
             last = positions >= sequence.branch.length - (count or 0)
             if int(last.sum()) < min(count or 0, sequence.branch.length):
                 raise ArgumentError(f"{int(last.sum())} of the last {count} rows are known, expected all")
-            sums = self._mass(counts, entries, positions[last], rows[:, :, torch.from_numpy(last)])
-            masses.append((sums, self._seen(counts, entries, positions[last])))
+            sums = self._mass(table, positions[last], rows[:, :, torch.from_numpy(last)])
+            masses.append((sums, self._seen(table, positions[last])))
         spec, chunks, seen = self.score.spec(), self.tree.chunks, sequence.branch.length
         heads, scale = self.tree.num_kv_heads, self.engine.runner.scale
         expected = None
@@ -183,8 +183,8 @@ class Scoring:
             return score_held(
                 spec,
                 chunks,
-                counts,
-                entries,
+                table.counts,
+                table.entries,
                 masses,
                 num_seen=seen,
                 num_kv_heads=heads,
@@ -192,26 +192,22 @@ class Scoring:
                 scale=scale,
                 expected=expected,
             )
-        out = torch.empty(len(entries))
+        out = torch.empty(len(table), dtype=torch.float32)
         bits = None
         if expected is not None:
             bits = expected[0].contiguous().view(torch.int64), expected[1].contiguous().view(torch.int64)
-        _native.keep_scores_held(
-            spec, chunks, counts, entries, rows, positions, masses, seen, heads, scale, out, bits
+        _native.keep_scores_resident(
+            spec, chunks, table.native, rows, positions, masses, seen, heads, scale, out, bits
         )
         return out
 
-    def _python_scores(
-        self, sequence: Request, state: State, counts: Any, entries: Any, rows: Tensor
-    ) -> Tensor:
-        """A score written in Python sees the heads of a layer together while they hold equally many keys,
+    def _python_scores(self, state: State, table: KeyTable, rows: Tensor) -> Tensor:
+        """A score written in Python sees the heads of a layer together while they show equally many keys,
         and one by one when not."""
         heads, group = self.tree.num_kv_heads, rows.shape[1] // self.tree.num_kv_heads
         rows = rows.cpu()
-        keys, values = ops.gather_rows(self.tree.chunks, counts, entries)
-        planes = list(
-            zip(torch.split(keys, counts.tolist()), torch.split(values, counts.tolist()), strict=True)
-        )
+        keys, values = table.gather(self.tree.chunks)
+        planes = list(zip(*(torch.split(x, table.counts.tolist()) for x in (keys, values)), strict=True))
         parts: list[Tensor] = []
         for layer in range(len(planes) // heads):
             own = planes[layer * heads : (layer + 1) * heads]
@@ -242,8 +238,3 @@ def _put_rotary_at_hand(module: torch.nn.Module, model: Any) -> None:
     rotary = getattr(getattr(model, "base_model", model), "rotary_emb", None)
     if rotary is not None and not hasattr(module, "rotary_emb"):
         vars(module)["rotary_emb"] = rotary
-
-
-def _offsets(counts: NDArray[np.int32]) -> list[int]:
-    """Where planes begin, and one past the last."""
-    return [0, *np.cumsum(counts).tolist()]

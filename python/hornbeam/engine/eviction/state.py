@@ -13,6 +13,7 @@ from torch import Tensor
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
+    from hornbeam.cache.key_table import KeyTable
     from hornbeam.engine.eviction.moments import QueryMoments
 
 __all__ = ["Inputs", "Observed", "State"]
@@ -61,16 +62,16 @@ class State:
             self.queries = [(positions, torch.cat([rows for _, rows in self.queries], dim=2))]
         return self.queries[0] if self.queries else (np.empty(0, np.int32), None)
 
-    def grow(self, entries: NDArray[np.int32], length: int) -> None:
+    def grow(self, table: KeyTable, length: int) -> None:
         """Makes room for the keys of new tokens."""
         if self.length == length:
             return
-        old = entries[:, 2] < self.length
-        mass = torch.zeros(len(entries), dtype=torch.int64, device=self.mass.device)
+        old = table.positions < self.length
+        mass = torch.zeros(len(table), dtype=torch.int64, device=self.mass.device)
         mass[torch.from_numpy(np.flatnonzero(old)).to(mass.device)] = self.mass
         self.mass = mass
         if self.rotated is not None:
-            rotated = entries[:, 2].copy()
+            rotated = table.positions.copy()
             rotated[old] = self.rotated
             self.rotated = rotated
         self.length = length

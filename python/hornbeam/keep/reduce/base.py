@@ -89,9 +89,9 @@ class Reduce(Factor):
         )
         indices = kept.to("cpu", torch.int32).contiguous()
         count, evicted = len(indices), max(len(scores) - len(indices), 0)
-        k, v = torch.empty(count, keys.shape[-1]), torch.empty(count, keys.shape[-1])
-        targets, weights = torch.empty(evicted, dtype=torch.int32), torch.empty(evicted)
-        own = torch.empty(count)
+        k, v = (torch.empty(count, keys.shape[-1], dtype=torch.float32) for _ in range(2))
+        targets = torch.empty(evicted, dtype=torch.int32)
+        weights, own = (torch.empty(size, dtype=torch.float32) for size in (evicted, count))
         _native.keep_reduce(self.spec(), keys, values, scores, indices, k, v, targets, weights, own)
         return Reduced(indices.long(), k, v, Merge(targets, weights, own))
 

@@ -104,7 +104,7 @@ class Split(Factor):
         """What :meth:`budgets` of a subclass gives, no more than each plane holds."""
         self.require_method()
         name, shape = type(self).__name__, tuple(counts.shape)
-        table = torch.full((counts.size, int(counts.max(initial=0))), -torch.inf)
+        table = torch.full((counts.size, int(counts.max(initial=0))), -torch.inf, dtype=torch.float32)
         for row, own in zip(table, scores.split(counts.ravel().tolist()), strict=True):
             row[: len(own)] = own
         found = self.budgets(table.view(*shape, -1), total, protected)

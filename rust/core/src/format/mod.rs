@@ -1,9 +1,14 @@
-//! How numbers lie in memory: element types, and the geometry of pages.
+//! How numbers lie in memory: element types, the geometry of pages, slots, and the plan of a step.
 
+pub mod key_table;
 pub mod page;
 pub mod plan;
+pub mod plan_words;
+pub mod slot;
 
 use half::{bf16, f16};
+
+use crate::error::{Error, Result};
 
 /// Element type of a tensor or of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,6 +22,19 @@ pub enum Dtype {
 }
 
 impl Dtype {
+    /// The element type that torch gives this name.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for any other.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "float32" => Ok(Self::F32),
+            "bfloat16" => Ok(Self::Bf16),
+            "float16" => Ok(Self::F16),
+            _ => Err(Error::value("dtype", name, "float32, bfloat16 or float16")),
+        }
+    }
+
     /// Bytes of one element.
     pub fn size(self) -> usize {
         match self {

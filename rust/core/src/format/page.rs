@@ -16,7 +16,7 @@
 //! in byte `i`, `k * bits` bits up. So sixteen neighbouring channels come out of one load by a mask.
 
 use super::PageLayout;
-use super::plan::Entry;
+use super::slot::{Entry, MOST_TOKENS};
 use crate::error::{Error, Result};
 
 /// Blocks of keys that share an offset and a step.
@@ -181,8 +181,16 @@ impl Formats {
     /// # Errors
     /// As [`CodedPage::new`].
     pub fn of(entries: &[Entry], layout: &PageLayout) -> Result<Self> {
+        Self::numbered(entries.iter().map(Entry::format), layout)
+    }
+
+    /// Those of some numbers; 0 is plain.
+    ///
+    /// # Errors
+    /// As [`CodedPage::new`].
+    pub fn numbered(numbers: impl Iterator<Item = u8>, layout: &PageLayout) -> Result<Self> {
         let mut pages = [None; FORMATS.len()];
-        for number in entries.iter().map(Entry::format).filter(|number| *number != 0) {
+        for number in numbers.filter(|number| *number != 0) {
             let at = usize::from(number) - 1;
             if pages.get(at).is_none_or(Option::is_none) {
                 let page = CodedPage::new(number, layout)?;
@@ -200,15 +208,17 @@ impl Formats {
 
     /// Slots of a page in the format of an entry.
     pub fn tokens(&self, entry: &Entry) -> usize {
-        match entry.format() {
+        self.tokens_of(entry.format())
+    }
+
+    /// Slots of a page in a format.
+    pub fn tokens_of(&self, number: u8) -> usize {
+        match number {
             0 => self.plain_tokens,
             number => self.coded(number).map_or(0, |page| page.tokens),
         }
     }
 }
-
-/// Most tokens of any page: an entry has twelve bits for a slot.
-pub const MOST_TOKENS: usize = 4095;
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]

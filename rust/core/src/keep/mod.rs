@@ -2,12 +2,12 @@
 //! much of the budget) × **reduce** (what happens to the rest).
 //!
 //! Everything here is a function of flat arrays. It knows neither the tree nor pages: a caller
-//! gathers the planes of one sequence, asks for scores, budgets and kept indices, and compacts.
+//! gathers the planes of one sequence, asks for scores, budgets and kept indices, and reduces.
 //! Selections break ties by lowest index; sums that decide are integers, or run in one order.
 
-pub mod held;
 pub mod params;
 pub mod reduce;
+pub mod resident;
 pub mod rows;
 pub mod score;
 pub mod select;

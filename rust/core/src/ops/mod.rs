@@ -2,6 +2,7 @@
 
 pub mod attention;
 pub mod draw;
+pub mod gather;
 pub mod key_mass;
 pub mod law_weights;
 pub mod linear;

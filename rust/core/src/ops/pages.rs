@@ -10,9 +10,10 @@ use std::sync::Mutex;
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
-use crate::format::page::{CodedPage, KeyBlocks, MOST_TOKENS};
+use crate::format::page::{CodedPage, KeyBlocks};
+use crate::format::slot::{MOST_TOKENS, PageMove};
 use crate::format::{Dtype, PageLayout};
-use crate::ops::rows::{PageMove, move_page_rows_at_once};
+use crate::ops::rows::move_page_rows_at_once;
 use crate::parallel::{Parallel, into_whole, lock_whole};
 
 /// Pages that are encoded before any of them is written.

@@ -1,4 +1,4 @@
-//! Rows into pages: writing the keys and values of a step, and moving slots after a commit.
+//! RowVectors into pages: writing the keys and values of a step, and moving slots after a commit.
 //!
 //! Both work plane by plane, and the planes of a chunk are disjoint, so that heads can be written
 //! by different threads without a lock that anybody waits for.
@@ -6,7 +6,7 @@
 use std::sync::Mutex;
 
 use crate::error::{Error, Result};
-use crate::format::plan::RowSlot;
+use crate::format::slot::{Move, PageMove, RowSlot};
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, lock_whole};
 
@@ -15,7 +15,7 @@ const SERIAL_ELEMENTS: usize = 1 << 18;
 
 /// Keys or values of the rows of a step, `[num_rows, num_heads, head_dim]` with unit last stride.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows<'a, S> {
+pub struct RowVectors<'a, S> {
     /// From the first element on.
     pub data: &'a [S],
     /// Elements from one row to the next.
@@ -24,26 +24,16 @@ pub struct Rows<'a, S> {
     pub head_stride: usize,
 }
 
-impl<'a, S> Rows<'a, S> {
+impl<'a, S> RowVectors<'a, S> {
     fn vector(&self, row: usize, head: usize, head_dim: usize) -> &'a [S] {
         let at = row * self.row_stride + head * self.head_stride;
         &self.data[at..at + head_dim]
     }
 }
 
-/// One slot that takes the contents of another, on all planes.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Move {
-    /// Read from here.
-    pub from: RowSlot,
-    /// Written here.
-    pub to: RowSlot,
-}
-
 /// The pages of one layer: all chunks, and which planes of them.
 #[derive(Debug)]
-pub struct Layer<'c, 'a, P> {
+pub struct LayerPages<'c, 'a, P> {
     /// The memory of each chunk, empty where no slot lies.
     pub chunks: &'c mut [&'a mut [P]],
     /// The geometry of a page.
@@ -59,10 +49,10 @@ pub struct Layer<'c, 'a, P> {
 ///
 /// Slots of different rows must differ. Bounds are checked before anything is written.
 pub fn write_rows<S: Element, P: Element>(
-    keys: Rows<'_, S>,
-    values: Rows<'_, S>,
+    keys: RowVectors<'_, S>,
+    values: RowVectors<'_, S>,
     slots: &[RowSlot],
-    target: Layer<'_, '_, P>,
+    target: LayerPages<'_, '_, P>,
     pool: &dyn Parallel,
 ) -> Result<()> {
     write_with(keys, values, slots, target, pool, |from, to| {
@@ -74,24 +64,24 @@ pub fn write_rows<S: Element, P: Element>(
 
 /// As [`write_rows`], for rows of the pages' own element type.
 pub fn copy_rows<P: Element>(
-    keys: Rows<'_, P>,
-    values: Rows<'_, P>,
+    keys: RowVectors<'_, P>,
+    values: RowVectors<'_, P>,
     slots: &[RowSlot],
-    target: Layer<'_, '_, P>,
+    target: LayerPages<'_, '_, P>,
     pool: &dyn Parallel,
 ) -> Result<()> {
     write_with(keys, values, slots, target, pool, |from, to| to.copy_from_slice(from))
 }
 
 fn write_with<S: Element, P: Element>(
-    keys: Rows<'_, S>,
-    values: Rows<'_, S>,
+    keys: RowVectors<'_, S>,
+    values: RowVectors<'_, S>,
     slots: &[RowSlot],
-    target: Layer<'_, '_, P>,
+    target: LayerPages<'_, '_, P>,
     pool: &dyn Parallel,
     convert: impl Fn(&[S], &mut [P]) + Sync,
 ) -> Result<()> {
-    let Layer { chunks, layout, layer, num_kv_heads } = target;
+    let LayerPages { chunks, layout, layer, num_kv_heads } = target;
     let Some(planes) = layout.planes_of(layer, num_kv_heads) else {
         let layers = layout.num_planes / num_kv_heads.max(1);
         return Err(Error::value("layer", layer, format!("less than {layers}")));
@@ -166,16 +156,6 @@ pub fn move_rows(moves: &[Move], chunks: &mut [&mut [u8]], layout: &PageLayout) 
         }
     }
     Ok(())
-}
-
-/// One page slot that takes the contents of another page's, on one plane.
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PageMove {
-    /// Page id and slot to read.
-    pub from: [u32; 2],
-    /// Page id and slot to write.
-    pub to: [u32; 2],
 }
 
 /// Copies slots of single pages, in order; as [`move_rows`] otherwise.

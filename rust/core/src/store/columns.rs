@@ -15,6 +15,21 @@ pub enum Scope {
     Node,
 }
 
+impl Scope {
+    /// The scope of a name.
+    ///
+    /// # Errors
+    /// [`Error::Value`] for any other than `slot`, `page` and `node`.
+    pub fn from_name(name: &str) -> Result<Self> {
+        match name {
+            "slot" => Ok(Self::Slot),
+            "page" => Ok(Self::Page),
+            "node" => Ok(Self::Node),
+            _ => Err(Error::value("scope", name, "slot, page or node")),
+        }
+    }
+}
+
 /// Names a column of one tree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ColumnId(usize);
@@ -47,7 +62,7 @@ impl Columns {
         if element_bytes == 0 {
             return Err(Error::value("element_bytes", 0, "at least 1"));
         }
-        if self.find(name).is_some() {
+        if self.find(name).is_ok() {
             return Err(Error::value("column name", name, "a name that is not taken"));
         }
         let mut column = Column { name: name.to_owned(), scope, element_bytes, parts: Vec::new() };
@@ -60,8 +75,12 @@ impl Columns {
     }
 
     /// The column of that name.
-    pub fn find(&self, name: &str) -> Option<ColumnId> {
-        self.columns.iter().position(|c| c.name == name).map(ColumnId)
+    ///
+    /// # Errors
+    /// [`Error::Value`] if there is none.
+    pub fn find(&self, name: &str) -> Result<ColumnId> {
+        let place = self.columns.iter().position(|c| c.name == name).map(ColumnId);
+        place.ok_or_else(|| Error::value("column name", name, "a registered column"))
     }
 
     /// Scope and bytes of an element.
@@ -78,6 +97,19 @@ impl Columns {
     /// As [`Columns::part`], to be written.
     pub fn part_mut(&mut self, column: ColumnId, part: usize) -> &mut [u8] {
         self.columns[column.0].parts.get_mut(part).map_or(&mut [], Vec::as_mut_slice)
+    }
+
+    /// Writes all of a part.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another number of bytes.
+    pub fn write(&mut self, column: ColumnId, part: usize, bytes: &[u8]) -> Result<()> {
+        let target = self.part_mut(column, part);
+        if target.len() != bytes.len() {
+            return Err(Error::shape("column bytes", bytes.len(), target.len()));
+        }
+        target.copy_from_slice(bytes);
+        Ok(())
     }
 
     fn part_bytes(&self, column: &Column) -> usize {

@@ -125,7 +125,7 @@ impl Tree {
             }
         }
         if let Some(open) = &self.open {
-            for slot in open.plan_slots() {
+            for slot in open.row_slots(self.layout().page_tokens as u32) {
                 if shown.contains_key(&(false, slot.slab, slot.slot)) {
                     return Err(format!("slot {slot:?} of the open step is committed"));
                 }

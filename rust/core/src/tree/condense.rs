@@ -7,83 +7,27 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::evict::Room;
 use super::node::{Node, ROOT};
-use super::place::{Kept, Run, place};
+use super::place::{Kept, PlacedRun, place};
+use super::table::Table;
 use super::version::{Keep, check_kept};
-use super::{Begin, BranchId, Codes, Moves, Tree};
+use super::{BranchId, Codes, Moves, Tree};
 use crate::error::{Error, Result};
+use crate::format::key_table::{KeyTable, ResidentKey};
 use crate::format::page::CodedPage;
-use crate::format::plan::Entry;
-use crate::ops::rows::PageMove;
-use crate::plan::Table;
+use crate::format::slot::{Entry, PageMove};
 
-/// A key that a plane of a branch shows: page id, slot and format as [`Entry::first`] has them, logical
-/// position.
-pub type Held = (u32, u32, i32);
+/// What [`Tree::condense`] came to.
+#[derive(Debug)]
+pub enum Condensed {
+    /// The branch shows the selection: its key table now.
+    Done(KeyTable),
+    /// Nothing happened yet: add this many chunks, then condense again.
+    Grow(usize),
+}
 
 impl Tree {
-    /// The keys that each plane of a branch shows, in order of position, by page id.
-    pub fn held(&self, branch: BranchId) -> Result<Vec<Vec<Held>>> {
-        let path = self.path(self.branch_at(branch)?.node);
-        Ok((0..self.layout().num_planes).map(|plane| self.held_by(&path, plane)).collect())
-    }
-
-    /// As [`Tree::held`] while a step is open, with the branch's rows in it, which must be a chain.
-    pub fn held_in_step(&self, branch: BranchId) -> Result<Vec<Vec<Held>>> {
-        let mut held = self.held(branch)?;
-        let (layout, end) = (*self.layout(), self.length(branch)? as i32);
-        let slots = self.open.as_ref().and_then(|open| open.slots_of(branch, layout.page_tokens as u32));
-        let slots = slots.ok_or_else(|| Error::State {
-            what: format!("branch {}", branch.index),
-            state: "has no rows in an open step",
-        })?;
-        for (plane, held) in held.iter_mut().enumerate() {
-            let rows = slots.iter().zip(end..);
-            held.extend(rows.map(|(slot, at)| (layout.page_id(slot.slab, plane), slot.slot, at)));
-        }
-        Ok(held)
-    }
-
-    /// Pages of each plane of which a branch shows a slot.
-    pub fn pages_by_plane(&self, branch: BranchId) -> Result<Vec<usize>> {
-        let held = self.held(branch)?;
-        Ok(held.iter().map(|keys| keys.iter().map(|key| key.0).collect::<HashSet<_>>().len()).collect())
-    }
-
-    fn held_by(&self, path: &[u32], plane: usize) -> Vec<Held> {
-        let layout = self.layout();
-        self.shown_by(
-            path,
-            plane,
-            |table, page| {
-                if table.is_by_head() { page } else { layout.page_id(page, plane) }
-            },
-        )
-    }
-
-    /// As [`Tree::held_by`], with pages as `id` names them.
-    fn shown_by(&self, path: &[u32], plane: usize, id: impl Fn(&Table, u32) -> u32) -> Vec<Held> {
-        let mut keys = Vec::new();
-        for &index in path {
-            let table = &self.nodes[index].table;
-            let formats = table
-                .plane(plane)
-                .iter()
-                .flat_map(|e| std::iter::repeat_n(u32::from(Entry::first_of(0, e.format())), e.count.into()));
-            keys.extend(
-                table
-                    .keys(plane)
-                    .zip(formats)
-                    .map(|((p, slot, at), format)| (id(table, p), slot | format, at)),
-            );
-        }
-        if !keys.is_sorted_by_key(|key| key.2) {
-            keys.sort_by_key(|key| key.2);
-        }
-        keys
-    }
-
     /// Gives `branch` one node in place of its path, which shows only the keys in `keep`, as indices
-    /// into what [`Tree::held`] says now. One list for all planes needs them to show the same positions
+    /// into `table`, which [`Tree::key_table`] gave and which is still what the branch shows. One list for all planes needs them to show the same positions
     /// there. `codes` has the format that each kept key shall have, where it is plain so far and a whole
     /// page comes together; `None` encodes nothing. `digest` is not 0 and says what made it inexact. The
     /// copies are appended to [`Tree::take_moves`]. Not while a step is open. On an error nothing has
@@ -93,35 +37,39 @@ impl Tree {
     pub fn condense(
         &mut self,
         branch: BranchId,
+        table: &KeyTable,
         keep: Keep<'_>,
         codes: Option<Codes<'_>>,
         digest: u64,
         check: impl FnOnce(&[[u32; 2]]) -> Result<()>,
-    ) -> Result<Begin> {
+    ) -> Result<Condensed> {
         self.no_open_step()?;
         let leaf = self.branch_at(branch)?.node;
+        if table.origin() != Some(self.origin(leaf)) {
+            let what = format!("the key table of branch {}", branch.index);
+            return Err(Error::State { what, state: "is not what the branch shows now" });
+        }
         let path = self.path(leaf);
         if digest == 0 {
             return Err(Error::value("digest", 0, "a number that is not 0"));
         }
-        check_kept(keep, false, self.layout().num_planes, |plane| {
-            path.iter().map(|&index| self.nodes[index].table.num_keys(plane)).sum()
-        })?;
+        check_kept(keep, false, self.layout().num_planes, |plane| table.plane(plane).len())?;
         check_codes(keep, codes)?;
         if path.is_empty() {
-            return Ok(Begin::Open);
+            return Ok(Condensed::Done(self.key_table(branch)?));
         }
         let layout = *self.layout();
-        let old: Vec<Vec<Held>> = (0..layout.num_planes).map(|plane| self.held_by(&path, plane)).collect();
+        let old: Vec<&[ResidentKey]> = table.planes().collect();
         let kept_on = |plane: usize| match keep {
             Keep::Uniform(keys) => keys,
             Keep::ByHead(planes) => planes[plane],
         };
         if matches!(keep, Keep::Uniform(_)) {
-            let shown = |plane: &[Held]| {
-                kept_on(0).iter().map(|&key| plane.get(key as usize).map(|k| k.2)).collect::<Vec<_>>()
+            let shown = |plane: &[ResidentKey]| {
+                kept_on(0).iter().map(|&key| plane.get(key as usize).map(|k| k.position)).collect::<Vec<_>>()
             };
-            if old.iter().any(|plane| shown(plane) != shown(&old[0])) {
+            let first = shown(old[0]);
+            if old.iter().any(|plane| shown(plane) != first) {
                 return Err(Error::value("keep", "one list", "one list a plane: positions differ by plane"));
             }
         }
@@ -136,7 +84,7 @@ impl Tree {
         if !alone {
             match self.make_room(Room::of(new, by_head))? {
                 0 => {}
-                chunks => return Ok(Begin::Grow(chunks)),
+                chunks => return Ok(Condensed::Grow(chunks)),
             }
             pages = self.take(new, by_head)?;
         }
@@ -146,7 +94,7 @@ impl Tree {
         let saved: Vec<Vec<Vec<u8>>> = if self.columns.is_empty() {
             Vec::new()
         } else {
-            let slot = |key: Held| self.columns.read_slot((key.0, key.1 & SLOT));
+            let slot = |key: ResidentKey| self.columns.read_slot((key.page, key.slot_on_page()));
             old.iter()
                 .enumerate()
                 .map(|(p, old)| kept_on(p).iter().map(|&k| slot(old[k as usize])).collect())
@@ -183,13 +131,12 @@ impl Tree {
             self.leave(leaf, false);
         }
         let (mut moves, mut codes): (_, BTreeMap<u8, Vec<PageMove>>) = (Vec::new(), BTreeMap::new());
-        for (plane, old) in old.iter().enumerate() {
-            let new = self.held_by(&[node], plane);
+        let new = self.key_table(branch)?;
+        for (plane, (old, new)) in old.iter().zip(new.planes()).enumerate() {
             for (i, (&key, to)) in kept_on(plane).iter().zip(new).enumerate() {
-                let from = old[key as usize];
-                let format = (to.1 >> Entry::SLOT_BITS) as u8;
-                let copy = PageMove { from: [from.0, from.1], to: [to.0, to.1 & SLOT] };
-                if (from.0, from.1) == (to.0, to.1) {
+                let (from, format) = (old[key as usize], to.format());
+                let copy = PageMove { from: [from.page, from.slot], to: [to.page, to.slot_on_page()] };
+                if (from.page, from.slot) == (to.page, to.slot) {
                 } else if format == 0 {
                     moves.push(copy);
                 } else {
@@ -198,24 +145,24 @@ impl Tree {
                 if format == 0
                     && let Some(bytes) = saved.get(plane)
                 {
-                    self.columns.write_slot((to.0, to.1), &bytes[i]);
+                    self.columns.write_slot((to.page, to.slot), &bytes[i]);
                 }
             }
         }
         codes.values_mut().for_each(|moves| moves.sort_unstable_by_key(|m| m.to));
         self.push_moves(Moves::AtOnce { moves, codes: codes.into_iter().collect() });
-        Ok(Begin::Open)
+        Ok(Condensed::Done(new))
     }
 
     /// The runs of the new table: one list for all planes, or one a plane.
     fn place_kept(
         &self,
         path: &[u32],
-        old: &[Vec<Held>],
+        old: &[&[ResidentKey]],
         keep: Keep<'_>,
         codes: Option<Codes<'_>>,
         alone: bool,
-    ) -> Result<Vec<Vec<Run>>> {
+    ) -> Result<Vec<Vec<PlacedRun>>> {
         let by_head = matches!(keep, Keep::ByHead(_));
         let mut pages: HashSet<u32> = HashSet::new();
         for table in path.iter().map(|&index| &self.nodes[index].table) {
@@ -238,7 +185,9 @@ impl Tree {
                     _ => &[],
                 };
                 let all = path.iter().all(|&index| !self.nodes[index].table.is_by_head());
-                let slabs = self.shown_by(path, 0, |_, slab| slab);
+                let slab =
+                    |key: &ResidentKey| ResidentKey { page: self.slabs.slab_of_page(key.page).0, ..*key };
+                let slabs: Vec<ResidentKey> = old[0].iter().map(slab).collect();
                 // Pages of single heads are no slabs: all keys move then.
                 let runs = place(Kept { old: &slabs, keys, codes }, self.layout(), |p| all && stays(p))?;
                 Ok(vec![runs])
@@ -249,7 +198,7 @@ impl Tree {
                     _ => &[],
                 };
                 let one = |(plane, keys): (usize, &&[u32])| {
-                    place(Kept { old: &old[plane], keys, codes: codes_on(plane) }, self.layout(), stays)
+                    place(Kept { old: old[plane], keys, codes: codes_on(plane) }, self.layout(), stays)
                 };
                 planes.iter().enumerate().map(one).collect()
             }
@@ -283,14 +232,14 @@ impl Tree {
 }
 
 /// The table of the runs, on the pages that stay and on new ones.
-fn lay_down(runs: Vec<Vec<Run>>, old: &[Vec<Held>], pages: Vec<u32>, by_head: bool) -> Table {
+fn lay_down(runs: Vec<Vec<PlacedRun>>, old: &[&[ResidentKey]], pages: Vec<u32>, by_head: bool) -> Table {
     let (mut pages, mut table) = (pages.into_iter(), Table::default());
     for (runs, old) in runs.iter().zip(old) {
         let begin = table.entries.len() as u32;
         for run in runs {
             let Some(page) = run.page.or_else(|| pages.next()) else { break };
             let positions_at = table.positions.len() as i32;
-            table.positions.extend(run.keys.iter().map(|&key| old[key as usize].2));
+            table.positions.extend(run.keys.iter().map(|&key| old[key as usize].position));
             let position = table.positions[positions_at as usize];
             let count = run.keys.len() as u16;
             table.entries.push(Entry { page, first: run.first, count, position, positions_at });
@@ -304,13 +253,13 @@ fn lay_down(runs: Vec<Vec<Run>>, old: &[Vec<Held>], pages: Vec<u32>, by_head: bo
 }
 
 /// The slots that the runs encode, by page id.
-fn sources(runs: &[Vec<Run>], old: &[Vec<Held>], by_head: bool) -> Vec<[u32; 2]> {
-    let new = |runs: &[Run]| -> Vec<u32> {
+fn sources(runs: &[Vec<PlacedRun>], old: &[&[ResidentKey]], by_head: bool) -> Vec<[u32; 2]> {
+    let new = |runs: &[PlacedRun]| -> Vec<u32> {
         let coded = runs.iter().filter(|run| run.page.is_none() && run.first >> Entry::SLOT_BITS != 0);
         coded.flat_map(|run| run.keys.iter().copied()).collect()
     };
-    let on = |old: &[Held], keys: Vec<u32>| -> Vec<[u32; 2]> {
-        keys.into_iter().map(|key| old[key as usize]).map(|(page, slot, _)| [page, slot]).collect()
+    let on = |old: &[ResidentKey], keys: Vec<u32>| -> Vec<[u32; 2]> {
+        keys.into_iter().map(|key| old[key as usize]).map(|key| [key.page, key.slot]).collect()
     };
     if by_head {
         runs.iter().zip(old).flat_map(|(runs, old)| on(old, new(runs))).collect()
@@ -318,9 +267,6 @@ fn sources(runs: &[Vec<Run>], old: &[Vec<Held>], by_head: bool) -> Vec<[u32; 2]>
         old.iter().flat_map(|old| on(old, runs.first().map_or(Vec::new(), |runs| new(runs)))).collect()
     }
 }
-
-/// The slot of a [`Held`] without its format.
-const SLOT: u32 = (1 << Entry::SLOT_BITS) - 1;
 
 /// Codes name a format for each kept key.
 fn check_codes(keep: Keep<'_>, codes: Option<Codes<'_>>) -> Result<()> {

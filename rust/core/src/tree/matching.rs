@@ -1,9 +1,9 @@
 //! Prefix match: the longest exact prefix of a token sequence that the tree holds.
 
 use super::node::{Node, ROOT};
+use super::table::Table;
 use super::{BranchId, Tree};
-use crate::format::plan::Entry;
-use crate::plan::Table;
+use crate::format::slot::Entry;
 
 impl Tree {
     /// Opens a branch at the longest prefix of `tokens` that the tree holds exactly; its length

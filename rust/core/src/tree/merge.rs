@@ -4,7 +4,7 @@
 
 use super::node::{ROOT, append_run};
 use super::{NodeId, Tree};
-use crate::format::plan::RowSlot;
+use crate::format::slot::RowSlot;
 
 impl Tree {
     /// Merges what the releases since the last call left to merge. Runs between steps only: it may
@@ -25,6 +25,7 @@ impl Tree {
         }
         let tail = self.tail(id.index);
         let Some(mut node) = self.nodes.remove(id.index) else { return };
+        self.merges += 1;
         let child_entries = std::mem::take(&mut self.nodes[child_index].table.entries);
         let num_keys: usize = child_entries.iter().map(|e| usize::from(e.count)).sum();
         let page_tokens = self.layout().page_tokens;

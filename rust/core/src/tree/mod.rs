@@ -12,21 +12,31 @@ mod branch;
 mod check;
 mod condense;
 mod evict;
+mod key_table;
 mod matching;
 mod merge;
+mod moves;
 mod node;
+mod order;
 mod place;
 mod quantise;
 mod step;
+mod table;
 mod version;
+mod walk;
 
 pub use arena::Id;
-pub use condense::Held;
+pub use condense::Condensed;
+pub use moves::Moves;
+pub use order::Order;
 pub use quantise::Codes;
 pub use step::{Begin, Request};
+pub use table::Table;
 pub use version::{Keep, NodeInfo};
+pub use walk::Walk;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arena::Arena;
 use node::{Node, ROOT};
@@ -34,10 +44,7 @@ use step::OpenStep;
 
 use crate::error::{Error, Result};
 use crate::format::PageLayout;
-use crate::format::page::MOST_TOKENS;
-use crate::format::plan::RowSlot;
-use crate::ops::rows::{Move, PageMove};
-use crate::plan::Table;
+use crate::format::slot::MOST_TOKENS;
 use crate::store::{ColumnId, Columns, Scope, Slabs};
 
 /// Names a node of one tree.
@@ -50,33 +57,6 @@ struct Branch {
     node: u32,
     /// It has a request in the open step.
     stepping: bool,
-}
-
-/// Copies of slots that the tree has decided on and that the owner of the pages has to make.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Moves {
-    /// On all planes.
-    Rows(Vec<Move>),
-    /// On single pages.
-    Pages(Vec<PageMove>),
-    /// Into new pages of a format in codes, see [`crate::ops::pages::write_coded_pages`]; ids of slabs,
-    /// on all planes, or of single pages.
-    Codes {
-        /// Number of the format.
-        format: u8,
-        /// Whether ids are those of pages.
-        by_page: bool,
-        /// Page by page, slots ascending from 0.
-        moves: Vec<PageMove>,
-    },
-    /// On single pages, all at once: every slot is read before any is written. See
-    /// [`crate::ops::pages::condense_pages`].
-    AtOnce {
-        /// To plain slots.
-        moves: Vec<PageMove>,
-        /// Into new pages of formats in codes, as in [`Moves::Codes`], with the ids of pages.
-        codes: Vec<(u8, Vec<PageMove>)>,
-    },
 }
 
 /// Counts, for people and for budgets.
@@ -114,7 +94,14 @@ pub struct Tree {
     /// The last of the moves may be on its way: nothing is added to it.
     sealed: bool,
     clock: u64,
+    /// Tells trees apart.
+    name: u64,
+    /// Nodes that were merged so far.
+    merges: u64,
 }
+
+/// Trees made so far.
+static TREES: AtomicU64 = AtomicU64::new(0);
 
 impl Tree {
     /// An empty tree over an empty pool that may grow to `max_chunks`.
@@ -151,6 +138,8 @@ impl Tree {
             moves: VecDeque::new(),
             sealed: false,
             clock: 0,
+            name: TREES.fetch_add(1, Ordering::Relaxed),
+            merges: 0,
         })
     }
 
@@ -176,38 +165,6 @@ impl Tree {
         let dropped = self.slabs.trim();
         self.columns.set_chunks(self.slabs.num_chunks());
         dropped
-    }
-
-    /// The copies decided on since the last call, in the order in which they have to be made, before
-    /// any page is read or written.
-    pub fn take_moves(&mut self) -> Vec<Moves> {
-        std::mem::take(&mut self.moves).into()
-    }
-
-    /// The copies to make first; [`Tree::confirm_moves`] says that they were made. Nothing is added to them.
-    pub fn next_moves(&mut self) -> Option<&Moves> {
-        self.sealed |= self.moves.len() == 1;
-        self.moves.front()
-    }
-
-    /// The copies of [`Tree::next_moves`] were made.
-    pub fn confirm_moves(&mut self) {
-        self.moves.pop_front();
-    }
-
-    /// Whether copies are still to be made.
-    pub fn has_moves(&self) -> bool {
-        !self.moves.is_empty()
-    }
-
-    /// The batch that more copies may be added to.
-    fn last_moves(&mut self) -> Option<&mut Moves> {
-        self.moves.back_mut().filter(|_| !self.sealed)
-    }
-
-    fn push_moves(&mut self, moves: Moves) {
-        self.moves.push_back(moves);
-        self.sealed = false;
     }
 
     /// Registers a column; see [`Scope`] for its shape.
@@ -350,33 +307,6 @@ impl Tree {
             index = self.nodes[index].parent;
         }
         own
-    }
-
-    fn push_move(&mut self, from: RowSlot, to: RowSlot) {
-        if from == to {
-            return;
-        }
-        if !self.columns.is_empty() {
-            let layout = *self.layout();
-            for plane in 0..layout.num_planes {
-                let from = (layout.page_id(from.slab, plane), from.slot);
-                self.columns.move_slot(from, (layout.page_id(to.slab, plane), to.slot));
-            }
-        }
-        if let Some(Moves::Rows(moves)) = self.last_moves() {
-            moves.push(Move { from, to });
-        } else {
-            self.push_moves(Moves::Rows(vec![Move { from, to }]));
-        }
-    }
-
-    fn push_page_move(&mut self, from: [u32; 2], to: [u32; 2]) {
-        self.columns.move_slot((from[0], from[1]), (to[0], to[1]));
-        if let Some(Moves::Pages(moves)) = self.last_moves() {
-            moves.push(PageMove { from, to });
-        } else {
-            self.push_moves(Moves::Pages(vec![PageMove { from, to }]));
-        }
     }
 
     /// The nodes from below the root to `index`.

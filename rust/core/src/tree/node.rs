@@ -1,7 +1,7 @@
 //! A node: a run of tokens and the slots that show their keys.
 
-use crate::format::plan::Entry;
-use crate::plan::Table;
+use super::table::Table;
+use crate::format::slot::Entry;
 
 /// Index of the root, which holds no token.
 pub(super) const ROOT: u32 = 0;

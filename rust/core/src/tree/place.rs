@@ -6,18 +6,18 @@
 
 use std::collections::BTreeMap;
 
-use super::Held;
 use crate::error::Result;
 use crate::format::PageLayout;
+use crate::format::key_table::ResidentKey;
 use crate::format::page::CodedPage;
-use crate::format::plan::Entry;
+use crate::format::slot::Entry;
 
 /// Keys stay on their pages while at most one page, or one of so many, comes free.
 const SPARED: usize = 16;
 
 /// One entry of the new table.
 #[derive(Debug)]
-pub(super) struct Run {
+pub(super) struct PlacedRun {
     /// A page that stays, or `None` for a new one.
     pub(super) page: Option<u32>,
     /// First slot and format, as [`Entry::first`] has them.
@@ -30,7 +30,7 @@ pub(super) struct Run {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Kept<'a> {
     /// What it shows now, in order of position.
-    pub(super) old: &'a [Held],
+    pub(super) old: &'a [ResidentKey],
     /// Ascending indices into `old`.
     pub(super) keys: &'a [u32],
     /// The format that each of `keys` shall have, 0 for plain; empty where nothing is to be encoded.
@@ -39,7 +39,11 @@ pub(super) struct Kept<'a> {
 
 /// The runs of a plane: pages in codes first, by format and page, then plain ones. `stays` says of a
 /// plain page whether keys may be left on it.
-pub(super) fn place(kept: Kept<'_>, layout: &PageLayout, stays: impl Fn(u32) -> bool) -> Result<Vec<Run>> {
+pub(super) fn place(
+    kept: Kept<'_>,
+    layout: &PageLayout,
+    stays: impl Fn(u32) -> bool,
+) -> Result<Vec<PlacedRun>> {
     let mut runs = coded_runs(kept);
     let (new, plain) = encoded(kept, layout)?;
     runs.extend(new);
@@ -48,29 +52,29 @@ pub(super) fn place(kept: Kept<'_>, layout: &PageLayout, stays: impl Fn(u32) -> 
 }
 
 /// Keys that are in codes already, as runs of neighbouring slots.
-fn coded_runs(kept: Kept<'_>) -> Vec<Run> {
-    let held = |key: u32| kept.old[key as usize];
-    let mut keys: Vec<u32> = kept.keys.iter().copied().filter(|&key| format_of(held(key)) != 0).collect();
-    keys.sort_unstable_by_key(|&key| (format_of(held(key)), held(key).0, held(key).1));
-    let mut runs: Vec<Run> = Vec::new();
+fn coded_runs(kept: Kept<'_>) -> Vec<PlacedRun> {
+    let resident = |key: u32| kept.old[key as usize];
+    let mut keys: Vec<u32> = kept.keys.iter().copied().filter(|&key| resident(key).format() != 0).collect();
+    keys.sort_unstable_by_key(|&key| (resident(key).format(), resident(key).page, resident(key).slot));
+    let mut runs: Vec<PlacedRun> = Vec::new();
     for key in keys {
-        let (page, first, _) = held(key);
+        let ResidentKey { page, slot: first, .. } = resident(key);
         match runs.last_mut() {
             Some(run) if run.page == Some(page) && u32::from(run.first) + run.keys.len() as u32 == first => {
                 run.keys.push(key);
             }
-            _ => runs.push(Run { page: Some(page), first: first as u16, keys: vec![key] }),
+            _ => runs.push(PlacedRun { page: Some(page), first: first as u16, keys: vec![key] }),
         }
     }
     runs
 }
 
 /// New pages in codes, whole ones only, and the keys that stay plain.
-fn encoded(kept: Kept<'_>, layout: &PageLayout) -> Result<(Vec<Run>, Vec<u32>)> {
+fn encoded(kept: Kept<'_>, layout: &PageLayout) -> Result<(Vec<PlacedRun>, Vec<u32>)> {
     let mut plain = Vec::new();
     let mut wanted: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
     for (i, &key) in kept.keys.iter().enumerate() {
-        if format_of(kept.old[key as usize]) != 0 {
+        if kept.old[key as usize].format() != 0 {
             continue;
         }
         match kept.codes.get(i).copied().unwrap_or(0) {
@@ -83,7 +87,7 @@ fn encoded(kept: Kept<'_>, layout: &PageLayout) -> Result<(Vec<Run>, Vec<u32>)> 
         let pages = keys.chunks_exact(CodedPage::new(format, layout)?.tokens);
         plain.extend_from_slice(pages.remainder());
         let first = Entry::first_of(0, format);
-        runs.extend(pages.map(|keys| Run { page: None, first, keys: keys.to_vec() }));
+        runs.extend(pages.map(|keys| PlacedRun { page: None, first, keys: keys.to_vec() }));
     }
     plain.sort_unstable();
     Ok((runs, plain))
@@ -91,19 +95,24 @@ fn encoded(kept: Kept<'_>, layout: &PageLayout) -> Result<(Vec<Run>, Vec<u32>)> 
 
 /// Plain pages, all full but one. After a small cut keys stay where they are and others fill the holes;
 /// after a large one everything goes to new pages, the lowest, so that the end of the pool empties.
-fn plain_runs(old: &[Held], keys: &[u32], page_tokens: usize, stays: impl Fn(u32) -> bool) -> Vec<Run> {
+fn plain_runs(
+    old: &[ResidentKey],
+    keys: &[u32],
+    page_tokens: usize,
+    stays: impl Fn(u32) -> bool,
+) -> Vec<PlacedRun> {
     let needed = keys.len().div_ceil(page_tokens);
     let mut pages: BTreeMap<u32, Vec<Option<u32>>> = BTreeMap::new();
-    for &(page, slot, _) in old {
-        if slot >> Entry::SLOT_BITS == 0 && stays(page) {
-            pages.entry(page).or_insert_with(|| vec![None; page_tokens]);
+    for key in old {
+        if key.format() == 0 && stays(key.page) {
+            pages.entry(key.page).or_insert_with(|| vec![None; page_tokens]);
         }
     }
     if pages.len().saturating_sub(needed) > (pages.len() / SPARED).max(1) {
         pages.clear();
     }
     for &key in keys {
-        let (page, slot, _) = old[key as usize];
+        let ResidentKey { page, slot, .. } = old[key as usize];
         if let Some(slots) = pages.get_mut(&page) {
             slots[slot as usize] = Some(key);
         }
@@ -123,16 +132,12 @@ fn plain_runs(old: &[Held], keys: &[u32], page_tokens: usize, stays: impl Fn(u32
     let mut settled: Vec<u32> = chosen.iter().flat_map(|(_, slots)| slots).flatten().copied().collect();
     settled.sort_unstable();
     let mut others = keys.iter().filter(|key| settled.binary_search(key).is_err());
-    let mut runs: Vec<Run> = Vec::with_capacity(needed);
+    let mut runs: Vec<PlacedRun> = Vec::with_capacity(needed);
     for (page, slots) in chosen {
         let keys = slots.into_iter().filter_map(|key| key.or_else(|| others.next().copied())).collect();
-        runs.push(Run { page, first: 0, keys });
+        runs.push(PlacedRun { page, first: 0, keys });
     }
     runs
-}
-
-fn format_of(held: Held) -> u8 {
-    (held.1 >> Entry::SLOT_BITS) as u8
 }
 
 #[cfg(test)]
@@ -141,7 +146,7 @@ mod tests {
     use super::*;
     use crate::format::Dtype;
 
-    fn shown(runs: &[Run]) -> Vec<(Option<u32>, u16, Vec<u32>)> {
+    fn shown(runs: &[PlacedRun]) -> Vec<(Option<u32>, u16, Vec<u32>)> {
         runs.iter().map(|run| (run.page, run.first, run.keys.clone())).collect()
     }
 
@@ -149,9 +154,13 @@ mod tests {
         PageLayout { num_planes: 1, slabs_per_chunk: 64, page_tokens: 4, head_dim: 32, dtype: Dtype::F32 }
     }
 
+    fn key(page: u32, slot: u32, position: i32) -> ResidentKey {
+        ResidentKey { page, slot, position }
+    }
+
     /// Twelve keys on the pages 5, 6 and 7, and one on page 9.
-    fn old() -> Vec<Held> {
-        (0..12).map(|i| (5 + i / 4, i % 4, i as i32)).chain([(9, 0, 12)]).collect()
+    fn old() -> Vec<ResidentKey> {
+        (0..12).map(|i| key(5 + i / 4, i % 4, i as i32)).chain([key(9, 0, 12)]).collect()
     }
 
     #[test]
@@ -181,8 +190,8 @@ mod tests {
     fn codes_stay_and_only_whole_pages_are_encoded() {
         let tokens = CodedPage::new(1, &layout()).unwrap().tokens;
         let coded = |slot| u32::from(Entry::first_of(slot, 1));
-        let mut old: Vec<Held> = vec![(3, coded(0), 0), (3, coded(1), 1), (3, coded(2), 2)];
-        old.extend((0..tokens as u32 + 2).map(|i| (5 + i / 4, i % 4, i as i32 + 3)));
+        let mut old = vec![key(3, coded(0), 0), key(3, coded(1), 1), key(3, coded(2), 2)];
+        old.extend((0..tokens as u32 + 2).map(|i| key(5 + i / 4, i % 4, i as i32 + 3)));
         let keys: Vec<u32> = (0..old.len() as u32).filter(|&key| key != 1).collect();
         let codes = vec![1; keys.len()];
         let runs = place(Kept { old: &old, keys: &keys, codes: &codes }, &layout(), |_| false).unwrap();

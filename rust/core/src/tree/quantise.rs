@@ -4,12 +4,11 @@
 //! keys that are in codes already stay on their pages. So history is never quantised twice.
 
 use super::evict::Room;
+use super::table::Table;
 use super::{Begin, BranchId, Moves, NodeId, Tree};
 use crate::error::{Error, Result};
 use crate::format::page::CodedPage;
-use crate::format::plan::{Entry, RowSlot};
-use crate::ops::rows::PageMove;
-use crate::plan::Table;
+use crate::format::slot::{Entry, PageMove, RowSlot};
 
 /// The number of the format that each key of a node shall have, see [`crate::format::page::FORMATS`]; 0
 /// for plain. In the order in which the node shows them (on that plane).
@@ -23,7 +22,7 @@ pub enum Codes<'a> {
 
 /// What becomes of the keys of one plane.
 #[derive(Debug, Default)]
-struct Layout {
+struct NewPages {
     /// Entries in codes that stay.
     held: Vec<Entry>,
     /// New pages in codes: format, and the keys, as indices.
@@ -32,7 +31,7 @@ struct Layout {
     plain: Vec<Vec<u32>>,
 }
 
-impl Layout {
+impl NewPages {
     fn new_pages(&self) -> usize {
         self.coded.len() + self.plain.len()
     }
@@ -66,7 +65,7 @@ impl Tree {
         let layouts = self.lay_out_codes(node.index, codes, partial)?;
         let by_head = matches!(codes, Codes::ByHead(_));
         check(&self.sources(node.index, &layouts, by_head))?;
-        let count = layouts.iter().map(Layout::new_pages).sum();
+        let count = layouts.iter().map(NewPages::new_pages).sum();
         match self.make_room(Room::of(count, by_head))? {
             0 => {}
             chunks => return Ok(Begin::Grow(chunks)),
@@ -77,7 +76,7 @@ impl Tree {
         Ok(Begin::Open)
     }
 
-    fn lay_out_codes(&self, node: u32, codes: Codes<'_>, partial: bool) -> Result<Vec<Layout>> {
+    fn lay_out_codes(&self, node: u32, codes: Codes<'_>, partial: bool) -> Result<Vec<NewPages>> {
         let (table, planes) = (&self.nodes[node].table, self.layout().num_planes);
         let lists: Vec<&[u8]> = match codes {
             Codes::Uniform(_) if table.is_by_head() => {
@@ -99,7 +98,7 @@ impl Tree {
                 let want = "one list: the node has slabs in codes";
                 return Err(Error::value("codes", "one list a plane", want));
             }
-            let mut layout = Layout::default();
+            let mut layout = NewPages::default();
             let (mut plain, mut key) = (Vec::new(), 0u32);
             let mut wanted: Vec<(u8, CodedPage, Vec<u32>)> = Vec::new();
             for entry in table.plane(plane) {
@@ -135,7 +134,7 @@ impl Tree {
     }
 
     /// The slots that the layouts encode, by page id.
-    fn sources(&self, node: u32, layouts: &[Layout], by_head: bool) -> Vec<[u32; 2]> {
+    fn sources(&self, node: u32, layouts: &[NewPages], by_head: bool) -> Vec<[u32; 2]> {
         let (table, layout) = (&self.nodes[node].table, self.layout());
         let mut sources = Vec::new();
         for (plane, new) in layouts.iter().enumerate().filter(|(_, new)| !new.coded.is_empty()) {
@@ -150,7 +149,7 @@ impl Tree {
         sources
     }
 
-    fn write_codes(&mut self, node: u32, layouts: &[Layout], pages: Vec<u32>, by_head: bool) -> Table {
+    fn write_codes(&mut self, node: u32, layouts: &[NewPages], pages: Vec<u32>, by_head: bool) -> Table {
         let layout = *self.layout();
         let mut pages = pages.into_iter();
         let from_pages = self.nodes[node].table.is_by_head();

@@ -1,16 +1,16 @@
 //! A step: rows that are written past the committed length, until a commit says which of them stay.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use smallvec::SmallVec;
 
 use super::evict::Room;
 use super::node::{Node, ROOT, append_run};
+use super::order::Order;
+use super::table::Table;
 use super::{BranchId, Tree};
 use crate::error::{Error, Result};
-use crate::format::plan::{Entry, Plan, RowSlot};
-use crate::plan::{Builder, Order, Table};
+use crate::format::slot::{Entry, RowSlot};
 
 /// New tokens of one branch.
 #[derive(Debug, Clone, Copy)]
@@ -33,22 +33,30 @@ pub enum Begin {
     Grow(usize),
 }
 
+/// One event of the walk over a step.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Visit {
+    Enter(u32),
+    Rows(u32),
+    Leave,
+}
+
 #[derive(Debug)]
 pub(super) struct OpenStep {
-    requests: Vec<OpenRequest>,
-    plan: Arc<Plan>,
+    pub(super) requests: Vec<OpenRequest>,
+    pub(super) visits: Vec<Visit>,
     tokens: Vec<u32>,
     /// What it commits is never matched.
     stale: bool,
 }
 
 #[derive(Debug)]
-struct OpenRequest {
-    branch: BranchId,
-    tokens: Vec<u32>,
+pub(super) struct OpenRequest {
+    pub(super) branch: BranchId,
+    pub(super) tokens: Vec<u32>,
     parents: Option<Vec<i32>>,
-    order: Order,
-    first_row: u32,
+    pub(super) order: Order,
+    pub(super) first_row: u32,
     /// Slab, first slot and number of slots behind the branch's end; the slab is held once more.
     tail: Option<(u32, u32, u32)>,
     fresh: SmallVec<[u32; 2]>,
@@ -56,7 +64,7 @@ struct OpenRequest {
 
 impl OpenRequest {
     /// The slots in row order, as runs of (slab, first, count).
-    fn runs(&self, page_tokens: usize) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
+    pub(super) fn runs(&self, page_tokens: usize) -> impl Iterator<Item = (u32, u32, u32)> + '_ {
         self.tail.into_iter().chain(self.fresh.iter().map(move |&slab| (slab, 0, page_tokens as u32)))
     }
 
@@ -82,8 +90,11 @@ impl OpenStep {
     }
 
     /// Where the rows are written.
-    pub(super) fn plan_slots(&self) -> &[RowSlot] {
-        &self.plan.row_slots
+    pub(super) fn row_slots(&self, page_tokens: u32) -> impl Iterator<Item = RowSlot> + '_ {
+        let slots = move |r: &'_ OpenRequest| -> Vec<RowSlot> {
+            (0..r.tokens.len() as u32).map(|row| r.slot(row, page_tokens)).collect()
+        };
+        self.requests.iter().flat_map(slots)
     }
 
     /// The slots of a branch's rows, where they are a chain.
@@ -133,9 +144,9 @@ impl Tree {
             });
         }
         self.clock += 1;
-        let (plan, tokens) = self.lay_out(&mut open);
+        let (visits, tokens) = self.lay_out(&mut open);
         debug_assert!(slabs.next().is_none());
-        self.open = Some(OpenStep { requests: open, plan: Arc::new(plan), tokens, stale: false });
+        self.open = Some(OpenStep { requests: open, visits, tokens, stale: false });
         Ok(Begin::Open)
     }
 
@@ -183,72 +194,6 @@ impl Tree {
             .sum()
     }
 
-    /// Walks the union of the requests' paths in depth-first order.
-    fn lay_out(&mut self, requests: &mut [OpenRequest]) -> (Plan, Vec<u32>) {
-        const NONE: u32 = u32::MAX;
-        struct Visit {
-            node: u32,
-            first_child: u32,
-            last_child: u32,
-            next: u32,
-            requests: SmallVec<[u32; 1]>,
-        }
-        let fresh =
-            |node| Visit { node, first_child: NONE, last_child: NONE, next: NONE, requests: SmallVec::new() };
-        let (mut visits, mut place) = (vec![fresh(ROOT)], HashMap::from([(ROOT, 0u32)]));
-        let mut climb = Vec::new();
-        for (i, request) in requests.iter().enumerate() {
-            let mut at = self.branches[request.branch.index].node;
-            climb.clear();
-            while !place.contains_key(&at) {
-                climb.push(at);
-                at = self.nodes[at].parent;
-            }
-            let mut above = place[&at];
-            for &node in climb.iter().rev() {
-                self.nodes[node].used = self.clock;
-                let index = visits.len() as u32;
-                visits.push(fresh(node));
-                place.insert(node, index);
-                let parent = &mut visits[above as usize];
-                let previous = std::mem::replace(&mut parent.last_child, index);
-                if previous == NONE {
-                    parent.first_child = index;
-                } else {
-                    visits[previous as usize].next = index;
-                }
-                above = index;
-            }
-            visits[above as usize].requests.push(i as u32);
-        }
-        let (mut builder, mut tokens) = (Builder::default(), Vec::new());
-        let page_tokens = self.layout().page_tokens;
-        // A visit on the stack is entered, or left when its read is already known.
-        let mut stack: Vec<(u32, Option<Option<usize>>)> = vec![(0, None)];
-        while let Some((index, entered)) = stack.pop() {
-            let visit = &visits[index as usize];
-            let node = &self.nodes[visit.node];
-            if let Some(read) = entered {
-                builder.leave(read);
-                if visit.next != NONE {
-                    stack.push((visit.next, None));
-                }
-                continue;
-            }
-            stack.push((index, Some(builder.enter(&node.table))));
-            for &i in &visit.requests {
-                let request = &mut requests[i as usize];
-                request.first_row = builder.num_rows();
-                builder.rows(&request.order, node.end() as i32, request.runs(page_tokens));
-                tokens.extend(request.order.token_of.iter().map(|&t| request.tokens[t as usize]));
-            }
-            if visit.first_child != NONE {
-                stack.push((visit.first_child, None));
-            }
-        }
-        (builder.finish(), tokens)
-    }
-
     /// What the open step commits shall never be matched: its keys are not those of the whole model.
     pub fn mark_inexact(&mut self) {
         if let Some(open) = &mut self.open {
@@ -256,9 +201,9 @@ impl Tree {
         }
     }
 
-    /// The plan of the open step.
-    pub fn plan(&self) -> Option<&Arc<Plan>> {
-        self.open.as_ref().map(|open| &open.plan)
+    /// Whether a step is open.
+    pub fn has_open_step(&self) -> bool {
+        self.open.is_some()
     }
 
     /// The tokens of the open step's rows, in row order.

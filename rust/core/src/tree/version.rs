@@ -6,10 +6,10 @@
 
 use super::evict::Room;
 use super::node::Node;
+use super::table::Table;
 use super::{Begin, BranchId, NodeId, Tree};
 use crate::error::{Error, Result};
-use crate::format::plan::{Entry, RowSlot};
-use crate::plan::Table;
+use crate::format::slot::{Entry, RowSlot};
 
 /// Which keys of a node a new version keeps: indices into the keys that the node shows now (on
 /// that plane), ascending.

@@ -71,7 +71,7 @@ fn rows_of(py: Python<'_>, rows: [&Tensor; 2], count: usize, head_dim: usize) ->
 }
 
 /// Copies keys and values of single slots to float32 `keys [N, D]` and `values [N, D]`. `addresses` are the
-/// chunks', int64; `held` int32 `[N, 3]` as `Tree.held` gives them; `formats` int32 of
+/// chunks', int64; `held` int32 `[N, 3]` as `KeyTable.entries` gives them; `formats` int32 of
 /// `cuda_all_format_words`, where slots in codes are among them. All lie on the device.
 #[pyfunction]
 fn cuda_gather_rows(

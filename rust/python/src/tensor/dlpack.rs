@@ -11,7 +11,8 @@ use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyCapsule, PyType};
 use smallvec::SmallVec;
 
-use super::{Kind, Tensor, contiguous_strides, raw_slice};
+use super::views::raw_slice;
+use super::{Kind, Tensor, contiguous_strides};
 
 #[repr(C)]
 struct Header {

@@ -124,7 +124,7 @@ impl Reduce for Drop {
     }
 }
 
-/// Writes the compacted keys and values `[kept][head_dim]` of one plane, and returns the weights
+/// Writes the reduced keys and values `[kept][head_dim]` of one plane, and returns the weights
 /// that made them. Sums run in f64: the kept one, then the evicted, ascending.
 ///
 /// # Errors

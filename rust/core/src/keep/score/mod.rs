@@ -1,6 +1,7 @@
 //! What a key is worth: a higher score is kept longer. One file an implementation.
 
 mod accumulated_mass;
+mod batch;
 mod expected_attention;
 mod global_local;
 mod key_difference;
@@ -15,6 +16,7 @@ mod window_tokens;
 use std::fmt::Debug;
 
 pub use accumulated_mass::AccumulatedMass;
+pub use batch::{Batch, score_batch};
 pub use expected_attention::ExpectedAttention;
 pub use global_local::GlobalLocal;
 pub use key_difference::KeyDifference;

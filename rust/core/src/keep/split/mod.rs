@@ -3,6 +3,7 @@
 
 mod across_heads;
 mod apportion;
+mod chosen;
 mod global_prefix;
 mod head_scores;
 mod layer_groups;
@@ -13,6 +14,7 @@ use std::fmt::Debug;
 
 pub use across_heads::{AcrossHeads, Blend};
 pub use apportion::apportion;
+pub use chosen::select_planes;
 pub use global_prefix::GlobalPrefix;
 pub use head_scores::HeadScores;
 pub use layer_groups::LayerGroups;

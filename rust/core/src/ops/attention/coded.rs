@@ -1,29 +1,15 @@
-//! Pages in codes: where their parts lie, and the attention that reads them.
-//!
-//! For few queries nothing is decoded ([`coded_stream`]). For many queries the keys of a tile are decoded
-//! where those of a plain page would be widened.
+//! Pages in codes: where their parts lie, and what their codes say.
 
 use std::ops::Range;
 
 use half::f16;
 
-use super::coded_stream;
+use super::block::{Coded, Scratch, Shown, TILE_KEYS};
 use super::partial::Partial;
-use super::task::{KeyBlock, Scratch, Shown, TILE_KEYS};
-use super::{Problem, tile};
-use crate::format::page::{CodedPage, KeyBlocks};
+use super::problem::Problem;
+use crate::format::page::KeyBlocks;
 use crate::simd::codes::{Unit, codes, unshift};
-use crate::simd::{Kernel, Lanes, WIDTH};
-
-/// Some keys of one page in codes.
-#[derive(Clone, Copy)]
-pub(crate) struct Coded<'a> {
-    pub(crate) page: &'a CodedPage,
-    /// The whole page.
-    pub(crate) bytes: &'a [u8],
-    /// Slot of the first key.
-    pub(crate) first: usize,
-}
+use crate::simd::{Lanes, WIDTH};
 
 impl<'a> Coded<'a> {
     /// The codes of the keys, or of the values, from the first one on.
@@ -100,55 +86,16 @@ impl<'a> Coded<'a> {
     }
 }
 
-/// Adds a block of keys of a page in codes to the partial result of its queries: directly where they
-/// are `few`. A kernel of its own, so that it is compiled once for all element types.
-pub(super) struct Attend<'a> {
+/// Some keys of a page in codes, and the queries to whose partial result they are added.
+pub(super) struct CodedBlock<'a> {
     pub(super) problem: &'a Problem<'a>,
     pub(super) first_row: usize,
     pub(super) shown: &'a Shown,
     pub(super) coded: Coded<'a>,
     /// The next block, where it is in codes too, and its number of keys.
     pub(super) ahead: Option<(Coded<'a>, usize)>,
-    pub(super) few: bool,
     pub(super) scratch: &'a mut Scratch,
     pub(super) partial: &'a mut Partial,
-}
-
-impl Kernel for Attend<'_> {
-    type Output = ();
-    #[inline(always)]
-    fn run<L: Lanes>(self, l: L) {
-        match (self.few, self.coded.page.format.bits) {
-            (true, 2) => coded_stream::attend::<2, L>(l, self),
-            (true, 4) => coded_stream::attend::<4, L>(l, self),
-            (true, _) => coded_stream::attend::<8, L>(l, self),
-            (false, _) => self.many(l),
-        }
-    }
-}
-
-impl Attend<'_> {
-    #[inline(always)]
-    fn many<L: Lanes>(self, l: L) {
-        let Self { problem, first_row, shown, coded, ahead, scratch, partial, .. } = self;
-        if let Some((ahead, count)) = ahead {
-            ahead.prefetch(l, 0..count);
-        }
-        let mut plain = KeyBlock { shown: shown.clone(), ..KeyBlock::default() };
-        let (dim, count) = (problem.layout.head_dim, shown.count);
-        let width = dim.div_ceil(WIDTH);
-        let mut decoded = std::mem::take(&mut scratch.decoded);
-        decoded.resize(2 * TILE_KEYS * width);
-        let (keys, values) = decoded.split_at_mut(TILE_KEYS * width);
-        decode(l, coded, false, count, keys);
-        decode(l, coded, true, count, values);
-        for i in 0..count {
-            plain.keys[i] = &keys[i * width..(i + 1) * width].as_flattened()[..dim];
-            plain.values[i] = &values[i * width..(i + 1) * width].as_flattened()[..dim];
-        }
-        tile::attend(l, problem, first_row, &plain, &KeyBlock::default(), scratch, partial);
-        scratch.decoded = decoded;
-    }
 }
 
 /// Decodes keys, or values, to rows of whole vectors; numbers behind the head are any.

@@ -7,9 +7,9 @@
 //! - by token `q . k = step (q . code) + least (sum of q)`;
 //! - values `sum of w_t v_td = factor_d (sum of (w_t step_t) code_td + sum of w_t least_t)`.
 
-use super::coded::{Attend, Coded};
+use super::block::{Coded, TILE_KEYS};
+use super::coded::CodedBlock;
 use super::stream;
-use super::task::TILE_KEYS;
 use crate::format::page::KeyBlocks;
 use crate::simd::codes::{Unit, code_dots, unshift, weigh_codes};
 use crate::simd::{Lanes, WIDTH};
@@ -24,8 +24,8 @@ const LANES: [f32; WIDTH] =
 
 /// Adds a block of keys to the partial result of its queries. The next block is on its way meanwhile.
 #[inline(always)]
-pub(super) fn attend<const BITS: usize, L: Lanes>(l: L, block: Attend<'_>) {
-    let Attend { problem, first_row, shown, coded, mut ahead, scratch, partial, .. } = block;
+pub(super) fn attend<const BITS: usize, L: Lanes>(l: L, block: CodedBlock<'_>) {
+    let CodedBlock { problem, first_row, shown, coded, mut ahead, scratch, partial } = block;
     let (width, count) = (problem.layout.head_dim.div_ceil(WIDTH), shown.count);
     let (queries, scores) = (&scratch.queries[..], &mut scratch.scores[..]);
     scratch.folded.resize(TOGETHER * PANELS.max(coded.units() * 8 / BITS));

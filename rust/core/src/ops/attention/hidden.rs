@@ -4,8 +4,8 @@
 //! 0, which hides all numbers but infinities and NaN: 0 times those is NaN. So a block whose hidden values
 //! are not all finite is weighed query by query, with zeros where a query does not see such a value.
 
-use super::Problem;
-use super::task::{KeySet, Shown, TILE_KEYS, visible};
+use super::block::{KeySet, Shown, TILE_KEYS, visible};
+use super::problem::Problem;
 use crate::format::Element;
 use crate::simd::product::weigh;
 use crate::simd::{Lanes, MOST_HEAD_DIM, WIDTH};

@@ -7,8 +7,9 @@
 use std::cell::RefCell;
 use std::sync::Mutex;
 
-use super::coded::{self, Coded};
-use super::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, dynamic, work};
+use super::block::{self, Coded};
+use super::problem::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, check_problem, dynamic};
+use super::{coded, work};
 use crate::error::{Error, Result};
 use crate::format::page::Formats;
 use crate::format::plan::{Plan, Read};
@@ -22,7 +23,7 @@ const BLOCK_KEYS: usize = 64;
 
 /// The keys that some rows of a plan see, read by read: where the columns of a mass come from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Columns {
+pub struct KeyColumns {
     /// Index of the read in [`Plan::reads`].
     pub read: u32,
     /// Its first column.
@@ -36,7 +37,7 @@ pub struct Columns {
 ///
 /// # Errors
 /// [`Error::Value`] if rows are not ascending rows of the plan.
-pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<Columns>> {
+pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<KeyColumns>> {
     let ascending = rows.windows(2).all(|pair| pair[0] < pair[1]);
     if !ascending || rows.last().is_some_and(|&row| row as usize >= plan.num_rows()) {
         let want = format!("ascending rows below {}", plan.num_rows());
@@ -46,7 +47,7 @@ pub fn mass_columns(plan: &Plan, rows: &[u32]) -> Result<Vec<Columns>> {
     let mut columns = Vec::new();
     for (index, read) in plan.reads.iter().enumerate() {
         if seen_by(rows, read.row_begin, read.row_end) > 0 {
-            columns.push(Columns { read: index as u32, begin, count: read.num_keys });
+            columns.push(KeyColumns { read: index as u32, begin, count: read.num_keys });
             let Some(end) = begin.checked_add(read.num_keys) else {
                 return Err(Error::value("keys of all reads", "beyond 4294967295", "fewer"));
             };
@@ -92,7 +93,7 @@ pub fn attention_mass(
     rows: &[u32],
     out: MassOutput<'_>,
 ) -> Result<()> {
-    super::check_problem(layout, plan, params)?;
+    check_problem(layout, plan, params)?;
     let columns = mass_columns(plan, rows)?;
     let num_columns = columns.last().map_or(0, |last| (last.begin + last.count) as usize);
     let (heads, kv_heads) = (params.num_heads, params.num_kv_heads);
@@ -126,7 +127,7 @@ fn sum<E: Element>(
     problem: &Problem<'_>,
     chunks: &[&[E]],
     rows: &[u32],
-    columns: &[Columns],
+    columns: &[KeyColumns],
     out: MassOutput<'_>,
 ) -> Result<()> {
     work::check(problem, chunks)?;
@@ -181,7 +182,7 @@ struct StripOf<'a, E> {
     problem: &'a Problem<'a>,
     chunks: &'a [&'a [E]],
     rows: &'a [u32],
-    columns: &'a [Columns],
+    columns: &'a [KeyColumns],
     head: usize,
     strip: usize,
     space: &'a mut Space,
@@ -234,7 +235,7 @@ impl<E: Element> Kernel for StripOf<'_, E> {
                 }
                 let (flat, stride) = (keys.as_flattened(), width * WIDTH);
                 let block = scores.score(l, flat, stride, column, run.count, problem.params.scale);
-                super::task::cap(l, problem, block);
+                block::cap(l, problem, block);
                 for (i, score) in block.iter_mut().enumerate() {
                     let (begin, end) = run.rows_that_see(problem, read, i);
                     if window.is_none() && begin <= mine[0] && mine[mine.len() - 1] < end && lanes == WIDTH {
@@ -279,7 +280,7 @@ fn load_queries(problem: &Problem<'_>, head: usize, range: std::ops::Range<usize
 }
 
 /// Keys that follow each other, in memory and in the read.
-struct Run {
+struct KeyRun {
     /// Chunk, and the element at which the page begins there.
     chunk: usize,
     page: usize,
@@ -293,7 +294,7 @@ struct Run {
     entry: (usize, usize),
 }
 
-impl Run {
+impl KeyRun {
     /// The rows that see key `i`, but for the window.
     fn rows_that_see(&self, problem: &Problem<'_>, read: &Read, i: usize) -> (u32, u32) {
         match self.own {
@@ -338,7 +339,7 @@ impl Walk {
         Self { plane, at, end, skip: 0, own: read.is_own(), by_head: read.is_by_head() }
     }
 
-    fn next(&mut self, problem: &Problem<'_>) -> Option<Run> {
+    fn next(&mut self, problem: &Problem<'_>) -> Option<KeyRun> {
         if self.at >= self.end {
             return None;
         }
@@ -355,7 +356,7 @@ impl Walk {
             self.at += count;
             let (chunk, page) = layout.slab_page(at.slab, self.plane);
             let (slot, own) = (at.slot as usize, Some(first as u32));
-            return Some(Run { chunk, page, format: 0, slot, count, own, entry: (0, 0) });
+            return Some(KeyRun { chunk, page, format: 0, slot, count, own, entry: (0, 0) });
         }
         let (here, entry) = ((self.at, self.skip), plan.entries[self.at]);
         let (chunk, page) =
@@ -366,12 +367,12 @@ impl Walk {
             (self.at, self.skip) = (self.at + 1, 0);
         }
         let slot = entry.slot() as usize + here.1;
-        Some(Run { chunk, page, format: entry.format(), slot, count, own: None, entry: here })
+        Some(KeyRun { chunk, page, format: entry.format(), slot, count, own: None, entry: here })
     }
 }
 
 /// Adds to each column how many of the rows see its key.
-fn count_rows(problem: &Problem<'_>, rows: &[u32], columns: &[Columns], head: usize, seen: &mut [i32]) {
+fn count_rows(problem: &Problem<'_>, rows: &[u32], columns: &[KeyColumns], head: usize, seen: &mut [i32]) {
     let plan = problem.plan;
     for part in columns {
         let read = &plan.reads[part.read as usize];

@@ -2,9 +2,9 @@
 
 use std::sync::Mutex;
 
+use super::problem::{FloatsMut, Output, Problem, dynamic};
 use super::vectors::Vectors;
 use super::work::Work;
-use super::{FloatsMut, Output, Problem, dynamic};
 use crate::format::Element;
 use crate::parallel::{Parallel, lock_whole};
 use crate::simd::math::exp_nonpositive;

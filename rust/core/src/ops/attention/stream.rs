@@ -3,10 +3,10 @@
 //! A step of one row is bound by memory, so each key is read when its scores are made, each value
 //! when it is weighed, and the next block's are prefetched meanwhile.
 
-use super::Problem;
+use super::block::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use super::hidden::{not_finite, weigh_apart};
 use super::partial::{Partial, absorb};
-use super::task::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
+use super::problem::Problem;
 use crate::format::Element;
 use crate::simd::ahead::Run;
 use crate::simd::product::{dots, weigh};
@@ -105,16 +105,16 @@ pub(super) fn soften<L: Lanes>(
     let group = problem.group();
     let panels = shown.count.div_ceil(WIDTH);
     let masked = shown.own.is_some() || problem.params.window.is_some();
-    let all = task::all(shown);
+    let all = block::all(shown);
     let mut bits = all;
     let mut seen = all;
     for query in shown.queries.clone() {
         if masked && (query % group == 0 || query == shown.queries.start) {
-            bits = task::visible(problem, shown, first_row + query / group);
+            bits = block::visible(problem, shown, first_row + query / group);
             seen &= bits;
         }
         let scores = &mut scores[query * PANELS..][..panels];
-        task::cap(l, problem, scores);
+        block::cap(l, problem, scores);
         let flat = scores.as_flattened_mut();
         // Lanes past the last key, and keys that the row does not see.
         flat[shown.count..].fill(f32::NEG_INFINITY);

@@ -2,67 +2,17 @@
 
 use std::cell::RefCell;
 
-use super::coded::{self, Coded};
+use super::block::{Coded, KeyBlock, Scratch, TILE_KEYS};
+use super::coded::CodedBlock;
 use super::partial::Partial;
-use super::vectors::Vectors;
+use super::problem::{Floats, Problem};
 use super::work::{Keys, Segment, Work};
-use super::{Floats, Problem, stream, tile};
+use super::{coded_stream, coded_tile, stream, tile};
 use crate::format::Element;
-use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of, math};
+use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
 
-/// Keys that are handled together: a tile.
-pub(super) const TILE_KEYS: usize = 96;
 /// Query rows up to which keys are read directly, without a tile.
 const STREAM_QUERIES: usize = 12;
-
-/// Which keys a block has, and who sees them.
-#[derive(Clone)]
-pub(super) struct Shown {
-    /// How many keys.
-    pub(super) count: usize,
-    /// Logical positions; filled where there is a window.
-    pub(super) positions: [i32; TILE_KEYS],
-    /// Own reads: the row that writes key 0; key `i` is of row `own + i`.
-    pub(super) own: Option<u32>,
-    /// Query rows that see some key, counted from the first of the piece.
-    pub(super) queries: std::ops::Range<usize>,
-}
-
-/// Some keys of one segment, and where they are.
-pub(super) struct KeyBlock<'a, E> {
-    pub(super) shown: Shown,
-    pub(super) keys: [&'a [E]; TILE_KEYS],
-    pub(super) values: [&'a [E]; TILE_KEYS],
-    /// Where the keys are those of a page in codes: `keys` and `values` are not filled then.
-    pub(super) coded: Option<Coded<'a>>,
-}
-
-impl<E> Default for KeyBlock<'_, E> {
-    fn default() -> Self {
-        let shown = Shown { count: 0, positions: [0; TILE_KEYS], own: None, queries: 0..0 };
-        Self { shown, keys: [&[]; TILE_KEYS], values: [&[]; TILE_KEYS], coded: None }
-    }
-}
-
-/// What a thread keeps from task to task.
-#[derive(Default)]
-pub(super) struct Scratch {
-    /// Scaled queries of the piece, `[queries, width]` vectors.
-    pub(super) queries: Vectors,
-    /// The same, sixteen queries side by side: `[queries / 16, dim]` vectors of one dimension.
-    pub(super) turned: Vectors,
-    /// Some keys widened: `[keys, width]` vectors.
-    pub(super) keys: Vectors,
-    /// Some dimensions of the values widened: `[TILE_KEYS]` vectors for each sixteen.
-    pub(super) values: Vectors,
-    /// Scores, then weights. Of a stream: `[queries, TILE_KEYS]` numbers; of tiles:
-    /// `[queries / 16, TILE_KEYS]` vectors of sixteen queries.
-    pub(super) scores: Vectors,
-    /// Of a block in codes: queries, and then weights, with its steps folded in.
-    pub(super) folded: Vectors,
-    /// Keys and values of a block in codes, decoded: twice `[TILE_KEYS, width]` vectors.
-    pub(super) decoded: Vectors,
-}
 
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -132,16 +82,16 @@ impl<E: Element> Kernel for Task<'_, E> {
             }
             let few = block.shown.queries.len() <= STREAM_QUERIES;
             if let Some(coded) = block.coded {
-                self.isa.run(coded::Attend {
+                let block = CodedBlock {
                     problem,
                     first_row: rows.start,
                     shown: &block.shown,
                     coded,
                     ahead: next.coded.map(|coded| (coded, next.shown.count)),
-                    few,
                     scratch: &mut *self.scratch,
                     partial: &mut *self.partial,
-                });
+                };
+                self.isa.run(AttendCoded { block, few });
             } else {
                 if let Some(ahead) = next.coded {
                     ahead.prefetch(l, 0..next.shown.count);
@@ -152,6 +102,26 @@ impl<E: Element> Kernel for Task<'_, E> {
                 }
             }
             std::mem::swap(&mut block, &mut next);
+        }
+    }
+}
+
+/// A block of a page in codes: read directly where the queries are `few`. A kernel of its own, so that it is
+/// compiled once for all element types.
+struct AttendCoded<'a> {
+    block: CodedBlock<'a>,
+    few: bool,
+}
+
+impl Kernel for AttendCoded<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) {
+        match (self.few, self.block.coded.page.format.bits) {
+            (true, 2) => coded_stream::attend::<2, L>(l, self.block),
+            (true, 4) => coded_stream::attend::<4, L>(l, self.block),
+            (true, _) => coded_stream::attend::<8, L>(l, self.block),
+            (false, _) => coded_tile::attend(l, self.block),
         }
     }
 }
@@ -311,59 +281,4 @@ impl<'a, E: Element> Source<'a, E> {
         self.at += block.shown.count as u32;
         begin + self.at >= end
     }
-}
-
-/// Asks for the cache lines that are `beyond` elements behind those of `elements`, in the first-level cache.
-#[inline(always)]
-pub(super) fn prefetch_near<E: Element, L: Lanes>(l: L, elements: &[E], beyond: usize) {
-    for at in (0..elements.len()).step_by(64 / size_of::<E>()) {
-        l.prefetch_near(elements.as_ptr().wrapping_add(at + beyond));
-    }
-}
-
-/// Caps the scores in `scores`, where there is a cap.
-#[inline(always)]
-pub(super) fn cap<L: Lanes>(l: L, problem: &Problem<'_>, scores: &mut [[f32; WIDTH]]) {
-    if let Some(cap) = problem.params.soft_cap {
-        let (cap, inverse) = (l.splat(cap), l.splat(1.0 / cap));
-        for s in scores {
-            l.store(l.mul(cap, math::tanh(l, l.mul(l.load(s), inverse))), s);
-        }
-    }
-}
-
-/// A set of keys of a block: bit `i` for key `i`.
-pub(super) type KeySet = u128;
-const _: () = assert!(TILE_KEYS <= KeySet::BITS as usize);
-
-/// All keys of a block.
-#[inline(always)]
-pub(super) fn all(shown: &Shown) -> KeySet {
-    first_keys(shown.count)
-}
-
-/// The first `count` keys.
-#[inline(always)]
-fn first_keys(count: usize) -> KeySet {
-    KeySet::MAX.checked_shl(count as u32).map_or(KeySet::MAX, |others| !others)
-}
-
-/// Which keys of a block a row sees.
-#[inline(always)]
-pub(super) fn visible(problem: &Problem<'_>, shown: &Shown, row: usize) -> KeySet {
-    let mut bits = all(shown);
-    if let Some(first) = shown.own {
-        let ends = &problem.plan.row_end[first as usize..first as usize + shown.count];
-        bits &= first_keys((row + 1).saturating_sub(first as usize));
-        for (i, &end) in ends.iter().enumerate() {
-            bits &= !(KeySet::from(row >= end as usize) << i);
-        }
-    }
-    if let Some(window) = problem.params.window {
-        let position = i64::from(problem.plan.row_positions[row]);
-        for (i, &key) in shown.positions[..shown.count].iter().enumerate() {
-            bits &= !(KeySet::from(position - i64::from(key) >= i64::from(window)) << i);
-        }
-    }
-    bits
 }

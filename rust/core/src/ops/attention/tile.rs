@@ -5,10 +5,10 @@
 //! products have the form "broadcast a number of each row, multiply-add a vector", keys need no
 //! turning, and the softmax has no sums over lanes.
 
-use super::Problem;
+use super::block::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use super::hidden::{not_finite, weigh_apart};
 use super::partial::Partial;
-use super::task::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
+use super::problem::Problem;
 use crate::format::Element;
 use crate::simd::ahead::Ahead;
 use crate::simd::math::exp2_nonpositive;
@@ -83,7 +83,7 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
         let count = CHUNK.min(block.shown.count - first);
         for (i, to) in scratch.keys.chunks_exact_mut(width).take(count).enumerate() {
             if first + CHUNK + i < block.shown.count {
-                task::prefetch_near(l, block.keys[first + CHUNK + i], 0);
+                block::prefetch_near(l, block.keys[first + CHUNK + i], 0);
             }
             widen_row(l, block.keys[first + i], to);
         }
@@ -169,7 +169,7 @@ fn widen_vectors<E: Element, L: Lanes>(l: L, values: &[&[E]], at: usize, to: &mu
     assert!(values.len() <= TILE_KEYS);
     for (i, value) in values.iter().enumerate() {
         let vectors = &value[at..at + PANELS * WIDTH];
-        task::prefetch_near(l, vectors, PANELS * WIDTH);
+        block::prefetch_near(l, vectors, PANELS * WIDTH);
         for (from, to) in vectors.as_chunks::<WIDTH>().0.iter().zip(&mut *to) {
             l.store(l.load(from), &mut to[i]);
         }
@@ -201,7 +201,7 @@ fn mask<L: Lanes>(
     for scores in
         scores.chunks_mut(TILE_KEYS).take(shown.queries.end.div_ceil(WIDTH)).skip(shown.queries.start / WIDTH)
     {
-        task::cap(l, problem, &mut scores[..shown.count]);
+        block::cap(l, problem, &mut scores[..shown.count]);
     }
     let group = problem.group();
     let mut hide = |query: usize, bits: KeySet| {
@@ -218,10 +218,10 @@ fn mask<L: Lanes>(
     if shown.own.is_none() && problem.params.window.is_none() {
         return 0;
     }
-    let all = task::all(shown);
+    let all = block::all(shown);
     let mut seen = all;
     for row in shown.queries.start / group..shown.queries.end / group {
-        let bits = task::visible(problem, shown, first_row + row);
+        let bits = block::visible(problem, shown, first_row + row);
         seen &= bits;
         if bits != all {
             (row * group..(row + 1) * group).for_each(|query| hide(query, bits));

@@ -1,7 +1,7 @@
 //! From a plan to pieces of work: which rows meet which keys, in what order.
 
-use super::Problem;
-use super::task::TILE_KEYS;
+use super::block::TILE_KEYS;
+use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::format::plan::{Entry, Read};

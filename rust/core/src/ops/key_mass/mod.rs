@@ -7,10 +7,8 @@ mod strip;
 
 use crate::error::{Error, Result};
 use crate::simd::{Isa, Kernel, Lanes, WIDTH};
+pub use strip::MASS_ONE;
 pub(crate) use strip::Strip;
-
-/// The integer that stands for probability 1. A sum holds 2^24 rows.
-pub const MASS_ONE: u64 = 1 << 39;
 
 /// Keys that are scored together.
 const BLOCK_KEYS: usize = 64;

@@ -4,10 +4,12 @@
 //! row. So a row's scores do not depend on the rows beside it, on the block of keys, or on the
 //! instruction set, and a CUDA thread finds the same bits with a plain loop.
 
-use super::MASS_ONE;
 use crate::simd::ahead::Ahead;
 use crate::simd::product::{Product, Rows};
 use crate::simd::{Lanes, WIDTH, math};
+
+/// The integer that stands for probability 1. A sum holds 2^24 rows.
+pub const MASS_ONE: u64 = 1 << 39;
 
 /// Working memory of a strip: grows to the longest one, then stays.
 #[derive(Debug, Default)]

@@ -1,18 +1,37 @@
-//! A plan of rows that were computed before, over the keys that a branch still holds: what the mass of
-//! such rows is summed by.
+//! A plan of rows that were computed before, over the resident keys of their branch: what the mass of such
+//! rows is summed by.
 
+use crate::error::{Error, Result};
+use crate::format::key_table::{KeyTable, ResidentKey};
 use crate::format::plan::{Entry, Plan, Read, RowSlot};
 
-/// Page id, slot with the page's format as [`Entry::first`] has them, and logical position of a key.
-pub type HeldKey = [u32; 3];
-
-/// The plan of `rows`, ascending logical positions, over `planes`, each in order of position: a row sees
+/// The plan of `rows`, ascending logical positions, over the keys of `table`: a row sees
 /// what lies at or before it. And the column of each key in [`crate::ops::attention::mass_columns`] of all
 /// rows, plane after plane; -1 for a key that no row sees.
 ///
 /// Where `own` is given, the rows are those of an open step: their keys are the last of every plane and
 /// lie in these slots of all planes, which spares a read for each.
-pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan, Vec<i32>) {
+///
+/// # Errors
+/// [`Error::Value`] for rows or keys that are not in order of position, [`Error::Shape`] for more slots than a
+/// plane has keys; and as [`Plan::check`].
+pub fn resident_plan(table: &KeyTable, rows: &[i32], own: &[RowSlot]) -> Result<(Plan, Vec<i32>)> {
+    if rows.windows(2).any(|pair| pair[0] >= pair[1]) {
+        return Err(Error::value("rows", format!("{rows:?}"), "ascending positions"));
+    }
+    if table.planes().any(|plane| plane.len() < own.len()) {
+        return Err(Error::shape("own_slots", own.len(), "at most the keys of each plane"));
+    }
+    if table.planes().any(|plane| !plane.is_sorted_by_key(|key| key.position)) {
+        return Err(Error::value("entries", "out of order", "ascending positions in every plane"));
+    }
+    let (plan, columns) = lay_out(table, rows, own);
+    plan.check()?;
+    Ok((plan, columns))
+}
+
+fn lay_out(table: &KeyTable, rows: &[i32], own: &[RowSlot]) -> (Plan, Vec<i32>) {
+    let planes: Vec<&[ResidentKey]> = table.planes().collect();
     let num_rows = rows.len() as u32;
     let mut plan = Plan {
         row_positions: rows.to_vec(),
@@ -20,20 +39,14 @@ pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan,
         row_slots: vec![RowSlot { slab: 0, slot: 0 }; rows.len()],
         ..Plan::default()
     };
-    let starts: Vec<usize> = planes
-        .iter()
-        .scan(0, |at, plane| {
-            *at += plane.len();
-            Some(*at - plane.len())
-        })
-        .collect();
-    let mut columns = vec![-1; planes.iter().map(|plane| plane.len()).sum()];
+    let starts = table.offsets();
+    let mut columns = vec![-1; table.keys().len()];
     let mut done = vec![0usize; planes.len()];
     let mut begin = 0u32;
     let firsts = if own.is_empty() { num_rows } else { num_rows.min(1) };
     for first in 0..firsts {
-        let end_of = |plane: &[HeldKey]| match own.len() {
-            0 => plane.partition_point(|key| key[2] as i32 <= rows[first as usize]),
+        let end_of = |plane: &[ResidentKey]| match own.len() {
+            0 => plane.partition_point(|key| key.position <= rows[first as usize]),
             own => plane.len().saturating_sub(own),
         };
         let ends: Vec<usize> = planes.iter().map(|plane| end_of(plane)).collect();
@@ -42,7 +55,7 @@ pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan,
             continue;
         }
         let ranges = plan.head_ranges.len() as u32;
-        for ((plane, start), (done, end)) in planes.iter().zip(&starts).zip(done.iter_mut().zip(&ends)) {
+        for ((plane, start), (done, end)) in planes.iter().zip(starts).zip(done.iter_mut().zip(&ends)) {
             let entries = plan.entries.len() as u32;
             push_runs(&mut plan, &plane[*done..*end]);
             plan.head_ranges.push([entries, plan.entries.len() as u32]);
@@ -65,13 +78,14 @@ pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan,
     if !own.is_empty() {
         plan.row_slots = own.to_vec();
         plan.row_end = vec![num_rows; rows.len()];
-        for ((plane, start), done) in planes.iter().zip(&starts).zip(&done) {
+        for ((plane, start), done) in planes.iter().zip(starts).zip(&done) {
             let own = &mut columns[start + done..start + plane.len()];
             own.iter_mut().zip(begin as i32..).for_each(|(column, at)| *column = at);
         }
         let entries = plan.entries.len() as u32;
-        let keys = own.iter().zip(rows).map(|(slot, row)| [slot.slab, slot.slot, *row as u32]);
-        push_runs(&mut plan, &keys.collect::<Vec<HeldKey>>());
+        let key =
+            |(slot, row): (&RowSlot, &i32)| ResidentKey { page: slot.slab, slot: slot.slot, position: *row };
+        push_runs(&mut plan, &own.iter().zip(rows).map(key).collect::<Vec<_>>());
         plan.reads.push(Read {
             entry_begin: entries,
             entry_end: plan.entries.len() as u32,
@@ -87,26 +101,35 @@ pub fn held_plan(planes: &[&[HeldKey]], rows: &[i32], own: &[RowSlot]) -> (Plan,
 }
 
 /// Appends keys as entries of neighbouring slots.
-fn push_runs(plan: &mut Plan, keys: &[HeldKey]) {
-    let follows = |a: &HeldKey, b: &HeldKey| a[0] == b[0] && a[1] + 1 == b[1];
+fn push_runs(plan: &mut Plan, keys: &[ResidentKey]) {
+    let follows = |a: &ResidentKey, b: &ResidentKey| a.page == b.page && a.slot + 1 == b.slot;
     for run in keys.chunk_by(follows) {
-        let [page, first, position] = run[0];
+        let ResidentKey { page, slot, position } = run[0];
         let positions_at = plan.positions.len() as i32;
-        plan.positions.extend(run.iter().map(|key| key[2] as i32));
-        let (first, count, position) = (first as u16, run.len() as u16, position as i32);
+        plan.positions.extend(run.iter().map(|key| key.position));
+        let (first, count) = (slot as u16, run.len() as u16);
         plan.entries.push(Entry { page, first, count, position, positions_at });
     }
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
+    /// The plan over planes of (page, slot, position).
+    fn planned(planes: &[&[(u32, u32, i32)]], rows: &[i32], own: &[RowSlot]) -> (Plan, Vec<i32>) {
+        let keys = |plane: &&[(u32, u32, i32)]| {
+            plane.iter().map(|&(page, slot, position)| ResidentKey { page, slot, position }).collect()
+        };
+        resident_plan(&KeyTable::new(planes.iter().map(keys), None), rows, own).unwrap()
+    }
+
     #[test]
     fn a_row_sees_what_lies_at_or_before_it() {
-        let a: [HeldKey; 4] = [[7, 0, 2], [7, 1, 5], [9, 0, 6], [9, 1, 8]];
-        let b: [HeldKey; 2] = [[8, 3, 6], [8, 2, 7]];
-        let (plan, columns) = held_plan(&[&a, &b], &[5, 7], &[]);
+        let a = [(7, 0, 2), (7, 1, 5), (9, 0, 6), (9, 1, 8)];
+        let b = [(8, 3, 6), (8, 2, 7)];
+        let (plan, columns) = planned(&[&a, &b], &[5, 7], &[]);
         assert_eq!(columns, [0, 1, 2, -1, 2, 3]);
         let reads: Vec<_> = plan.reads.iter().map(|r| (r.row_begin, r.row_end, r.num_keys)).collect();
         assert_eq!(reads, [(0, 2, 2), (1, 2, 2)]);
@@ -117,9 +140,9 @@ mod tests {
 
     #[test]
     fn rows_of_an_open_step_are_one_read() {
-        let a: [HeldKey; 3] = [[7, 0, 2], [9, 0, 6], [9, 1, 7]];
+        let a = [(7, 0, 2), (9, 0, 6), (9, 1, 7)];
         let own = [RowSlot { slab: 4, slot: 0 }, RowSlot { slab: 4, slot: 1 }];
-        let (plan, columns) = held_plan(&[&a, &a[1..]], &[6, 7], &own);
+        let (plan, columns) = planned(&[&a, &a[1..]], &[6, 7], &own);
         assert_eq!(columns, [0, 1, 2, 1, 2]);
         assert_eq!(plan.reads.len(), 2);
         assert!(plan.reads[1].is_own());
@@ -127,7 +150,7 @@ mod tests {
         assert_eq!(plan.reads[1].entry_end as usize, plan.entries.len());
         assert_eq!((entry.page, entry.first, entry.count, entry.position), (4, 0, 2, 6));
         assert_eq!(plan.row_end, [2, 2]);
-        let (plan, columns) = held_plan(&[&a[1..]], &[6, 7], &own);
+        let (plan, columns) = planned(&[&a[1..]], &[6, 7], &own);
         assert_eq!((plan.reads.len(), columns), (1, vec![0, 1]));
     }
 }

@@ -1,9 +1,16 @@
-//! Scores of planes that hold different keys, as they do after an eviction by head, and whose rows are
-//! gone: what they gave was added up by attention itself, window, cap and sinks included.
+//! Scores of resident keys: planes show different ones after an eviction by head, and the rows that saw them
+//! are gone. What these gave was added up by attention itself, window, cap and sinks included.
+
+use std::ops::Range;
+use std::sync::Mutex;
 
 use super::score::Score;
-use super::{Layer, Mass, Plane};
+use super::{Expected, Layer, Mass, Plane};
 use crate::error::{Error, Result};
+use crate::format::Element;
+use crate::format::key_table::split_planes;
+use crate::ops::gather::Resident;
+use crate::parallel::{Parallel, into_whole, lock_whole};
 
 /// Mass that was added up while its rows were there.
 #[derive(Debug, Clone)]
@@ -14,15 +21,149 @@ pub struct Accumulated<'a> {
     pub seen: Vec<&'a [u32]>,
 }
 
+/// What is known of the queries that the resident keys of a branch met.
+#[derive(Debug, Clone, Copy)]
+pub struct Known<'a> {
+    /// `[layers][heads][rows][head_dim]`: the last rows.
+    pub queries: &'a [f32],
+    /// Positions of these rows, ascending.
+    pub rows: &'a [u32],
+    /// For each of [`Score::rows`], a sum for each key, plane after plane, and how many of the rows saw it.
+    pub masses: &'a [(Vec<u64>, Vec<u32>)],
+    /// Means `[layers][heads][head_dim]` and covariances `[layers][heads][head_dim][head_dim]` of queries to
+    /// come, where these are asked for moments.
+    pub expected: Option<(&'a [f64], &'a [f64])>,
+    /// Tokens seen so far.
+    pub num_seen: usize,
+    /// Planes of a layer.
+    pub num_kv_heads: usize,
+    /// Query heads of a plane.
+    pub group: usize,
+    /// What scores are multiplied by before the softmax.
+    pub scale: f32,
+}
+
+/// Scores of all keys of a table, plane after plane: one task a layer where heads share a ranking, else one a
+/// plane.
+///
+/// # Errors
+/// As [`score_resident`]; and [`Error::Shape`] if what is known is not of the table's planes and keys.
+pub fn score_table<P: Element>(
+    score: &dyn Score,
+    source: &Resident<'_, P>,
+    known: &Known<'_>,
+    pool: &dyn Parallel,
+    out: &mut [f32],
+) -> Result<()> {
+    let (table, d) = (source.table, source.layout.head_dim);
+    let heads = table.num_planes() * known.group;
+    let lengths = [
+        ("queries", known.queries.len(), heads * known.rows.len() * d),
+        ("scores", out.len(), table.keys().len()),
+        ("means", known.expected.map_or(heads * d, |(means, _)| means.len()), heads * d),
+        ("covariances", known.expected.map_or(heads * d * d, |(_, all)| all.len()), heads * d * d),
+        ("planes", table.num_planes() % known.num_kv_heads.max(1), 0),
+    ];
+    for (what, got, want) in lengths {
+        if got != want {
+            return Err(Error::shape(what, got, want));
+        }
+    }
+    if known.masses.iter().any(|(sums, seen)| sums.len() != out.len() || seen.len() != out.len()) {
+        return Err(Error::shape(
+            "accumulated mass",
+            "other lengths",
+            format!("{} sums and counts", out.len()),
+        ));
+    }
+    let size = if score.by_layer() { known.num_kv_heads } else { 1 };
+    let mut planes = split_planes(out, table.offsets(), 1).into_iter();
+    let mut parts = Vec::new();
+    while planes.len() > 0 {
+        parts.push(Mutex::new((planes.by_ref().take(size).collect::<Vec<_>>(), Ok(()))));
+    }
+    pool.run(parts.len(), &|task| {
+        let mut part = lock_whole(&parts[task]);
+        let (out, outcome) = &mut *part;
+        *outcome = score_planes(score, source, known, task * size..(task + 1) * size, out);
+    });
+    parts.into_iter().try_for_each(|part| into_whole(part).1)
+}
+
+fn score_planes<P: Element>(
+    score: &dyn Score,
+    source: &Resident<'_, P>,
+    known: &Known<'_>,
+    planes: Range<usize>,
+    out: &mut [&mut [f32]],
+) -> Result<()> {
+    let (table, d) = (source.table, source.layout.head_dim);
+    let arrays: Vec<(Vec<f32>, Vec<f32>, Vec<i32>)> = planes
+        .clone()
+        .map(|plane| {
+            let (mut keys, mut values) = (Vec::new(), Vec::new());
+            source.gather(plane, false, &mut keys);
+            if score.reads_values() {
+                source.gather(plane, true, &mut values);
+            }
+            (keys, values, table.plane(plane).iter().map(|key| key.position).collect())
+        })
+        .collect();
+    let expected: Vec<Vec<Expected<'_>>> = planes
+        .clone()
+        .map(|plane| match known.expected {
+            None => Vec::new(),
+            Some((means, covariances)) => (plane * known.group..(plane + 1) * known.group)
+                .map(|head| Expected {
+                    mean: &means[head * d..][..d],
+                    covariance: &covariances[head * d * d..][..d * d],
+                })
+                .collect(),
+        })
+        .collect();
+    let width = known.group * known.rows.len() * d;
+    let views: Vec<Plane<'_>> = planes
+        .clone()
+        .zip(arrays.iter().zip(&expected))
+        .map(|(plane, ((keys, values, positions), expected))| Plane {
+            keys,
+            values,
+            queries: &known.queries[plane * width..][..width],
+            expected,
+            positions,
+        })
+        .collect();
+    let range = |plane: usize| table.offsets()[plane]..table.offsets()[plane + 1];
+    let accumulated: Vec<Accumulated<'_>> = known
+        .masses
+        .iter()
+        .map(|(sums, seen)| Accumulated {
+            sums: planes.clone().map(|plane| &sums[range(plane)]).collect(),
+            seen: planes.clone().map(|plane| &seen[range(plane)]).collect(),
+        })
+        .collect();
+    let layer = Layer {
+        planes: &views,
+        group: known.group,
+        num_tokens: 0,
+        num_seen: known.num_seen,
+        num_rows: known.rows.len(),
+        row_positions: known.rows,
+        head_dim: d,
+        scale: known.scale,
+    };
+    score_resident(score, &layer, &accumulated, out)
+}
+
 /// Scores of the planes of one layer, each of as many keys as its positions say.
 ///
 /// Keys of different heads are matched by position where the score ranks a layer as a whole; a key that
-/// a head no longer holds adds nothing there. `accumulated` has one entry for each of [`Score::rows`].
+/// a head no longer shows adds nothing there. `accumulated` has one entry for each of [`Score::rows`].
 /// [`Layer::num_tokens`] is not read.
 ///
 /// # Errors
 /// As [`super::score::score_layer`], and [`Error::Shape`] if lengths disagree.
-pub fn score_held(
+pub fn score_resident(
     score: &dyn Score,
     layer: &Layer<'_>,
     accumulated: &[Accumulated<'_>],
@@ -157,7 +298,7 @@ mod tests {
         ["window_mass", "last_query", "window_tokens", "expected_attention", "key_difference", "position"];
 
     #[test]
-    fn planes_that_hold_all_score_as_arrays_do() {
+    fn planes_that_show_all_score_as_arrays_do() {
         for name in NAMES.into_iter().chain(["accumulated_mass", "global_local", "normalised_mass"]) {
             let score = build(name, Params::default()).unwrap();
             with_layer([3, 2, 40, 40, 8], |layer| {
@@ -180,8 +321,8 @@ mod tests {
                     .collect();
                 let mut got = vec![0.0; 3 * 40];
                 let mut out: Vec<&mut [f32]> = got.chunks_exact_mut(40).collect();
-                let held = Layer { planes: &planes, ..*layer };
-                score_held(&*score, &held, &accumulated, &mut out).unwrap();
+                let resident = Layer { planes: &planes, ..*layer };
+                score_resident(&*score, &resident, &accumulated, &mut out).unwrap();
                 assert_eq!(got, want, "{name}");
             });
         }
@@ -196,10 +337,10 @@ mod tests {
                 Plane { positions: &[2, 5, 9], ..layer.planes[0] },
                 Plane { keys: short, positions: &[5, 9], ..layer.planes[1] },
             ];
-            let held = Layer { planes: &planes, num_seen: 10, ..*layer };
+            let resident = Layer { planes: &planes, num_seen: 10, ..*layer };
             let (mut a, mut b) = ([0.0; 3], [0.0; 2]);
             let mass = |at: usize, n: usize| {
-                let layer = Layer { num_tokens: n, ..alone(&held, at) };
+                let layer = Layer { num_tokens: n, ..alone(&resident, at) };
                 Mass::of(Isa::detected(), &layer, Rows::Last(1)).unwrap()
             };
             let masses = [mass(0, 3), mass(1, 2)];
@@ -207,9 +348,9 @@ mod tests {
                 sums: masses.iter().map(|mass| mass.sums.as_slice()).collect(),
                 seen: masses.iter().map(|mass| mass.seen.as_slice()).collect(),
             };
-            score_held(&*score, &held, &[accumulated], &mut [&mut a, &mut b]).unwrap();
+            score_resident(&*score, &resident, &[accumulated], &mut [&mut a, &mut b]).unwrap();
             assert_eq!(a[1..], b);
-            // Every head spends one; the first position is held by one head of two.
+            // Every head spends one; the first position is shown by one head of two.
             assert!((a.iter().sum::<f32>() - 1.0).abs() < 1e-6 && a[0] < 0.5);
         });
     }
