@@ -65,8 +65,11 @@ def drafter_of(drafter: Any, small: Any) -> Any:
 
 @pytest.mark.parametrize("drafter", DRAFTERS, ids=lambda d: type(d).__name__)
 @pytest.mark.parametrize("name", LENGTHS)
+@pytest.mark.parametrize("eos", [None, [3, 5, 8]], ids=["no_eos", "eos"])
 @pytest.mark.parametrize("ends", [False, True])
-def test_what_keeps_state(model: Any, small: Any, name: str, drafter: Any, ends: bool) -> None:
+def test_what_keeps_state(
+    model: Any, small: Any, name: str, drafter: Any, ends: bool, eos: list[int] | None
+) -> None:
     found = []
     for options in ({"custom_generate": loop, "drafter": drafter_of(drafter, small)}, {}):
         processor, criterion = Counting(), EndsRows()
@@ -76,7 +79,7 @@ def test_what_keeps_state(model: Any, small: Any, name: str, drafter: Any, ends:
             stopping_criteria=StoppingCriteriaList([criterion] if ends else []),
             do_sample=False,
             max_new_tokens=20,
-            eos_token_id=[3, 5, 8],
+            eos_token_id=eos,
             pad_token_id=0,
             **options,
         )

@@ -30,27 +30,34 @@ class Lockstep:
         criteria: likewise, with the ids after a step; each gives ``[B]`` booleans, or one for all.
         pad_token_id: stands where a row has ended.
         device: of the ids.
+        ends_rows: whether a row ends when a criterion says so; else all end together, once each was to end.
     """
 
     def __init__(
         self,
         processors: Sequence[Processor],
         criteria: Sequence[Criterion],
+        *,
         pad_token_id: int,
         device: torch.device,
+        ends_rows: bool = True,
     ) -> None:
         self.processors = tuple(processors)
         self.criteria = tuple(criteria)
         self.pad_token_id = pad_token_id
         self.device = device
+        self.ends_rows = ends_rows
         self.requests: list[InLockstep] = []
-        #: Which rows a criterion has ended.
+        #: Which rows end with the tokens of this step.
         self.stopped: list[bool] = []
+        # Which rows a criterion has ended so far.
+        self._ended: list[bool] = []
 
     def add(self, request: InLockstep) -> None:
         """The next row of the batch."""
         self.requests.append(request)
         self.stopped.append(False)
+        self._ended.append(False)
 
     def scores(self, active: Sequence[Request], logits: torch.Tensor) -> torch.Tensor:
         """The processed logits of the requests that take part in a step, ``[len(active), V]``."""
@@ -69,10 +76,10 @@ class Lockstep:
         if not self.criteria:
             return
         ids = self._ids(dict(zip(self._places(active), tokens, strict=True)))
-        ended = torch.zeros(len(self.requests), dtype=torch.bool)
         for criterion in self.criteria:
-            ended |= torch.as_tensor(criterion(ids, None)).cpu().bool()
-        self.stopped = ended.tolist()
+            found = torch.as_tensor(criterion(ids, None)).cpu().bool().expand(len(self.requests))
+            self._ended = [before or now for before, now in zip(self._ended, found.tolist(), strict=True)]
+        self.stopped = self._ended if self.ends_rows else [all(self._ended)] * len(self._ended)
 
     def _places(self, active: Sequence[Request]) -> list[int]:
         return [request.place for request in active]

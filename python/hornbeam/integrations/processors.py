@@ -121,6 +121,9 @@ class Criteria:
     rest: tuple[Any, ...]
     is_pure: bool
     """Whether the rest may be asked row by row."""
+    ends_rows: bool
+    """Whether a row ends by itself. In transformers it does where one of the criteria has end tokens; else
+    every row goes on until all of them are to end."""
 
     @classmethod
     def of(cls, criteria: Any) -> Criteria:
@@ -138,7 +141,8 @@ class Criteria:
             else:
                 rest.append(criterion)
         is_pure = all(_is_one_of(criterion, PURE_CRITERIA, known) for criterion in rest)
-        return cls(tuple(sorted(eos)), min(lengths, default=None), tuple(rest), is_pure)
+        ends_rows = not rest or any(hasattr(criterion, "eos_token_id") for criterion in criteria)
+        return cls(tuple(sorted(eos)), min(lengths, default=None), tuple(rest), is_pure, ends_rows)
 
     def by_row(self, device: torch.device) -> Callable[[list[int], list[int]], bool] | None:
         """The rest, to be asked about one row after each of its tokens."""

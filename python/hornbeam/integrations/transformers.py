@@ -94,11 +94,18 @@ def generate(
     if sampling_seed is None:
         sampling_seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
     # Several rows that may look at each other, or at the order in which they are asked, step together.
-    is_together = len(rows) > 1 and not (processors.is_pure and criteria.is_pure)
+    is_apart = processors.is_pure and criteria.is_pure and criteria.ends_rows
+    is_together = len(rows) > 1 and not is_apart
     lockstep = None
     if is_together:
         pad = _pad_token(config)
-        lockstep = Lockstep(processors.rest, criteria.rest, 0 if pad is None else pad, input_ids.device)
+        lockstep = Lockstep(
+            processors.rest,
+            criteria.rest,
+            pad_token_id=0 if pad is None else pad,
+            device=input_ids.device,
+            ends_rows=criteria.ends_rows,
+        )
     answers = lm.answers(
         lambda: [row[skipped:] for row, skipped in zip(rows, padding, strict=True)],
         lm.engine.options_of(
