@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from hornbeam import cuda
+from hornbeam.engine.answering import answer
 from hornbeam.engine.engine import Engine
-from hornbeam.engine.lockstep import Lockstep
-from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords, Options
-from hornbeam.engine.request import Call, Request
+from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
+from hornbeam.engine.request import Request
 from hornbeam.engine.stream import TokenStream
 from hornbeam.errors import ArgumentError
-from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.keep import Recipe
-from hornbeam.prompt import Prompt, prompts_of, token_ids
+from hornbeam.prompt import Prompt, continuation_ids, prompts_of, scored_prompt
 from hornbeam.results import Generation, Likelihood
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
@@ -171,7 +170,7 @@ class LM:
         warp: Warp | None = None,
         logits_processor: Any = None,
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
-        eos_token_id: int | Sequence[int] | None = None,
+        eos_token_id: Any = None,
         trace: Trace | None = None,
         keep: Recipe | None = None,
         n: int | None = None,
@@ -201,7 +200,8 @@ class LM:
                 into the logits. It is asked in order, once a token, along accepted text alone; one with
                 ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well.
             stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
-            eos_token_id: ends a sequence; the model's own by default.
+            eos_token_id: ends a sequence: one or several ids, also as a tensor or an array, or the text of
+                one token; the model's own by default.
             trace: records every step, see :class:`hornbeam.Trace`.
             keep: which keys and values the cache keeps, see :mod:`hornbeam.recipes`; all by default.
                 Changes the text.
@@ -257,61 +257,10 @@ class LM:
             for chunk in request.chunks():
                 stream(chunk.text, chunk.token_ids, chunk.source, **extra)  # type: ignore[misc]
 
-        answers = self.answers(read, options, show=None if stream is None else show)
+        answers = answer(self.engine, read, options, show=None if stream is None else show)
         if n is not None and many:
             return [answers[begin : begin + n] for begin in range(0, len(answers), n)]
         return answers if shows_index else answers[0]
-
-    def answers(
-        self,
-        read: Callable[[], list[list[int]]],
-        options: Options,
-        *,
-        show: Callable[[Request], None] | None = None,
-        before: list[list[int]] | None = None,
-        lockstep: Lockstep | None = None,
-    ) -> list[Generation]:
-        """Continues the prompts that ``read`` gives as token ids: :meth:`generate` for those who have its
-        options checked already.
-
-        Args:
-            read: called when the model is as it will be.
-            options: from :meth:`hornbeam.Engine.options_of`.
-            show: called with each request after every step, to take up what is new in it.
-            before: as :meth:`hornbeam.Engine.submit_all` has it.
-            lockstep: likewise.
-        """
-        call, requests, modes = Call(), list[Request](), modes_of_torch()
-
-        def after() -> None:
-            if show is not None:
-                for request in requests:
-                    show(request)
-
-        try:
-            try:
-                requests = self.engine.submit_all(
-                    read,
-                    options,
-                    streams=show is not None,
-                    releases=True,
-                    owner=call,
-                    before=before,
-                    lockstep=lockstep,
-                )
-                self.engine.run(requests, after)
-            except KeyboardInterrupt as interrupt:
-                end_frames(interrupt)
-                if not requests:
-                    raise
-                self.engine.interrupt(requests)
-            for request in requests:
-                if request.error is not None:
-                    raise request.error
-            return [request.generation() for request in requests]
-        finally:
-            self.engine.close_all(requests)
-            restore_modes(modes)
 
     def stream(self, prompt: Prompt, **options: Any) -> TokenStream:
         """Continues one prompt, and shows tokens as soon as they are certain.
@@ -335,7 +284,8 @@ class LM:
         Args:
             prompt: one prompt, as in :meth:`generate`, or a list of prompts.
             continuations: texts or token ids, each scored after the prompt, none empty; for a list of prompts
-                one list of them a prompt.
+                one list of them a prompt. A text after a text is scored as it stands there: spaces at the end
+                of the prompt belong to it, and its tokens are those that follow as many as the prompt has.
 
         Returns:
             One :class:`~hornbeam.results.Likelihood` a continuation, in order: natural logarithms under the
@@ -349,16 +299,22 @@ class LM:
 
         def read() -> tuple[list[list[int]], list[list[list[int]]]]:
             nonlocal many
-            prompts, many = prompts_of(self.engine, prompt)
+            is_list = isinstance(prompt, (list, tuple))
+            given = [scored_prompt(one) for one in prompt] if is_list else scored_prompt(prompt)
+            prompts, many = prompts_of(self.engine, given)
             groups = list(continuations) if many else [continuations]
             if len(groups) != len(prompts):
                 raise ArgumentError(
                     f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} "
                     f"prompts and {len(groups)} lists"
                 )
+            for group in groups:
+                if isinstance(group, str):
+                    raise ArgumentError(f"continuations are {group!r}, expected a list of texts or token ids")
+            texts = list(prompt) if many else [prompt]
             return prompts, [
-                [token_ids(self.engine, text, "continuation", special=False) for text in group]
-                for group in groups
+                [continuation_ids(self.engine, text, more) for more in group]
+                for text, group in zip(texts, groups, strict=True)
             ]
 
         found: list[list[Likelihood]] = self.engine.score(read)

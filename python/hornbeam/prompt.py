@@ -8,8 +8,9 @@ from typing import Any, Protocol
 import torch
 
 from hornbeam.errors import ArgumentError
+from hornbeam.integers import integer_tensor
 
-__all__ = ["Prompt", "end_tokens", "prompts_of", "token_ids"]
+__all__ = ["Prompt", "continuation_ids", "end_tokens", "prompts_of", "scored_prompt", "token_ids"]
 
 
 class Reader(Protocol):
@@ -84,8 +85,40 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
     return ids
 
 
-def end_tokens(model: Any, given: int | Sequence[int] | None) -> frozenset[int]:
-    """The tokens that end a sequence: those given, or else the model's own."""
+def continuation_ids(reader: Reader, prompt: Any, continuation: Any) -> list[int]:
+    """The token ids of a continuation. A text after a text is what it adds there: where the prompt ends with
+    spaces, tokenizers begin the next word with them (:func:`scored_prompt` takes them off the prompt).
+
+    Raises:
+        ArgumentError: as :func:`token_ids` does.
+    """
+    if not (isinstance(prompt, str) and isinstance(continuation, str)) or reader.tokenizer is None:
+        return token_ids(reader, continuation, "continuation", special=False)
+    if not continuation:
+        raise ArgumentError("continuation is empty, expected at least one token")
+    # As lm-evaluation-harness has it: the tokens of both together that follow as many as the prompt has.
+    before = token_ids(reader, scored_prompt(prompt))
+    both = token_ids(reader, prompt + continuation)
+    return both[len(before) :] or token_ids(reader, continuation, "continuation", special=False)
+
+
+def scored_prompt(prompt: Any) -> Any:
+    """A prompt whose continuations are scored: a text without the spaces at its end, unless it is nothing
+    else."""
+    return (prompt.rstrip() or prompt) if isinstance(prompt, str) else prompt
+
+
+def end_tokens(model: Any, given: Any = None, tokenizer: Any = None) -> frozenset[int]:
+    """The tokens that end a sequence: those given, or else the model's own.
+
+    Args:
+        model: has a config, and mostly a generation config.
+        given: one or several ids, also as a tensor or an array, or the text of one token.
+        tokenizer: knows the ids of texts.
+
+    Raises:
+        ArgumentError: it is neither.
+    """
     if given is None:
         config = getattr(model, "generation_config", None)
         given = getattr(config, "eos_token_id", None)
@@ -93,4 +126,11 @@ def end_tokens(model: Any, given: int | Sequence[int] | None) -> frozenset[int]:
             given = getattr(model.config.get_text_config(), "eos_token_id", None)
     if given is None:
         return frozenset()
-    return frozenset([given] if isinstance(given, int) else given)
+    if isinstance(given, str):
+        found = None if tokenizer is None else tokenizer.get_vocab().get(given)
+        if found is None:
+            raise ArgumentError(f"eos_token_id is {given!r}, expected token ids or the text of one token")
+        given = found
+    if isinstance(given, (set, frozenset)):
+        given = list(given)
+    return frozenset(integer_tensor(given, "eos_token_id").flatten().tolist())

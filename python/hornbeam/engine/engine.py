@@ -125,7 +125,7 @@ class Engine(Requests):
     def options_of(self, **options: Unpack[Keywords]) -> Options:
         """The keywords of a call, checked."""
         given: dict[str, Any] = dict(options)
-        ends = end_tokens(self.model, given.pop("eos_token_id", None))
+        ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
         return Options.of(has_tokenizer=self.tokenizer is not None, eos_token_ids=ends, **given)
 
     def submit_all(

@@ -40,7 +40,7 @@ class Keywords(TypedDict, total=False):
     warp: Warp | None
     logits_processor: Any
     stopping_criterion: Criterion | None
-    eos_token_id: int | Sequence[int] | None
+    eos_token_id: Any
     trace: Trace | None
     keep: Any
     logprobs: int | None

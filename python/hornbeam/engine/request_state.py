@@ -74,13 +74,13 @@ class RequestState:
         self.output: list[int] = []
         self.error: BaseException | None = None
         self.messages: list[Any] | None = None  # the chat that the prompt is
-        # What the criterion said in this step, by the length of the output.
-        self._stopped_at: dict[int, bool] = {}
+        self._stopped_at: dict[int, bool] = {}  # what the criterion said in this step, by length
         #: Padding before the prompt, for processors and criteria alone.
         self.before = before
         self._owner = None if owner is None else weakref.ref(owner)
         self._streams = streams
-        self._releases = releases
+        #: Whether its branch is released as soon as it is done.
+        self.releases = releases
         self._is_shared = False  # whether the output's list is another request's too
         self._shares_text = False  # whether the text is
         self._branch: Branch | None = None
@@ -245,11 +245,6 @@ class RequestState:
         self.stats.kv_bytes = int(self.branch.bytes_by_head().sum())
         self.stats.kept_share = keys / (self.branch.length * tree.num_planes)
         self.engine.freed_bytes += max(self.stats.kv_bytes_before - self.stats.kv_bytes, 0)
-
-    @property
-    def releases(self) -> bool:
-        """Whether its branch is released as soon as it is done."""
-        return self._releases
 
     @property
     def can_wait(self) -> bool:

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from hornbeam import speculation
+from hornbeam.engine.answering import answer
 from hornbeam.engine.lockstep import Lockstep
 from hornbeam.engine.request import Request
 from hornbeam.errors import ArgumentError
@@ -106,7 +107,8 @@ def generate(
             device=input_ids.device,
             ends_rows=criteria.ends_rows,
         )
-    answers = lm.answers(
+    answers = answer(
+        lm.engine,
         lambda: [row[skipped:] for row, skipped in zip(rows, padding, strict=True)],
         lm.engine.options_of(
             max_new_tokens=max(0, max_length - input_ids.shape[1]),
@@ -123,7 +125,7 @@ def generate(
     )
     if token_streamer is not None:
         token_streamer.end()
-    sequences = _pad(input_ids, [answer.token_ids for answer in answers], config)
+    sequences = _pad(input_ids, [found.token_ids for found in answers], config)
     if not config.return_dict_in_generate:
         return sequences
     from transformers.generation import GenerateDecoderOnlyOutput
