@@ -10,6 +10,7 @@ import torch
 
 from hornbeam import cuda
 from hornbeam.engine.answering import answer
+from hornbeam.engine.checkpoint import Defaults
 from hornbeam.engine.engine import Engine
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
@@ -176,6 +177,7 @@ class LM:
         n: int | None = None,
         logprobs: int | None = None,
         echo: bool = False,
+        defaults: Defaults = "text",
     ) -> Any:
         """Continues a prompt, or a ragged batch of prompts together.
 
@@ -209,6 +211,10 @@ class LM:
                 their own: those of ``[prompt] * n``.
             logprobs: the log-probabilities of every emitted token and of so many likeliest at its place,
                 under the raw model, whatever the draft; in :attr:`Generation.logprobs`.
+            defaults: what of the checkpoint's ``generation_config`` counts where an argument is left out:
+                ``"text"`` what shapes a text however it is sampled (penalties, suppressed and forced tokens,
+                bad words, n-gram rules, least lengths, sequence bias), ``"checkpoint"`` its sampling too,
+                ``"none"`` nothing but its end tokens. With ``warp`` no penalty of it.
             echo: the same of the prompt's tokens, in :attr:`Generation.prompt_logprobs`; it is computed anew.
 
         Returns:
@@ -241,6 +247,7 @@ class LM:
             keep=keep,
             logprobs=logprobs,
             echo=echo,
+            defaults=defaults,
         )
         if n is not None and n < 1:
             raise ArgumentError(f"n is {n}, expected at least 1")

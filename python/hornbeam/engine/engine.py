@@ -18,6 +18,7 @@ import torch
 
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import turns
+from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
 from hornbeam.engine.likelihood import Scored, scored_requests
@@ -94,6 +95,7 @@ class Engine(Requests):
             prefill_rows=prefill_rows,
             cuda_graphs=cuda_graphs,
         )
+        self.checkpoint = Checkpoint(self.model)
         self.chunks = Chunks()
 
     # -- requests ----------------------------------------------------------------------------------------
@@ -126,7 +128,10 @@ class Engine(Requests):
         """The keywords of a call, checked."""
         given: dict[str, Any] = dict(options)
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
-        return Options.of(has_tokenizer=self.tokenizer is not None, eos_token_ids=ends, **given)
+        has_tokenizer = self.tokenizer is not None
+        return Options.of(
+            has_tokenizer=has_tokenizer, checkpoint=self.checkpoint, eos_token_ids=ends, **given
+        )
 
     def submit_all(
         self,
@@ -166,12 +171,15 @@ class Engine(Requests):
             for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
                 number = seen.get(tuple(prompt), 0)
                 seen[tuple(prompt)] = number + 1
+                own = options
+                if options.defaults != "none":
+                    own = replace(options, processor=self.checkpoint.processor(options, len(prompt)))
                 request = make(
                     self,
                     next(indices),
                     RandomKey(number),
                     prompt,
-                    options,
+                    own,
                     ambient=ambient,
                     place=place,
                     before=() if before is None else before[place],

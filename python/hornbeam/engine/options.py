@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from hornbeam import speculation
+from hornbeam.engine.checkpoint import Checkpoint, Defaults
 from hornbeam.engine.processors import RowProcessor, row_processor
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.rule import RULES, Rule, rule_of
@@ -45,6 +46,7 @@ class Keywords(TypedDict, total=False):
     keep: Any
     logprobs: int | None
     echo: bool
+    defaults: Defaults
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,9 @@ class Options:
     keep: Any = None
     logprobs: int | None = None
     echo: bool = False
+    has_own_warp: bool = True
+    """Whether all warpers were given at once, so that the checkpoint has no say in them."""
+    defaults: Defaults = "none"
 
     @classmethod
     def greedy(cls, max_new_tokens: int, keep: Any = None) -> Options:
@@ -78,6 +83,7 @@ class Options:
         cls,
         *,
         has_tokenizer: bool,
+        checkpoint: Checkpoint,
         eos_token_ids: frozenset[int],
         max_new_tokens: int = 256,
         draft: Any = DEFAULT_DRAFT,
@@ -96,6 +102,7 @@ class Options:
         keep: Any = None,
         logprobs: int | None = None,
         echo: bool = False,
+        defaults: Defaults = "text",
     ) -> Options:
         """Checks the keywords of a call.
 
@@ -104,8 +111,10 @@ class Options:
         """
         if max_new_tokens < 0:
             raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        has_own_warp = warp is not None
         if warp is None:
             warp = Warp(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
+            warp = checkpoint.sampling(defaults, warp)
         stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         if any(not text for text in stops):
             raise ArgumentError("stop is an empty string, expected at least one character")
@@ -136,6 +145,8 @@ class Options:
             keep=keep,
             logprobs=logprobs,
             echo=echo,
+            has_own_warp=has_own_warp,
+            defaults=defaults,
         )
 
     @property

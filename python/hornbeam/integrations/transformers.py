@@ -118,6 +118,7 @@ def generate(
             logits_processor=None if is_together else processors.by_row(),
             stopping_criterion=None if is_together else criteria.by_row(input_ids.device),
             eos_token_id=list(criteria.eos_token_ids),
+            defaults="none",  # transformers has made processors of them
         ),
         show=None if token_streamer is None else _shower(token_streamer, input_ids),
         before=[row[:skipped] for row, skipped in zip(rows, padding, strict=True)],

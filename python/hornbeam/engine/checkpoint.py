@@ -1,0 +1,159 @@
+"""What a checkpoint's generation config asks for: transformers' ``generate`` obeys it unasked, and so do we.
+
+The fields that shape a text whatever it is sampled by are honoured: penalties, suppressed and forced tokens,
+bad words, n-gram rules, least lengths, sequence bias. Sampling stays greedy unless it is asked for, since a
+text that changes from call to call is a surprise where nobody asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from hornbeam.engine.processors import RowProcessor
+from hornbeam.errors import ArgumentError
+from hornbeam.warp import Warp
+
+if TYPE_CHECKING:
+    from hornbeam.engine.options import Options
+
+__all__ = ["Checkpoint", "Defaults"]
+
+Defaults = Literal["text", "checkpoint", "none"]
+
+# Fields, with the values that ask for nothing.
+_TEXT_FIELDS: dict[str, tuple[Any, ...]] = {
+    "sequence_bias": (None, {}),
+    "repetition_penalty": (None, 1.0),
+    "no_repeat_ngram_size": (None, 0),
+    "bad_words_ids": (None, []),
+    "min_length": (None, 0),
+    "min_new_tokens": (None, 0),
+    "forced_bos_token_id": (None,),
+    "forced_eos_token_id": (None,),
+    "exponential_decay_length_penalty": (None,),
+    "suppress_tokens": (None, []),
+    "begin_suppress_tokens": (None, []),
+}
+# Those that count from the end of the prompt, or to the end of the text.
+_COUNTED = {
+    "min_new_tokens",
+    "forced_eos_token_id",
+    "exponential_decay_length_penalty",
+    "begin_suppress_tokens",
+}
+
+
+class Checkpoint:
+    """The defaults of one model. Remembers its processors, so that requests that share them are one group.
+
+    Args:
+        model: its ``generation_config`` is read anew for every call.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self._made: dict[str, RowProcessor] = {}
+
+    def sampling(self, defaults: Defaults, warp: Warp) -> Warp:
+        """The warp of a request that names none of its own.
+
+        Raises:
+            ArgumentError: there are no such defaults.
+        """
+        if defaults not in ("text", "checkpoint", "none"):
+            raise ArgumentError(f"defaults is {defaults!r}, expected 'text', 'checkpoint' or 'none'")
+        config = getattr(self.model, "generation_config", None)
+        if defaults == "none" or config is None:
+            return warp
+        given: dict[str, Any] = {
+            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")
+        }
+        if defaults == "checkpoint" and config.do_sample and warp == Warp(temperature=0.0):
+            temperature = 1.0 if config.temperature is None else config.temperature
+            # transformers has both off by these values.
+            top_k = config.top_k or None
+            top_p = None if config.top_p in (None, 1.0) else config.top_p
+            given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
+        penalty = self._fields().get("repetition_penalty")
+        if penalty is not None and not self._is_penalty_early:
+            given["repetition_penalty"] = float(penalty)
+        return Warp(**given)
+
+    def processor(self, options: Options, prompt_length: int) -> RowProcessor | None:
+        """What runs before the request's own processor, and that one."""
+        fields = self._fields()
+        if not self._is_penalty_early or options.has_own_warp:
+            fields.pop("repetition_penalty", None)
+        if not fields:
+            return options.processor
+        counted = [prompt_length, options.max_new_tokens] if _COUNTED & set(fields) else []
+        key = repr([fields, counted, sorted(options.eos_token_ids)])
+        if key not in self._made:
+            if len(self._made) > 256:
+                self._made.clear()
+            parts = _processors(fields, options, prompt_length, self._device)
+            self._made[key] = RowProcessor(parts, is_pure=True)
+        own = options.processor
+        if own is None:
+            return self._made[key]
+        return RowProcessor([*self._made[key].processors, *own.processors], own.is_pure)
+
+    @property
+    def _is_penalty_early(self) -> bool:
+        """Whether the penalty cannot be left to the warp, since what follows it does not commute."""
+        return "exponential_decay_length_penalty" in self._fields()
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def _fields(self) -> dict[str, Any]:
+        config = getattr(self.model, "generation_config", None)
+        found = {name: getattr(config, name, None) for name in _TEXT_FIELDS}
+        return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}
+
+
+def _processors(
+    fields: dict[str, Any], options: Options, prompt_length: int, device: torch.device
+) -> Sequence[Any]:
+    """transformers' own processors, in its order."""
+    from transformers.generation import logits_process as known
+
+    eos = sorted(options.eos_token_ids)
+    parts: list[Any] = []
+
+    def add(field: str, make: Any, needs_eos: bool = False) -> None:
+        if field in fields and (eos or not needs_eos):
+            parts.append(make(fields[field]))
+
+    add("sequence_bias", known.SequenceBiasLogitsProcessor)
+    add("repetition_penalty", lambda value: known.RepetitionPenaltyLogitsProcessor(float(value)))
+    add("no_repeat_ngram_size", known.NoRepeatNGramLogitsProcessor)
+    add("bad_words_ids", lambda value: known.NoBadWordsLogitsProcessor(value, eos or None))
+    add("min_length", lambda value: known.MinLengthLogitsProcessor(value, eos, device=device), True)
+    add(
+        "min_new_tokens",
+        lambda value: known.MinNewTokensLengthLogitsProcessor(prompt_length, value, eos, device=device),
+        True,
+    )
+    add("forced_bos_token_id", known.ForcedBOSTokenLogitsProcessor)
+    last = prompt_length + options.max_new_tokens
+    add(
+        "forced_eos_token_id",
+        lambda value: known.ForcedEOSTokenLogitsProcessor(last, value, device=device),
+    )
+    add(
+        "exponential_decay_length_penalty",
+        lambda value: known.ExponentialDecayLengthPenalty(value, eos, prompt_length),
+        True,
+    )
+    add("suppress_tokens", lambda value: known.SuppressTokensLogitsProcessor(value, device=device))
+    begin = prompt_length + int(prompt_length == 1 and "forced_bos_token_id" in fields)
+    add(
+        "begin_suppress_tokens",
+        lambda value: known.SuppressTokensAtBeginLogitsProcessor(value, begin, device=device),
+    )
+    return parts
