@@ -121,7 +121,7 @@ class Held:
         scores = torch.empty(len(self.entries), device=self.device)
         for planes, own, (keys, _) in self.batches():
             (begin,) = upload([self.begin(planes)], self.device)
-            # Numbers of 64 bits, whichever.
+            # Any numbers of 64 bits.
             lengths = torch.empty(len(keys), dtype=torch.int64, device=self.device)
             shape = planes.stop - planes.start, self.dim + 1
             anchors = torch.empty(shape, dtype=torch.int64, device=self.device)

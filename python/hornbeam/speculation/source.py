@@ -1,4 +1,4 @@
-"""A draft source at work in one run, whichever of the two kinds it is."""
+"""A draft source at work in one run, of either kind."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ was committed and at no other time, from accepted rows alone: a step that is rol
 it was, and a draft that is rejected adds nothing. It belongs to the sequence and not to the pages,
 since the rows of two sequences that share a prefix give its keys different mass.
 
-``keeper`` is what the decoding loop calls; ``state`` what is known of a sequence; ``watch`` sees queries
+``keeper`` is what the decoding loop calls; ``state`` what is known of a sequence; ``observer`` sees queries
 while attention runs; ``scoring`` makes them scores, and ``reduction`` makes scores pages.
 """
 

@@ -166,7 +166,7 @@ class Reduction:
         """The number of the format that each kept key shall have; 0 for plain, and for what is in codes."""
         own = np.array([number for number, _ in self.formats] + [0], np.uint8)  # the last one is -1's
         now = table.formats
-        # Of a format that the recipe does not ask for: in codes all the same.
+        # The last class: codes of a format that the recipe does not ask for.
         class_of = np.full(int(now.max(initial=0)) + 1, len(self.formats))
         class_of[0] = -1
         for index, (number, _) in enumerate(self.formats):

@@ -231,7 +231,7 @@ class UnionProposer:
         return forgone >= arrears
 
     def _kind(self, proposals: Sequence[tuple[int, Drafted]], num_sequences: int) -> Hashable:
-        """What tells one step from another: how sure the guesses are that there are, and the batch."""
+        """What tells one step from another: how sure the guesses so far are, and how large the batch is."""
         likeliest = 0.0
         for number, drafted in proposals:
             likeliest = max(likeliest, self._chances.alone(number, 1, drafted.signals.confidences[0]))
