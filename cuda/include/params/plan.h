@@ -98,6 +98,14 @@ struct Entry {
 /// Bits of `first` that hold the slot.
 constexpr const uint32_t Entry_SLOT_BITS = 12;
 
+/// Where a row's key and value are written.
+struct RowSlot {
+    /// Slab id; the same slot of every plane's page.
+    uint32_t slab;
+    /// Slot on the page.
+    uint32_t slot;
+};
+
 /// One read: a run of entries and the rows that see it. Eight 32-bit words.
 struct Read {
     /// First entry; for a read by head, the index of its first range in [`Plan::head_ranges`].
@@ -121,14 +129,6 @@ struct Read {
 constexpr const uint32_t Read_OWN = 1;
 /// Each plane has its own entries: `head_ranges[entry_begin + plane]`.
 constexpr const uint32_t Read_BY_HEAD = 2;
-
-/// Where a row's key and value are written.
-struct RowSlot {
-    /// Slab id; the same slot of every plane's page.
-    uint32_t slab;
-    /// Slot on the page.
-    uint32_t slot;
-};
 
 }  // namespace hornbeam
 

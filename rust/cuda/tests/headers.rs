@@ -8,14 +8,18 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cbindgen::{Builder, Config, DocumentationStyle, ItemType, Language, RenameRule};
-use hornbeam_core::format::plan::{Entry, Read, RowSlot};
+use hornbeam_core::format::plan::Read;
+use hornbeam_core::format::slot::{Entry, RowSlot};
 use hornbeam_cuda::params::SIZES;
 
 type Failure = Box<dyn std::error::Error>;
 
 /// A header, a file of `hornbeam-core`, and what the one takes from the other.
-const FROM_CORE: [(&str, &str, &[&str]); 2] =
-    [("plan", "format/plan.rs", &["Entry", "Read", "RowSlot"]), ("ratio", "rng.rs", &["Domain"])];
+const FROM_CORE: [(&str, &str, &[&str]); 3] = [
+    ("plan", "format/slot.rs", &["Entry", "RowSlot"]),
+    ("plan", "format/plan.rs", &["Read"]),
+    ("ratio", "rng.rs", &["Domain"]),
+];
 
 /// The sizes of structs of `hornbeam-core`.
 const CORE_SIZES: [(&str, usize); 3] =
