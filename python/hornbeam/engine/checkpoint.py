@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from hornbeam.engine.processors import RowProcessor
 from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
@@ -107,8 +105,8 @@ class Checkpoint:
         return "exponential_decay_length_penalty" in self._fields()
 
     @property
-    def _device(self) -> torch.device:
-        return next(self.model.parameters()).device
+    def _device(self) -> str:
+        return str(next(self.model.parameters()).device)
 
     def _fields(self) -> dict[str, Any]:
         config = getattr(self.model, "generation_config", None)
@@ -116,9 +114,7 @@ class Checkpoint:
         return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}
 
 
-def _processors(
-    fields: dict[str, Any], options: Options, prompt_length: int, device: torch.device
-) -> Sequence[Any]:
+def _processors(fields: dict[str, Any], options: Options, prompt_length: int, device: str) -> Sequence[Any]:
     """transformers' own processors, in its order."""
     from transformers.generation import logits_process as known
 
