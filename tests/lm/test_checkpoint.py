@@ -105,3 +105,5 @@ def test_its_sampling() -> None:
 def test_defaults_that_there_are_not() -> None:
     with pytest.raises(ArgumentError, match="defaults is 'all', expected 'text', 'checkpoint' or 'none'"):
         hb.LM(models.llama()).generate(PROMPT, defaults="all")
+    with pytest.raises(ArgumentError, match="defaults is None, expected"):
+        hb.LM(models.llama()).generate(PROMPT, warp=hb.Warp(), defaults=None)

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hornbeam.engine.processors import RowProcessor
-from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
@@ -56,13 +55,7 @@ class Checkpoint:
         self._made: dict[str, RowProcessor] = {}
 
     def sampling(self, defaults: Defaults, warp: Warp) -> Warp:
-        """The warp of a request that names none of its own.
-
-        Raises:
-            ArgumentError: there are no such defaults.
-        """
-        if defaults not in ("text", "checkpoint", "none"):
-            raise ArgumentError(f"defaults is {defaults!r}, expected 'text', 'checkpoint' or 'none'")
+        """The warp of a request that names none of its own."""
         config = getattr(self.model, "generation_config", None)
         if defaults == "none" or config is None:
             return warp
@@ -75,15 +68,16 @@ class Checkpoint:
             top_k = config.top_k or None
             top_p = None if config.top_p in (None, 1.0) else config.top_p
             given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
-        penalty = self._fields().get("repetition_penalty")
-        if penalty is not None and not self._is_penalty_early:
+        fields = self._fields()
+        penalty = fields.get("repetition_penalty")
+        if penalty is not None and not _is_penalty_early(fields):
             given["repetition_penalty"] = float(penalty)
         return Warp(**given)
 
     def processor(self, options: Options, prompt_length: int) -> RowProcessor | None:
         """What runs before the request's own processor, and that one."""
         fields = self._fields()
-        if not self._is_penalty_early or options.has_own_warp:
+        if options.has_own_warp or not _is_penalty_early(fields):
             fields.pop("repetition_penalty", None)
         if not fields:
             return options.processor
@@ -100,11 +94,6 @@ class Checkpoint:
         return RowProcessor([*self._made[key].processors, *own.processors], own.is_pure)
 
     @property
-    def _is_penalty_early(self) -> bool:
-        """Whether the penalty cannot be left to the warp, since what follows it does not commute."""
-        return "exponential_decay_length_penalty" in self._fields()
-
-    @property
     def _device(self) -> str:
         return str(next(self.model.parameters()).device)
 
@@ -112,6 +101,11 @@ class Checkpoint:
         config = getattr(self.model, "generation_config", None)
         found = {name: getattr(config, name, None) for name in _TEXT_FIELDS}
         return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}
+
+
+def _is_penalty_early(fields: dict[str, Any]) -> bool:
+    """Whether the penalty cannot be left to the warp, since what follows it does not commute."""
+    return "exponential_decay_length_penalty" in fields
 
 
 def _processors(fields: dict[str, Any], options: Options, prompt_length: int, device: str) -> Sequence[Any]:

@@ -111,6 +111,8 @@ class Options:
         """
         if max_new_tokens < 0:
             raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        if defaults not in ("text", "checkpoint", "none"):
+            raise ArgumentError(f"defaults is {defaults!r}, expected 'text', 'checkpoint' or 'none'")
         has_own_warp = warp is not None
         if warp is None:
             warp = Warp(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
