@@ -55,7 +55,7 @@ test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of 
 
 .PHONY: lint
 lint: dev ## Check format, lints and types
-	cargo fmt --check
+	rustfmt --check --edition 2024 $$(git ls-files '*.rs')
 	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
 	$(VENV)/bin/ruff format --check .

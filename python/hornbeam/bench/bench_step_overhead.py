@@ -13,15 +13,13 @@ plain decoding, and before each call, in milliseconds.
 
 from __future__ import annotations
 
-import os
 import statistics
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from hornbeam.bench import harness
+from hornbeam.bench.builds import Worker, packages
 
 WORKER = Path(__file__).parent / "step_overhead_worker.py"
 
@@ -29,19 +27,17 @@ WORKER = Path(__file__).parent / "step_overhead_worker.py"
 def run(quick: bool, only: list[str] | None = None) -> dict[str, Any]:
     rows = only or ["batch_1", "batch_8", "notice"]
     results: dict[str, Any] = {}
-    against = os.environ.get("HORNBEAM_BENCH_AGAINST")
     for row in rows:
         results[row] = (
-            notice(quick) if row == "notice" else steps(int(row.removeprefix("batch_")), against, quick)
+            notice(quick) if row == "notice" else steps(int(row.removeprefix("batch_")), quick)
         )
         print(row, results[row], flush=True)
     return results
 
 
-def steps(batch: int, against: str | None, quick: bool) -> dict[str, Any]:
+def steps(batch: int, quick: bool) -> dict[str, Any]:
     """Seconds of a step, and beside another checkout."""
-    packages = {"ours": harness.PACKAGES} | ({"theirs": Path(against, "python")} if against else {})
-    workers = {name: Worker(folder, batch) for name, folder in packages.items()}
+    workers = {name: Worker(WORKER, folder, str(batch)) for name, folder in packages().items()}
     try:
         calls = {name: worker.run for name, worker in workers.items()}
         seconds = harness.alternate(calls, 5 if quick else 15, warm_up=2)
@@ -49,39 +45,9 @@ def steps(batch: int, against: str | None, quick: bool) -> dict[str, Any]:
         for worker in workers.values():
             worker.close()
     result: dict[str, Any] = {"step_seconds": statistics.median(seconds["ours"])}
-    if against:
+    if "theirs" in seconds:
         result["times_as_fast"] = harness.ratio(seconds["ours"], seconds["theirs"])
     return result
-
-
-class Worker:
-    """A process that decodes with the package in a folder."""
-
-    def __init__(self, folder: Path, batch: int) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(folder)}
-        self.process = subprocess.Popen(
-            [sys.executable, WORKER, str(batch)],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def run(self) -> float:
-        """Seconds of a step."""
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.process.stdin.write("\n")
-        self.process.stdin.flush()
-        line = self.process.stdout.readline()
-        if not line:
-            raise RuntimeError(f"the process that decodes ended with {self.process.wait()}")
-        return float(line)
-
-    def close(self) -> None:
-        assert self.process.stdin is not None
-        self.process.stdin.close()
-        self.process.wait()
 
 
 def notice(quick: bool) -> dict[str, Any]:

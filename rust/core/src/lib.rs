@@ -10,6 +10,17 @@
 //! 6. [`spec`], [`keep`]: policies of drafting and of eviction; they know layers 1 and 5
 #![deny(unsafe_code)]
 
+/// The modules of a family, a method a file, and `ALL`: what each declares as `METHOD`. A method is added by
+/// adding its file and its name to the family's list.
+macro_rules! methods {
+    ($method:ty: $($module:ident),+ $(,)?) => {
+        $(mod $module;)+
+
+        /// Every method of the family.
+        const ALL: &[$method] = &[$($module::METHOD),+];
+    };
+}
+
 pub mod error;
 pub mod format;
 pub mod keep;

@@ -5,7 +5,7 @@
 use half::bf16;
 use hornbeam_core::ops::logits::{Logits, Row};
 use hornbeam_core::ops::sample::coupled;
-use hornbeam_core::ops::verify::{Request, Rule, Verdict, max_depth, verify};
+use hornbeam_core::ops::verify::{Parameters, Request, Verdict, max_depth, rule, verify};
 use hornbeam_core::ops::warp::{Counts, Law, Warp, Warper};
 use hornbeam_core::parallel::{Parallel, Rayon, Serial};
 use hornbeam_core::rng::Stream;
@@ -112,7 +112,7 @@ fn verdicts_agree() {
     let warp = Warp::default();
     let depth = max_depth(&parents, &[0, 10, 20]).unwrap();
     let mut most = 0;
-    for rule in [Rule::WithReplacement, Rule::WithoutReplacement, Rule::TargetOnly, Rule::Coupled] {
+    for name in ["with_replacement", "without_replacement", "target_only", "coupled"] {
         for seed in 0..4 {
             let request = Request {
                 tokens: &tokens,
@@ -120,7 +120,7 @@ fn verdicts_agree() {
                 offsets: &[0, 10, 20],
                 target: logits(&target),
                 draft: Some(logits(&draft)),
-                rule,
+                rule: rule(name, Parameters::default()).unwrap(),
                 warps: &[&warp],
                 draft_warps: &[&warp],
                 seed,

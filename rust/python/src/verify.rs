@@ -4,7 +4,7 @@ use hornbeam_core::format::Dtype;
 use hornbeam_core::ops::draw::{self, Noise};
 use hornbeam_core::ops::law_weights::law_weights;
 use hornbeam_core::ops::logits::{Logits, Row};
-use hornbeam_core::ops::verify::{self, Reads, Request, Rule, Verdict};
+use hornbeam_core::ops::verify::{self, Parameters, Reads, Request, Verdict};
 use hornbeam_core::ops::warp::Warp as CoreWarp;
 use hornbeam_core::simd::Isa;
 use hornbeam_core::{Error, Result};
@@ -46,23 +46,6 @@ impl Warp {
         };
         build().map(Self).or_raise(py)
     }
-}
-
-fn rule_of(name: &str, epsilon: f64, alpha: f64) -> Result<Rule> {
-    Ok(match name {
-        "chain" => Rule::Chain,
-        "block" => Rule::Block,
-        "with_replacement" => Rule::WithReplacement,
-        "without_replacement" => Rule::WithoutReplacement,
-        "target_only" => Rule::TargetOnly,
-        "coupled" => Rule::Coupled,
-        "typical" => Rule::Typical { epsilon, alpha },
-        other => {
-            let names =
-                "chain, block, with_replacement, without_replacement, target_only, coupled or typical";
-            return Err(Error::value("rule", format!("{other:?}"), names));
-        }
-    })
 }
 
 /// The rows of a `[rows, vocabulary]` tensor whose last stride is 1.
@@ -165,7 +148,7 @@ fn verify_drafts(
             offsets: offsets.i32s(py)?,
             target: logits(py, &target)?,
             draft: draft.as_ref().map(|draft| logits(py, draft)).transpose()?,
-            rule: rule_of(rule, epsilon, alpha).or_raise(py)?,
+            rule: verify::rule(rule, Parameters { epsilon, alpha }).or_raise(py)?,
             warps: &warps,
             draft_warps: &draft_warps,
             seed,

@@ -5,6 +5,7 @@
 //! gathers the planes of one sequence, asks for scores, budgets and kept indices, and reduces.
 //! Selections break ties by lowest index; sums that decide are integers, or run in one order.
 
+mod method;
 pub mod params;
 pub mod reduce;
 pub mod resident;

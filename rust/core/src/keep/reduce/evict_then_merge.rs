@@ -3,8 +3,12 @@
 use super::{Before, Merge, NOWHERE, Reduce, nearest};
 use crate::error::Result;
 use crate::keep::Params;
+use crate::keep::method::Method;
 use crate::keep::select::order;
 use crate::simd::Isa;
+
+pub(super) const METHOD: Method<dyn Reduce> =
+    Method { name: "evict_then_merge", build: |params| Ok(Box::new(EvictThenMerge::from_params(params)?)) };
 
 /// Of the evicted keys the best `candidates` times the number kept are merged, the others are
 /// gone. A candidate joins the kept key of greatest cosine; below `threshold` it joins the zero

@@ -4,19 +4,25 @@
 //! A merge replaces a kept key by a weighted mean of itself and of evicted ones, in the rotated
 //! space that the cache holds; its logical position stays.
 
-mod evict_then_merge;
 mod nearest;
-mod similarity_merge;
-mod value_merge;
+
+methods! { Method<dyn Reduce>:
+    drop,
+    evict_then_merge,
+    similarity_merge,
+    value_merge,
+}
 
 use std::fmt::Debug;
 
+pub use drop::Drop;
 pub use evict_then_merge::EvictThenMerge;
 pub use nearest::{Nearest, nearest};
 pub use similarity_merge::SimilarityMerge;
 pub use value_merge::ValueMerge;
 
 use super::Params;
+use super::method::{self, Method};
 use crate::error::{Error, Result};
 use crate::simd::Isa;
 
@@ -114,16 +120,6 @@ pub trait Reduce: Debug + Send + Sync {
     fn merge(&self, isa: Isa, before: &Before<'_>) -> Merge;
 }
 
-/// Evicted keys leave nothing.
-#[derive(Debug, Clone, Copy)]
-pub struct Drop;
-
-impl Reduce for Drop {
-    fn merge(&self, _isa: Isa, before: &Before<'_>) -> Merge {
-        Merge::none(before.kept.len(), before.scores.len() - before.kept.len())
-    }
-}
-
 /// Writes the reduced keys and values `[kept][head_dim]` of one plane, and returns the weights
 /// that made them. Sums run in f64: the kept one, then the evicted, ascending.
 ///
@@ -182,17 +178,8 @@ fn apply(merge: &Merge, before: &Before<'_>, from: &[f32], merged: bool, out: &m
 ///
 /// # Errors
 /// [`Error::Value`] if the name or a parameter is unknown, or a parameter lies outside of its range.
-pub fn build(name: &str, mut params: Params) -> Result<Box<dyn Reduce>> {
-    let p = &mut params;
-    let reduce: Box<dyn Reduce> = match name {
-        "drop" => Box::new(Drop),
-        "evict_then_merge" => Box::new(EvictThenMerge::from_params(p)?),
-        "value_merge" => Box::new(ValueMerge::from_params(p)?),
-        "similarity_merge" => Box::new(SimilarityMerge),
-        _ => return Err(Error::value("reduce", name, "the name of a reduction")),
-    };
-    params.finish()?;
-    Ok(reduce)
+pub fn build(name: &str, params: Params) -> Result<Box<dyn Reduce>> {
+    method::build("reduce", ALL, name, params)
 }
 
 #[cfg(test)]
@@ -216,7 +203,7 @@ mod tests {
             }
             let kept: Vec<u32> = (0..n as u32).filter(|i| mask >> i & 1 == 1).collect();
             let before = Before { keys: &keys, values: &values, scores: &scores, head_dim: d, kept: &kept };
-            for name in ["drop", "evict_then_merge", "value_merge", "similarity_merge"] {
+            for name in method::names(ALL) {
                 let rule = build(name, Params::default()).unwrap();
                 let (mut k, mut v) = (vec![f32::NAN; kept.len() * d], vec![f32::NAN; kept.len() * d]);
                 let merge = reduce(Isa::detected(), &*rule, &before, &mut k, &mut v).unwrap();

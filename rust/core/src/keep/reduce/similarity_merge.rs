@@ -1,8 +1,12 @@
 //! D2O (Wan et al. 2024, arXiv 2406.13035): merge what is similar, drop the rest.
 
 use super::{Before, Merge, NOWHERE, Reduce, nearest};
+use crate::keep::method::Method;
 use crate::simd::Isa;
 use crate::simd::math::exp_scalar;
+
+pub(super) const METHOD: Method<dyn Reduce> =
+    Method { name: "similarity_merge", build: |_| Ok(Box::new(SimilarityMerge)) };
 
 /// Every evicted key joins the kept key of greatest cosine, if that is not below the mean of these
 /// greatest cosines over all evicted keys. Keys and values are merged with raw weights

@@ -3,7 +3,11 @@
 use super::{Before, Merge, NOWHERE, Reduce, nearest};
 use crate::error::Result;
 use crate::keep::Params;
+use crate::keep::method::Method;
 use crate::simd::Isa;
+
+pub(super) const METHOD: Method<dyn Reduce> =
+    Method { name: "value_merge", build: |params| Ok(Box::new(ValueMerge::from_params(params)?)) };
 
 /// Every evicted value joins the kept key of greatest cosine, if that is above `threshold`, with
 /// the raw weight `cosine * |v_e| / (|v_e| + |v_t|)` against 1 for the kept value. Keys stay.

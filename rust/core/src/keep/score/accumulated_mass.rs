@@ -2,7 +2,11 @@
 
 use super::{Score, mean};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect, Rows};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "accumulated_mass", build: |params| Ok(Box::new(AccumulatedMass::from_params(params)?)) };
 
 /// Probability mass of a key summed over all rows, mean over the query heads of the group.
 ///

@@ -2,8 +2,14 @@
 
 use super::{Score, norm};
 use crate::error::{Error, Result};
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect};
 use crate::simd::math::exp_scalar;
+
+pub(super) const METHOD: Method<dyn Score> = Method {
+    name: "expected_attention",
+    build: |params| Ok(Box::new(ExpectedAttention::from_params(params)?)),
+};
 
 /// The probability that queries yet to come are expected to give to a key, times the norm of its
 /// value: queries are taken as Gaussian with the mean and covariance of those seen, so that the

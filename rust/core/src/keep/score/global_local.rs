@@ -3,8 +3,12 @@
 
 use super::{Score, kernel_from, pooled};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect, Rows};
 use crate::ops::key_mass::MASS_ONE;
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "global_local", build: |params| Ok(Box::new(GlobalLocal::from_params(params)?)) };
 
 /// The greater of a local and a global score, brought to one mean.
 ///

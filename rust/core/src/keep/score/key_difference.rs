@@ -2,7 +2,11 @@
 
 use super::{Score, norm};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "key_difference", build: |_| Ok(Box::new(KeyDifference)) };
 
 /// Minus the cosine between a key and the mean of the normalised keys of its plane: keys unlike
 /// the others are kept. Needs no query. A key of norm 0 counts as direction 0.

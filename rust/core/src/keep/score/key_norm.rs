@@ -2,7 +2,10 @@
 
 use super::{Score, norm};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass};
+
+pub(super) const METHOD: Method<dyn Score> = Method { name: "key_norm", build: |_| Ok(Box::new(KeyNorm)) };
 
 /// Minus the norm of the key: short keys tend to draw attention. Needs no query.
 #[derive(Debug, Clone, Copy)]

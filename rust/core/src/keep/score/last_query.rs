@@ -3,7 +3,11 @@
 use super::Score;
 use super::accumulated_mass::mean_of_heads;
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Protect, Rows};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "last_query", build: |_| Ok(Box::new(LastQuery)) };
 
 /// Probability that the last row gives to a key, mean over all heads of the layer: they share one
 /// ranking. The last token itself is kept.

@@ -1,17 +1,20 @@
 //! What a key is worth: a higher score is kept longer. One file an implementation.
 
-mod accumulated_mass;
 mod batch;
-mod expected_attention;
-mod global_local;
-mod key_difference;
-mod key_norm;
-mod last_query;
-mod normalised_mass;
-mod position;
-mod value_weighted;
-mod window_mass;
-mod window_tokens;
+
+methods! { Method<dyn Score>:
+    accumulated_mass,
+    expected_attention,
+    global_local,
+    key_difference,
+    key_norm,
+    last_query,
+    normalised_mass,
+    position,
+    value_weighted,
+    window_mass,
+    window_tokens,
+}
 
 use std::fmt::Debug;
 
@@ -28,6 +31,7 @@ pub use value_weighted::ValueWeighted;
 pub use window_mass::WindowMass;
 pub use window_tokens::WindowTokens;
 
+use super::method::{self, Method};
 use super::{Layer, Mass, Params, Protect, Rows};
 use crate::error::{Error, Result};
 use crate::ops::key_mass::MASS_ONE;
@@ -88,24 +92,8 @@ pub fn score_layer(isa: Isa, score: &dyn Score, layer: &Layer<'_>, out: &mut [f3
 ///
 /// # Errors
 /// [`Error::Value`] if the name or a parameter is unknown, or a parameter lies outside of its range.
-pub fn build(name: &str, mut params: Params) -> Result<Box<dyn Score>> {
-    let p = &mut params;
-    let score: Box<dyn Score> = match name {
-        "window_mass" => Box::new(WindowMass::from_params(p)?),
-        "accumulated_mass" => Box::new(AccumulatedMass::from_params(p)?),
-        "normalised_mass" => Box::new(NormalisedMass::from_params(p)?),
-        "last_query" => Box::new(LastQuery),
-        "global_local" => Box::new(GlobalLocal::from_params(p)?),
-        "window_tokens" => Box::new(WindowTokens::from_params(p)?),
-        "expected_attention" => Box::new(ExpectedAttention::from_params(p)?),
-        "key_difference" => Box::new(KeyDifference),
-        "key_norm" => Box::new(KeyNorm),
-        "position" => Box::new(Position::from_params(p)?),
-        "value_weighted" => Box::new(ValueWeighted::from_params(p)?),
-        _ => return Err(Error::value("score", name, "the name of a score")),
-    };
-    params.finish()?;
-    Ok(score)
+pub fn build(name: &str, params: Params) -> Result<Box<dyn Score>> {
+    method::build("score", ALL, name, params)
 }
 
 /// A sum of mass over `count` rows and heads as their mean probability.
@@ -140,22 +128,9 @@ mod tests {
     use crate::keep::params::Param;
     use crate::keep::testing::with_layer;
 
-    pub(crate) const NAMES: [&str; 10] = [
-        "window_mass",
-        "accumulated_mass",
-        "normalised_mass",
-        "last_query",
-        "global_local",
-        "window_tokens",
-        "expected_attention",
-        "key_difference",
-        "key_norm",
-        "position",
-    ];
-
     #[test]
     fn every_score_takes_every_small_shape() {
-        for name in NAMES {
+        for name in method::names(ALL).into_iter().filter(|name| *name != "value_weighted") {
             let score = build(name, Params::default()).unwrap();
             let weighted =
                 Params::from_iter([("score".into(), Param::Factor(name.into(), Params::default()))]);

@@ -2,7 +2,11 @@
 
 use super::{Score, mean};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect, Rows};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "normalised_mass", build: |params| Ok(Box::new(NormalisedMass::from_params(params)?)) };
 
 /// Probability mass of a key over probe rows, divided by the number of probes that could see it,
 /// mean over the query heads of the group: the first tokens gain nothing from being seen by all.

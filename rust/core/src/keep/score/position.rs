@@ -2,7 +2,11 @@
 
 use super::Score;
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "position", build: |params| Ok(Box::new(Position::from_params(params)?)) };
 
 /// The index itself: the first `sinks` tokens and the newest are kept. Needs no query.
 ///

@@ -2,7 +2,11 @@
 
 use super::{Score, build, norm};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect, Rows};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "value_weighted", build: |params| Ok(Box::new(ValueWeighted::from_params(params)?)) };
 
 /// Another score times the norm of the value: the sum of magnitudes as in the paper, or Euclidean.
 ///

@@ -2,7 +2,11 @@
 
 use super::{Score, kernel_from, mean, pooled};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect, Rows};
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "window_mass", build: |params| Ok(Box::new(WindowMass::from_params(params)?)) };
 
 /// Mean probability that the last `window` rows give to a key, average-pooled over `kernel`
 /// neighbours, mean over the query heads of the group. The window itself is kept.

@@ -2,6 +2,7 @@
 
 use super::{Score, mean};
 use crate::error::Result;
+use crate::keep::method::Method;
 use crate::keep::{Layer, Mass, Params, Protect, Rows};
 
 /// How a window's tokens make its score.
@@ -12,6 +13,9 @@ pub enum Pool {
     /// The mean of the greater half: for tasks that look one thing up.
     Max,
 }
+
+pub(super) const METHOD: Method<dyn Score> =
+    Method { name: "window_tokens", build: |params| Ok(Box::new(WindowTokens::from_params(params)?)) };
 
 /// Probability that the last `suffix` rows give to a window of `unit` tokens, pooled within the
 /// window, then mean over the heads of the layer: they share one ranking. The suffix is kept.

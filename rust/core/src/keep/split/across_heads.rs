@@ -3,6 +3,7 @@
 use super::{Answer, Question, Scores, Split, apportion, expect};
 use crate::error::Result;
 use crate::keep::Params;
+use crate::keep::method::Method;
 use crate::keep::select::order;
 
 /// How the safeguard enters.
@@ -15,6 +16,9 @@ pub enum Blend {
     /// the rest, as in kvpress.
     Reserve,
 }
+
+pub(super) const METHOD: Method<dyn Split> =
+    Method { name: "across_heads", build: |params| Ok(Box::new(AcrossHeads::from_params(params)?)) };
 
 /// Layers get the same; within a layer the top scores over all heads say how much each head gets.
 /// What is protected is counted first, for every head.

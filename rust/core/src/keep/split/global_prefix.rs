@@ -4,9 +4,13 @@ use super::pyramid::by_layer;
 use super::{Answer, Question, Scores, Split, apportion, expect, fixed};
 use crate::error::{Error, Result};
 use crate::keep::Params;
+use crate::keep::method::Method;
 
 /// Resolution of a cumulative share.
 const ONE: u128 = 1 << 40;
+
+pub(super) const METHOD: Method<dyn Split> =
+    Method { name: "global_prefix", build: |params| Ok(Box::new(GlobalPrefix::from_params(params)?)) };
 
 /// Every layer keeps its keys from the greatest score down until they hold the same share `p` of
 /// the layer's score; `p` is the greatest that the budget allows. Meant for total mass.

@@ -3,6 +3,10 @@
 use super::{Scores, Split, apportion, fixed};
 use crate::error::{Error, Result};
 use crate::keep::Params;
+use crate::keep::method::Method;
+
+pub(super) const METHOD: Method<dyn Split> =
+    Method { name: "head_scores", build: |params| Ok(Box::new(HeadScores::from_params(params)?)) };
 
 /// Every head gets what is protected plus a share `floor` of the rest of the mean budget; what
 /// remains goes by given scores, one a (layer, kv head). Scores that are all zero count as equal.

@@ -4,6 +4,10 @@ use super::pyramid::{by_layer, linear};
 use super::{Scores, Split};
 use crate::error::Result;
 use crate::keep::Params;
+use crate::keep::method::Method;
+
+pub(super) const METHOD: Method<dyn Split> =
+    Method { name: "layer_groups", build: |params| Ok(Box::new(LayerGroups::from_params(params)?)) };
 
 /// Consecutive layers in groups of `size` keep what the scores of the group's first layer say.
 /// Budgets fall linearly over the groups: the last group's layers get `size/beta` of the mean, the

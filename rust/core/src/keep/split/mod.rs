@@ -1,14 +1,17 @@
 //! Who gets how much: one absolute budget of tokens over all planes becomes one integer a plane,
 //! and the integers sum to it exactly. One file an implementation.
 
-mod across_heads;
 mod apportion;
 mod chosen;
-mod global_prefix;
-mod head_scores;
-mod layer_groups;
-mod pyramid;
-mod uniform;
+
+methods! { Method<dyn Split>:
+    across_heads,
+    global_prefix,
+    head_scores,
+    layer_groups,
+    pyramid,
+    uniform,
+}
 
 use std::fmt::Debug;
 
@@ -21,6 +24,7 @@ pub use layer_groups::LayerGroups;
 pub use pyramid::{Pyramid, Slope};
 pub use uniform::Uniform;
 
+use super::method::{self, Method};
 use super::{Params, Protect};
 use crate::error::{Error, Result};
 
@@ -214,19 +218,8 @@ fn expect(fits: bool, answer: &Answer) -> Result<()> {
 ///
 /// # Errors
 /// [`Error::Value`] if the name or a parameter is unknown, or a parameter lies outside of its range.
-pub fn build(name: &str, mut params: Params) -> Result<Box<dyn Split>> {
-    let p = &mut params;
-    let split: Box<dyn Split> = match name {
-        "uniform" => Box::new(Uniform),
-        "pyramid" => Box::new(Pyramid::from_params(p)?),
-        "global_prefix" => Box::new(GlobalPrefix::from_params(p)?),
-        "across_heads" => Box::new(AcrossHeads::from_params(p)?),
-        "head_scores" => Box::new(HeadScores::from_params(p)?),
-        "layer_groups" => Box::new(LayerGroups::from_params(p)?),
-        _ => return Err(Error::value("split", name, "the name of a split")),
-    };
-    params.finish()?;
-    Ok(split)
+pub fn build(name: &str, params: Params) -> Result<Box<dyn Split>> {
+    method::build("split", ALL, name, params)
 }
 
 /// Offsets of planes that all have `num_tokens` keys.

@@ -3,6 +3,10 @@
 use super::{Scores, Split, apportion};
 use crate::error::Result;
 use crate::keep::Params;
+use crate::keep::method::Method;
+
+pub(super) const METHOD: Method<dyn Split> =
+    Method { name: "pyramid", build: |params| Ok(Box::new(Pyramid::from_params(params)?)) };
 
 /// Budgets fall linearly from the first layer to the last: the last gets `1/beta` of the mean, the
 /// first the rest of twice the mean. All heads of a layer get the same.

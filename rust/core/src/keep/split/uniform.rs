@@ -2,6 +2,9 @@
 
 use super::{Scores, Split, apportion};
 use crate::error::Result;
+use crate::keep::method::Method;
+
+pub(super) const METHOD: Method<dyn Split> = Method { name: "uniform", build: |_| Ok(Box::new(Uniform)) };
 
 /// Every plane gets the same; what does not divide goes to the first ones.
 #[derive(Debug, Clone, Copy)]

@@ -6,11 +6,19 @@
 //! passes is accepted, so the walk goes on after one fails. Then the next token comes from
 //! `max(P_i p_{i+1} - q_{i+1}, 0)`, or from the target's law at the leaf.
 
+use super::rule::Method;
 use super::walk::{Accepted, Walk};
 use crate::error::Result;
 use crate::rng::Domain;
 
-pub(super) fn walk(walk: &mut Walk<'_>, accepted: &mut Accepted<'_>) -> Result<u32> {
+pub(super) const METHOD: Method = Method {
+    name: "block",
+    compares: true,
+    only_chains: true,
+    walk: |walk, accepted, _| self::walk(walk, accepted),
+};
+
+fn walk(walk: &mut Walk<'_>, accepted: &mut Accepted<'_>) -> Result<u32> {
     let length = walk.len();
     let (mut longest, mut factor, mut factor_of_longest) = (0, 1.0f64, 1.0f64);
     for row in 0..=length {

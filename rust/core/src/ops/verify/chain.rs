@@ -4,11 +4,19 @@
 //! from `max(p - q, 0)`. The inequality is strict, so a token that the target rules out never passes.
 //! A token that the draft's law cannot have drawn is refused.
 
+use super::rule::Method;
 use super::walk::{Accepted, Walk};
 use crate::error::Result;
 use crate::rng::Domain;
 
-pub(super) fn walk(walk: &mut Walk<'_>, accepted: &mut Accepted<'_>) -> Result<u32> {
+pub(super) const METHOD: Method = Method {
+    name: "chain",
+    compares: true,
+    only_chains: true,
+    walk: |walk, accepted, _| self::walk(walk, accepted),
+};
+
+fn walk(walk: &mut Walk<'_>, accepted: &mut Accepted<'_>) -> Result<u32> {
     for row in 0..walk.len() {
         walk.read_target(row)?;
         walk.read_draft(row)?;

@@ -4,9 +4,17 @@
 //! this is greedy verification; with a draft that draws nothing it is the chain rule too, since
 //! "accept x with p(x), else draw from p without x" is "draw from p, accept if it is x".
 
+use super::rule::Method;
 use super::walk::{Accepted, Walk};
 use crate::error::Result;
 use crate::ops::sample;
+
+pub(super) const METHOD: Method = Method {
+    name: "coupled",
+    compares: false,
+    only_chains: false,
+    walk: |walk, accepted, _| self::walk(walk, accepted),
+};
 
 pub(super) fn walk(walk: &mut Walk<'_>, accepted: &mut Accepted<'_>) -> Result<u32> {
     let mut row = 0;

@@ -9,14 +9,12 @@
 //! never sees a draw whose outcome shaped an earlier one. Noise of the coupled rule is keyed by the
 //! position of the token itself, and by no node.
 
-mod block;
-mod chain;
-mod coupled;
 mod reads;
 mod recursive;
-mod target_only;
-mod typical;
+mod rule;
 mod walk;
+
+methods! { Method: block, chain, coupled, target_only, typical, with_replacement, without_replacement }
 
 use std::sync::Mutex;
 
@@ -27,31 +25,23 @@ use crate::parallel::{Parallel, Serial};
 use crate::rng::{MAX_NODES, Stream};
 use crate::simd::Isa;
 pub use reads::Reads;
+use rule::Method;
+pub use rule::{Parameters, Rule};
 pub(super) use walk::Workspace;
 use walk::{Accepted, Walk};
 
-/// How a draft is verified. All but [`Rule::Typical`] keep the target's law exactly.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Rule {
-    /// [`chain`].
-    Chain,
-    /// [`block`].
-    Block,
-    /// [`recursive`], siblings drawn independently.
-    WithReplacement,
-    /// [`recursive`], siblings drawn without replacement.
-    WithoutReplacement,
-    /// [`target_only`].
-    TargetOnly,
-    /// [`coupled`].
-    Coupled,
-    /// [`typical`]: lossy.
-    Typical {
-        /// The probability above which a token is always accepted.
-        epsilon: f64,
-        /// Factor of `exp(-entropy)`, the other bound.
-        alpha: f64,
-    },
+/// The rule of a name.
+///
+/// # Errors
+/// [`Error::Value`] if there is none.
+pub fn rule(name: &str, parameters: Parameters) -> Result<Rule> {
+    match ALL.iter().find(|method| method.name == name) {
+        Some(method) => Ok(Rule { method, parameters }),
+        None => {
+            let names: Vec<_> = ALL.iter().map(|method| method.name).collect();
+            Err(Error::value("rule", format!("{name:?}"), format!("one of {}", names.join(", "))))
+        }
+    }
 }
 
 /// What is verified. The fields are parallel arrays over sequences, or over draft tokens.
@@ -199,7 +189,7 @@ impl Request<'_> {
             }
             None => {}
         }
-        if self.rule == Rule::Chain || self.rule == Rule::Block {
+        if self.rule.method.only_chains {
             for bounds in self.offsets.windows(2) {
                 let parents = &self.parents[bounds[0] as usize..bounds[1] as usize];
                 if let Some(index) = parents.iter().enumerate().position(|(i, p)| *p != i as i32 - 1) {
@@ -271,23 +261,11 @@ fn one(
 ) -> Result<()> {
     let mut accepted = Accepted { rows: slot.rows, count: 0 };
     let mut walk = Walk::new(isa, request, sequence, workspace)?;
-    // An argmax has one outcome, and a draft that draws nothing is accepted where a draw from the
-    // target says the same: every exact rule is then the coupled one.
-    let is_certain = request.warp(sequence).is_greedy();
-    let token = match request.rule {
-        Rule::TargetOnly if !is_certain => target_only::walk(&mut walk, &mut accepted)?,
-        Rule::Typical { epsilon, alpha } if !is_certain => {
-            typical::walk(&mut walk, &mut accepted, epsilon, alpha)?
-        }
-        Rule::Chain if request.draft.is_some() && !is_certain => chain::walk(&mut walk, &mut accepted)?,
-        Rule::Block if request.draft.is_some() && !is_certain => block::walk(&mut walk, &mut accepted)?,
-        Rule::WithReplacement if request.draft.is_some() && !is_certain => {
-            recursive::walk(&mut walk, &mut accepted, recursive::Siblings::Independent)?
-        }
-        Rule::WithoutReplacement if request.draft.is_some() && !is_certain => {
-            recursive::walk(&mut walk, &mut accepted, recursive::Siblings::Distinct)?
-        }
-        _ => coupled::walk(&mut walk, &mut accepted)?,
+    let Rule { method, parameters } = &request.rule;
+    let is_coupled = request.warp(sequence).is_greedy() || (method.compares && request.draft.is_none());
+    let token = match is_coupled {
+        true => coupled::walk(&mut walk, &mut accepted)?,
+        false => (method.walk)(&mut walk, &mut accepted, parameters)?,
     };
     *slot.num_accepted = accepted.count as i32;
     *slot.next_token = i64::from(token);

@@ -6,10 +6,13 @@
 
 use smallvec::SmallVec;
 
+use super::rule::{Method, Parameters};
 use super::walk::{Accepted, Walk};
 use crate::error::Result;
 use crate::rng::Domain;
 use crate::simd::math;
+
+pub(super) const METHOD: Method = Method { name: "typical", compares: false, only_chains: false, walk: walk };
 
 /// A row reached by passing tokens.
 #[derive(Clone, Copy)]
@@ -19,12 +22,8 @@ struct Reached {
     likelihood: f64,
 }
 
-pub(super) fn walk(
-    walk: &mut Walk<'_>,
-    accepted: &mut Accepted<'_>,
-    epsilon: f64,
-    alpha: f64,
-) -> Result<u32> {
+fn walk(walk: &mut Walk<'_>, accepted: &mut Accepted<'_>, parameters: &Parameters) -> Result<u32> {
+    let Parameters { epsilon, alpha } = *parameters;
     let mut reached: SmallVec<[Option<Reached>; 64]> = SmallVec::from_elem(None, walk.len() + 1);
     reached[0] = Some(Reached { parent: 0, depth: 0, likelihood: 1.0 });
     let mut best: Option<(usize, Reached)> = None;
