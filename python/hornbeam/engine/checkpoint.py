@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hornbeam.engine.processors import RowProcessor
+from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ _COUNTED = {
 }
 
 
+_PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+
+
 class Checkpoint:
     """The defaults of one model. Remembers its processors, so that requests that share them are one group.
 
@@ -60,18 +64,23 @@ class Checkpoint:
         if defaults == "none" or config is None:
             return warp
         given: dict[str, Any] = {
-            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")
+            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p", *_PENALTIES)
         }
-        if defaults == "checkpoint" and config.do_sample and warp == Warp(temperature=0.0):
+        if defaults == "checkpoint" and config.do_sample and _samples_nothing(warp):
             temperature = 1.0 if config.temperature is None else config.temperature
             # transformers has both off by these values.
             top_k = config.top_k or None
             top_p = None if config.top_p in (None, 1.0) else config.top_p
-            given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
+            given |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
         fields = self._fields()
-        penalty = fields.get("repetition_penalty")
-        if penalty is not None and not _is_penalty_early(fields):
-            given["repetition_penalty"] = float(penalty)
+        if _is_penalty_early(fields):
+            if warp.repetition_penalty is not None:
+                raise ArgumentError(
+                    f"repetition_penalty is {warp.repetition_penalty} where the checkpoint has an "
+                    "exponential_decay_length_penalty, which comes after it; expected defaults='none'"
+                )
+        elif warp.repetition_penalty is None and "repetition_penalty" in fields:
+            given["repetition_penalty"] = float(fields["repetition_penalty"])
         return Warp(**given)
 
     def processor(self, options: Options, prompt_length: int) -> RowProcessor | None:
@@ -80,7 +89,7 @@ class Checkpoint:
         if options.has_own_warp or not _is_penalty_early(fields):
             fields.pop("repetition_penalty", None)
         if not fields:
-            return options.processor
+            return options.own_processor
         counted = [prompt_length, options.max_new_tokens] if _COUNTED & set(fields) else []
         key = repr([fields, counted, sorted(options.eos_token_ids)])
         if key not in self._made:
@@ -88,7 +97,7 @@ class Checkpoint:
                 self._made.clear()
             parts = _processors(fields, options, prompt_length, self._device)
             self._made[key] = RowProcessor(parts, is_pure=True)
-        own = options.processor
+        own = options.own_processor
         if own is None:
             return self._made[key]
         return RowProcessor([*self._made[key].processors, *own.processors], own.is_pure)
@@ -101,6 +110,11 @@ class Checkpoint:
         config = getattr(self.model, "generation_config", None)
         found = {name: getattr(config, name, None) for name in _TEXT_FIELDS}
         return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}
+
+
+def _samples_nothing(warp: Warp) -> bool:
+    """Whether nothing that shapes sampling was asked for."""
+    return warp.temperature == 0 and warp.top_k is None and warp.top_p is None and warp.min_p is None
 
 
 def _is_penalty_early(fields: dict[str, Any]) -> bool:

@@ -79,6 +79,8 @@ class Processors:
             rest.pop()
         if not do_sample:
             options = {k: v for k, v in options.items() if k == "repetition_penalty"} | {"temperature": 0.0}
+        # A warp without one would be greedy.
+        options = {"temperature": 1.0} | options
         is_pure = all(_is_one_of(part, PURE_PROCESSORS, known) or _is_plain_penalty(part) for part in rest)
         return cls(Warp(**options), tuple(rest), is_pure)
 
