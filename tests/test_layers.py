@@ -18,7 +18,7 @@ LAYERS = (
     ("ops",),
     ("cache",),
     ("model",),
-    ("keep", "speculation"),
+    ("keep", "search", "speculation"),
     ("engine",),
     ("lm", "build"),
     ("recipes", "integrations"),

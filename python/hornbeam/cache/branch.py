@@ -99,6 +99,10 @@ class Branch:
         page_bytes = self.tree.slab_bytes // self.tree.num_planes
         return pages.view(self.tree.num_physical_layers, self.tree.num_kv_heads) * page_bytes
 
+    def nodes(self) -> list[tuple[int, int, int]]:
+        """The nodes of its path, from the root: (number, position of the first token, tokens)."""
+        return [node[:3] for node in self._native.path_nodes(self._id)]
+
     def stats(self) -> dict[str, int]:
         """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``; and
         ``bytes`` of pages, of which :meth:`bytes_by_head` tells the parts."""

@@ -143,6 +143,7 @@ class Engine(Requests):
         owner: object = None,
         before: Sequence[Sequence[int]] | None = None,
         lockstep: Lockstep | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Request]:
         """Adds the prompts of one call. Equal ones get different random numbers; a prompt alone and the same
         prompt beside others get the same.
@@ -155,6 +156,7 @@ class Engine(Requests):
             owner: they end with this object, if it is given.
             before: of each prompt the padding that processors and criteria see before it.
             lockstep: what they are asked about together, if they step together. Without drafts.
+            numbers: which random sequence each is, in place of the numbers of equal prompts.
         """
         make: Callable[..., Request] = Request
         if lockstep is not None:
@@ -169,9 +171,12 @@ class Engine(Requests):
             indices = self._free_indices()
             requests: list[Request] = []
             for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
-                number = seen.get(tuple(prompt), 0)
-                seen[tuple(prompt)] = number + 1
                 own = options
+                if numbers is None:
+                    number = seen.get(tuple(prompt), 0)
+                    seen[tuple(prompt)] = number + 1
+                else:
+                    number = numbers[place]
                 if options.defaults != "none":
                     own = replace(options, processor=self.checkpoint.processor(options, len(prompt)))
                 request = make(
