@@ -7,11 +7,12 @@
 
 from __future__ import annotations
 
-from hornbeam import integrations, keep, ops, recipes, speculation
+from hornbeam import integrations, keep, ops, recipes, search, speculation
 from hornbeam.build import build_info
 from hornbeam.cache.tree import PrefixTree
 from hornbeam.engine.engine import Engine
 from hornbeam.lm import LM
+from hornbeam.search.budget import Budget
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
 
@@ -20,6 +21,7 @@ spec = speculation
 
 __all__ = [
     "LM",
+    "Budget",
     "Engine",
     "PrefixTree",
     "Trace",
@@ -29,6 +31,7 @@ __all__ = [
     "keep",
     "ops",
     "recipes",
+    "search",
     "spec",
     "speculation",
 ]

@@ -20,7 +20,7 @@ __all__ = [
     "end_tokens",
     "is_answer_begun",
     "prompts_of",
-    "scored_prompt",
+    "scored_texts",
     "text_ids",
     "token_ids",
 ]
@@ -225,6 +225,36 @@ def _templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options:
 def is_answer_begun(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a chat ends with a message of the model, which is to be gone on with."""
     return bool(messages) and messages[-1].get("role") == "assistant"
+
+
+def scored_texts(
+    reader: Reader, prompt: Any, continuations: Any
+) -> tuple[list[list[int]], list[list[list[int]]], bool]:
+    """What :meth:`hornbeam.LM.score` is to score: token ids of each prompt and of its continuations, and whether
+    the caller gave a list of prompts.
+
+    Raises:
+        ArgumentError: as :meth:`hornbeam.LM.score` does.
+    """
+    given = scored_prompt(reader, prompt)
+    if isinstance(prompt, (list, tuple)) and prompt:
+        given = [scored_prompt(reader, one) for one in prompt]
+    prompts, many = prompts_of(reader, given)
+    groups = list(continuations) if many else [continuations]
+    if len(groups) != len(prompts):
+        raise ArgumentError(
+            f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} prompts and "
+            f"{len(groups)} lists"
+        )
+    for group in groups:
+        if isinstance(group, str):
+            raise ArgumentError(f"continuations are {group!r}, expected a list of texts or token ids")
+    texts = list(prompt) if many else [prompt]
+    ids = [
+        [continuation_ids(reader, text, more) for more in group]
+        for text, group in zip(texts, groups, strict=True)
+    ]
+    return prompts, ids, many
 
 
 def continuation_ids(reader: Reader, prompt: Any, continuation: Any) -> list[int]:

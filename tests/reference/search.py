@@ -13,7 +13,8 @@ Tell = Callable[[int], Told]
 
 
 def rebase_shares(values: Sequence[float], width: int, balance: float) -> list[int]:
-    """REBASE (Wu et al. 2024, section 3.2): from the best leaf down, the ceiling of its share of what is left."""
+    """REBASE (Wu et al. 2024, section 3.2): from the best leaf down, the ceiling of its share of what is
+    left."""
     weights = [Fraction(math.exp((value - max(values)) / balance)) for value in values]
     left, total = width, sum(weights, Fraction(0))
     shares = [0] * len(values)
@@ -27,10 +28,13 @@ def rebase_shares(values: Sequence[float], width: int, balance: float) -> list[i
 
 
 def rounds(
-    width: int, max_depth: int, tell: Tell, share: Callable[[list[int], list[int], dict[int, float]], list[int]]
+    width: int,
+    max_depth: int,
+    tell: Tell,
+    share: Callable[[list[int], list[int], dict[int, float]], list[int]],
 ) -> list[list[tuple[int, int]]]:
-    """A search level by level: the (leaf, children) of each round. ``share(leaves, ended, values)`` gives the counts,
-    ``ended`` being the leaves that ended in the round before."""
+    """A search level by level: the (leaf, children) of each round. ``share(leaves, ended, values)`` gives
+    the counts, ``ended`` being the leaves that ended in the round before."""
     values: dict[int, float] = {0: 1.0}
     asked = [[(0, width)]]
     number = 1
@@ -108,7 +112,8 @@ def dvts(width: int, max_depth: int, children: int, tell: Tell) -> list[list[tup
 
 
 def a_star(children: int, max_depth: int, cost: str, answers: int, tell: Tell) -> list[tuple[int, int]]:
-    """Expansions of A*: the leaf of least ``g + 1 - value``; it ends when ``answers`` such leaves had ended."""
+    """Expansions of A*: the leaf of least ``g + 1 - value``; it ends when ``answers`` such leaves had
+    ended."""
     value, parent, depth, ended = {0: 1.0}, {0: 0}, {0: 0}, {0: False}
     heap: list[tuple[float, int]] = [(0.0, 0)]
     asked: list[tuple[int, int]] = []

@@ -65,7 +65,10 @@ def test_policies_in_rounds(
             search.StepBeam(width=width, children=children, max_depth=depth),
             reference.step_beam(width, depth, children, tell),
         ),
-        (search.DVTS(width=width, children=children, max_depth=depth), reference.dvts(width, depth, children, tell)),
+        (
+            search.DVTS(width=width, children=children, max_depth=depth),
+            reference.dvts(width, depth, children, tell),
+        ),
     ]
     for policy, want in pairs:
         work = policy.open(0)
@@ -147,7 +150,12 @@ def test_particles_that_ended_stay_in_the_pool() -> None:
 
 
 def test_most_limits_a_round() -> None:
-    for policy in (search.Rebase(width=8), search.StepBeam(width=8), search.DVTS(width=8), search.BestOfN(n=8)):
+    for policy in (
+        search.Rebase(width=8),
+        search.StepBeam(width=8),
+        search.DVTS(width=8),
+        search.BestOfN(n=8),
+    ):
         work = policy.open(0)
         [one] = work.ask(5)
         assert one.children == 5
@@ -170,7 +178,7 @@ def test_what_is_told_wrongly_is_refused() -> None:
     with pytest.raises(ArgumentError, match=r"a value is 0.75, expected 0.25 as it was told before"):
         work.tell(one.trial, [0.75, 0.5], [False, True])
     unit = search.AStar(children=1).open(0)
-    with pytest.raises(ArgumentError, match="a value is 1.5, expected a number from 0 to 1"):
+    with pytest.raises(ArgumentError, match=r"a value is 1\.5, expected a number from 0 to 1"):
         unit.tell(unit.ask()[0].trial, [1.5], [False])
 
 

@@ -1,7 +1,7 @@
-"""Runs a search: the children of a round are written in one ragged batch, over prefixes that are computed once.
+"""Runs a search: the children of a round are written in one ragged batch, over prefixes that are read once.
 
-A node is a request that has ended and still holds its branch; its children are requests whose prompt is all that it
-holds. They share its pages, and read one row of their own before they write.
+A node is a request that has ended and still holds its branch; its children are requests whose prompt is all
+that it holds. They share its pages, and read one row of their own before they write.
 """
 
 from __future__ import annotations
@@ -84,7 +84,8 @@ class Searching:
 
         Raises:
             BudgetExhausted: the budget ran out before any path was valued.
-            BaseException: what the model, a value or ``finish`` raised, or Ctrl-C, before any path was valued.
+            BaseException: what the model, a value or ``finish`` raised, or Ctrl-C, before any
+                path was valued.
         """
         modes = modes_of_torch()
         stop: Stop = "over"
@@ -105,12 +106,15 @@ class Searching:
         finally:
             self.engine.close_all([*self._written, *self._held.values()])
             self._held.clear()
+            self.ledger.release_bytes(self.ledger.kv_bytes_held)
             restore_modes(modes)
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
                 raise error
-            raise BudgetExhausted(f"the budget of {stop} was spent before any path was valued: {self.ledger!r}")
+            raise BudgetExhausted(
+                f"the budget of {stop} was spent before any path was valued: {self.ledger!r}"
+            )
         finished = self.tree.finished
         best = self.select(finished) if finished else max(valued, key=lambda path: (path.value, -path.node))
         return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error)
@@ -209,8 +213,10 @@ class Searching:
 
     def _is_spent(self, within: bool = False) -> Stop | None:
         """The kind of cost that ran out; within a round what the round has reserved counts as there."""
-        kinds = ("forwards", "seconds") if within else ("tokens", "forwards", "verifier_calls", "seconds")
-        return next((kind for kind in kinds if self.ledger.left(kind) == 0), None)  # type: ignore[return-value]
+        kinds: tuple[Stop, ...] = ("forwards", "seconds")
+        if not within:
+            kinds = ("tokens", "verifier_calls", *kinds)
+        return next((kind for kind in kinds if self.ledger.left(kind) == 0), None)
 
     def _affordable(self) -> tuple[int | None, Stop | None]:
         """How many children a round may have (None: as many as the policy likes), and what limits them."""

@@ -1,8 +1,10 @@
 """Search over continuations: propose x value x allocate x prune.
 
-A :class:`Policy` says which leaves are expanded next and into how many children; :meth:`hornbeam.LM.search` writes
-them, all children of a round in one ragged batch, over prefixes that are computed once. A policy can be used without
-a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and told what became of them.
+A :class:`Policy` says which leaves are expanded next and into how many children; :meth:`hornbeam.LM.search`
+writes them, all children of a round in one ragged batch, over prefixes that are computed once. A policy can
+be used without
+a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and told what became
+    of them.
 """
 
 from hornbeam.search import select

@@ -19,8 +19,8 @@ Amounts = list[int]
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits; ``None`` is none. None is ever passed, but for ``seconds`` by the forward pass, or the call of a
-    value, that was under way.
+    """Limits; ``None`` is none. None is ever passed, but for ``seconds`` by the forward pass, or the call
+    of a value, that was under way.
 
     Attributes:
         tokens: that the model writes.
@@ -75,7 +75,8 @@ class Account:
         return Account(self._native, self._native.open(self._number, (budget or Budget()).limits()))
 
     def reserve(self, **given: int) -> bool:
-        """Charges work that is to be done, if it fits everywhere; says whether it did. Nothing changes if not."""
+        """Charges work that is to be done, if it fits everywhere; says whether it did. Nothing changes if
+        not."""
         return self._native.reserve(self._number, amounts(**given))
 
     def settle(self, reserved: dict[str, int], **used: int) -> None:
@@ -139,7 +140,8 @@ class Account:
 
 
 class Ledger(Account):
-    """What a search has spent: ``tokens``, ``forwards``, ``kv_bytes`` (the peak), ``verifier_calls`` and ``seconds``.
+    """What a search has spent: ``tokens``, ``forwards``, ``kv_bytes`` (the peak), ``verifier_calls`` and
+    ``seconds``.
 
     Args:
         budget: the limits of the whole.

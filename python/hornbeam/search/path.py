@@ -98,8 +98,8 @@ class SearchResult:
         answers: all answers, the most votes first, then the greatest value.
         ledger: what was spent.
         tree: all paths.
-        stop: why it ended: ``"over"`` by itself, the kind of cost that ran out, ``"interrupted"`` by Ctrl-C, or
-            ``"error"``.
+        stop: why it ended: ``"over"`` by itself, the kind of cost that ran out, ``"interrupted"`` by
+            Ctrl-C, or ``"error"``.
         error: what a value, ``finish``, a draft or the model raised, where ``stop`` is ``"error"``.
     """
 
@@ -111,4 +111,6 @@ class SearchResult:
     error: BaseException | None = None
 
     def __repr__(self) -> str:
-        return f"<SearchResult {self.best!r}, {len(self.answers)} answers, stop {self.stop!r}, {self.ledger!r}>"
+        return (
+            f"<SearchResult {self.best!r}, {len(self.answers)} answers, stop {self.stop!r}, {self.ledger!r}>"
+        )

@@ -10,7 +10,8 @@ __all__ = ["answers", "best", "majority", "weighted"]
 
 
 def answers(paths: Sequence[Path]) -> list[Answer]:
-    """The answers of finished paths: the most votes first, then the greatest sum of values, then the first found."""
+    """The answers of finished paths: the most votes first, then the greatest sum of values, then the first
+    found."""
     groups: dict[str, list[Path]] = {}
     for path in paths:
         groups.setdefault(path.answer if path.answer is not None else path.text.strip(), []).append(path)

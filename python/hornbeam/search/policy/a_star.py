@@ -14,13 +14,14 @@ __all__ = ["AStar"]
 
 @dataclass(frozen=True)
 class AStar(Policy):
-    """The leaf of least ``g + (1 - value)`` goes on next, into ``children``; the search is over when that leaf has ended
-    (A*-Decoding). Values are from 0 to 1. The paper's own ``g`` is not at hand: ``cost`` chooses one of ours.
+    """The leaf of least ``g + (1 - value)`` goes on next, into ``children``; the search is over when that
+    leaf has ended (A*-Decoding). Values are from 0 to 1. The paper's own ``g`` is not at hand: ``cost``
+    chooses one of ours.
 
     Attributes:
         children: of a leaf.
-        cost: what a path has cost: ``"nothing"``, ``"doubt"`` (the sum of 1 - value along it) or ``"falls"`` (the sum of
-            what the value fell along it).
+        cost: what a path has cost: ``"nothing"``, ``"doubt"`` (the sum of 1 - value along it) or
+            ``"falls"`` (the sum of what the value fell along it).
         answers: ended leaves to come to before the search is over.
     """
 
@@ -33,5 +34,8 @@ class AStar(Policy):
 
     def open(self, seed: int) -> Search:
         """Begins a search."""
-        children, answers = whole_number(self.children, "children", 1), whole_number(self.answers, "answers", 1)
+        children, answers = (
+            whole_number(self.children, "children", 1),
+            whole_number(self.answers, "answers", 1),
+        )
         return NativeSearch(_native.SearchPolicy.best_first(children, self.max_depth, self.cost, answers))

@@ -30,17 +30,17 @@ class Search:
     """A policy at work on one prompt: asked for expansions, and told what became of them, in any order."""
 
     def ask(self, most: int | None = None) -> list[Expansion]:
-        """What to do next, with at most ``most`` children in all. Nothing while something that decides it is still
-        to be told, and nothing any more once the search is over."""
+        """What to do next, with at most ``most`` children in all. Nothing while something that decides it
+        is still to be told, and nothing any more once the search is over."""
         raise NotImplementedError
 
     def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None:
-        """What the children of an expansion are worth, in their order, and which of them have ended. To tell the same
-        again does nothing.
+        """What the children of an expansion are worth, in their order, and which of them have ended. To
+        tell the same again does nothing.
 
         Raises:
-            ArgumentError: the trial was not asked; there is not one value a child; a value is not finite, or out of
-                the policy's range; or something else was told before. Nothing has changed then.
+            ArgumentError: the trial was not asked; there is not one value a child; a value is not finite,
+                or out of the policy's range; or something else was told before. Nothing has changed then.
         """
         raise NotImplementedError
 

@@ -14,8 +14,8 @@ __all__ = ["DVTS"]
 
 @dataclass(frozen=True)
 class DVTS(Policy):
-    """Subtrees that do not compete, ``width / children`` of them: each goes on from the best of its ``children``
-    (Beeching et al. 2024, "Scaling test-time compute with open models").
+    """Subtrees that do not compete, ``width / children`` of them: each goes on from the best of its
+    ``children`` (Beeching et al. 2024, "Scaling test-time compute with open models").
 
     Attributes:
         width: children of a round.

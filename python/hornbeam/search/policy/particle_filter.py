@@ -15,9 +15,9 @@ __all__ = ["ParticleFilter"]
 
 @dataclass(frozen=True)
 class ParticleFilter(Policy):
-    """After every step ``width`` paths are drawn anew, by the softmax of the logit of their last value over ``balance``
-    (Puri et al. 2025, arXiv 2502.01618). Paths that have ended are drawn too, and keep their value. Values are from 0
-    to 1.
+    """After every step ``width`` paths are drawn anew, by the softmax of the logit of their last value over
+    ``balance`` (Puri et al. 2025, arXiv 2502.01618). Paths that have ended are drawn too, and keep their
+    value. Values are from 0 to 1.
 
     Attributes:
         width: particles.

@@ -15,9 +15,9 @@ __all__ = ["Rebase"]
 
 @dataclass(frozen=True)
 class Rebase(Policy):
-    """What is left of the width is shared out over all leaves in proportion to ``exp(value / balance)`` (Wu et al. 2024,
-    arXiv 2408.00724). The shares sum to it exactly, where the authors' float code may be one off. A path that has
-    ended takes its place with it.
+    """What is left of the width is shared out over all leaves in proportion to ``exp(value / balance)`` (Wu
+    et al. 2024, arXiv 2408.00724). The shares sum to it exactly, where the authors' float code may be one
+    off. A path that has ended takes its place with it.
 
     Attributes:
         width: children of the first round.

@@ -14,8 +14,8 @@ __all__ = ["StepBeam"]
 
 @dataclass(frozen=True)
 class StepBeam(Policy):
-    """The best leaves of a round get ``children`` each, ``width`` in all (Snell et al. 2024, arXiv 2408.03314, section
-    5.2). A path that has ended takes its place with it.
+    """The best leaves of a round get ``children`` each, ``width`` in all (Snell et al. 2024, arXiv
+    2408.03314, section 5.2). A path that has ended takes its place with it.
 
     Attributes:
         width: children of a round.

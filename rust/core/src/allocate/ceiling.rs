@@ -1,6 +1,6 @@
 //! REBASE's proportional split (Wu et al. 2024, arXiv 2408.00724, section 3.2).
 
-use super::Scratch;
+use super::scratch::Scratch;
 
 /// Shares `total` out in proportion to `weights`: from the greatest weight down each gets the ceiling of its share of
 /// what is left, so that the shares sum to `total` and the last ones may get nothing.
@@ -52,7 +52,7 @@ mod tests {
     proptest! {
         #[test]
         fn sums_are_exact_and_follow_the_weights(
-            weights in prop::collection::vec(0u64..=super::super::WEIGHT_ONE, 1..40), total in 0u64..600,
+            weights in prop::collection::vec(0u64..=crate::allocate::WEIGHT_ONE, 1..40), total in 0u64..600,
         ) {
             let found = shares(total, &weights);
             prop_assert_eq!(found.iter().sum::<u64>(), total);

@@ -1,6 +1,6 @@
 //! The set of greatest value within a cost.
 
-use super::Scratch;
+use super::scratch::Scratch;
 
 /// Marks the items of greatest total value whose costs sum to at most `capacity`, by dynamic programming over whole
 /// costs; returns the value. Of equally good sets the one with the lowest indices (the first item that tells them

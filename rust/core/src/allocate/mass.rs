@@ -1,6 +1,6 @@
 //! The fewest candidates that hold a share of all weight.
 
-use super::Scratch;
+use super::scratch::Scratch;
 
 /// Marks the fewest weights whose sum is at least the share `numerator / denominator` of all, the greatest first, and
 /// returns how many there are: none where everything is zero, or the share is.

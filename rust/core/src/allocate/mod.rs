@@ -10,6 +10,7 @@ mod ceiling;
 mod knapsack;
 mod marginal;
 mod mass;
+mod scratch;
 mod threshold;
 
 pub use apportion::apportion;
@@ -18,27 +19,11 @@ pub use ceiling::by_ceiling;
 pub use knapsack::knapsack;
 pub use marginal::by_marginal_gain;
 pub use mass::smallest_mass;
+pub use scratch::Scratch;
 pub use threshold::at_least;
 
 /// One, as a weight: fixed-point weights are relative to the greatest.
 pub const WEIGHT_ONE: u64 = 1 << 40;
-
-/// Memory of the rules, for any number of calls.
-#[derive(Debug, Default)]
-pub struct Scratch {
-    order: Vec<u32>,
-    table: Vec<u64>,
-}
-
-impl Scratch {
-    /// Indices of `count` items, in the order of `compare`; equal ones by index.
-    fn sorted(&mut self, count: usize, compare: impl Fn(usize, usize) -> std::cmp::Ordering) -> &[u32] {
-        self.order.clear();
-        self.order.extend(0..count as u32);
-        self.order.sort_unstable_by(|&a, &b| compare(a as usize, b as usize).then(a.cmp(&b)));
-        &self.order
-    }
-}
 
 /// `exp((value - greatest) / temperature)` of each value as an integer, the greatest being [`WEIGHT_ONE`]. Values
 /// are finite, `temperature` is above 0.
