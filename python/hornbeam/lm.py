@@ -17,7 +17,6 @@ from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
 from hornbeam.engine.searching import search
 from hornbeam.engine.stream import TokenStream
-from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, scored_texts

@@ -230,8 +230,8 @@ def is_answer_begun(messages: Sequence[Mapping[str, Any]]) -> bool:
 def scored_texts(
     reader: Reader, prompt: Any, continuations: Any
 ) -> tuple[list[list[int]], list[list[list[int]]], bool]:
-    """What :meth:`hornbeam.LM.score` is to score: token ids of each prompt and of its continuations, and whether
-    the caller gave a list of prompts.
+    """What :meth:`hornbeam.LM.score` is to score: token ids of each prompt and of its continuations, and
+    whether the caller gave a list of prompts.
 
     Raises:
         ArgumentError: as :meth:`hornbeam.LM.score` does.
