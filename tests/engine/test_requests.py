@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import inspect
 from typing import Any
 
 import pytest
 import torch
 
 import hornbeam as hb
+from hornbeam.engine.host import Host, HostKeywords
 from hornbeam.errors import ArgumentError, StateError
 from tests import models
 from tests.engine.requests import OTHER, PROMPT, RECYCLING, SAMPLING, finished, text
@@ -52,6 +54,17 @@ def test_a_request_comes_while_others_decode(model: Any, engine: hb.Engine) -> N
     assert first.result().token_ids == text(model)
     assert second.result().token_ids == text(model, long, max_new_tokens=8, **SAMPLING)
     finished(engine, [first, second])
+
+
+def test_keywords_of_models_are_declared_once(model: Any) -> None:
+    """Those of ``LM`` and ``Engine`` are handed through to where they are used."""
+    parameters = inspect.signature(Host.__init__).parameters.values()
+    keywords = {parameter.name for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+    assert keywords == set(HostKeywords.__annotations__)
+    for made in (hb.LM, hb.Engine):
+        assert made(model, page_tokens=4, prefill_rows=12).tree.page_tokens == 4
+        with pytest.raises(TypeError, match="page_size"):
+            made(model, page_size=4)
 
 
 def test_events_tell_what_a_step_did(engine: hb.Engine) -> None:
