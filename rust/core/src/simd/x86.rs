@@ -8,7 +8,7 @@
 
 use std::arch::x86_64::*;
 
-use super::ahead::Run;
+use super::ahead::MemoryRange;
 use super::product::Group;
 use super::x86_eight::{load_eight, reduce_eight, reduce_eight4, transpose_sixteen};
 use super::{Kernel, Lanes, WIDTH, x86_product};
@@ -172,7 +172,11 @@ impl Lanes for Avx2 {
         unsafe { transpose_sixteen(from, to) }
     }
     #[inline(always)]
-    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(self, group: Group<3, 2, STEP>, ahead: Run) {
+    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(
+        self,
+        group: Group<3, 2, STEP>,
+        ahead: MemoryRange,
+    ) {
         // SAFETY: the token; the caller's contract.
         unsafe { x86_product::three_by_two::<STEP, ADD>(self, group, ahead) }
     }
