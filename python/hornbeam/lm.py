@@ -13,6 +13,7 @@ from hornbeam.engine.answering import answer
 from hornbeam.engine.checkpoint import Defaults
 from hornbeam.engine.engine import Engine
 from hornbeam.engine.face import EngineFace
+from hornbeam.engine.host import HostKeywords
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
 from hornbeam.engine.searching import search
@@ -51,8 +52,8 @@ class LM(EngineFace):
         max_kv_bytes: hard limit of the page pool, in bytes or as text such as ``"1GB"``. By default a quarter
             of the memory of the model's device; on the CPU of the machine's or, in a container, of its limit,
             and no more than half of what is available.
-        page_tokens: slots of a page.
-        prefill_rows: rows of a prompt that one forward pass computes at most.
+        page_tokens: slots of a page, 16 by default.
+        prefill_rows: rows of a prompt that one forward pass computes at most, 8192 by default.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 
@@ -62,27 +63,9 @@ class LM(EngineFace):
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        *,
-        kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | str | None = None,
-        page_tokens: int = 16,
-        prefill_rows: int = 8192,
-        cuda_graphs: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
         #: What runs the requests of all calls; see :class:`hornbeam.Engine`.
-        self.engine = Engine(
-            model,
-            tokenizer,
-            kv_dtype=kv_dtype,
-            max_kv_bytes=max_kv_bytes,
-            page_tokens=page_tokens,
-            prefill_rows=prefill_rows,
-            cuda_graphs=cuda_graphs,
-        )
+        self.engine = Engine(model, tokenizer, **options)
 
     @classmethod
     def from_pretrained(
@@ -92,7 +75,7 @@ class LM(EngineFace):
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         progress: Callable[[str, float], Any] | None = None,
-        **options: Any,
+        **options: Unpack[HostKeywords],
     ) -> LM:
         """Loads a model by name (``"smollm2"``) or from a local folder of safetensors.
 

@@ -14,13 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import torch
-
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
-from hornbeam.engine.host import Host
+from hornbeam.engine.host import Host, HostKeywords
 from hornbeam.engine.likelihood import Scored, scored_requests
 from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
@@ -63,11 +61,7 @@ class Engine(Requests):
     Args:
         model: a loaded ``transformers`` causal LM. It stays the caller's.
         tokenizer: its tokenizer; may be left out where prompts are token ids.
-        kv_dtype: element type of the pages; the model's own by default.
-        max_kv_bytes: hard limit of the page pool; see :class:`hornbeam.LM`.
-        page_tokens: slots of a page.
-        prefill_rows: rows of a prompt that one forward pass computes at most.
-        cuda_graphs: capture decoding steps as CUDA graphs, see docs/cuda.md.
+        options: as :class:`hornbeam.LM` has them.
 
     Raises:
         UnsupportedModel: the architecture cannot be driven over pages; the message names the reason.
@@ -75,26 +69,8 @@ class Engine(Requests):
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        *,
-        kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | str | None = None,
-        page_tokens: int = 16,
-        prefill_rows: int = 8192,
-        cuda_graphs: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            tokenizer,
-            kv_dtype=kv_dtype,
-            max_kv_bytes=max_kv_bytes,
-            page_tokens=page_tokens,
-            prefill_rows=prefill_rows,
-            cuda_graphs=cuda_graphs,
-        )
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
+        super().__init__(model, tokenizer, **options)
         self.checkpoint = Checkpoint(self.model)
         self.chunks = Chunks()
 

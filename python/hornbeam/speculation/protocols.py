@@ -29,6 +29,7 @@ __all__ = [
     "Law",
     "Memory",
     "Nodes",
+    "Others",
     "Outcome",
     "Proposer",
     "Run",
@@ -153,6 +154,16 @@ class Run:
 
 
 @dataclass(frozen=True)
+class Others:
+    """What a step computes besides the sequences that are drafted for together."""
+
+    sequences: int = 0
+    """Sequences that get a token each, by a row each."""
+    rows: int = 0
+    """Further rows: their drafts, and parts of prompts."""
+
+
+@dataclass(frozen=True)
 class Ask:
     """One sequence's wish for a draft."""
 
@@ -174,6 +185,8 @@ class Ask:
     """The target's committed tokens: all but the pending one."""
     seed: int | None = None
     """Of its random numbers; None for that of the run."""
+    others: Others = Others()
+    """What the step computes besides the asks that come together."""
 
 
 @dataclass(frozen=True)
@@ -298,7 +311,9 @@ class StopRule(Protocol):
     ``is_predictable = True``; one that can decide on the outlines of proposals says ``takes_outlines =
     True``. Without either the rule is refused where a draft is drawn and the verification a ratio test.
     A rule whose :meth:`start` gives a :class:`hornbeam.speculation.stop.gate.Gate`, which is asked before
-    each draw, says ``is_gate = True``.
+    each draw, says ``is_gate = True``. One that weighs what a row costs in a step that other requests share
+    says ``sees_others = True``: what it starts has a method ``see_others(sequences, rows)`` then, which is
+    called before each :meth:`Stop.choose` with what :class:`Others` holds.
     """
 
     needs_costs: ClassVar[bool]

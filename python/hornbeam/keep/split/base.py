@@ -51,10 +51,10 @@ class Split(Factor):
         layers, heads, tokens = scores.shape
         counts = np.full((layers, heads), tokens, np.int32)
         positions = np.tile(np.arange(tokens, dtype=np.int32), layers * heads)
-        budgets, kept = self.select_held(scores.flatten(), counts, positions, total, protected, unit)
+        budgets, kept = self.select_resident(scores.flatten(), counts, positions, total, protected, unit)
         return budgets, kept.view(scores.shape)
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[np.int32],
