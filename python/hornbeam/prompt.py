@@ -10,7 +10,15 @@ import torch
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import integer_tensor
 
-__all__ = ["Prompt", "continuation_ids", "end_tokens", "prompts_of", "scored_prompt", "token_ids"]
+__all__ = [
+    "Prompt",
+    "continuation_ids",
+    "end_tokens",
+    "has_chat_template",
+    "prompts_of",
+    "scored_prompt",
+    "token_ids",
+]
 
 
 class Reader(Protocol):
@@ -61,7 +69,8 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
         special: add the tokenizer's special tokens to a text, as to one that begins.
 
     Raises:
-        ArgumentError: it is empty, has a token id out of range, or is text and there is no tokenizer.
+        ArgumentError: it is empty, has a token id out of range, is text and there is no tokenizer, or is a
+            chat and the tokenizer has no chat template.
     """
     if isinstance(item, torch.Tensor):
         item = item.tolist()
@@ -70,6 +79,11 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
         if reader.tokenizer is None:
             raise ArgumentError(f"{what} is text, but this LM has no tokenizer; give token ids")
         if chat:
+            if not has_chat_template(reader.tokenizer):
+                raise ArgumentError(
+                    f"{what} is a chat, and the tokenizer has no chat template; give text or token ids, or "
+                    "set tokenizer.chat_template"
+                )
             item = reader.tokenizer.apply_chat_template(
                 list(item), add_generation_prompt=True, tokenize=True, return_dict=False
             )
@@ -83,6 +97,15 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
         if not 0 <= token < vocab:
             raise ArgumentError(f"{what} holds token id {token}, expected 0 to {vocab - 1}")
     return ids
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer can write a chat: by a template, or in a way of its own."""
+    if getattr(tokenizer, "chat_template", None):
+        return True
+    # mistral-common's tokenizers write chats without a template.
+    method = getattr(type(tokenizer), "apply_chat_template", None)
+    return method is not None and method.__module__ != "transformers.tokenization_utils_base"
 
 
 def continuation_ids(reader: Reader, prompt: Any, continuation: Any) -> list[int]:
