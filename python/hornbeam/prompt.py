@@ -18,6 +18,7 @@ __all__ = [
     "chat_text",
     "continuation_ids",
     "end_tokens",
+    "has_chat_template",
     "is_answer_begun",
     "prompts_of",
     "scored_texts",
@@ -153,7 +154,8 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
         special: add the tokenizer's special tokens to a text, as to one that begins.
 
     Raises:
-        ArgumentError: it is empty, has a token id out of range, or is text and there is no tokenizer.
+        ArgumentError: it is empty, has a token id out of range, is text and there is no tokenizer, or is a
+            chat and the tokenizer has no chat template.
     """
     if isinstance(item, Mapping):
         rows, _ = prompts_of(reader, item)
@@ -209,9 +211,9 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
     is_open = is_answer_begun(messages)
-    if not getattr(tokenizer, "chat_template", None):
+    if not has_chat_template(tokenizer):
         raise ArgumentError(
-            "prompt is chat messages, but the tokenizer has no chat template; give text, or set "
+            "prompt is a chat, and the tokenizer has no chat template; give text or token ids, or set "
             "tokenizer.chat_template"
         )
     try:
@@ -255,6 +257,15 @@ def scored_texts(
         for text, group in zip(texts, groups, strict=True)
     ]
     return prompts, ids, many
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer can write a chat: by a template, or in a way of its own."""
+    if getattr(tokenizer, "chat_template", None):
+        return True
+    # mistral-common's tokenizers write chats without a template.
+    method = getattr(type(tokenizer), "apply_chat_template", None)
+    return method is not None and method.__module__ != "transformers.tokenization_utils_base"
 
 
 def continuation_ids(reader: Reader, prompt: Any, continuation: Any) -> list[int]:

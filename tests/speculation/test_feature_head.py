@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, UnsupportedModel
@@ -287,11 +286,6 @@ class TestFiles:
         plain = tmp_path / "plain.safetensors"
         save_file({"x": torch.zeros(2)}, plain)
         with pytest.raises(ArgumentError, match=FORMAT):
-            lm.generate([1, 2], draft=FeatureHead(plain))
-        tensors = load_file(random_head(tmp_path, model))
-        del tensors["o.weight"]
-        save_file(tensors, plain, {"format": FORMAT, "settings": json.dumps({})})
-        with pytest.raises(ArgumentError, match=r"lacks \['o.weight'\]"):
             lm.generate([1, 2], draft=FeatureHead(plain))
 
 
