@@ -20,7 +20,15 @@ __all__ = ["Reduce", "Reduced"]
 class Reduced:
     """One plane afterwards: ``kept``, int64 `[K]`, the indices that stay, ascending, and keys and values
     `[K, D]` as attention sees them, in float32. ``num_bytes`` is what they take where they are quantised,
-    else None."""
+    else None.
+
+    Args:
+        kept: int64 `[K]`, the indices that stay, ascending.
+        keys: float32 `[K, D]`.
+        values: float32 `[K, D]`.
+        merge: the weights, where keys or values were merged.
+        num_bytes: what they take where they are in codes.
+    """
 
     kept: Tensor
     keys: Tensor

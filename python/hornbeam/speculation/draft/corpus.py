@@ -21,6 +21,9 @@ StrPath = str | os.PathLike[str]
 def build_corpus(documents: Iterable[Sequence[int]]) -> SuffixCorpus:
     """Indexes documents of token ids, one after the other, in about a microsecond a token.
 
+    Args:
+        documents: token ids of each document.
+
     Raises:
         ArgumentError: a token id of 2**32 - 1 or more than 2**30 tokens in all.
     """
@@ -40,6 +43,11 @@ def index_files(
 
     A folder stands for the files in it and below it, in alphabetical order. ``progress(file, tokens so
     far)`` is called after each file.
+
+    Args:
+        paths: files, and folders of files.
+        tokenizer: of transformers: ``tokenizer(text, add_special_tokens=False)`` gives ``input_ids``.
+        progress: called after each file.
 
     Raises:
         ArgumentError: no file, or one that is not UTF-8 text.
@@ -65,6 +73,10 @@ def index_files(
 def save_corpus(corpus: SuffixCorpus, path: StrPath) -> None:
     """Writes an index to ``path``, whole or not at all: it takes the place of an old file only when it is
     complete, so processes that have the old one mapped keep it.
+
+    Args:
+        corpus: the index.
+        path: the file to write.
 
     Raises:
         OSError: the file cannot be written.
