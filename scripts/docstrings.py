@@ -67,14 +67,15 @@ def referred(text: str) -> Iterator[Any]:
     """What a docstring says to be like: the functions that it names so."""
     for path in re.findall(r"\b(?:[Aa]s|those of|^See) :\w+:`~?([\w.]+)`", text):
         parts = path.split(".")
-        for cut in range(len(parts), 0, -1):
+        for cut in range(1, len(parts) + 1):  # a function may have the name of its file
             try:
                 value: Any = importlib.import_module(".".join(parts[:cut]))
                 for name in parts[cut:]:
                     value = getattr(value, name)
             except (ImportError, AttributeError):
                 continue
-            yield value
+            if callable(value):
+                yield value
             break
 
 
@@ -134,6 +135,7 @@ def constant_doc(module: str, name: str) -> str:
     tree, lines = parsed(path), Path(path).read_text(encoding="utf-8").splitlines()
     for at, node in enumerate(tree.body):
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        targets = [part for target in targets for part in getattr(target, "elts", [target])]
         if any(isinstance(target, ast.Name) and target.id == name for target in targets):
             below = tree.body[at + 1] if at + 1 < len(tree.body) else None
             if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import importlib
 import inspect
 import re
@@ -66,6 +67,7 @@ class Argument:
 # --- what is public -----------------------------------------------------------------------------------
 
 
+@functools.cache
 def sections() -> dict[str, list[tuple[str, Any]]]:
     """By module, as a user writes it, its public names in order."""
     found: dict[str, list[tuple[str, Any]]] = {}
@@ -96,16 +98,24 @@ def sections() -> dict[str, list[tuple[str, Any]]]:
 
 
 def methods_of(cls: type) -> Iterator[tuple[str, Any]]:
-    """The public methods and properties of a class, those of its bases here included."""
+    """The public methods and properties of a class. Those of a base that is public itself are told there; of
+    what calls give, a base is no business of users."""
+    told = {id(value) for names in sections().values() for _, value in names}
     seen: set[str] = set()
-    for base in cls.__mro__:
-        if base.__module__.split(".")[0] != "hornbeam":
+    for base in (cls,) if is_handle(cls) else cls.__mro__:
+        is_elsewhere = base is not cls and id(base) in told
+        if base.__module__.split(".")[0] not in ("hornbeam", cls.__module__.split(".")[0]) or is_elsewhere:
             continue
         for name, value in vars(base).items():
             is_one = callable(value) or isinstance(value, property | classmethod | staticmethod)
             if name[0] != "_" and name not in seen and is_one and not inspect.isclass(value):
                 seen.add(name)
                 yield name, value
+
+
+def is_handle(cls: type) -> bool:
+    """Whether calls make its objects, rather than users."""
+    return cls.__name__ in (HANDLES.get(cls.__module__) or ()) and not issubclass(cls, tuple)
 
 
 # --- arguments ----------------------------------------------------------------------------------------
@@ -120,6 +130,8 @@ def shown(value: Any) -> str:
 
 def arguments(value: Any) -> list[Argument]:
     """The arguments of a function, or of the constructor of a class, each with what is said of it."""
+    if inspect.isclass(value) and is_handle(value):
+        return []
     text = said(value)
     words = told(text)
     if inspect.isclass(value):
@@ -257,7 +269,7 @@ def entry(place: str, name: str, value: Any) -> Iterator[str]:
         yield f"`{place}.{name}`{kind}: {plain(constant_doc(module_of(place), name))}"
         return
     given = arguments(value)
-    is_made = not inspect.isclass(value) or (given and not getattr(value, "_is_protocol", False))
+    is_made = not inspect.isclass(value) or bool(given and not getattr(value, "_is_protocol", False))
     yield f"### {name}\n"
     yield f"`{signature(name, value) if is_made else name}`: {summary(said(value))}"
     if given:
@@ -270,8 +282,9 @@ def entry(place: str, name: str, value: Any) -> Iterator[str]:
         yield ""
     for method, member in members:
         texts = (method_doc(base, method) for base in (*value.__mro__, *PROTOCOLS))
-        about = summary(next(filter(None, texts), ""))
-        yield f"- `.{signature(method, member)}`: {about}"
+        text = next(filter(None, texts), "")
+        yield f"- `.{signature(method, member)}`: {summary(text)}"
+        yield from (f"  - `{argument}`: {plain(words)}" for argument, words in told(text).items())
 
 
 def main() -> None:

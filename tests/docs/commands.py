@@ -44,8 +44,9 @@ def _hornbeam(words: list[str], environment: dict[str, str]) -> None:
 
 def _python(words: list[str], environment: dict[str, str]) -> None:
     if words[0] == "-m":
-        assert importlib.util.find_spec(words[1]) is not None, f"there is no module {words[1]}"
-        listed = _help(("python", "-m", words[1]), environment)
+        words = words[1:]
+        assert importlib.util.find_spec(words[0]) is not None, f"there is no module {words[0]}"
+        listed = _help(("python", "-m", words[0]), environment)
     else:
         assert (ROOT / words[0]).is_file(), f"there is no file {words[0]}"
         listed = _help(("python", words[0]), environment)

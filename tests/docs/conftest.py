@@ -5,30 +5,38 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from hornbeam.model import loading
+import hornbeam as hb
 from tests.docs.blocks import ROOT
 
 #: What a reader has before him who stands in a checkout. Code may write beside it, not into it.
 COPIED = ("README.md", "docs")
 
 
+@pytest.fixture(scope="session")
+def lms(default_model: tuple[Any, Any]) -> list[hb.LM]:
+    """Two over the same weights: a page may load a second one to draft with."""
+    return [hb.LM(*default_model), hb.LM(*default_model)]
+
+
 @pytest.fixture
-def loaded_once(default_model: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    """``hb.LM.from_pretrained("smollm2")`` takes the model that the tests share."""
-    shared, load = loading.resolve("smollm2"), loading.load
+def loaded_once(lms: list[hb.LM], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """``hb.LM.from_pretrained("smollm2")`` gives one that all tests share, and then the other."""
+    load, left = hb.LM.from_pretrained, list(lms)
 
-    def cached(path: Any, dtype: Any = "auto", device: Any = None) -> Any:
-        if path == shared and dtype == torch.float32 and device in (None, "cpu"):
-            return default_model
-        return load(path, dtype=dtype, device=device)
+    def shared(name: Any, **options: Any) -> hb.LM:
+        is_shared = name == "smollm2" and not options and left
+        return left.pop(0) if is_shared else load(name, **options)
 
-    monkeypatch.setattr(loading, "load", cached)
+    monkeypatch.setattr(hb.LM, "from_pretrained", shared)
+    yield
+    for lm in lms:
+        lm.clear_cache()
 
 
 @pytest.fixture
@@ -45,9 +53,10 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture
-def shell(checkout: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of commands: ``hornbeam`` and ``python`` are those of this checkout."""
+@pytest.fixture(scope="session")
+def shell(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment of commands: ``hornbeam`` and ``python`` are those of this checkout. One for all tests,
+    so that the help of each command is asked for once."""
     folder = tmp_path_factory.mktemp("bin")
     for name, words in (("python", ""), ("hornbeam", "-m hornbeam ")):
         (folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {words}"$@"\n', encoding="utf-8")

@@ -98,7 +98,11 @@ def plane_batches(counts: NDArray[np.int32], most: int) -> Iterator[tuple[slice,
 
 
 def put_rows(chunks: list[Tensor], held: NDArray, keys: Tensor, values: Tensor) -> None:
-    """See :func:`hornbeam.ops.put_rows`; rows that are on the host come over first."""
+    """See :func:`hornbeam.ops.put_rows`; rows that are on the host come over first.
+
+    Args:
+        held: int32 `[N, 3]` of (page, slot, position), plain slots.
+    """
     driver, chunk = lane(), chunks[0]
     table = _checked(chunks, held, plain_only=True)
     rows = [x.to(chunk.device, torch.float32).contiguous() for x in (keys, values)]

@@ -46,6 +46,7 @@ class Event(NamedTuple):
     """What a step did for one request."""
 
     request: Request
+    """Which one."""
     pieces: list[Piece]
     """The tokens that it emitted."""
     finish_reason: Finish | None

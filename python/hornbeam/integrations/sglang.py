@@ -27,6 +27,7 @@ __all__ = [
     "verify_tree_greedy",
 ]
 
+#: How a mask is written: over text and tree, over the tree alone, or over the tree in bits.
 FULL_MASK, QLEN_ONLY, QLEN_ONLY_BITPACKING = 0, 1, 2
 #: Dtypes of a mask with one element a flag; the word of so many bytes of one with a bit a flag.
 FLAGS = (torch.bool, torch.uint8)
@@ -126,6 +127,8 @@ def tree_speculative_sampling_target_only(
             have no ``draft_probs`` leave it out.
         draft_probs: taken and ignored: it is scratch of the kernel.
         deterministic: taken and ignored.
+        threshold_single: the mass at which a child is taken whatever the coin; 1 is exact.
+        threshold_acc: what the mass of the children so far is divided by; 1 is exact.
 
     Raises:
         ShapeError: a shape or dtype that does not fit.

@@ -104,7 +104,8 @@ class Reduce(Factor):
         return Reduced(indices.long(), k, v, Merge(targets, weights, own))
 
     def evaluate(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
-        """What :meth:`reduce` gives, checked where a subclass in Python gives it; arguments are those.
+        """What :meth:`reduce` gives of ``keys``, ``values``, ``scores`` and ``kept``, checked where a
+        subclass in Python gives it.
 
         Raises:
             ShapeError: the keys or values that it returns are not `[K, D]`.

@@ -114,7 +114,8 @@ class Score(Factor):
         )
 
     def evaluate(self, keys: Tensor, values: Tensor, queries: Tensor, scale: float) -> Tensor:
-        """What :meth:`scores` gives, checked where a subclass in Python gives it; arguments are those.
+        """What :meth:`scores` gives of ``keys``, ``values``, ``queries`` and ``scale``, checked where a
+        subclass in Python gives it.
 
         Raises:
             ShapeError: shapes of the arguments disagree, the score needs more rows of queries, or it returns
