@@ -107,7 +107,7 @@ def field_docs(cls: type) -> dict[str, str]:
     """What stands at the fields of a class: a string below, or a comment ``#:`` above."""
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
-        node = node_of(base) if base.__module__.startswith("hornbeam.") else None
+        node = node_of(base) if base.__module__ not in ("builtins", "hornbeam._native") else None
         lines = Path(inspect.getsourcefile(base) or "").read_text("utf-8").splitlines() if node else []
         for at, item in enumerate(node.body if node else ()):
             if not isinstance(item, ast.AnnAssign) or not isinstance(item.target, ast.Name):

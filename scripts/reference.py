@@ -29,6 +29,7 @@ sys.path[:0] = [str(ROOT / "python"), str(Path(__file__).parent)]
 from docstrings import constant_doc, field_docs, plain, referred, said, stub_doc, summary, told  # noqa: E402
 
 import hornbeam as hb  # noqa: E402
+from hornbeam.engine.requests import Requests  # noqa: E402
 from hornbeam.speculation import protocols  # noqa: E402
 from hornbeam.speculation.stop.gate import Gate  # noqa: E402
 from hornbeam.speculation.tree_building import Shape  # noqa: E402
@@ -46,6 +47,8 @@ HANDLES = {
 #: Where the arguments of methods that others fill in are told.
 PROTOCOLS = (*filter(inspect.isclass, map(vars(protocols).get, protocols.__all__)), hb.spec.Rule, Gate, Shape)
 UNSAID = ("self", "cls")
+#: The machinery of the engine, which its steps call.
+INTERNAL = (Requests,)
 
 HEAD = """\
 # Reference
@@ -105,6 +108,8 @@ def methods_of(cls: type) -> Iterator[tuple[str, Any]]:
     for base in (cls,) if is_handle(cls) else cls.__mro__:
         is_elsewhere = base is not cls and id(base) in told
         if base.__module__.split(".")[0] not in ("hornbeam", cls.__module__.split(".")[0]) or is_elsewhere:
+            continue
+        if base in INTERNAL:
             continue
         for name, value in vars(base).items():
             is_one = callable(value) or isinstance(value, property | classmethod | staticmethod)
@@ -239,7 +244,7 @@ def method_doc(cls: type, name: str) -> str:
     """The docstring of a method of a class, without those of its bases."""
     if cls.__module__ == "hornbeam._native":
         return stub_doc(cls.__name__, name)
-    member = vars(cls).get(name) if cls.__module__.startswith("hornbeam.") else None
+    member = None if cls.__module__ == "builtins" else vars(cls).get(name)
     return inspect.cleandoc(getattr(member, "__doc__", None) or "")
 
 

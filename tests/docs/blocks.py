@@ -87,8 +87,14 @@ def spans_of(file: Path) -> list[tuple[int, str]]:
 
 
 def commands_in_text(file: Path) -> list[tuple[int, str]]:
-    """Those of the spans that are commands."""
-    return [(line, span) for line, span in spans_of(file) if span.split()[0] in PROGRAMS]
+    """Those of the spans that are commands: a program with something to do, or ``make``."""
+
+    def is_command(program: str, *words: str) -> bool:
+        if program == "python":  # and not the language
+            return bool(words) and ("/" in words[0] or words[0] == "-m")
+        return program in PROGRAMS and (bool(words) or program == "make")
+
+    return [(line, span) for line, span in spans_of(file) if is_command(*span.split())]
 
 
 def links_of(file: Path) -> list[tuple[int, str]]:

@@ -28,13 +28,10 @@ NOT_RUN = {
 
 MODULES = [file for file in sorted(PACKAGE.rglob("*.py")) if examples_of(file)]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-COMMANDS = [
-    (page, line, command)
+COMMANDS = {
+    page: [line for block in blocks_of(page) if block.language == "sh" for line in block.commands()]
     for page in PAGES
-    for block in blocks_of(page)
-    if block.language == "sh"
-    for line, command in block.commands()
-]
+}
 #: What examples in docstrings stand on; CONTRIBUTING.md says so.
 BEFORE_EXAMPLES = """
 import torch
@@ -93,23 +90,21 @@ def test_example_programs(file: Path) -> None:
 
 
 @pytest.mark.model
-@pytest.mark.parametrize(
-    ("page", "line", "command"), COMMANDS, ids=[f"{named(page)}:{line}" for page, line, _ in COMMANDS]
-)
-def test_commands_of_blocks(
-    page: Path, line: int, command: str, shell: dict[str, str], checkout: Path
-) -> None:
-    check_command(command, shell)
-    if command in NOT_RUN:
-        return
-    words = ["bash", "-euc", command]
-    done = subprocess.run(words, env=shell, cwd=checkout, capture_output=True, text=True, check=False)
-    said = f"{named(page)}:{line}: {command} ended with {done.returncode}: {done.stderr[-2000:]}"
-    assert done.returncode == 0, said
+@pytest.mark.parametrize("page", [page for page in PAGES if COMMANDS[page]], ids=named)
+def test_commands_of_blocks(page: Path, shell: dict[str, str], checkout: Path) -> None:
+    """In order, in one folder: a command may read what an earlier one wrote."""
+    for line, command in COMMANDS[page]:
+        check_command(command, shell)
+        if command in NOT_RUN:
+            continue
+        words = ["bash", "-euc", command]
+        done = subprocess.run(words, env=shell, cwd=checkout, capture_output=True, text=True, check=False)
+        said = f"{named(page)}:{line}: {command} ended with {done.returncode}: {done.stderr[-2000:]}"
+        assert done.returncode == 0, said
 
 
 def test_what_is_not_run_is_still_documented() -> None:
-    stale = set(NOT_RUN) - {command for _, _, command in COMMANDS}
+    stale = set(NOT_RUN) - {command for lines in COMMANDS.values() for _, command in lines}
     assert not stale, f"no page shows these any more: {sorted(stale)}"
 
 

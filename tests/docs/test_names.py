@@ -28,6 +28,8 @@ ROOTS = {
     "keep": hb.keep,
     "lm": hb.LM,
 }
+#: What follows the dot of a file.
+SUFFIXES = ("py", "rs", "json", "safetensors", "md")
 #: Where a file that a page names may lie.
 FOLDERS = (ROOT, ROOT / "docs", ROOT / "python", PACKAGE, PACKAGE / "engine", ROOT / "rust" / "core" / "src")
 CODE = {file.name for folder in ("python", "rust", "cuda", "tests") for file in (ROOT / folder).rglob("*.*")}
@@ -64,7 +66,8 @@ def calls_of(page: Path) -> Iterator[tuple[int, str, str]]:
     """The names of this package in a page, each with its line and what stands in its parentheses."""
     for line, span in spans_of(page):
         for path, inside in re.findall(rf"(?<![\w.])((?:{'|'.join(ROOTS)})(?:\.\w+)+)(?:\(([^()]*))?", span):
-            yield line, path, inside
+            if path.rpartition(".")[2] not in SUFFIXES:
+                yield line, path, inside
 
 
 @pytest.mark.parametrize("page", TODAY, ids=named)
@@ -85,7 +88,7 @@ def test_names_of_the_package(page: Path) -> None:
 @pytest.mark.parametrize("page", TODAY, ids=named)
 def test_files(page: Path) -> None:
     for line, span in spans_of(page):
-        is_path = re.fullmatch(r"\w[\w.*-]*(/[\w.*-]+)+/?|\w+/", span)
+        is_path = re.fullmatch(r"[A-Za-z_][\w.*-]*(/[\w.*-]+)+/?|\w+/", span)
         is_file = re.fullmatch(r"\w+\.(py|rs|cu|cuh|toml|json|tsv)", span)
         if is_path:
             found = any(list(folder.glob(f"{span.rstrip('/')}*")) for folder in FOLDERS)

@@ -333,7 +333,9 @@ class Engine(Requests):
                 others.append(child)
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
-                self.group_of(request).fork(request, child)
+                # At once: a group that no request names is let go of.
+                child.group = self.group_of(request)
+                child.group.fork(request, child)
             first = request.successor(own)
             at = self._requests.index(request)
             self._requests[at : at + 1] = [first, *others]
