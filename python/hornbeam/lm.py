@@ -349,7 +349,11 @@ class LM(EngineFace):
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
         on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
         first answer quick. Takes no memory from what is cached: of a small ``max_kv_bytes`` only as many
-        rows are measured as fit, and without any it is done later."""
+        rows are measured as fit, and without any it is done later.
+
+        Args:
+            force: measure again.
+        """
         self.engine.calibrate(force=force)
 
     def clear_cache(self) -> None:

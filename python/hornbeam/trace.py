@@ -1,7 +1,7 @@
-"""What a generation did, step by step, as one page that needs nothing but a browser.
+"""What a generation did, step by step, as one page that needs nothing but a browser::
 
 trace = hb.Trace()
-lm.generate(prompt, trace=trace)
+lm.generate(prompt, trace=trace, max_new_tokens=8)
 trace.save("out.html")
 """
 
@@ -42,7 +42,11 @@ class Trace:
         self._steps: dict[int, list[dict[str, Any]]] = {}
 
     def first(self, sequence: Traced) -> None:
-        """Begins a sequence. A trace that is used again forgets the call before."""
+        """Begins a sequence. A trace that is used again forgets the call before.
+
+        Args:
+            sequence: the request.
+        """
         if sequence.place == 0:
             self._sequences.clear()
         self._sequences[sequence.place] = sequence
@@ -58,7 +62,17 @@ class Trace:
         rows: int,
         seconds: float,
     ) -> None:
-        """Records a sequence's part of a step of decoding: its pass took ``seconds`` over ``rows`` rows."""
+        """Records a sequence's part of a step of decoding: its pass took ``seconds`` over ``rows`` rows.
+
+        Args:
+            sequence: the request.
+            draft: its draft.
+            verdict: what stayed of it.
+            pieces: the tokens that were emitted.
+            kinds: where each drafted token came from.
+            rows: of the pass.
+            seconds: of the pass.
+        """
         self._steps[sequence.place].append(
             {
                 "tokens": draft.tokens,
@@ -133,6 +147,9 @@ class Trace:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the page.
+
+        Args:
+            path: the file.
 
         Raises:
             OSError: the file cannot be written.

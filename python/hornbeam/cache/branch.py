@@ -72,7 +72,11 @@ class Branch:
 
     def drop(self, keep: bool = True) -> None:
         """As :meth:`release`, but while the branch has a request in the open step it is closed after that:
-        for clean-up, which an error of its own would hide the reason for."""
+        for clean-up, which an error of its own would hide the reason for.
+
+        Args:
+            keep: as there.
+        """
         self._native.drop_branch(self._id, keep)
 
     def pin(self) -> None:

@@ -44,6 +44,7 @@ class Event(NamedTuple):
     """What a step did for one request."""
 
     request: Request
+    """Which one."""
     pieces: list[Piece]
     """The tokens that it emitted."""
     finish_reason: Finish | None
@@ -101,7 +102,7 @@ class Engine(Requests):
         return request
 
     def options_of(self, **options: Unpack[Keywords]) -> Options:
-        """The keywords of a call, checked."""
+        """The keywords of a call, ``options`` of :meth:`submit`, checked."""
         given: dict[str, Any] = dict(options)
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
         has_tokenizer = self.tokenizer is not None
@@ -274,7 +275,7 @@ class Engine(Requests):
         return [request for request in ready if request.ambient == ready[0].ambient]
 
     def drive(self, request: Request) -> None:
-        """Takes a step, unless the request is done by the time that it is this thread's turn.
+        """Takes a step, unless ``request`` is done by the time that it is this thread's turn.
 
         Raises:
             StateError: no step can do anything for the request.
@@ -294,14 +295,14 @@ class Engine(Requests):
             time.sleep(5e-5)  # whoever waits is served next
 
     def run(self, requests: Sequence[Request], after: Callable[[], None] = lambda: None) -> None:
-        """Takes steps until these requests are done; calls ``after`` each, and once when they are."""
+        """Takes steps until all ``requests`` are done; calls ``after`` each, and once when they are."""
         while (waiting := next((request for request in requests if not request.done), None)) is not None:
             self.drive(waiting)
             after()
         after()  # another thread's step may have been the last
 
     def fork(self, request: Request, count: int) -> list[Request]:
-        """What :meth:`Request.fork` does."""
+        """What :meth:`Request.fork` does, with ``request`` and ``count``."""
         if count < 1:
             raise ArgumentError(f"count is {count}, expected at least 1")
         with self._lock:
@@ -319,7 +320,9 @@ class Engine(Requests):
                 others.append(child)
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
-                self.group_of(request).fork(request, child)
+                # At once: a group that no request names is let go of.
+                child.group = self.group_of(request)
+                child.group.fork(request, child)
             first = request.successor(own)
             at = self._requests.index(request)
             self._requests[at : at + 1] = [first, *others]
@@ -329,7 +332,7 @@ class Engine(Requests):
             return [first, *others]
 
     def extend(self, request: Request, more: Any, max_new_tokens: int | None) -> None:
-        """What :meth:`Request.extend` does."""
+        """What :meth:`Request.extend` does, with ``request``, ``more`` and ``max_new_tokens``."""
 
         def work() -> None:
             if not request.done or request.error is not None or request.is_closed:

@@ -125,8 +125,8 @@ class Host:
     # -- the model as it is now ----------------------------------------------------------------------------
 
     def forward(self, step: Any, **options: Any) -> Output:
-        """Runs the rows of a step that is open in :attr:`tree`. The only call of the model; see
-        :meth:`hornbeam.model.runner.Runner.forward`."""
+        """Runs the rows of ``step``, which is open in :attr:`tree`. The only call of the model; ``options``
+        are those of :meth:`hornbeam.model.runner.Runner.forward`."""
         return self.runner.forward(self.tree, step, **options)
 
     def notice(self) -> None:
@@ -165,7 +165,7 @@ class Host:
     # -- costs, memory ---------------------------------------------------------------------------------------
 
     def calibrate(self, *, force: bool = False) -> None:
-        """What :meth:`hornbeam.LM.calibrate` does."""
+        """What :meth:`hornbeam.LM.calibrate` does, with ``force``."""
         if force or not self._calibrated:
             self.exclusively(self._measure_costs)
 
@@ -214,8 +214,8 @@ class Host:
             raise StateError("the engine is within a step, expected a call between two steps")
 
     def exclusively(self, work: Callable[[], _T], others: Iterable[Host] = ()) -> _T:
-        """Does ``work`` between two steps, while no other thread uses this engine, nor those of its drafts,
-        on the models as they are."""
+        """Does ``work`` between two steps, while no other thread uses this engine nor ``others``, those of
+        its drafts, on the models as they are."""
 
         def looked() -> _T:
             if not self._is_stepping:

@@ -85,7 +85,11 @@ class Drafter(Protocol):
     """A draft source at work on one sequence."""
 
     def extend(self, token_ids: Sequence[int]) -> None:
-        """Appends tokens that were committed. Called once for every committed token, in order."""
+        """Appends tokens that were committed. Called once for every committed token, in order.
+
+        Args:
+            token_ids: the tokens.
+        """
 
     def propose(self, pending: int | Sequence[int], max_length: int) -> Drafted:
         """Guesses at most ``max_length`` tokens after the committed text and ``pending``.
@@ -101,7 +105,11 @@ class Draft(Protocol):
     """A draft source as a value: its settings. Its drafts are deterministic."""
 
     def start(self, prompt_ids: Sequence[int]) -> Drafter:
-        """Begins a sequence with its prompt as committed text."""
+        """Begins a sequence with its prompt as committed text.
+
+        Args:
+            prompt_ids: token ids of the prompt.
+        """
 
 
 class Target(Protocol):
@@ -139,6 +147,7 @@ class Run:
     target: Target
     """The model that is drafted for."""
     warp: Warp
+    """How its logits become the law that tokens are drawn from."""
     seed: int
     """Of the random numbers of asks that name none."""
     rule: str | Rule
@@ -194,6 +203,7 @@ class Outcome:
     """What a forward pass did for one sequence: its rows, and which of them stay."""
 
     index: int
+    """The sequence's place in the run."""
     token_ids: list[int]
     """Tokens of the rows: some of the prompt, or the pending token and its draft."""
     kept: list[int]
@@ -237,17 +247,34 @@ class Proposer(Protocol):
 
     def start(self, index: int, prompt_ids: Sequence[int]) -> None:
         """Begins a sequence. How much of the prompt comes from the cache is not known yet, and not for the
-        source to say: see :attr:`Outcome.position`."""
+        source to say: see :attr:`Outcome.position`.
+
+        Args:
+            index: the sequence's place in the run.
+            prompt_ids: token ids of the prompt.
+        """
 
     def propose(self, asks: Sequence[Ask]) -> list[Drafted]:
-        """One draft for each ask."""
+        """One draft for each ask.
+
+        Args:
+            asks: one a sequence that wants a draft.
+        """
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Records a forward pass. From the first outcome of a sequence on, every committed token comes
-        exactly once, in order."""
+        exactly once, in order.
+
+        Args:
+            outcomes: one a sequence of the pass.
+        """
 
     def finish(self, index: int) -> None:
-        """Ends a sequence; nothing is asked about it any more. Also called if it never started."""
+        """Ends a sequence; nothing is asked about it any more. Also called if it never started.
+
+        Args:
+            index: the sequence's place in the run.
+        """
 
 
 class BatchDraft(Protocol):
@@ -277,7 +304,11 @@ class BatchDraft(Protocol):
     """
 
     def open(self, run: Run) -> Proposer:
-        """Begins a run."""
+        """Begins a run.
+
+        Args:
+            run: what is known of it.
+        """
 
 
 class Stop(Protocol):
@@ -285,7 +316,11 @@ class Stop(Protocol):
 
     def choose(self, proposals: Sequence[Drafted]) -> Sequence[Nodes]:
         """Which tokens of each proposal the next step verifies: how many of the first ones, or the indices
-        of some, closed under parents. None at all is a plain step."""
+        of some, closed under parents. None at all is a plain step.
+
+        Args:
+            proposals: what the draft source guessed, one a sequence.
+        """
 
     def observe(
         self,
@@ -300,6 +335,9 @@ class Stop(Protocol):
         their indices; ``next_tokens`` are the tokens that the target gave after them. With the latter a
         rule can judge a token that it did *not* verify, so that trying drafts costs nothing; leave them
         out only where they are unknown.
+
+        Args:
+            proposals: those that :meth:`choose` was given.
         """
 
 
@@ -320,4 +358,8 @@ class StopRule(Protocol):
     """Whether the rule reads the cost curve, so that it is worth calibrating first."""
 
     def start(self, cost: CostCurve) -> Stop:
-        """Begins a run whose steps cost what ``cost`` says, now and as it learns more."""
+        """Begins a run whose steps cost what ``cost`` says, now and as it learns more.
+
+        Args:
+            cost: seconds of a forward pass by its rows.
+        """

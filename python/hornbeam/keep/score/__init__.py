@@ -6,7 +6,7 @@ A score of your own is a subclass of :class:`Score` that overrides :meth:`Score.
         def scores(self, keys, values, queries, scale):
             return values.abs().amax(-1).transpose(0, 1)  # [L, B, Hk, N] to [B, L, Hk, N]
 
-    lm.generate(prompt, keep=hb.keep.Recipe(LargestValue(), "50%"))
+    lm.generate(prompt, keep=hb.keep.Recipe(LargestValue(), "50%"), max_new_tokens=8)
 
 Where it reads the queries of the last rows it says how many in :attr:`Score.num_rows`; where it protects
 tokens or keeps them by units it overrides :attr:`Score.protected` and :attr:`Score.unit`.

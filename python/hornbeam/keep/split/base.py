@@ -33,6 +33,11 @@ class Split(Factor):
         Of a split in Python they may sum to less. Where planes hold different numbers of keys while a text is
         generated, it sees the scores of the shorter ones filled up with -inf; what a plane gets beyond the
         keys that it holds stays unused.
+
+        Args:
+            scores: `[L, Hk, N]`, of one sequence.
+            total: tokens that stay, over all planes.
+            protected: as :attr:`hornbeam.keep.Score.protected`.
         """
         self.require_method()
         return self.select(scores, total, protected, 1)[0]

@@ -96,7 +96,11 @@ class FeatureHead:
 
     def mismatch(self, target: Target) -> str | None:
         """Why the head cannot draft for the model as it is now, if it cannot. Compares once a change of the
-        model."""
+        model.
+
+        Args:
+            target: the model, an :class:`hornbeam.LM` or its engine.
+        """
         changes, known = _reasons.get(target, (-1, {}))
         if changes != target.runner.changes:
             known = {}

@@ -74,7 +74,11 @@ class Union:
 
 
 class UnionMemory:
-    """What the unions of equal settings have learned on one model."""
+    """What the unions of equal settings have learned on one model.
+
+    Args:
+        num_sources: how many sources the unions have.
+    """
 
     def __init__(self, num_sources: int) -> None:
         self.chances = Chances()

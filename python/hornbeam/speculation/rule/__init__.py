@@ -19,6 +19,9 @@ RULES: dict[str, Rule] = {rule.name: rule() for rule in _FOUND.values()}
 def rule_of(verify: Any) -> Rule:
     """The rule that ``verify=`` says.
 
+    Args:
+        verify: the name of a rule of the package, or a rule.
+
     Raises:
         ArgumentError: it is neither the name of a rule nor a :class:`Rule`.
     """
@@ -34,5 +37,11 @@ def rule_of(verify: Any) -> Rule:
 
 def is_ratio_test(verify: str | Rule, law: Law, is_greedy: bool) -> bool:
     """Whether the rule compares laws for a draft of this law. An argmax has one outcome, and what was chosen
-    without chance is accepted where a draw from the target says the same."""
+    without chance is accepted where a draw from the target says the same.
+
+    Args:
+        verify: a rule, or its name.
+        law: how the draft's tokens come about.
+        is_greedy: whether the target takes its argmax.
+    """
     return bool(rule_of(verify).compares) and law != "deterministic" and not is_greedy
