@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "python" / "hornbeam"
 #: From the lowest to the highest; parts of one line know nothing of each other.
 LAYERS = (
     ("errors", "_native"),
-    ("integers", "interrupts", "tensor_file", "text", "warp", "memory", "results"),
+    ("integers", "interrupts", "tensor_file", "text", "warp", "memory", "pages", "results"),
     ("prompt", "trace"),
     ("cuda",),
     ("ops",),

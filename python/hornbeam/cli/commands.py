@@ -182,6 +182,7 @@ def keep(
     """Show what each layer and head keeps of a text, as a heat map over it."""
     with _reported(debug):
         from hornbeam.cli.keep_page import kept_by, page
+        from hornbeam.text import pieces_of
 
         method = _recipe(recipe, budget, head_scores)
         screen = Screen(quiet=False)
@@ -190,9 +191,9 @@ def keep(
         token_ids = list(lm.tokenizer(words)["input_ids"])
         with screen.waiting(f"reading {len(token_ids):,} tokens"):
             kept = kept_by(lm, token_ids, method)
-        pieces = [lm.tokenizer.decode([token]) for token in token_ids]
+        settings = {"model": model, "recipe": recipe, "budget": budget}
         name = "standard input" if str(text) == "-" else text.name
-        html.write_text(page(kept, pieces, recipe, budget, name), encoding="utf-8")
+        html.write_text(page(kept, pieces_of(lm.tokenizer, token_ids), settings, name), encoding="utf-8")
         print(f"written to {html}")
 
 
