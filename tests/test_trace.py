@@ -114,7 +114,7 @@ def test_it_names_model_settings_seed_and_seconds(trace):
             "draft": (
                 "Union(drafts=[Foresight(texts=[48 entries, 45 entries], wrong=6), TokenRecycling(size=10)])"
             ),
-            "length": "Fixed(num_tokens=12)",
+            "length": "Fixed(length=12)",
             "verify": "coupled",
             "keep": "everything",
             "max_new_tokens": "40",

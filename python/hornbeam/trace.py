@@ -8,6 +8,7 @@ trace.save("out.html")
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -168,8 +169,10 @@ class Trace:
 def _model(engine: Any) -> dict[str, str]:
     """What a page calls the model: the end of its path, its class, and how it is held."""
     model = engine.model
+    # The folder of a model that a package ships ends with the digest of what it was made from.
+    name = re.sub(r"-[0-9a-f]{16}-v\d+$", "", Path(str(model.config.name_or_path)).name)
     return {
-        "name": Path(str(model.config.name_or_path)).name or type(model).__name__,
+        "name": name or type(model).__name__,
         "class": type(model).__name__,
         "dtype": str(model.dtype).removeprefix("torch."),
         "device": str(model.device),

@@ -123,8 +123,8 @@ def test_cells_are_scaled_to_the_range_that_occurs(large, browser, tmp_path):
     ends = browser.run("['least', 'most'].map(id => document.getElementById(id).textContent)")
     assert ends == [f"{100 * min(sizes):.1f} %", f"{100 * max(sizes):.0f} %"]
     colours = browser.run("[...document.querySelectorAll('#grid button')].map(b => b.style.backgroundColor)")
-    assert "0%" in colours[int(np.argmin(sizes))]
-    assert "100%" in colours[int(np.argmax(sizes))]
+    assert " 0.0%" in colours[int(np.argmin(sizes))]
+    assert " 100.0%" in colours[int(np.argmax(sizes))]
 
 
 def test_heads_that_keep_alike_have_no_scale(browser, tmp_path):

@@ -41,8 +41,9 @@ function signOf(character) {
   return `\u27e8${code.toString(16).toUpperCase().padStart(4, "0")}\u27e9`;
 }
 
-/** The text as a title or a drawing shows it: a sign for each character that cannot be seen. */
-const plainly = text => text === "" ? "\u2205" : text.replace(HIDDEN, signOf).replace(/ /g, "\u00b7");
+/** The text on one line, with a sign for each character that cannot be seen. */
+const inLine = text => text.replace(HIDDEN, signOf);
+const quoted = text => text === "" ? "no text" : `\u201c${inLine(text)}\u201d`;
 
 /** Puts a text into an element so that every character shows; what is copied from it is the text itself. */
 function spell(node, text) {

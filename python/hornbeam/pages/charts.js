@@ -25,7 +25,7 @@ function drawSteps(steps, width, open) {
   const full = Math.max(width, left + slot * steps.length + 4);
   const mostUp = Math.max(2, ...steps.map(step => step.emitted)), mostDown = Math.max(2, ...steps.map(step => step.draft.length + 1));
   const picture = svg("svg", { width: full, height: middle + down + 24, role: "img", "aria-label": "tokens emitted and rows verified in each step" });
-  for (const tick of ticks(mostUp, 3).filter(tick => tick && tick <= mostUp && Number.isInteger(tick))) {
+  for (const tick of ticks(mostUp, 4).filter(tick => tick && tick <= mostUp && Number.isInteger(tick))) {
     picture.append(line(left, full, middle - up * tick / mostUp), label(left - 6, middle - up * tick / mostUp + 4, "end", tick));
   }
   picture.append(line(left, full, middle + down), label(left - 6, middle + down + 4, "end", mostDown));

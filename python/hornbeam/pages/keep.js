@@ -22,8 +22,10 @@ function readMask(text) {
 }
 
 const percent = share => `${(100 * share).toFixed(100 * share < 9.95 ? 1 : 0)} %`;
+/** Shares that are alike but for a token more or less, which budgets cannot divide evenly. */
+const areAlike = ([low, high]) => high - low < 0.005;
 /** Where a value lies in the range that occurs, from 0 to 1; all alike are in the middle. */
-const place = (value, [low, high]) => high > low ? (value - low) / (high - low) : 0.5;
+const place = (value, [low, high]) => areAlike([low, high]) ? 0.5 : (value - low) / (high - low);
 const heat = share => `color-mix(in oklab, var(--heat-high) ${(100 * share).toFixed(1)}%, var(--heat-low))`;
 
 /** Shows a number for each token. `texts` say the lowest and the highest of them. */
@@ -140,7 +142,7 @@ function drawGrid() {
     });
     el("grid").append(make("div", { class: "layer" }, make("span", {}, l), row));
   });
-  [el("least").textContent, el("most").textContent] = cells[0] === cells[1] ? ["each head keeps", percent(cells[1])] : cells.map(percent);
+  [el("least").textContent, el("most").textContent] = areAlike(cells) ? ["each head keeps", percent(cells[1])] : cells.map(percent);
 }
 
 function moveFocus(event, layer, head) {

@@ -3,12 +3,11 @@
 const kinds = kindsOf(data.sequences);
 let sequence = null, current = -1;
 
-const quoted = text => `\u201c${plainly(text)}\u201d`;
 
 /** What a sequence is called where there are several: its number and how its text begins. */
 function sequenceName(told, index) {
   const text = told.tokens.slice(0, 24).map(token => token.text).join("");
-  return `${index + 1}: ${plainly(text).slice(0, 70)}`;
+  return `${index + 1}: ${inLine(text).slice(0, 70)}`;
 }
 
 function showFigures() {
@@ -43,14 +42,12 @@ function showLegend() {
 
 /** The prompt whole, or where it is long its end and a button. */
 function showPrompt() {
-  const box = el("prompt"), text = spell(make("div"), sequence.prompt);
-  box.replaceChildren(text);
+  const box = el("prompt"), text = spell(make("div"), sequence.prompt), frame = make("div", {}, text);
+  box.replaceChildren(frame);
   box.classList.add("short");
-  const isLong = text.scrollHeight > text.clientHeight + 2;
+  const isLong = text.offsetHeight > frame.clientHeight + 2;
   box.classList.toggle("short", isLong);
   if (!isLong) return;
-  const inner = make("div", {}, ...text.childNodes);
-  text.append(inner);
   const button = make("button", { type: "button", "aria-expanded": "false" }, "show the whole prompt");
   button.addEventListener("click", () => {
     const isShort = box.classList.toggle("short");

@@ -5,9 +5,9 @@ const pen = document.createElement("canvas").getContext("2d");
 pen.font = '12px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
 const SIGNS = new Intl.Segmenter("en", { granularity: "grapheme" });
 
-/** A text cut to so many pixels, and its width. */
+/** A text cut to so many pixels, with its spaces marked, and its width. */
 function fitted(text, most) {
-  const all = [...SIGNS.segment(plainly(text))].map(part => part.segment);
+  const all = [...SIGNS.segment(text === "" ? "\u2205" : inLine(text).replace(/ /g, "\u00b7"))].map(part => part.segment);
   let shown = all.join("");
   for (let left = all.length; left > 1 && pen.measureText(shown).width > most; left--) shown = all.slice(0, left - 1).join("") + "\u2026";
   return [shown, Math.min(Math.ceil(pen.measureText(shown).width), most)];
@@ -80,7 +80,7 @@ function linkPath(from, to, width) {
 }
 
 function nodeTitle(node) {
-  const text = plainly(node.text);
+  const text = quoted(node.text);
   if (node.kind === "certain") return `certain: ${text}`;
   if (node.isOwn) return node.taken ? `the target's own: ${text}` : `the target's own, not emitted, as the text had ended: ${text}`;
   return `${node.taken ? "accepted" : "rejected"}: ${text} (${node.kind})`;
