@@ -153,6 +153,21 @@ def test_settings_are_told_as_they_were_given(options, expected):
     assert ("length" in settings) == (settings["draft"] != "none")
 
 
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("/cache/models/smollm2-b179c9523d0e6a0f-v1", "smollm2"),
+        ("folder/Qwen3-0.6B/", "Qwen3-0.6B"),
+        ("", "LlamaForCausalLM"),
+    ],
+)
+def test_a_model_is_named_by_the_end_of_its_path(path, name):
+    model, found = models.llama(), hb.Trace()
+    model.config.name_or_path = path
+    hb.LM(model).generate(PROMPT, max_new_tokens=2, trace=found)
+    assert found.to_dict()["model"]["name"] == name
+
+
 def test_samples_of_one_prompt_are_told_apart():
     found = hb.Trace()
     hb.LM(models.llama()).generate(PROMPT, n=2, temperature=1.0, max_new_tokens=2, trace=found)

@@ -43,7 +43,7 @@ function signOf(character) {
 
 /** The text on one line, with a sign for each character that cannot be seen. */
 const inLine = text => text.replace(HIDDEN, signOf);
-const quoted = text => text === "" ? "no text" : `\u201c${inLine(text)}\u201d`;
+const quoted = text => text === "" ? "(no text)" : `\u201c${inLine(text)}\u201d`;
 
 /** Puts a text into an element so that every character shows; what is copied from it is the text itself. */
 function spell(node, text) {

@@ -19,7 +19,7 @@ function emittedKinds(step) {
 
 /** Upwards what each step emitted, by source; downwards the rows that it verified. */
 function drawSteps(steps, width, open) {
-  const left = 66, up = 104, down = 56, middle = up + 14;
+  const left = 80, up = 104, down = 56, middle = up + 14;
   const slot = Math.max(5, (width - left - 4) / Math.max(steps.length, 1));
   const bar = Math.max(3, Math.min(40, 0.74 * slot));
   const full = Math.max(width, left + slot * steps.length + 4);

@@ -4,6 +4,8 @@ const kinds = kindsOf(data.sequences);
 let sequence = null, current = -1;
 
 
+const rate = value => value < 100 ? value.toFixed(1) : number(Math.round(value));
+
 /** What a sequence is called where there are several: its number and how its text begins. */
 function sequenceName(told, index) {
   const text = told.tokens.slice(0, 24).map(token => token.text).join("");
@@ -18,7 +20,7 @@ function showFigures() {
   const small = (value, unit) => { const node = make("span", {}, value, " "); node.append(make("small", {}, unit)); return node; };
   fillFacts(el("figures"), [
     ["emitted", small(number(tokens.length), tokens.length === 1 ? "token" : "tokens")],
-    ["speed", sequence.tokens_per_second ? small(sequence.tokens_per_second.toFixed(1), "tokens/s") : "\u2013"],
+    ["speed", sequence.tokens_per_second ? small(rate(sequence.tokens_per_second), "tokens/s") : "\u2013"],
     ["decoding", seconds(decoding)],
     ["prompt", small(number(sequence.prompt_tokens), `tokens in ${seconds(sequence.seconds.prefill ?? 0)}` + (sequence.reused_tokens ? `, ${number(sequence.reused_tokens)} of them cached` : ""))],
     ["steps", small(number(steps.length), steps.length ? `${((tokens.length - 1) / steps.length).toFixed(2)} tokens each` : "")],
