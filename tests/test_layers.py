@@ -14,7 +14,18 @@ ROOT = Path(__file__).parent.parent / "python" / "hornbeam"
 #: From the lowest to the highest; parts of one line know nothing of each other.
 LAYERS = (
     ("errors", "_native"),
-    ("integers", "interrupts", "methods", "tensor_file", "text", "text_file", "warp", "memory", "results"),
+    (
+        "integers",
+        "interrupts",
+        "methods",
+        "tensor_file",
+        "text",
+        "text_file",
+        "warp",
+        "memory",
+        "pages",
+        "results",
+    ),
     ("prompt", "trace"),
     ("cuda",),
     ("ops",),

@@ -141,8 +141,8 @@ class CostCurve:
     def seconds(self, rows: int) -> float | None:
         """Seconds that a step of so many rows takes; None before the first observation."""
     def seconds_beside(self, rows: int, plain: int, other_rows: int) -> float | None:
-        """Seconds that a step of so many rows takes where it stands beside ``other_rows`` of other requests, which
-        are not charged; ``plain`` of the rows are there without a draft."""
+        """Seconds that a step of so many rows takes where it stands beside ``other_rows`` of other requests,
+        which are not charged; ``plain`` of the rows are there without a draft."""
     def points(self) -> list[tuple[float, float]]:
         """The (rows, seconds) that the curve runs through, rows ascending."""
 
