@@ -11,6 +11,7 @@ from hornbeam import integrations, keep, ops, recipes, speculation
 from hornbeam.build import build_info
 from hornbeam.cache.tree import PrefixTree
 from hornbeam.engine.engine import Engine
+from hornbeam.engine.processors import EachPrompt
 from hornbeam.lm import LM
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
@@ -20,6 +21,7 @@ spec = speculation
 
 __all__ = [
     "LM",
+    "EachPrompt",
     "Engine",
     "PrefixTree",
     "Trace",
