@@ -24,7 +24,7 @@ def by_xgrammar(model, tokenizer, schema: str):
     from xgrammar.contrib.hf import LogitsProcessor
 
     info = xgrammar.TokenizerInfo.from_huggingface(tokenizer, vocab_size=model.config.vocab_size)
-    grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema)
+    grammar = xgrammar.GrammarCompiler(info).compile_json_schema(schema, any_whitespace=False)
     return lambda: LogitsProcessor(grammar)
 
 

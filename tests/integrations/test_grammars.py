@@ -21,7 +21,7 @@ import hornbeam as hb
 
 loop = hb.integrations.transformers.generate
 QUESTIONS = ["Describe Paris as JSON.", "Describe Lyon, a city in France, as JSON.", "Describe Bonn."]
-LENGTH = 32
+LENGTH = 24
 
 Make = Callable[[], Any]
 
@@ -87,25 +87,25 @@ def generate(model: Any, prompts: list[list[int]], processor: Any, **options: An
 pytestmark = pytest.mark.model
 
 
-@pytest.mark.parametrize("count", [1, 3])
 def test_inside_of_transformers(
-    made: tuple[str, Make], default_model: tuple[Any, Any], prompts: list[list[int]], count: int
+    made: tuple[str, Make], default_model: tuple[Any, Any], prompts: list[list[int]], plain: list[list[int]]
 ) -> None:
     model, make = default_model[0], made[1]
-    ours = generate(model, prompts[:count], make(), custom_generate=loop)
-    assert ours == generate(model, prompts[:count], make())
+    assert generate(model, prompts[:1], make(), custom_generate=loop) == plain[:1]
+    ours = generate(model, prompts, make(), custom_generate=loop)
+    assert ours == generate(model, prompts, make())
 
 
 def test_of_one_prompt(
     made: tuple[str, Make], default_model: tuple[Any, Any], prompts: list[list[int]], plain: list[list[int]]
 ) -> None:
     lm = hb.LM(*default_model)
-    for prompt, text in zip(prompts, plain, strict=True):
-        out = lm.generate(prompt, max_new_tokens=LENGTH, logits_processor=made[1]())
-        assert out.token_ids == text
-        if made[0] in ("xgrammar", "outlines"):
-            assert out.finish_reason == "eos"
-            assert set(json.loads(out.text)) == {"city", "is_capital"}
+    out = lm.generate(prompts[0], max_new_tokens=LENGTH, logits_processor=made[1]())
+    assert out.token_ids == plain[0]
+    if made[0] in ("xgrammar", "outlines"):
+        assert set(json.loads(out.text)) == {"city", "is_capital"}
+        assert out.finish_reason == "eos"
+    assert lm.generate(prompts[0], max_new_tokens=LENGTH).token_ids != plain[0], "or nothing was tested"
 
 
 def test_of_a_batch(
@@ -116,21 +116,10 @@ def test_of_a_batch(
     assert [own.token_ids for own in out] == plain
 
 
-def test_they_change_the_text(
-    default_model: tuple[Any, Any], prompts: list[list[int]], plain: list[list[int]]
-) -> None:
-    """Or nothing was tested."""
-    without = hb.LM(*default_model).generate(prompts, max_new_tokens=LENGTH)
-    assert [own.token_ids for own in without] != plain
-
-
 @pytest.mark.parametrize("field", ["guidance_scale", "watermarking_config"])
-@pytest.mark.parametrize("count", [1, 3])
-def test_by_their_fields(
-    default_model: tuple[Any, Any], prompts: list[list[int]], field: str, count: int
-) -> None:
+def test_by_their_fields(default_model: tuple[Any, Any], prompts: list[list[int]], field: str) -> None:
     watermark = SynthIDTextWatermarkingConfig(keys=[3, 5, 7, 11], ngram_len=3)
     options = {field: 1.5 if field == "guidance_scale" else watermark}
     model = default_model[0]
-    ours = generate(model, prompts[:count], None, custom_generate=loop, **options)
-    assert ours == generate(model, prompts[:count], None, **options)
+    ours = generate(model, prompts, None, custom_generate=loop, **options)
+    assert ours == generate(model, prompts, None, **options)
