@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -16,6 +17,7 @@ from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
 from hornbeam.engine.stream import TokenStream
 from hornbeam.errors import ArgumentError
+from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, continuation_ids, prompts_of, scored_prompt
 from hornbeam.results import Generation, Likelihood
@@ -56,9 +58,9 @@ class LM:
         tokenizer: its tokenizer; may be left out where prompts are token ids.
         kv_dtype: element type of the pages; the model's own by default. ``torch.bfloat16`` halves the
             memory of the cache and is not exact for a float32 model.
-        max_kv_bytes: hard limit of the page pool. By default a quarter of the memory of the model's device;
-            on the CPU of the machine's or, in a container, of its limit, and no more than half of what is
-            available.
+        max_kv_bytes: hard limit of the page pool, in bytes or as text such as ``"1GB"``. By default a quarter
+            of the memory of the model's device; on the CPU of the machine's or, in a container, of its limit,
+            and no more than half of what is available.
         page_tokens: slots of a page.
         prefill_rows: rows of a prompt that one forward pass computes at most.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
@@ -76,7 +78,7 @@ class LM:
         tokenizer: Any = None,
         *,
         kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | None = None,
+        max_kv_bytes: int | str | None = None,
         page_tokens: int = 16,
         prefill_rows: int = 8192,
         cuda_graphs: bool = False,
@@ -91,6 +93,17 @@ class LM:
             prefill_rows=prefill_rows,
             cuda_graphs=cuda_graphs,
         )
+
+    def __repr__(self) -> str:
+        return f"<LM {', '.join(f'{value}' for value in self.engine.facts.values())}>"
+
+    def _repr_html_(self) -> str:
+        """What it is and what it holds, for notebooks."""
+        rows = "".join(
+            f"<tr><th style='text-align: left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
+            for name, value in self.engine.facts.items()
+        )
+        return f"<table>{rows}</table>"
 
     runner = _of_engine("runner", "Drives the model.")
     model = _of_engine("model", "The model, out of wrappers such as ``torch.compile``'s and peft's.")
@@ -163,7 +176,10 @@ class LM:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        seed: int = 0,
+        repetition_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = 0,
         stop: str | Sequence[str] | None = None,
         stream: Callable[..., Any] | None = None,
         verify: str | Rule = "coupled",
@@ -173,7 +189,8 @@ class LM:
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: Any = None,
         trace: Trace | None = None,
-        keep: Recipe | None = None,
+        keep: Recipe | str | None = None,
+        attention_mask: Any = None,
         n: int | None = None,
         logprobs: int | None = None,
         echo: bool = False,
@@ -182,14 +199,19 @@ class LM:
         """Continues a prompt, or a ragged batch of prompts together.
 
         Args:
-            prompt: raw text; token ids; chat messages (the model's chat template is applied); or a list
-                of any of these.
+            prompt: raw text; token ids; chat messages (the model's chat template is applied, and an answer
+                that the last message begins is gone on with); or a list of any of these. What a
+                tokenizer gives will do too: ids as a tensor or an array ``[B, n]`` or ``[n]``, or the whole
+                encoding with its attention mask.
             max_new_tokens: at most so many tokens are emitted for each prompt.
             draft: where guesses come from, see :mod:`hornbeam.speculation`: by default all that there is for
-                the model, each source where it pays; ``None`` decodes plainly. The text is the same.
+                the model, each source where it pays; ``None`` decodes plainly. The text is the same. A source
+                without arguments may be named: ``"suffix"``, ``"ngram"``, ``"recycling"``, ``"head"``.
             temperature: 0 is greedy.
             top_k, top_p, min_p: as in transformers, in its order.
-            seed: one seed, one text, whatever the draft and the batch.
+            repetition_penalty, frequency_penalty, presence_penalty: as :class:`hornbeam.Warp` has them.
+            seed: one seed, one text, whatever the draft and the batch. ``None`` draws one from torch's
+                generator, so that each call samples anew.
             stop: the text ends before the first of these strings; special tokens may be part of one.
             stream: called as ``stream(text, token_ids, source)`` as soon as tokens are certain; ``source``
                 is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts, or with
@@ -197,7 +219,8 @@ class LM:
             verify: the rule by which drafts are accepted: a name of :func:`hornbeam.ops.verify`, or a
                 :class:`hornbeam.spec.Rule`.
             length: how many drafted tokens are worth a row, see :mod:`hornbeam.speculation`.
-            warp: all warpers at once, penalties included, in place of the four above.
+            warp: all warpers at once, in place of temperature, cuts and penalties. Greedy unless it was
+                made with a temperature.
             logits_processor: ``(token ids [1, n], logits [1, V]) -> logits``, or a list of them; it may write
                 into the logits. It is asked in order, once a token, along accepted text alone; one with
                 ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well. Several
@@ -208,7 +231,10 @@ class LM:
                 one token; the model's own by default.
             trace: records every step, see :class:`hornbeam.Trace`.
             keep: which keys and values the cache keeps, see :mod:`hornbeam.recipes`; all by default.
-                Changes the text.
+                Changes the text. The name of a recipe, such as ``"snap_kv"``, takes its defaults.
+            attention_mask: of prompts that are given as a tensor, an array or lists ``[B, n]``: 0 where
+                there is padding, on the left or on the right. Without it a tensor's or an array's padding
+                tokens at either end are taken for padding as in transformers, unless they end texts as well.
             n: so many samples of each prompt, which share its prefill and its pages, with random numbers of
                 their own: those of ``[prompt] * n``.
             logprobs: the log-probabilities of every emitted token and of so many likeliest at its place,
@@ -238,6 +264,9 @@ class LM:
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
             seed=seed,
             stop=stop,
             verify=verify,
@@ -251,13 +280,13 @@ class LM:
             echo=echo,
             defaults=defaults,
         )
-        if n is not None and n < 1:
-            raise ArgumentError(f"n is {n}, expected at least 1")
+        if n is not None:
+            n = whole_number(n, "n", 1)
         many = shows_index = False
 
         def read() -> list[list[int]]:
             nonlocal many, shows_index
-            prompts, many = prompts_of(self.engine, prompt)
+            prompts, many = prompts_of(self.engine, prompt, attention_mask)
             shows_index = many or n is not None
             return [text for text in prompts for _ in range(n or 1)]
 
@@ -291,7 +320,8 @@ class LM:
         """Log-likelihoods of continuations; every prompt is computed once.
 
         Args:
-            prompt: one prompt, as in :meth:`generate`, or a list of prompts.
+            prompt: one prompt, as in :meth:`generate`, or a list of prompts. An empty one stands for the
+                token that begins texts, or else for the one that ends them.
             continuations: texts or token ids, each scored after the prompt, none empty; for a list of prompts
                 one list of them a prompt. A text after a text is scored as it stands there: spaces at the end
                 of the prompt belong to it, and its tokens are those that follow as many as the prompt has.
@@ -308,8 +338,10 @@ class LM:
 
         def read() -> tuple[list[list[int]], list[list[list[int]]]]:
             nonlocal many
-            is_list = isinstance(prompt, (list, tuple))
-            given = [scored_prompt(one) for one in prompt] if is_list else scored_prompt(prompt)
+            is_list = isinstance(prompt, (list, tuple)) and bool(prompt)
+            given: Any = scored_prompt(self.engine, prompt)
+            if is_list:
+                given = [scored_prompt(self.engine, one) for one in prompt]
             prompts, many = prompts_of(self.engine, given)
             groups = list(continuations) if many else [continuations]
             if len(groups) != len(prompts):

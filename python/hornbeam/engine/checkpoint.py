@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 from hornbeam.engine.processors import EachPrompt, RowProcessor
+from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ _TEXT_FIELDS: dict[str, tuple[Any, ...]] = {
 }
 
 
+_PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
+
+
 class Checkpoint:
     """The defaults of one model.
 
@@ -52,18 +56,23 @@ class Checkpoint:
         if defaults == "none" or config is None:
             return warp
         given: dict[str, Any] = {
-            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")
+            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p", *_PENALTIES)
         }
-        if defaults == "checkpoint" and config.do_sample and warp == Warp(temperature=0.0):
+        if defaults == "checkpoint" and config.do_sample and _samples_nothing(warp):
             temperature = 1.0 if config.temperature is None else config.temperature
             # transformers has both off by these values.
             top_k = config.top_k or None
             top_p = None if config.top_p in (None, 1.0) else config.top_p
-            given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
+            given |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
         fields = self._fields()
-        penalty = fields.get("repetition_penalty")
-        if penalty is not None and not _is_penalty_early(fields):
-            given["repetition_penalty"] = float(penalty)
+        if _is_penalty_early(fields):
+            if warp.repetition_penalty is not None:
+                raise ArgumentError(
+                    f"repetition_penalty is {warp.repetition_penalty} where the checkpoint has an "
+                    "exponential_decay_length_penalty, which comes after it; expected defaults='none'"
+                )
+        elif warp.repetition_penalty is None and "repetition_penalty" in fields:
+            given["repetition_penalty"] = float(fields["repetition_penalty"])
         return Warp(**given)
 
     def options_of(self, options: Options, index: int, prompt: Sequence[int]) -> Options:
@@ -77,7 +86,7 @@ class Checkpoint:
         Raises:
             ArgumentError: its processor is none, or none for the rule.
         """
-        given = options.given_processor
+        given = options.own_processor
         options = options.with_processor(
             given.made(index, prompt) if isinstance(given, EachPrompt) else given
         )
@@ -102,6 +111,11 @@ class Checkpoint:
         config = getattr(self.model, "generation_config", None)
         found = {name: getattr(config, name, None) for name in _TEXT_FIELDS}
         return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}
+
+
+def _samples_nothing(warp: Warp) -> bool:
+    """Whether nothing that shapes sampling was asked for."""
+    return warp.temperature == 0 and warp.top_k is None and warp.top_p is None and warp.min_p is None
 
 
 def _is_penalty_early(fields: dict[str, Any]) -> bool:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 import torch
 
 from hornbeam.engine.ambient import Ambient
-from hornbeam.engine.chat import turns
+from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host
@@ -83,7 +83,7 @@ class Engine(Requests):
         tokenizer: Any = None,
         *,
         kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | None = None,
+        max_kv_bytes: int | str | None = None,
         page_tokens: int = 16,
         prefill_rows: int = 8192,
         cuda_graphs: bool = False,
@@ -117,8 +117,8 @@ class Engine(Requests):
 
         def read() -> list[list[int]]:
             prompts, many = prompts_of(self, prompt)
-            if many:
-                raise ArgumentError("submit takes one prompt, got a list")
+            if many and len(prompts) > 1:
+                raise ArgumentError(f"submit takes one prompt, got {len(prompts)}")
             return prompts
 
         [request] = self.submit_all(read, checked, owner=owner)
@@ -172,7 +172,7 @@ class Engine(Requests):
             requests: list[Request] = []
             texts = prompts() if callable(prompts) else prompts
             if len(texts) > 1:
-                check_shared(options.given_processor, f"serve {len(texts)} sequences", _INSTEAD)
+                check_shared(options.own_processor, f"serve {len(texts)} sequences", _INSTEAD)
             for place, prompt in enumerate(texts):
                 number = seen.get(tuple(prompt), 0)
                 seen[tuple(prompt)] = number + 1
@@ -246,8 +246,8 @@ class Engine(Requests):
     def _engines(self) -> list[Host]:
         """This engine and those of its requests' drafts, in the order in which they are locked."""
         drafts = [request.options.draft for request in list(self._requests)]
-        others = {lm.engine for draft in drafts for lm in lms_of(draft)}
-        return sorted({self, *others}, key=id)
+        others = {lm.engine for draft in drafts if draft is not None for lm in lms_of(draft)}
+        return sorted({self, *others}, key=id) if others else [self]
 
     def step(self) -> list[Event]:
         """One forward pass for all requests that can go on: none if nobody can.
@@ -275,8 +275,12 @@ class Engine(Requests):
             return []
         self._is_stepping = self._is_dirty = True
         try:
-            with active[0].ambient.applied():
+            ambient = active[0].ambient
+            if ambient == Ambient.now(ambient.device_type):
                 touched = take_step(self, schedule(self, active))
+            else:
+                with ambient.applied():
+                    touched = take_step(self, schedule(self, active))
         finally:
             self._is_stepping = False
         self._is_dirty = False
@@ -321,8 +325,10 @@ class Engine(Requests):
         """What :meth:`Request.fork` does."""
         if count < 1:
             raise ArgumentError(f"count is {count}, expected at least 1")
-        with self.between_steps():
-            self._mend()
+        with self._lock:
+            self._check_between_steps()
+            if self._is_dirty:
+                self._mend()
             if request.done or request.is_paused:
                 raise StateError("a request that is done or paused cannot be forked")
             check_shared(request.options.processor, "be forked")
@@ -352,7 +358,7 @@ class Engine(Requests):
                 raise StateError("extend() needs a request that is done, did not fail and was not released")
             if request.options.echo:
                 raise ArgumentError("the request has echo=True, which cannot be had of a prompt that goes on")
-            check_shared(request.options.given_processor, "go on with another answer", _INSTEAD)
+            check_shared(request.options.own_processor, "go on with another answer", _INSTEAD)
             is_outdated = request.served_changes != self._seen_changes
             if is_outdated and request.keeper is not None:
                 raise StateError(
@@ -371,8 +377,8 @@ class Engine(Requests):
             if max_new_tokens is not None:
                 options = replace(options, max_new_tokens=max_new_tokens)
             if is_chat:
-                answer = {"role": "assistant", "content": request.generation().text}
-                request.messages = [*(request.messages or []), answer, *more]
+                said = answered(request.messages or [], request.generation().text)
+                request.messages = [*said, *more]
             if is_outdated:
                 request.close()  # its keys are of the model before: the text is read anew
             whole = [*request.prompt, *request.output, *fresh]

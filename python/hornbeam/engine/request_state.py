@@ -35,13 +35,8 @@ _UNLIMITED = 1 << 30
 
 
 class RequestState:
-    """The state of a request, and what the engine does with it.
-
-    Attributes:
-        prompt: token ids. Not to be changed.
-        output: the tokens emitted so far. Not to be changed.
-        error: what made it fail, or None.
-    """
+    """The state of a request, and what the engine does with it; :class:`hornbeam.engine.request.Request` says
+    what callers may look at."""
 
     def __init__(
         self,
@@ -70,7 +65,6 @@ class RequestState:
         self.call = call
         self.key = key
         self.number = key.number
-        self.seed = key.seed(options.seed)
         self.prompt = prompt
         self.output: list[int] = []
         self.error: BaseException | None = None
@@ -139,6 +133,11 @@ class RequestState:
         return self._owner is not None and self._owner() is None
 
     @property
+    def seed(self) -> int:
+        """Of its random numbers; not known before it draws, so that a fork need not hash."""
+        return self.key.seed(self.options.seed)
+
+    @property
     def position(self) -> int:
         """Logical position of the token to be sampled next."""
         return len(self.prompt) + len(self.output)
@@ -196,7 +195,7 @@ class RequestState:
         that grows with the text: the output is when it is first added to."""
         child = twin(self)
         child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number, child.seed = key.number, key.seed(self.options.seed)
+        child.number = key.number
         child._is_shared = self._is_shared = True
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)

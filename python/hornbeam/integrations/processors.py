@@ -65,6 +65,8 @@ class Processors:
             rest.pop()
         if not do_sample:
             options = {k: v for k, v in options.items() if k == "repetition_penalty"} | {"temperature": 0.0}
+        # A warp without one would be greedy.
+        options = {"temperature": 1.0} | options
         is_row_wise = all(is_pure(part) or _is_of_rows(part, len(padding)) for part in rest)
         return cls(Warp(**options), tuple(rest), is_row_wise, len(padding))
 

@@ -29,7 +29,7 @@ def turn(keys: Tensor, by: Tensor, frequencies: tuple[float, ...]) -> Tensor:
     A key that was rotated for position `p` becomes the one for `p + by`, since rotations add up.
     """
     half = len(frequencies)
-    angles = by.double()[:, None] * torch.tensor(frequencies, dtype=torch.float64)
+    angles = by.double()[:, None] * torch.tensor(frequencies, dtype=torch.float64, device="cpu")
     cos, sin = angles.cos().to(keys.device), angles.sin().to(keys.device)
     low, high = keys[:, :half].double(), keys[:, half : 2 * half].double()
     turned = torch.cat([low * cos - high * sin, high * cos + low * sin], dim=1)

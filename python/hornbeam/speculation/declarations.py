@@ -17,7 +17,27 @@ from hornbeam.speculation.protocols import Drafted, Law
 if TYPE_CHECKING:
     from hornbeam.speculation.protocols import HasEngine
 
-__all__ = ["StopTraits", "is_self_paced", "law_of", "lms_of", "logits_of", "origin_of", "parents_of"]
+__all__ = [
+    "StopTraits",
+    "is_self_paced",
+    "is_source",
+    "is_stop_rule",
+    "law_of",
+    "lms_of",
+    "logits_of",
+    "origin_of",
+    "parents_of",
+]
+
+
+def is_source(draft: Any) -> bool:
+    """Whether it is a draft source, of either kind, and not the class of one."""
+    return not isinstance(draft, type) and (hasattr(draft, "open") or hasattr(draft, "start"))
+
+
+def is_stop_rule(rule: Any) -> bool:
+    """Whether it is a stop rule, and not the class of one."""
+    return not isinstance(rule, type) and hasattr(rule, "needs_costs")
 
 
 def lms_of(draft: Any) -> tuple[HasEngine, ...]:

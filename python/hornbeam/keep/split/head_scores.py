@@ -29,7 +29,7 @@ class HeadScores(Split):
         """Writes the scores and the floor as safetensors."""
         from safetensors.torch import save_file
 
-        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64)}
+        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64, device="cpu")}
         save_file(tensors, path, metadata={"floor": repr(self.floor)})
 
     @classmethod
