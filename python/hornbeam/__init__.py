@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hornbeam.build import build_info
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.engine.engine import Engine
+    from hornbeam.engine.processors import EachPrompt
     from hornbeam.lm import LM
     from hornbeam.search.budget import Budget
     from hornbeam.trace import Trace
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LM",
     "Budget",
+    "EachPrompt",
     "Engine",
     "PrefixTree",
     "Trace",
@@ -50,6 +52,7 @@ __all__ = [
 _DEFINED_IN = {
     "LM": "lm",
     "Budget": "search.budget",
+    "EachPrompt": "engine.processors",
     "Engine": "engine.engine",
     "PrefixTree": "cache.tree",
     "Trace": "trace",

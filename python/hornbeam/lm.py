@@ -170,7 +170,9 @@ class LM(EngineFace):
                 made with a temperature.
             logits_processor: ``(token ids [1, n], logits [1, V]) -> logits``, or a list of them; it may write
                 into the logits. It is asked in order, once a token, along accepted text alone; one with
-                ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well.
+                ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well. Several
+                prompts or samples share a function or a pure object; with :class:`hornbeam.EachPrompt` each
+                has a processor of its own.
             stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
             eos_token_id: ends a sequence: one or several ids, also as a tensor or an array, or the text of
                 one token; the model's own by default.

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from hornbeam.engine.processors import RowProcessor
+from hornbeam.engine.processors import EachPrompt, RowProcessor
 from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
@@ -35,20 +35,13 @@ _TEXT_FIELDS: dict[str, tuple[Any, ...]] = {
     "suppress_tokens": (None, []),
     "begin_suppress_tokens": (None, []),
 }
-# Those that count from the end of the prompt, or to the end of the text.
-_COUNTED = {
-    "min_new_tokens",
-    "forced_eos_token_id",
-    "exponential_decay_length_penalty",
-    "begin_suppress_tokens",
-}
 
 
 _PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
 class Checkpoint:
-    """The defaults of one model. Remembers its processors, so that requests that share them are one group.
+    """The defaults of one model.
 
     Args:
         model: its ``generation_config`` is read anew for every call.
@@ -56,7 +49,6 @@ class Checkpoint:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._made: dict[str, RowProcessor] = {}
 
     def sampling(self, defaults: Defaults, warp: Warp) -> Warp:
         """The warp of a request that names none of its own."""
@@ -83,24 +75,33 @@ class Checkpoint:
             given["repetition_penalty"] = float(fields["repetition_penalty"])
         return Warp(**given)
 
-    def processor(self, options: Options, prompt_length: int) -> RowProcessor | None:
-        """What runs before the request's own processor, and that one."""
+    def options_of(self, options: Options, index: int, prompt: Sequence[int]) -> Options:
+        """The options of one sequence of a call: with its own processor, and what runs before that.
+
+        Args:
+            options: of the call.
+            index: its place in the call.
+            prompt: its token ids.
+
+        Raises:
+            ArgumentError: its processor is none, or none for the rule.
+        """
+        given = options.own_processor
+        options = options.with_processor(
+            given.made(index, prompt) if isinstance(given, EachPrompt) else given
+        )
+        if options.defaults == "none":
+            return options
         fields = self.text_fields()
         if options.has_own_warp or not _is_penalty_early(fields):
             fields.pop("repetition_penalty", None)
         if not fields:
-            return options.own_processor
-        counted = [prompt_length, options.max_new_tokens] if _COUNTED & set(fields) else []
-        key = repr([fields, counted, sorted(options.eos_token_ids)])
-        if key not in self._made:
-            if len(self._made) > 256:
-                self._made.clear()
-            parts = _processors(fields, options, prompt_length, self._device)
-            self._made[key] = RowProcessor(parts, is_pure=True)
-        own = options.own_processor
+            return options
+        parts = _processors(fields, options, len(prompt), self._device)
+        own = options.processor
         if own is None:
-            return self._made[key]
-        return RowProcessor([*self._made[key].processors, *own.processors], own.is_pure)
+            return options.with_processor(RowProcessor(parts, is_pure=True))
+        return options.with_processor(RowProcessor([*parts, *own.processors], own.is_pure))
 
     @property
     def _device(self) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hornbeam.engine.verifying import Verifier
+from hornbeam.engine.verifying import Verifier, masking
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation import laws
 from hornbeam.speculation.declarations import StopTraits, is_self_paced, origin_of, parents_of
@@ -41,10 +41,7 @@ class Drafting:
             traits = StopTraits.of(options.length)
             self.stop = options.length.start(engine.cost_curve)
             gate = self.stop if traits.is_gate else None
-            # A processor that may keep state is not asked about guesses.
-            is_pure = options.processor is not None and options.processor.is_pure
-            processor = options.processor if is_pure else None
-            run = Run(engine, options.warp, options.seed, options.rule, processor, gate, traits.needs_costs)
+            run = Run(engine, options.warp, options.seed, options.rule, gate, traits.needs_costs)
             # A rule that weighs seconds has the source asked only where it is worth its own.
             if traits.needs_costs and not is_self_paced(draft):
                 draft = Union(draft, rows=UNLIMITED_ROWS)
@@ -132,6 +129,7 @@ class Drafting:
                 s.branch,
                 s.seed,
                 others,
+                masking(s),
             )
             for s in active
         ]

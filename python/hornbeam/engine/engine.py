@@ -22,6 +22,7 @@ from hornbeam.engine.host import Host, HostKeywords
 from hornbeam.engine.likelihood import Scored, scored_requests
 from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
+from hornbeam.engine.processors import check_shared
 from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.requests import Requests
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Event"]
 
 _T = TypeVar("_T")
+_INSTEAD = "hb.EachPrompt(factory), which makes one for each, or "
 
 
 class Event(NamedTuple):
@@ -147,21 +149,21 @@ class Engine(Requests):
             call, seen = object(), dict[tuple[int, ...], int]()
             indices = self._free_indices()
             requests: list[Request] = []
-            for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
-                own = options
+            texts = prompts() if callable(prompts) else prompts
+            if len(texts) > 1:
+                check_shared(options.own_processor, f"serve {len(texts)} sequences", _INSTEAD)
+            for place, prompt in enumerate(texts):
                 if numbers is None:
                     number = seen.get(tuple(prompt), 0)
                     seen[tuple(prompt)] = number + 1
                 else:
                     number = numbers[place]
-                if options.defaults != "none":
-                    own = replace(options, processor=self.checkpoint.processor(options, len(prompt)))
                 request = make(
                     self,
                     next(indices),
                     RandomKey(number),
                     prompt,
-                    own,
+                    self.checkpoint.options_of(options, place, prompt),
                     ambient=ambient,
                     place=place,
                     before=() if before is None else before[place],
@@ -311,6 +313,7 @@ class Engine(Requests):
                 self._mend()
             if request.done or request.is_paused:
                 raise StateError("a request that is done or paused cannot be forked")
+            check_shared(request.options.processor, "be forked")
             own, *keys = request.key.fork(count)
             others: list[Request] = []
             indices = self._free_indices()
@@ -339,6 +342,7 @@ class Engine(Requests):
                 raise StateError("extend() needs a request that is done, did not fail and was not released")
             if request.options.echo:
                 raise ArgumentError("the request has echo=True, which cannot be had of a prompt that goes on")
+            check_shared(request.options.own_processor, "go on with another answer", _INSTEAD)
             is_outdated = request.served_changes != self._seen_changes
             if is_outdated and request.keeper is not None:
                 raise StateError(
@@ -361,10 +365,8 @@ class Engine(Requests):
                 request.messages = [*said, *more]
             if is_outdated:
                 request.close()  # its keys are of the model before: the text is read anew
-            if options.defaults != "none":
-                processor = self.checkpoint.processor(options, total)
-                options = replace(options, processor=processor)
-            request.prolong(fresh, options)
+            whole = [*request.prompt, *request.output, *fresh]
+            request.prolong(fresh, self.checkpoint.options_of(options, request.place, whole))
             before, request.index = request.index, next(self._free_indices())
             if request.keeper is not None:
                 request.keeper.prolong(request, before)

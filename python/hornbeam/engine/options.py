@@ -10,7 +10,7 @@ import torch
 
 from hornbeam import speculation
 from hornbeam.engine.checkpoint import Checkpoint, Defaults
-from hornbeam.engine.processors import RowProcessor, row_processor
+from hornbeam.engine.processors import EachPrompt, RowProcessor, row_processor
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
 from hornbeam.keep.recipe import recipe_of
@@ -68,10 +68,10 @@ class Options:
     draft: Any
     length: Any
     stop: tuple[str, ...] = ()
+    own_processor: RowProcessor | EachPrompt | None = None
+    """What the caller gave, for all sequences of the call."""
     processor: RowProcessor | None = None
-    """What the checkpoint asks for, then the caller's own."""
-    own_processor: RowProcessor | None = None
-    """The caller's own."""
+    """What the checkpoint asks for, then the caller's own, for one sequence."""
     lockstep: Lockstep | None = None
     criterion: Criterion | None = None
     eos_token_ids: frozenset[int] = frozenset()
@@ -144,12 +144,6 @@ class Options:
         draft, keep = draft_of(draft), recipe_of(keep)
         if draft is not None:
             length = stop_rule_of(length)
-        rule, processor = rule_of(verify), row_processor(logits_processor)
-        if draft is not None and processor is not None and not processor.is_pure and not rule.shares_noise:
-            raise ArgumentError(
-                f"verify is {rule.name!r}, which asks the logits processor about tokens that may be refused, "
-                "expected verify='coupled', or a processor with is_pure = True"
-            )
         if stops and not has_tokenizer:
             raise ArgumentError("stop strings need a tokenizer, and this LM has none")
         if logprobs is not None:
@@ -163,16 +157,16 @@ class Options:
             raise ArgumentError(f"trace is {trace!r}, expected a hornbeam.Trace or None")
         if echo and logprobs is None:
             raise ArgumentError("echo is True, expected logprobs to be given too")
-        return cls(
+        given = row_processor(logits_processor)
+        options = cls(
             max_new_tokens=max_new_tokens,
             warp=warp,
             seed=seed,
-            rule=rule,
+            rule=rule_of(verify),
             draft=draft,
             length=length,
             stop=stops,
-            processor=processor,
-            own_processor=processor,
+            own_processor=given,
             criterion=stopping_criterion,
             eos_token_ids=eos_token_ids,
             trace=trace,
@@ -182,11 +176,26 @@ class Options:
             has_own_warp=has_own_warp,
             defaults=defaults,
         )
+        return options if isinstance(given, EachPrompt) else options.with_processor(given)
+
+    def with_processor(self, processor: RowProcessor | None) -> Options:
+        """Those of a sequence with this processor.
+
+        Raises:
+            ArgumentError: the rule asks about guesses, and the processor may keep state.
+        """
+        if not (self.draft is None or processor is None or processor.is_pure or self.rule.shares_noise):
+            raise ArgumentError(
+                f"verify is {self.rule.name!r}, which asks the logits processor about tokens that may be "
+                "refused, expected verify='coupled', or a processor with is_pure = True"
+            )
+        return replace(self, processor=processor)
 
     @property
     def drafting_key(self) -> tuple[Hashable, ...]:
-        """Equal for requests that are drafted for and verified together."""
-        shared = (self.draft, self.length, self.warp, self.processor, self.lockstep, self.rule)
+        """Equal for requests that are drafted for and verified together. Their processors may differ."""
+        kind = None if self.processor is None else self.processor.is_pure
+        shared = (self.draft, self.length, self.warp, kind, self.lockstep, self.rule)
         return tuple(_identity(value) for value in shared)
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hornbeam.engine.asked import Asked
 from hornbeam.engine.logprobs import token_entries
 from hornbeam.results import Finish, Generation, Piece, Source, Stats, TokenLogprob
 from hornbeam.text import TextStream, continuation, twin
@@ -68,7 +69,6 @@ class RequestState:
         self.output: list[int] = []
         self.error: BaseException | None = None
         self.messages: list[Any] | None = None  # the chat that the prompt is
-        self._stopped_at: dict[int, bool] = {}  # what the criterion said in this step, by length
         #: Padding before the prompt, for processors and criteria alone.
         self.before = before
         self._owner = None if owner is None else weakref.ref(owner)
@@ -101,6 +101,7 @@ class RequestState:
 
     def _begin(self) -> None:
         """Begins with an empty output."""
+        self.asked = Asked()
         # Why the sequence ends, and the length of the output that it ends with.
         self._ending: tuple[Finish, int] | None = None
         self.stats = Stats(prompt_tokens=len(self.prompt))
@@ -199,7 +200,7 @@ class RequestState:
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)
         child.stats.seconds = dict(self.stats.seconds)
-        child.unread, child._stopped_at = deque(), {}
+        child.unread, child.asked = deque(), Asked()
         child.logprobs, child.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
         return child
 
@@ -308,16 +309,12 @@ class RequestState:
         """Whether the caller's criterion ends it with these tokens after the output; asked once a length."""
         if self.options.criterion is None:
             return False
-        length = len(self.output) + len(more)
-        if length not in self._stopped_at:
-            text = [*self.before, *self.prompt]
-            self._stopped_at[length] = bool(self.options.criterion(text, self.output + more))
-        return self._stopped_at[length]
+        ask = self.options.criterion
+        return self.asked.stopped(more, lambda: bool(ask([*self.before, *self.prompt], self.output + more)))
 
     def take_back(self) -> None:
         """Forgets what was cut and not emitted."""
         self.fresh = None
-        self._stopped_at.clear()
         if self.finish is None:
             self._ending = None
         del self.logprobs[len(self.output) :]
@@ -339,7 +336,7 @@ class RequestState:
         if len(self.output) == before:
             # One call that no interrupt divides.
             self.output.extend([piece.token for piece in pieces])
-        self._stopped_at.clear()
+        self.asked.clear()
         self.stats.emitted = len(self.output)
         self.fresh = None
         return pieces

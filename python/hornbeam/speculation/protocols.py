@@ -152,9 +152,6 @@ class Run:
     """Of the random numbers of asks that name none."""
     rule: str | Rule
     """Of the verification, or its name."""
-    processor: Callable[[Tensor, Tensor], Tensor] | None = None
-    """The caller's logits processor, for a draft that wants to be masked as the target is:
-    (token ids `[1, n]`, logits `[1, V]`) -> logits."""
     gate: Gate | None = None
     """The run's stop rule, if it decides before each draw (:class:`hornbeam.speculation.stop.gate.Gate`):
     for a source whose proposer declares ``takes_gates = True``. With any other source it is refused."""
@@ -196,6 +193,10 @@ class Ask:
     """Of its random numbers; None for that of the run."""
     others: Others = Others()
     """What the step computes besides the asks that come together."""
+    processor: Callable[[list[int], Tensor], Tensor] | None = None
+    """The caller's logits processor, for a draft that wants to be masked as the target is:
+    (drafted tokens after the pending one, logits `[V]` after them) -> logits `[1, V]`. None where there is
+    none, and where it may keep state, so that it cannot be asked about guesses."""
 
 
 @dataclass(frozen=True)
