@@ -22,7 +22,7 @@ pub(super) const METHOD: Method<dyn Score> =
 ///
 /// Which pool a task wants is the caller's to say (the paper trains a classifier). The released
 /// code pools each query head alone; here the heads of a group are averaged first, which differs
-/// for [`Pool::Max`] only. The last window before the suffix may be shorter.
+/// for `Pool::Max` only. The last window before the suffix may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub struct WindowTokens {
     /// Tokens of a window.
