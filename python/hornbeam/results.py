@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -97,7 +98,7 @@ class Stats:
         return self.emitted / decoding if decoding else 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Generation:
     """The answer to one prompt.
 
@@ -116,6 +117,27 @@ class Generation:
     stats: Stats
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
+
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else f"{self.text[:59]}…"
+        return f"<Generation {shown!r}: {self._facts}>"
+
+    def _repr_html_(self) -> str:
+        """The text and what it cost, for notebooks."""
+        return (
+            f'<div style="white-space: pre-wrap">{html.escape(self.text)}</div>'
+            f'<div style="opacity: .65; font-size: smaller">{html.escape(self._facts)}</div>'
+        )
+
+    @property
+    def _facts(self) -> str:
+        """What came out, in a line."""
+        facts = [f"{len(self.token_ids)} tokens", f"finish_reason {self.finish_reason}"]
+        if self.stats.tokens_per_second:
+            facts.append(f"{self.stats.tokens_per_second:.1f} tokens/s")
+        if self.stats.drafted:
+            facts.append(f"{self.stats.accepted} of {self.stats.drafted} drafted tokens accepted")
+        return ", ".join(facts)
 
 
 @dataclass(frozen=True)

@@ -175,4 +175,4 @@ class PagePool:
     def page_formats(self) -> dict[str, tuple[int, int]]:
         """As :func:`hornbeam.ops.page_formats`, of the pages of this tree."""
         # One page has the shape of any.
-        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))
+        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype, device="cpu"))

@@ -319,7 +319,7 @@ class PrefixTree(PagePool):
             "node": (-1,),
         }
         if len(data) == 0:
-            return torch.zeros((0, *shape), dtype=dtype)
+            return torch.zeros((0, *shape), dtype=dtype, device="cpu")
         return torch.frombuffer(data, dtype=dtype).reshape(*lead[scope], *shape)
 
     def set_column(self, name: str, values: Tensor, chunk: int = 0) -> None:

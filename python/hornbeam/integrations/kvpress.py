@@ -103,7 +103,7 @@ class ChosenKeys(Split):
     def budgets(self, scores: Tensor, total: int, protected: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
         return self.select(scores, total, protected, 1)[0]
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[Any],
@@ -128,7 +128,7 @@ class RoundedShare(Split):
     def budgets(self, scores: Tensor, total: int, protected: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
         return self.select(scores, total, protected, 1)[0]
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[Any],
@@ -139,7 +139,7 @@ class RoundedShare(Split):
     ) -> tuple[Tensor, Tensor]:
         share = 1 - self.compression_ratio
         total = sum(min(count, max(1, int(count * share))) for count in counts.ravel().tolist())
-        return self.inner.select_held(scores, counts, positions, total, protected, unit)
+        return self.inner.select_resident(scores, counts, positions, total, protected, unit)
 
 
 def as_recipe(

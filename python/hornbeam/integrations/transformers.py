@@ -97,7 +97,7 @@ def generate(
     criteria = Criteria.of(stopping_criteria)
     max_length = criteria.max_length if criteria.max_length is not None else config.max_length
     if sampling_seed is None:
-        sampling_seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
+        sampling_seed = int(torch.randint(2**63 - 1, (), device="cpu")) if config.do_sample else 0
     # Several rows that may look at each other, or at the order in which they are asked, step together.
     is_apart = processors.is_pure and criteria.is_pure and criteria.ends_rows
     is_together = len(rows) > 1 and not is_apart

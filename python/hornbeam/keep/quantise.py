@@ -49,7 +49,7 @@ class Quantised:
 
     def decode(self) -> Tensor:
         """Float32 `[N, C]`."""
-        out = torch.empty(self.codes.shape[0], self.num_channels, dtype=torch.float32)
+        out = torch.empty(self.codes.shape[0], self.num_channels, dtype=torch.float32, device="cpu")
         _native.dequantise(
             self.codes, self.params, self.bits, self.tokens, self.channels, out, self.channel_scale
         )
@@ -89,8 +89,8 @@ def encode(
     channels = width if channels is None else channels
     if tokens < 1 or channels < 1:
         raise ArgumentError(f"a block is {tokens} tokens by {channels} channels, expected at least 1 by 1")
-    codes = torch.empty(rows, -(-width * bits // 8), dtype=torch.uint8)
-    params = torch.empty(-(-rows // tokens), -(-width // channels), 2, dtype=torch.float32)
-    scale = torch.empty(width, dtype=torch.float32) if channel_separable else None
+    codes = torch.empty(rows, -(-width * bits // 8), dtype=torch.uint8, device="cpu")
+    params = torch.empty(-(-rows // tokens), -(-width // channels), 2, dtype=torch.float32, device="cpu")
+    scale = torch.empty(width, dtype=torch.float32, device="cpu") if channel_separable else None
     _native.quantise(x, bits, tokens, channels, codes, params, scale)
     return Quantised(bits, tokens, channels, width, codes, params, scale)

@@ -38,7 +38,7 @@ def turn(keys: Tensor, by: Tensor, frequencies: tuple[float, ...]) -> Tensor:
         frequencies: angles a position.
     """
     half = len(frequencies)
-    angles = by.double()[:, None] * torch.tensor(frequencies, dtype=torch.float64)
+    angles = by.double()[:, None] * torch.tensor(frequencies, dtype=torch.float64, device="cpu")
     cos, sin = angles.cos().to(keys.device), angles.sin().to(keys.device)
     low, high = keys[:, :half].double(), keys[:, half : 2 * half].double()
     turned = torch.cat([low * cos - high * sin, high * cos + low * sin], dim=1)

@@ -1,6 +1,7 @@
 """Published methods, one function each, with the paper's defaults.
 
-``budget`` is tokens a kv head (``1024``), a ratio (``"30%"``) or bytes a sequence (``"64MB"``).
+``budget`` is tokens a kv head (``1024``), a ratio (``"30%"``) or bytes a sequence (``"64MB"``); where nothing
+else is said a tenth is kept.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from hornbeam.keep import (
     WindowMass,
     WindowTokens,
 )
+from hornbeam.keep.recipe import NAMED_RECIPES
 
 __all__ = [
     "ada_kv",
@@ -55,11 +57,13 @@ __all__ = [
 ]
 
 
+#: What is kept where no budget is given.
+DEFAULT_BUDGET: Budget = "10%"
 #: Tokens of a block that is evicted at once: a page of the default size.
 BLOCK = 16
 
 
-def streaming_llm(budget: Budget, *, sinks: int = 4, every: int = BLOCK) -> Recipe:
+def streaming_llm(budget: Budget = DEFAULT_BUDGET, *, sinks: int = 4, every: int = BLOCK) -> Recipe:
     """Sinks and the newest tokens (Xiao et al. 2024, arXiv 2309.17453). Positions are not renumbered.
     The paper evicts at every token, ``every=1``; here in blocks, so that a plane holds less than ``every``
     tokens above the budget in between.
@@ -72,7 +76,7 @@ def streaming_llm(budget: Budget, *, sinks: int = 4, every: int = BLOCK) -> Reci
     return Recipe(Position(sinks), budget, when=EveryTokens(every), name="streaming_llm")
 
 
-def h2o(budget: Budget, *, every: int = BLOCK) -> Recipe:
+def h2o(budget: Budget = DEFAULT_BUDGET, *, every: int = BLOCK) -> Recipe:
     """Half of the budget for the newest tokens, half for those of most accumulated probability (Zhang et
     al. 2023, arXiv 2306.14048). Needs the queries of all tokens. The paper evicts at every token,
     ``every=1``; here in blocks, so that a plane holds less than ``every`` tokens above the budget in
@@ -85,7 +89,7 @@ def h2o(budget: Budget, *, every: int = BLOCK) -> Recipe:
     return Recipe(AccumulatedMass(), budget, when=EveryTokens(every), name="h2o")
 
 
-def tova(budget: Budget, *, every: int = BLOCK) -> Recipe:
+def tova(budget: Budget = DEFAULT_BUDGET, *, every: int = BLOCK) -> Recipe:
     """The tokens that the last one attends to (Oren et al. 2024, arXiv 2401.06104). The paper evicts at
     every token, ``every=1``; here in blocks, so that a plane holds less than ``every`` tokens above the
     budget in between.
@@ -97,7 +101,7 @@ def tova(budget: Budget, *, every: int = BLOCK) -> Recipe:
     return Recipe(LastQuery(), budget, when=EveryTokens(every), name="tova")
 
 
-def snap_kv(budget: Budget, *, window: int = 64, kernel: int = 5) -> Recipe:
+def snap_kv(budget: Budget = DEFAULT_BUDGET, *, window: int = 64, kernel: int = 5) -> Recipe:
     """The tokens that the last ``window`` attend to (Li et al. 2024, arXiv 2404.14469).
 
     Args:
@@ -109,7 +113,7 @@ def snap_kv(budget: Budget, *, window: int = 64, kernel: int = 5) -> Recipe:
 
 
 def pyramid_kv(
-    budget: Budget,
+    budget: Budget = DEFAULT_BUDGET,
     *,
     window: int = 64,
     kernel: int = 5,
@@ -131,7 +135,7 @@ def pyramid_kv(
 
 
 def ada_kv(
-    budget: Budget,
+    budget: Budget = DEFAULT_BUDGET,
     *,
     alpha: float = 0.2,
     blend: Literal["mix", "reserve"] = "mix",
@@ -152,7 +156,7 @@ def ada_kv(
 
 
 def expected_attention(
-    budget: Budget,
+    budget: Budget = DEFAULT_BUDGET,
     *,
     future: int = 512,
     sinks: int = 4,
@@ -173,7 +177,7 @@ def expected_attention(
     return Recipe(score, budget, name="expected_attention")
 
 
-def key_diff(budget: Budget) -> Recipe:
+def key_diff(budget: Budget = DEFAULT_BUDGET) -> Recipe:
     """Keys unlike the others (Park et al. 2025, arXiv 2504.15364). Needs no queries.
 
     Args:
@@ -182,7 +186,7 @@ def key_diff(budget: Budget) -> Recipe:
     return Recipe(KeyDifference(), budget, name="key_diff")
 
 
-def knorm(budget: Budget) -> Recipe:
+def knorm(budget: Budget = DEFAULT_BUDGET) -> Recipe:
     """Short keys (Devoto et al. 2024, arXiv 2406.11430). Needs no queries.
 
     Args:
@@ -191,7 +195,9 @@ def knorm(budget: Budget) -> Recipe:
     return Recipe(KeyNorm(), budget, name="knorm")
 
 
-def prefix_kv(budget: Budget, *, profile: Sequence[float] | None = None, sinks: int = 4) -> Recipe:
+def prefix_kv(
+    budget: Budget = DEFAULT_BUDGET, *, profile: Sequence[float] | None = None, sinks: int = 4
+) -> Recipe:
     """The same share of every layer's accumulated probability, one ranking a layer (Wang et al. 2024, arXiv
     2412.03409). The paper's ratio is the part dropped; ``budget`` is the part kept. Needs the queries of
     all tokens.
@@ -207,7 +213,7 @@ def prefix_kv(budget: Budget, *, profile: Sequence[float] | None = None, sinks: 
     return Recipe(score, budget, split, name="prefix_kv")
 
 
-def ems(budget: Budget, *, window: int = 32, kernel: int = 5) -> Recipe:
+def ems(budget: Budget = DEFAULT_BUDGET, *, window: int = 32, kernel: int = 5) -> Recipe:
     """Global and local importance, then evict, then merge: our reading of the abstract of Li et al. 2024
     (arXiv 2412.08521), without a claim of parity. Needs the queries of all tokens.
 
@@ -263,7 +269,9 @@ def int8(budget: Budget = "100%", *, bits: int = 8) -> Recipe:
     return Recipe(Position(), budget, reduce=TokenBits(bits), when=EveryTokens(32), name=f"int{bits}")
 
 
-def window_kv(budget: Budget, *, pool: Literal["mean", "max"] = "mean", beta: int = 14) -> Recipe:
+def window_kv(
+    budget: Budget = DEFAULT_BUDGET, *, pool: Literal["mean", "max"] = "mean", beta: int = 14
+) -> Recipe:
     """Windows of eight tokens, groups of eight layers (Zuo et al. 2025, arXiv 2503.17922). ``pool`` is
     "max" for tasks that look one thing up and "mean" for those that gather.
 
@@ -276,7 +284,7 @@ def window_kv(budget: Budget, *, pool: Literal["mean", "max"] = "mean", beta: in
 
 
 def sparse_mm(
-    budget: Budget,
+    budget: Budget = DEFAULT_BUDGET,
     *,
     head_scores: HeadScores | Tensor | Sequence[Sequence[float]],
     window: int = 32,
@@ -294,3 +302,7 @@ def sparse_mm(
         rows = head_scores.tolist() if isinstance(head_scores, Tensor) else head_scores
         head_scores = HeadScores(tuple(tuple(row) for row in rows))
     return Recipe(WindowMass(window, kernel), budget, head_scores, name="sparse_mm")
+
+
+# Those that need no argument.
+NAMED_RECIPES.update({name: globals()[name] for name in __all__ if name != "sparse_mm"})

@@ -29,6 +29,7 @@ __all__ = [
     "Law",
     "Memory",
     "Nodes",
+    "Others",
     "Outcome",
     "Proposer",
     "Run",
@@ -151,14 +152,21 @@ class Run:
     """Of the random numbers of asks that name none."""
     rule: str | Rule
     """Of the verification, or its name."""
-    processor: Callable[[Tensor, Tensor], Tensor] | None = None
-    """The caller's logits processor, for a draft that wants to be masked as the target is:
-    (token ids `[1, n]`, logits `[1, V]`) -> logits."""
     gate: Gate | None = None
     """The run's stop rule, if it decides before each draw (:class:`hornbeam.speculation.stop.gate.Gate`):
     for a source whose proposer declares ``takes_gates = True``. With any other source it is refused."""
     weighs_seconds: bool = True
     """Whether the stop rule does: only then may a source that does not pay be left unasked."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a step computes besides the sequences that are drafted for together."""
+
+    sequences: int = 0
+    """Sequences that get a token each, by a row each."""
+    rows: int = 0
+    """Further rows: their drafts, and parts of prompts."""
 
 
 @dataclass(frozen=True)
@@ -183,6 +191,12 @@ class Ask:
     """The target's committed tokens: all but the pending one."""
     seed: int | None = None
     """Of its random numbers; None for that of the run."""
+    others: Others = Others()
+    """What the step computes besides the asks that come together."""
+    processor: Callable[[list[int], Tensor], Tensor] | None = None
+    """The caller's logits processor, for a draft that wants to be masked as the target is:
+    (drafted tokens after the pending one, logits `[V]` after them) -> logits `[1, V]`. None where there is
+    none, and where it may keep state, so that it cannot be asked about guesses."""
 
 
 @dataclass(frozen=True)
@@ -336,7 +350,9 @@ class StopRule(Protocol):
     ``is_predictable = True``; one that can decide on the outlines of proposals says ``takes_outlines =
     True``. Without either the rule is refused where a draft is drawn and the verification a ratio test.
     A rule whose :meth:`start` gives a :class:`hornbeam.speculation.stop.gate.Gate`, which is asked before
-    each draw, says ``is_gate = True``.
+    each draw, says ``is_gate = True``. One that weighs what a row costs in a step that other requests share
+    says ``sees_others = True``: what it starts has a method ``see_others(sequences, rows)`` then, which is
+    called before each :meth:`Stop.choose` with what :class:`Others` holds.
     """
 
     needs_costs: ClassVar[bool]

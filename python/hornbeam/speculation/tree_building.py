@@ -243,14 +243,15 @@ class TreeBuilder:
         return None if self._gate is None else self._gate.limits(self.trees, nodes, self._states())
 
     def _processed(self, logits: Tensor, asks: Sequence[Ask], paths: Sequence[list[int]]) -> Tensor:
-        processor = self.run.processor
-        if processor is None:
+        """The logits, masked along each path as the target's will be."""
+        if all(ask.processor is None for ask in asks):
             return logits
-        rows = []
-        for ask, path, row in zip(asks, paths, logits, strict=True):
-            seen = torch.tensor([[*ask.prompt, *ask.output, *path]], dtype=torch.int64, device=row.device)
-            rows.append(processor(seen, row[None].float()))
-        return torch.cat(rows)
+        return torch.cat(
+            [
+                row[None].float() if ask.processor is None else ask.processor(path, row)
+                for ask, path, row in zip(asks, paths, logits, strict=True)
+            ]
+        )
 
 
 class Shape(Protocol):

@@ -72,7 +72,7 @@ class Reduce(Factor):
         Returns:
             int64 `[K]`; -1 stays plain.
         """
-        return torch.full((len(scores),), -1)
+        return torch.full((len(scores),), -1, device="cpu")
 
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
         """Makes the new keys and values of one plane.
@@ -97,9 +97,9 @@ class Reduce(Factor):
         )
         indices = kept.to("cpu", torch.int32).contiguous()
         count, evicted = len(indices), max(len(scores) - len(indices), 0)
-        k, v = (torch.empty(count, keys.shape[-1], dtype=torch.float32) for _ in range(2))
-        targets = torch.empty(evicted, dtype=torch.int32)
-        weights, own = (torch.empty(size, dtype=torch.float32) for size in (evicted, count))
+        k, v = (torch.empty(count, keys.shape[-1], dtype=torch.float32, device="cpu") for _ in range(2))
+        targets = torch.empty(evicted, dtype=torch.int32, device="cpu")
+        weights, own = (torch.empty(size, dtype=torch.float32, device="cpu") for size in (evicted, count))
         _native.keep_reduce(self.spec(), keys, values, scores, indices, k, v, targets, weights, own)
         return Reduced(indices.long(), k, v, Merge(targets, weights, own))
 

@@ -39,7 +39,7 @@ class KeyChannelValueToken(PageCodes):
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
         """The oldest tokens in whole groups, see :meth:`PageCodes.codes`."""
-        indices = torch.arange(self._sealed(len(keys)))
+        indices = torch.arange(self._sealed(len(keys)), device="cpu")
         return [
             (
                 indices,
@@ -61,6 +61,6 @@ class KeyChannelValueToken(PageCodes):
     def classes(self, scores: Tensor, held: Tensor) -> Tensor:
         """The oldest of those that are plain, in whole groups; see :meth:`PageCodes.classes`."""
         plain = (held < 0).nonzero().flatten()
-        classes = torch.full((len(scores),), -1)
+        classes = torch.full((len(scores),), -1, device="cpu")
         classes[plain[: self._sealed(len(plain))]] = 0
         return classes

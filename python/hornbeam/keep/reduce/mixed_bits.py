@@ -67,7 +67,7 @@ class MixedBits(PageCodes):
         :meth:`PageCodes.classes`."""
         plain = (held < 0).nonzero().flatten()
         low = int(len(scores) * self.low_share) - int((held == 0).sum())
-        classes = torch.full((len(scores),), -1)
+        classes = torch.full((len(scores),), -1, device="cpu")
         classes[plain] = 1
         order = torch.sort(scores[plain], stable=True).indices
         classes[plain[order[: max(low, 0)]]] = 0

@@ -27,7 +27,7 @@ class TokenBits(PageCodes):
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
         """Everything as one part, see :meth:`PageCodes.codes`."""
-        return [(torch.arange(len(keys)), encode(keys, self.bits), encode(values, self.bits))]
+        return [(torch.arange(len(keys), device="cpu"), encode(keys, self.bits), encode(values, self.bits))]
 
     @property
     def formats(self) -> tuple[str, ...]:

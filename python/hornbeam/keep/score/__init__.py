@@ -24,6 +24,7 @@ from hornbeam.keep.score.position import Position
 from hornbeam.keep.score.value_weighted import ValueWeighted
 from hornbeam.keep.score.window_mass import WindowMass
 from hornbeam.keep.score.window_tokens import WindowTokens
+from hornbeam.methods import export, methods_in
 
 __all__ = [
     "AccumulatedMass",
@@ -40,3 +41,7 @@ __all__ = [
     "WindowMass",
     "WindowTokens",
 ]
+
+SCORES = methods_in(__name__, __path__, lambda found: issubclass(found, Score))
+"""All scores of this folder, by name; those above are named for type checkers."""
+export(globals(), SCORES)

@@ -93,7 +93,7 @@ class Score(Factor):
         """
         self.require_method()
         layers, batch, heads, tokens, _ = keys.shape
-        out = torch.empty(batch, layers, heads, tokens, dtype=torch.float32)
+        out = torch.empty(batch, layers, heads, tokens, dtype=torch.float32, device="cpu")
         _native.keep_scores(self.spec(), keys, values, queries, scale, out)
         return out
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hornbeam.errors import ArgumentError
 from hornbeam.keep.split.base import Split
-from hornbeam.tensor_file import read_tensors
+from hornbeam.tensor_file import read_tensors, write_tensors
 
 __all__ = ["HeadScores"]
 
@@ -36,10 +36,8 @@ class HeadScores(Split):
         Args:
             path: the file.
         """
-        from safetensors.torch import save_file
-
-        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64)}
-        save_file(tensors, path, metadata={"floor": repr(self.floor)})
+        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64, device="cpu")}
+        write_tensors(path, tensors, {"floor": repr(self.floor)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadScores:
@@ -55,7 +53,13 @@ class HeadScores(Split):
         tensors, metadata = read_tensors(path, "path")
         if "head_scores" not in tensors:
             raise ArgumentError(f"{path} holds no head_scores, expected what save wrote")
-        scores, floor = tensors["head_scores"], float(metadata.get("floor", 0.1))
+        scores = tensors["head_scores"]
+        if scores.dim() != 2:
+            raise ArgumentError(f"{path}: head_scores has the shape {list(scores.shape)}, expected [L, Hk]")
+        try:
+            floor = float(metadata.get("floor", "0.1"))
+        except ValueError:
+            raise ArgumentError(f"{path}: floor is {metadata['floor']!r}, expected a number") from None
         return cls(tuple(tuple(row) for row in scores.tolist()), floor)
 
     @classmethod
