@@ -29,7 +29,7 @@ def step_beam(width: int = 16, *, children: int = 4, **settings: Any) -> StepBea
     """Beam search over steps (Snell et al. 2024, arXiv 2408.03314).
 
     Args:
-        width: leaves in all after a round.
+        width: children of a round.
         children: continuations of each of the best leaves.
         settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
     """
@@ -40,7 +40,7 @@ def dvts(width: int = 16, *, children: int = 4, **settings: Any) -> DVTS:
     """Diverse verifier tree search (Beeching et al. 2024).
 
     Args:
-        width: leaves in all after a round.
+        width: children of a round.
         children: continuations of a subtree's best leaf.
         settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
     """
@@ -51,7 +51,7 @@ def rebase(width: int = 16, *, balance: float = 0.2, **settings: Any) -> Rebase:
     """Reward-balanced search (Wu et al. 2024, arXiv 2408.00724).
 
     Args:
-        width: continuations of a round, which the leaves share.
+        width: children of the first round.
         balance: the temperature of the shares.
         settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
     """
