@@ -146,9 +146,17 @@ def arguments(value: Any) -> list[Argument]:
             words = field_docs(value) | words
     for other in referred(text):
         words = {argument.name.strip("*"): argument.text for argument in arguments(other)} | words
-    return [
-        Argument(name, default, plain(words.get(name.strip("*"), ""))) for name, default in defaults(value)
-    ]
+    found = []
+    names = {name.strip("*") for name, _ in defaults(value)}
+    for name, default in defaults(value):
+        about = words.get(name.strip("*"))
+        if name.startswith("**") and about is None:
+            # Keywords that are named one by one, where they have no place in the signature.
+            others = [Argument(other, "", plain(text)) for other, text in words.items() if other not in names]
+        else:
+            others = []
+        found += others or [Argument(name, default, plain(about or ""))]
+    return found
 
 
 def defaults(value: Any) -> Iterator[tuple[str, str]]:
