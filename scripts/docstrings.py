@@ -28,9 +28,9 @@ def said(value: Any) -> str:
 
 def summary(text: str) -> str:
     """The first sentence, without the marks of Sphinx."""
-    first = text.split("\n\n")[0].removesuffix("::")
+    first = re.sub(r"::?$", "", text.split("\n\n")[0])
     first = " ".join(first.split())
-    end = re.search(r"(?<!e\.g)(?<! al)(?<! vs)[.:](?=\s+[A-Z`*:\"]|$)", first)
+    end = re.search(r"(?<!e\.g)(?<! al)(?<! vs)\.(?=\s+[A-Z`*:\"]|$)", first)
     return plain(first if end is None else first[: end.end()])
 
 

@@ -37,7 +37,6 @@ from hornbeam.speculation.tree_building import Shape  # noqa: E402
 PAGE = ROOT / "docs" / "reference.md"
 #: What calls give beside what they are named for, by the modules where it lies.
 HANDLES = {
-    "hornbeam.results": None,
     "hornbeam.engine.engine": ("Event",),
     "hornbeam.engine.request": ("Request",),
     "hornbeam.engine.stream": ("TokenStream",),
@@ -82,7 +81,8 @@ def sections() -> dict[str, list[tuple[str, Any]]]:
         seen.add(id(module))
         found[shown] = []
         inner = []
-        for name in sorted(module.__all__, key=lambda name: (name != "spec", name.lower())):
+        named = (name for name in module.__all__ if not name.startswith("__"))
+        for name in sorted(named, key=lambda name: (name != "spec", name.lower())):
             value = getattr(module, name)
             if isinstance(value, ModuleType):
                 inner.append((f"{shown}.{name}", value))
@@ -92,11 +92,9 @@ def sections() -> dict[str, list[tuple[str, Any]]]:
             walk(name, value)
 
     walk("hb", hb)
-    walk("hb.errors", importlib.import_module("hornbeam.errors"))
-    walk("hb.cuda", importlib.import_module("hornbeam.cuda"))
     for path, names in HANDLES.items():
         module = importlib.import_module(path)
-        found[path] = [(name, getattr(module, name)) for name in names or module.__all__]
+        found[path] = [(name, getattr(module, name)) for name in names]
     return {shown: names for shown, names in found.items() if names}
 
 
@@ -120,7 +118,7 @@ def methods_of(cls: type) -> Iterator[tuple[str, Any]]:
 
 def is_handle(cls: type) -> bool:
     """Whether calls make its objects, rather than users."""
-    return cls.__name__ in (HANDLES.get(cls.__module__) or ()) and not issubclass(cls, tuple)
+    return cls.__name__ in HANDLES.get(cls.__module__, ()) and not issubclass(cls, tuple)
 
 
 # --- arguments ----------------------------------------------------------------------------------------
@@ -148,9 +146,17 @@ def arguments(value: Any) -> list[Argument]:
             words = field_docs(value) | words
     for other in referred(text):
         words = {argument.name.strip("*"): argument.text for argument in arguments(other)} | words
-    return [
-        Argument(name, default, plain(words.get(name.strip("*"), ""))) for name, default in defaults(value)
-    ]
+    found = []
+    names = {name.strip("*") for name, _ in defaults(value)}
+    for name, default in defaults(value):
+        about = words.get(name.strip("*"))
+        if name.startswith("**") and about is None:
+            # Keywords that are named one by one, where they have no place in the signature.
+            others = [Argument(other, "", plain(text)) for other, text in words.items() if other not in names]
+        else:
+            others = []
+        found += others or [Argument(name, default, plain(about or ""))]
+    return found
 
 
 def defaults(value: Any) -> Iterator[tuple[str, str]]:

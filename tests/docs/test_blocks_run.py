@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import runpy
 import subprocess
 import sys
@@ -28,6 +29,8 @@ NOT_RUN = {
 
 MODULES = [file for file in sorted(PACKAGE.rglob("*.py")) if examples_of(file)]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+#: What an example needs beside this package, where the environment of the tests does not hold it.
+NEEDED = {"grammars.py": "xgrammar"}
 COMMANDS = {
     page: [line for block in blocks_of(page) if block.language == "sh" for line in block.commands()]
     for page in PAGES
@@ -86,6 +89,9 @@ def test_examples_in_docstrings(file: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("file", EXAMPLES, ids=named)
 @pytest.mark.usefixtures("loaded_once", "checkout")
 def test_example_programs(file: Path) -> None:
+    package = NEEDED.get(file.name)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{file.name} needs {package}, which is not installed")
     runpy.run_path(str(file), run_name="__main__")
 
 
@@ -106,6 +112,10 @@ def test_commands_of_blocks(page: Path, shell: dict[str, str], checkout: Path) -
 def test_what_is_not_run_is_still_documented() -> None:
     stale = set(NOT_RUN) - {command for lines in COMMANDS.values() for _, command in lines}
     assert not stale, f"no page shows these any more: {sorted(stale)}"
+    unneeded = [
+        name for name, package in NEEDED.items() if package not in (ROOT / "examples" / name).read_text()
+    ]
+    assert not unneeded, f"these need nothing more: {unneeded}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands_in_text(page)], ids=named)

@@ -47,7 +47,7 @@ def test_the_page_names_everything(reference: ModuleType) -> None:
         importlib.import_module("hornbeam.cuda"),
     ):
         for name in module.__all__:
-            if not isinstance(getattr(module, name), ModuleType):
+            if not isinstance(getattr(module, name), ModuleType) and not name.startswith("__"):
                 assert f"\n### {name}\n" in text, f"{module.__name__}.{name}"
 
 
@@ -81,6 +81,23 @@ def whole(first: int, second: int = 2) -> None:
 
     Returns:
         nothing: whatever
+    """
+
+
+def keywords(first: int, **options: Any) -> None:
+    """Takes more than its signature says.
+
+    Args:
+        first: a number.
+        second: another.
+    """
+
+
+def unsaid(first: int, **options: Any) -> None:
+    """Says nothing of what else it takes.
+
+    Args:
+        first: a number.
     """
 
 
@@ -118,6 +135,8 @@ def test_what_is_said_of_arguments(reference: ModuleType) -> None:
         "third": ("0.5", "`taken`, over two lines."),
         "**more": ("", "`taken`, over two lines."),
     }
+    assert words(reference, keywords) == {"first": ("", "a number."), "second": ("", "another.")}
+    assert words(reference, unsaid) == {"first": ("", "a number."), "**options": ("", "")}
     assert words(reference, Fields) == {
         "by_section": ("", "one."),
         "by_comment": ("2", "Two, over two lines."),

@@ -122,7 +122,7 @@ class EachPrompt:
             )
 
     def made(self, index: int, prompt: Sequence[int]) -> RowProcessor | None:
-        """What the factory gives for a sequence.
+        """What the factory gives for a sequence, by its ``index`` and ``prompt``.
 
         Raises:
             ArgumentError: it is no processor.

@@ -64,23 +64,28 @@ def amounts(**given: int) -> Amounts:
 
 
 class Account:
-    """A part of a :class:`Ledger`; what it spends, those above it spend too."""
+    """A part of a :class:`Ledger`; what it spends, those above it spend too.
+
+    Args:
+        native: the ledger.
+        number: of the account in it.
+    """
 
     def __init__(self, native: _native.Ledger, number: int) -> None:
         self._native = native
         self._number = number
 
     def open(self, budget: Budget | None = None) -> Account:
-        """An account below this one, with limits of its own."""
+        """An account below this one, with limits of its own, those of ``budget``."""
         return Account(self._native, self._native.open(self._number, (budget or Budget()).limits()))
 
     def reserve(self, **given: int) -> bool:
-        """Charges work that is to be done, if it fits everywhere; says whether it did. Nothing changes if
-        not."""
+        """Charges ``given``, work that is to be done, if it fits everywhere; says whether it did. Nothing
+        changes if not."""
         return self._native.reserve(self._number, amounts(**given))
 
     def settle(self, reserved: dict[str, int], **used: int) -> None:
-        """Ends a reservation, of which so much was used; the rest is given back.
+        """Ends a reservation, ``reserved``, of which so much was ``used``; the rest is given back.
 
         Raises:
             ArgumentError: more was used than reserved.
@@ -88,11 +93,11 @@ class Account:
         self._native.settle(self._number, amounts(**reserved), amounts(**used))
 
     def spend_seconds(self, seconds: float) -> None:
-        """Notes time that has passed."""
+        """Notes ``seconds`` that have passed."""
         self._native.spend(self._number, KINDS.index("seconds"), int(seconds * 1e9))
 
     def left(self, kind: str) -> int | None:
-        """How much of a kind can still be reserved; None without a limit. Time is in nanoseconds."""
+        """How much of ``kind`` can still be reserved; None without a limit. Time is in nanoseconds."""
         return self._native.left(self._number, KINDS.index(kind))
 
     @property
@@ -121,7 +126,7 @@ class Account:
         return self._native.spent(self._number)[2]
 
     def release_bytes(self, count: int) -> None:
-        """Gives bytes of pages back that are held."""
+        """Gives ``count`` bytes of pages back that are held."""
         self._native.release(self._number, count)
 
     @property

@@ -75,12 +75,16 @@ class Answer:
 
 @dataclass
 class SearchTree:
-    """All paths that were valued, by the number of their node; the prompt's own is number 0."""
+    """All paths that were valued, by the number of their node; the prompt's own is number 0.
+
+    Args:
+        paths: by the number of their last node.
+    """
 
     paths: dict[int, Path] = field(default_factory=dict)
 
     def children(self, node: int) -> list[Path]:
-        """The paths one step longer."""
+        """The paths one step longer than that of ``node``."""
         return [p for p in self.paths.values() if p.parent is not None and p.parent.node == node]
 
     @property

@@ -11,7 +11,11 @@ __all__ = ["answers", "best", "majority", "weighted"]
 
 def answers(paths: Sequence[Path]) -> list[Answer]:
     """The answers of finished paths: the most votes first, then the greatest sum of values, then the first
-    found."""
+    found.
+
+    Args:
+        paths: finished ones.
+    """
     groups: dict[str, list[Path]] = {}
     for path in paths:
         groups.setdefault(path.answer if path.answer is not None else path.text.strip(), []).append(path)
@@ -23,18 +27,30 @@ def answers(paths: Sequence[Path]) -> list[Answer]:
 
 
 def best(paths: Sequence[Path]) -> Path | None:
-    """The finished path of greatest value; of equal ones the first."""
+    """The finished path of greatest value; of equal ones the first.
+
+    Args:
+        paths: finished ones.
+    """
     return _greatest(paths) if paths else None
 
 
 def majority(paths: Sequence[Path]) -> Path | None:
-    """The best path of the answer that most paths gave; of equal ones that of the greatest sum of values."""
+    """The best path of the answer that most paths gave; of equal ones that of the greatest sum of values.
+
+    Args:
+        paths: finished ones.
+    """
     found = answers(paths)
     return found[0].best if found else None
 
 
 def weighted(paths: Sequence[Path]) -> Path | None:
-    """The best path of the answer whose paths' values sum to most. For values that are not negative."""
+    """The best path of the answer whose paths' values sum to most. For values that are not negative.
+
+    Args:
+        paths: finished ones.
+    """
     found = answers(paths)
     return max(found, key=lambda answer: answer.value).best if found else None
 

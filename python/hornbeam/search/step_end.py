@@ -32,7 +32,7 @@ class StepEnd:
         object.__setattr__(self, "max_tokens", whole_number(self.max_tokens, "max_tokens", 1))
 
     def is_met(self, text: str) -> bool:
-        """Whether a step with this text is whole. Delimiters before anything else do not count."""
+        """Whether a step with this ``text`` is whole. Delimiters before anything else do not count."""
         if self.delimiter is None:
             return False
         while text.startswith(self.delimiter):

@@ -35,8 +35,8 @@ class Search:
         raise NotImplementedError
 
     def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None:
-        """What the children of an expansion are worth, in their order, and which of them have ended. To
-        tell the same again does nothing.
+        """What the children of the expansion ``trial`` are worth, in their order (``values``), and which of
+        them have ended (``finished``). To tell the same again does nothing.
 
         Raises:
             ArgumentError: the trial was not asked; there is not one value a child; a value is not finite,
