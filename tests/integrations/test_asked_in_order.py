@@ -188,3 +188,39 @@ def test_other_requests_go_on_beside_a_batch(model: Any) -> None:
     assert torch.equal(ours, theirs)
     assert len(request.output) > 5
     assert request.result().token_ids == want
+
+
+@pytest.mark.parametrize("at", [2, 5])
+def test_a_neighbour_that_fails_has_the_batch_asked_once(at: int) -> None:
+    """The step of both is taken back, and taken again without it."""
+    model = models.llama()
+    model.generate(**padded([4]), custom_generate=loop, max_new_tokens=1, do_sample=False)
+    engine, calls = model._hornbeam.lm.engine, [0]
+
+    def fail(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        if calls[0] == at:
+            raise RuntimeError("enough")
+        return scores
+
+    options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    found = []
+    for more in ({"custom_generate": loop}, {}):
+        bad = engine.submit(
+            models.prompt(20, 3)[0].tolist(), max_new_tokens=30, draft=None, logits_processor=fail
+        )
+        processor, criterion = Counting(), EndsRows()
+        ids = model.generate(
+            **padded([5, 9]),
+            logits_processor=LogitsProcessorList([processor]),
+            stopping_criteria=StoppingCriteriaList([criterion]),
+            **options,
+            **more,
+        )
+        found.append((ids.tolist(), processor.asked, criterion.asked))
+        if more:
+            with pytest.raises(RuntimeError, match="enough"):
+                bad.result()
+        else:
+            bad.cancel()
+    assert found[0] == found[1]
