@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -36,6 +37,38 @@ def test_build_info_gives_a_copy() -> None:
 @pytest.mark.parametrize("name", ["python", "processor", "torch", "threads", "prepared_models"])
 def test_environment_tells(name: str) -> None:
     assert build.environment()[name] is not None
+
+
+@pytest.mark.parametrize("wrong", ["avx1024", "", "AVX2"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["-m", "hornbeam", "info"],
+        ["-m", "hornbeam", "generate", "hello"],
+        ["-c", "import hornbeam; hornbeam.build_info()"],
+        ["-c", "from hornbeam.ops import tree_attention"],
+    ],
+    ids=" ".join,
+)
+def test_a_wrong_instruction_set_is_told_by_the_import(command: list[str], wrong: str) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "HORNBEAM_ISA": wrong}
+    done = subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    *_, last = done.stderr.splitlines()
+    assert f'HORNBEAM_ISA is "{wrong}", expected one of portable' in last
+    assert "panicked" not in done.stderr
+    assert command[0] == "-c" or done.stderr.count("\n") == 1
+
+
+def test_an_instruction_set_can_be_chosen() -> None:
+    code = "import hornbeam; print(hornbeam.build_info()['instruction_set'])"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "HORNBEAM_ISA": "portable"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "portable\n"
 
 
 def test_the_extension_imports_without_torch() -> None:

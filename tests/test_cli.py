@@ -9,6 +9,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,9 +18,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from hornbeam.bench.compare import Clock, Timing, compare
-from hornbeam.cli import commands
+from hornbeam.cli import choices, commands, opening
 from hornbeam.cli.screen import Screen
+from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.errors import UnsupportedModel
+from hornbeam.model import loading
 from tests.models import byte_tokenizer, llama
 
 ROOT = Path(__file__).parent.parent
@@ -50,6 +53,8 @@ class StandIn:
     def __init__(self, change_last: bool = False) -> None:
         self.model = llama()
         self.tokenizer = byte_tokenizer()
+        self.engine = SimpleNamespace(checkpoint=Checkpoint(self.model))
+        self.max_positions = 512
         self.calls: list[dict[str, Any]] = []
         self.change_last = change_last
 
@@ -69,6 +74,9 @@ class StandIn:
                 options["stream"](self.tokenizer.decode([token]), [token], "draft" if i % 2 else "plain")
         return Generation(self.tokenizer.decode(new), new, "length", Stats(emitted=len(new)))
 
+    def calibrate(self) -> None:
+        """Nothing to measure."""
+
     def clear_cache(self) -> None:
         self.calls.append({"cleared": True})
 
@@ -76,8 +84,11 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     lm = StandIn()
-    monkeypatch.setattr(commands, "_open", lambda *_: lm)
-    monkeypatch.setattr(commands, "_draft", lambda name, _corpus: name)
+    monkeypatch.setattr(loading, "check", lambda _: None)
+    monkeypatch.setattr(opening, "prepared", lambda *_: Path())
+    monkeypatch.setattr(opening, "open_tokenizer", lambda *_: lm.tokenizer)
+    monkeypatch.setattr(opening, "open_lm", lambda *_: lm)
+    monkeypatch.setattr(choices, "draft", lambda name, _corpus: name)
     return lm
 
 
@@ -179,7 +190,7 @@ def test_compare_says_where_the_text_differs(stand_in: StandIn) -> None:
     [
         (["generate", "hello", "--compare", "--temperature", "0.5"], "--compare is for greedy text"),
         (["generate", "hello", "--compare", "--stop", "x"], "--compare is for greedy text"),
-        (["generate", "hello", "--raw", "--system", "x"], "--system needs a chat template"),
+        (["generate", "hello", "--raw", "--system", "x"], "--system is a part of the chat template"),
         (["generate", "  "], "the prompt is empty"),
         (["generate", "hello", "--file", "no/such/file"], "No such file"),
     ],
@@ -196,7 +207,16 @@ def test_an_error_is_one_line_and_exit_code_2(stand_in: StandIn, arguments: list
 def test_an_unknown_model_is_one_line_and_exit_code_2() -> None:
     result = run("generate", "hello", "--model", "org/name")
     assert result.exit_code == 2
-    assert result.stderr == 'hornbeam: model is "org/name", expected a local folder or one of: "smollm2"\n'
+    assert result.stderr.startswith('hornbeam: model is "org/name", expected "smollm2" or a local folder')
+    assert "`hf download org/name --local-dir FOLDER`" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_a_system_message_needs_a_template(stand_in: StandIn) -> None:
+    stand_in.tokenizer.chat_template = None
+    result = run("generate", "hello", "--system", "be brief")
+    assert result.exit_code == 2
+    assert result.stderr == "hornbeam: --system needs a chat template, and this model has none\n"
 
 
 def test_an_unexpected_error_names_its_kind(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -238,11 +258,11 @@ def test_drafts_are_coloured_on_a_terminal_and_control_codes_are_not_obeyed() ->
     assert screen.out.file.getvalue() == "plain [b]\x1b[32mdraft\x1b[0m\ufffd[2Jend\n"
 
 
-def test_a_refusal_is_not_disguised(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refusal_is_not_disguised(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise UnsupportedModel("it has no attention")
 
-    monkeypatch.setattr(commands, "_open", refuse)
+    monkeypatch.setattr(opening, "open_lm", refuse)
     assert run("generate", "hello").stderr == "hornbeam: it has no attention\n"
 
 
@@ -306,12 +326,12 @@ def test_a_shorter_text_differs_at_its_end() -> None:
 
 def test_a_corpus_is_written_and_drawn_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from hornbeam import speculation
-    from hornbeam.model import loading
 
     class Letters:
         def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
             return {"input_ids": [ord(letter) for letter in text]}
 
+    monkeypatch.setattr(loading, "check", lambda _: None)
     monkeypatch.setattr(loading, "resolve", lambda *_, **__: tmp_path)
     monkeypatch.setattr(loading, "load_tokenizer", lambda _: Letters())
     (tmp_path / "a.txt").write_text("abcabd", encoding="utf-8")
@@ -319,12 +339,12 @@ def test_a_corpus_is_written_and_drawn_on(tmp_path: Path, monkeypatch: pytest.Mo
     result = CliRunner().invoke(commands.app, ["corpus", str(tmp_path / "a.txt"), "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "1 documents, 6 tokens" in result.stdout
-    drafter = commands._draft("suffix", out).start([ord("c")])
+    drafter = choices.draft("suffix", out).start([ord("c")])
     assert drafter.propose(ord("a"), 4).tokens == [ord("b"), ord("d")]
-    with_corpus = commands._draft("auto", out)
+    with_corpus = choices.draft("auto", out)
     assert isinstance(with_corpus, speculation.Auto)
     assert with_corpus.corpus is not None
-    assert commands._draft("auto", None) == speculation.Auto()
+    assert choices.draft("auto", None) == speculation.Auto()
     result = CliRunner().invoke(commands.app, ["generate", "x", "--draft", "none", "--corpus", str(out)])
     assert result.exit_code == 2
     assert "--corpus goes with --draft auto or suffix, got none" in result.stderr

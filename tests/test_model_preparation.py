@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hornbeam.errors import ArgumentError, MissingExtra
 from hornbeam.model import loading
@@ -100,9 +103,48 @@ def test_a_local_folder_is_returned_as_it_is(tmp_path: Path) -> None:
     assert loading.resolve(str(tmp_path)) == tmp_path
 
 
-def test_a_name_of_a_hub_is_refused() -> None:
-    with pytest.raises(ArgumentError, match=r'model is "org/name", expected a local folder or one of'):
-        loading.resolve("org/name")
+@pytest.mark.parametrize("load", [loading.resolve, loading.check], ids=["resolve", "check"])
+@pytest.mark.parametrize(("name", "hub"), [("org/name", "org/name"), ("tiny", "ORGANISATION/NAME")])
+def test_an_unknown_name_says_how_to_get_a_model(load: Any, name: str, hub: str) -> None:
+    with pytest.raises(ArgumentError) as caught:
+        load(name)
+    assert str(caught.value) == (
+        f'model is "{name}", expected "smollm2" or a local folder of safetensors. Nothing is downloaded by '
+        f"name: `hf download {hub} --local-dir FOLDER` brings a model into a folder, and "
+        f'hb.LM(AutoModelForCausalLM.from_pretrained("{hub}"), tokenizer) takes one that transformers has '
+        "loaded, also from a GGUF file (its gguf_file=)"
+    )
+
+
+def test_a_gguf_file_says_who_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "tiny.gguf"
+    expected = f'from_pretrained\\("{tmp_path}", gguf_file="tiny.gguf"\\)'
+    with pytest.raises(ArgumentError, match=expected):
+        loading.resolve(file)
+    file.write_bytes(b"GGUF")
+    for load in (loading.check, loading.load, loading.load_tokenizer):
+        with pytest.raises(ArgumentError, match=expected):
+            load(tmp_path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+@pytest.mark.parametrize(("umask", "of_files", "of_folders"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700)])
+def test_a_prepared_model_is_read_by_those_who_share_the_cache(
+    pretend: Path, monkeypatch: pytest.MonkeyPatch, umask: int, of_files: int, of_folders: int
+) -> None:
+    def convert(_source: Path, target: Path, _progress: loading.Progress) -> None:
+        save_file({"x": torch.zeros(2)}, target / "model.safetensors")
+        (target / "config.json").write_text("{}")
+
+    monkeypatch.setattr(loading, "_convert", convert)
+    before = os.umask(umask)
+    try:
+        prepared = loading.resolve("pretend")
+    finally:
+        os.umask(before)
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in prepared.iterdir()}
+    assert modes == {"model.safetensors": of_files, "config.json": of_files}
+    assert stat.S_IMODE(prepared.stat().st_mode) == of_folders
 
 
 def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import os
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -13,14 +12,18 @@ from hornbeam import cuda
 from hornbeam.engine.answering import answer
 from hornbeam.engine.checkpoint import Defaults
 from hornbeam.engine.engine import Engine
+from hornbeam.engine.face import EngineFace
+from hornbeam.engine.host import HostKeywords
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
+from hornbeam.engine.searching import search
 from hornbeam.engine.stream import TokenStream
-from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
-from hornbeam.prompt import Prompt, continuation_ids, prompts_of, scored_prompt
+from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
+from hornbeam.search import Budget, Path, Policy, SearchResult, StepEnd
+from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
@@ -37,19 +40,7 @@ class _Options(Keywords, total=False):
     stream: Callable[..., Any] | None
 
 
-def _of_engine(name: str, doc: str) -> Any:
-    """An attribute that is the engine's."""
-
-    def get(lm: LM) -> Any:
-        return getattr(lm.engine, name)
-
-    def put(lm: LM, value: Any) -> None:
-        setattr(lm.engine, name, value)
-
-    return property(get, put, doc=doc)
-
-
-class LM:
+class LM(EngineFace):
     """A transformers causal LM, its tokenizer, and a prefix tree of KV pages.
 
     Args:
@@ -61,8 +52,8 @@ class LM:
         max_kv_bytes: hard limit of the page pool, in bytes or as text such as ``"1GB"``. By default a quarter
             of the memory of the model's device; on the CPU of the machine's or, in a container, of its limit,
             and no more than half of what is available.
-        page_tokens: slots of a page.
-        prefill_rows: rows of a prompt that one forward pass computes at most.
+        page_tokens: slots of a page, 16 by default.
+        prefill_rows: rows of a prompt that one forward pass computes at most, 8192 by default.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 
@@ -72,53 +63,9 @@ class LM:
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        *,
-        kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | str | None = None,
-        page_tokens: int = 16,
-        prefill_rows: int = 8192,
-        cuda_graphs: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
         #: What runs the requests of all calls; see :class:`hornbeam.Engine`.
-        self.engine = Engine(
-            model,
-            tokenizer,
-            kv_dtype=kv_dtype,
-            max_kv_bytes=max_kv_bytes,
-            page_tokens=page_tokens,
-            prefill_rows=prefill_rows,
-            cuda_graphs=cuda_graphs,
-        )
-
-    def __repr__(self) -> str:
-        return f"<LM {', '.join(f'{value}' for value in self.engine.facts.values())}>"
-
-    def _repr_html_(self) -> str:
-        """What it is and what it holds, for notebooks."""
-        rows = "".join(
-            f"<tr><th style='text-align: left'>{html.escape(name)}</th><td>{html.escape(value)}</td></tr>"
-            for name, value in self.engine.facts.items()
-        )
-        return f"<table>{rows}</table>"
-
-    runner = _of_engine("runner", "Drives the model.")
-    model = _of_engine("model", "The model, out of wrappers such as ``torch.compile``'s and peft's.")
-    tokenizer = _of_engine("tokenizer", "Its tokenizer, or None.")
-    tree = _of_engine("tree", "The prefix tree of KV pages.")
-    graphs = _of_engine("graphs", "The captured steps, or None.")
-    cost_curve = _of_engine("cost_curve", "What a forward pass costs by its rows.")
-    max_positions = _of_engine("max_positions", "Tokens of the longest text.")
-    prefill_rows = _of_engine("prefill_rows", "Rows of a prompt that one forward pass computes at most.")
-    dense_rows = _of_engine("dense_rows", "A prompt of so many rows is read in passes of its own.")
-    recalled = _of_engine(
-        "recalled", "What draft sources remember of earlier texts; see :meth:`clear_cache`."
-    )
-    union_memories = _of_engine("union_memories", "What unions of drafts have learned, by their settings.")
-    freed_bytes = _of_engine("freed_bytes", "Bytes of pages that recipes have let go so far.")
+        self.engine = Engine(model, tokenizer, **options)
 
     @classmethod
     def from_pretrained(
@@ -128,7 +75,7 @@ class LM:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         progress: Callable[[str, float], Any] | None = None,
-        **options: Any,
+        **options: Unpack[HostKeywords],
     ) -> LM:
         """Loads a model by name (``"smollm2"``) or from a local folder of safetensors.
 
@@ -338,34 +285,77 @@ class LM:
 
         def read() -> tuple[list[list[int]], list[list[list[int]]]]:
             nonlocal many
-            is_list = isinstance(prompt, (list, tuple)) and bool(prompt)
-            given: Any = scored_prompt(self.engine, prompt)
-            if is_list:
-                given = [scored_prompt(self.engine, one) for one in prompt]
-            prompts, many = prompts_of(self.engine, given)
-            groups = list(continuations) if many else [continuations]
-            if len(groups) != len(prompts):
-                raise ArgumentError(
-                    f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} "
-                    f"prompts and {len(groups)} lists"
-                )
-            for group in groups:
-                if isinstance(group, str):
-                    raise ArgumentError(f"continuations are {group!r}, expected a list of texts or token ids")
-            texts = list(prompt) if many else [prompt]
-            return prompts, [
-                [continuation_ids(self.engine, text, more) for more in group]
-                for text, group in zip(texts, groups, strict=True)
-            ]
+            prompts, groups, many = scored_texts(self.engine, prompt, continuations)
+            return prompts, groups
 
         found: list[list[Likelihood]] = self.engine.score(read)
         return found if many else found[0]
+
+    def search(
+        self,
+        prompt: Any,
+        *,
+        recipe: Policy,
+        value: Callable[[Sequence[Path]], Any] | None = None,
+        finish: Callable[[Path], Any] | None = None,
+        step: StepEnd = StepEnd(),  # noqa: B008  # frozen
+        budget: Budget = Budget(),  # noqa: B008  # frozen
+        seed: int = 0,
+        draft: Any = DEFAULT_DRAFT,
+        select: Callable[[Sequence[Path]], Path | None] = best,
+        keep: None = None,
+        prefill: None = None,
+        attend: None = None,
+    ) -> SearchResult:
+        """Writes several continuations step by step, and goes on from those that are worth it.
+
+        The children of a round are written in one ragged batch, beside other requests; a prefix is read once.
+
+        Args:
+            prompt: one prompt, as in :meth:`generate`.
+            recipe: where to search: a policy of :mod:`hornbeam.search`, see :mod:`hornbeam.recipes`.
+            value: of a list of :class:`hornbeam.search.Path`, one finite number each, higher is better; by
+                default the model's own mean log-probability.
+            finish: asked about each path after a step: true, or its answer as text, if it is finished.
+            step: where steps end.
+            budget: what may be spent.
+            seed: one seed, one search, whatever the draft and other requests.
+            draft: as in :meth:`generate`; the paths are the same.
+            select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
+            keep, prefill, attend: refused by name if given: a search does not have them yet.
+
+        Returns:
+            A :class:`hornbeam.search.SearchResult`, at whatever point the search ended.
+
+        Raises:
+            ArgumentError: an argument is not of its kind.
+            BudgetExhausted: the budget was spent before any path was valued.
+        """
+        return search(
+            self.engine,
+            prompt,
+            recipe=recipe,
+            value=value,
+            finish=finish,
+            step=step,
+            budget=budget,
+            seed=seed,
+            draft=draft,
+            select=select,
+            keep=keep,
+            prefill=prefill,
+            attend=attend,
+        )
 
     def calibrate(self, *, force: bool = False) -> None:
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
         on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
         first answer quick. Takes no memory from what is cached: of a small ``max_kv_bytes`` only as many
-        rows are measured as fit, and without any it is done later."""
+        rows are measured as fit, and without any it is done later.
+
+        Args:
+            force: measure again.
+        """
         self.engine.calibrate(force=force)
 
     def clear_cache(self) -> None:

@@ -18,9 +18,10 @@ __all__ = [
     "chat_text",
     "continuation_ids",
     "end_tokens",
+    "has_chat_template",
     "is_answer_begun",
     "prompts_of",
-    "scored_prompt",
+    "scored_texts",
     "text_ids",
     "token_ids",
 ]
@@ -153,7 +154,8 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
         special: add the tokenizer's special tokens to a text, as to one that begins.
 
     Raises:
-        ArgumentError: it is empty, has a token id out of range, or is text and there is no tokenizer.
+        ArgumentError: it is empty, has a token id out of range, is text and there is no tokenizer, or is a
+            chat and the tokenizer has no chat template.
     """
     if isinstance(item, Mapping):
         rows, _ = prompts_of(reader, item)
@@ -209,9 +211,9 @@ def chat_text(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
 
 def _templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options: Any) -> Any:
     is_open = is_answer_begun(messages)
-    if not getattr(tokenizer, "chat_template", None):
+    if not has_chat_template(tokenizer):
         raise ArgumentError(
-            "prompt is chat messages, but the tokenizer has no chat template; give text, or set "
+            "prompt is a chat, and the tokenizer has no chat template; give text or token ids, or set "
             "tokenizer.chat_template"
         )
     try:
@@ -225,6 +227,45 @@ def _templated(tokenizer: Any, messages: Sequence[Mapping[str, Any]], **options:
 def is_answer_begun(messages: Sequence[Mapping[str, Any]]) -> bool:
     """Whether a chat ends with a message of the model, which is to be gone on with."""
     return bool(messages) and messages[-1].get("role") == "assistant"
+
+
+def scored_texts(
+    reader: Reader, prompt: Any, continuations: Any
+) -> tuple[list[list[int]], list[list[list[int]]], bool]:
+    """What :meth:`hornbeam.LM.score` is to score: token ids of each prompt and of its continuations, and
+    whether the caller gave a list of prompts.
+
+    Raises:
+        ArgumentError: as :meth:`hornbeam.LM.score` does.
+    """
+    given = scored_prompt(reader, prompt)
+    if isinstance(prompt, (list, tuple)) and prompt:
+        given = [scored_prompt(reader, one) for one in prompt]
+    prompts, many = prompts_of(reader, given)
+    groups = list(continuations) if many else [continuations]
+    if len(groups) != len(prompts):
+        raise ArgumentError(
+            f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} prompts and "
+            f"{len(groups)} lists"
+        )
+    for group in groups:
+        if isinstance(group, str):
+            raise ArgumentError(f"continuations are {group!r}, expected a list of texts or token ids")
+    texts = list(prompt) if many else [prompt]
+    ids = [
+        [continuation_ids(reader, text, more) for more in group]
+        for text, group in zip(texts, groups, strict=True)
+    ]
+    return prompts, ids, many
+
+
+def has_chat_template(tokenizer: Any) -> bool:
+    """Whether a tokenizer can write a chat: by a template, or in a way of its own."""
+    if getattr(tokenizer, "chat_template", None):
+        return True
+    # mistral-common's tokenizers write chats without a template.
+    method = getattr(type(tokenizer), "apply_chat_template", None)
+    return method is not None and method.__module__ != "transformers.tokenization_utils_base"
 
 
 def continuation_ids(reader: Reader, prompt: Any, continuation: Any) -> list[int]:

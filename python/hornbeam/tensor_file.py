@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 
@@ -9,7 +12,7 @@ from torch import Tensor
 
 from hornbeam.errors import ArgumentError, MissingExtra
 
-__all__ = ["read_tensors"]
+__all__ = ["read_tensors", "write_tensors"]
 
 
 def read_tensors(path: str | PathLike[str], what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -31,3 +34,23 @@ def read_tensors(path: str | PathLike[str], what: str) -> tuple[dict[str, Tensor
             return tensors, data.metadata() or {}
     except SafetensorError as error:
         raise ArgumentError(f"{path} is not a safetensors file: {error}") from error
+
+
+def write_tensors(
+    path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Writes tensors by name, and metadata. Who may read the file is what ``open`` would make it.
+
+    Raises:
+        MissingExtra: safetensors is not installed.
+        OSError: the file cannot be written.
+    """
+    try:
+        from safetensors.torch import save_file
+    except ImportError as error:
+        raise MissingExtra("writing tensors needs safetensors: pip install 'hornbeam[hf]'") from error
+    # safetensors makes a file that its owner alone may read.
+    with open(path, "ab"):
+        mode = stat.S_IMODE(os.stat(path).st_mode)
+    save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
+    os.chmod(path, mode)

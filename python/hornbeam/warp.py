@@ -35,6 +35,16 @@ class Warp:
     Ties go to the lowest id. So top-k keeps exactly k tokens, where transformers keeps all that tie
     with the last.
 
+    Args:
+        temperature: divides logits; 0 takes the argmax.
+        top_k: keeps so many of the greatest logits.
+        top_p: keeps the fewest likeliest tokens of so much mass, 0 to 1.
+        min_p: keeps tokens at least so likely, as a share of the likeliest, 0 to 1.
+        bias: is added to the raw logits of these token ids.
+        repetition_penalty: of tokens in prompt or output; 1 does nothing.
+        frequency_penalty: for each occurrence in the output; 0 does nothing.
+        presence_penalty: for a token that occurs in the output; 0 does nothing.
+
     Raises:
         ArgumentError: a value lies outside of its range.
     """

@@ -128,7 +128,9 @@ def test_operations_are_the_same(name: str) -> None:
         kept = hb.keep.plan(hb.recipes.snap_kv("50%", window=4), keys, values, queries)
         return [
             verdict.paths(),
-            hb.ops.sample(logits, hb.Warp(0.8), seed=2, positions=torch.tensor([1, 2, 3, 4], device="cpu")).tolist(),
+            hb.ops.sample(
+                logits, hb.Warp(0.8), seed=2, positions=torch.tensor([1, 2, 3, 4], device="cpu")
+            ).tolist(),
             hb.ops.probabilities(logits, hb.Warp(0.8)).sum().item(),
             [plane.tolist() for plane in kept[0][0]],
         ]

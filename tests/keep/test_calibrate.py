@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import stat
+
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -35,7 +38,10 @@ def test_scores_count_the_rows_whose_best_key_says_the_next_token(tmp_path):
     assert found.floor == 0.2
     found.save(tmp_path / "scores.safetensors")
     assert HeadScores.load(tmp_path / "scores.safetensors") == found
-    recipe = hb.recipes.sparse_mm("40%", head_scores=found.scores, window=8)
+    recipe = hb.recipes.sparse_mm("40%", head_scores=found, window=8)
+    assert recipe.split == found  # the floor too
+    for numbers in (found.scores, torch.tensor(found.scores, dtype=torch.float64)):
+        assert hb.recipes.sparse_mm("40%", head_scores=numbers).split == HeadScores(found.scores)
     assert lm.generate(ids, keep=recipe, max_new_tokens=4, draft=None).stats.reductions == 1
     assert lm.tree.stats()["branches"] == 0
 
@@ -57,3 +63,32 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(ArgumentError, match="holds no head_scores"):
         HeadScores.load(tmp_path / "other.safetensors")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are those of POSIX")
+def test_scores_are_read_by_those_whom_the_umask_lets(tmp_path):
+    file, scores = tmp_path / "scores", HeadScores(((1.0,), (2.0,)))
+    before = os.umask(0o027)
+    try:
+        scores.save(file)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o640
+    file.chmod(0o604)
+    scores.save(file)
+    assert stat.S_IMODE(file.stat().st_mode) == 0o604, "a file that is there keeps what it has"
+    assert HeadScores.load(file) == scores
+
+
+@pytest.mark.parametrize(
+    ("tensor", "floor", "message"),
+    [
+        (torch.zeros(3), "0.1", r"head_scores has the shape \[3\], expected \[L, Hk\]"),
+        (torch.ones(1, 2), "much", "floor is 'much', expected a number"),
+    ],
+    ids=["shape", "floor"],
+)
+def test_a_file_of_other_scores_is_refused(tmp_path, tensor, floor, message):
+    save_file({"head_scores": tensor}, tmp_path / "scores", {"floor": floor})
+    with pytest.raises(ArgumentError, match=message):
+        HeadScores.load(tmp_path / "scores")

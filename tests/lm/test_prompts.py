@@ -149,7 +149,9 @@ def test_templates_that_are_missing_or_refuse(lm: hb.LM) -> None:
     chat = [{"role": "user", "content": "hm"}]
     tokenizer = models.byte_tokenizer()
     tokenizer.chat_template = None
-    with pytest.raises(ArgumentError, match="the tokenizer has no chat template; give text, or set"):
+    with pytest.raises(
+        ArgumentError, match="the tokenizer has no chat template; give text or token ids, or set"
+    ):
         hb.LM(models.llama(), tokenizer).generate(chat, **OPTIONS)
     tokenizer.chat_template = "{{ raise_exception('roles must alternate') }}"
     with pytest.raises(ArgumentError, match="refuses the messages: roles must alternate"):

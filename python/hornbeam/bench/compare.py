@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -102,28 +103,61 @@ class Comparison:
         }
 
 
-def plain_generate(model: Any, prompt_ids: Sequence[int], max_new_tokens: int) -> tuple[list[int], Timing]:
-    """Greedy ``model.generate`` as transformers ships it: new token ids, and the timing."""
+def plain_generate(
+    model: Any, prompt_ids: Sequence[int], max_new_tokens: int, fields: Mapping[str, Any] | None = None
+) -> tuple[list[int], Timing]:
+    """Greedy ``model.generate`` as transformers ships it: new token ids, and the timing.
+
+    Args:
+        model: a causal LM of transformers.
+        prompt_ids: token ids.
+        max_new_tokens: at most so many are added.
+        fields: all that counts of a ``generation_config``, in place of the checkpoint's own; None is that.
+    """
     import torch
 
     ids = torch.tensor([list(prompt_ids)], device=model.device)
     clock = Clock()
-    output = model.generate(
-        ids,
-        attention_mask=torch.ones_like(ids),
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        streamer=clock,
-    )
+    with _config(model, fields):
+        output = model.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            do_sample=False,
+            max_new_tokens=max_new_tokens,
+            streamer=clock,
+        )
     new: list[int] = output[0, ids.shape[1] :].tolist()
     return new, clock.stop(len(new))
 
 
+@contextmanager
+def _config(model: Any, fields: Mapping[str, Any] | None) -> Iterator[None]:
+    """For the block, ``model.generation_config`` has these fields alone: one given to ``generate`` would be
+    filled up from the model's."""
+    if fields is None:
+        yield
+        return
+    from transformers import GenerationConfig
+
+    own = model.generation_config
+    model.generation_config = GenerationConfig(**{"pad_token_id": own.pad_token_id, **fields})
+    try:
+        yield
+    finally:
+        model.generation_config = own
+
+
 def compare(
-    model: Any, prompt_ids: Sequence[int], ours: Sequence[int], timing: Timing, budget: int
+    model: Any,
+    prompt_ids: Sequence[int],
+    ours: Sequence[int],
+    timing: Timing,
+    budget: int,
+    fields: Mapping[str, Any] | None = None,
 ) -> Comparison:
-    """Runs plain transformers and holds it to the tokens and the timing of our own run."""
-    theirs, their_timing = plain_generate(model, prompt_ids, budget)
+    """Runs plain transformers, as :func:`plain_generate` has it, and holds it to the tokens and the timing of
+    our own run."""
+    theirs, their_timing = plain_generate(model, prompt_ids, budget, fields)
     shorter = min(len(ours), len(theirs))
     difference = next((i for i in range(shorter) if ours[i] != theirs[i]), None)
     if difference is None and len(ours) != len(theirs):

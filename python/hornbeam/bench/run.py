@@ -7,7 +7,9 @@ import ast
 import importlib
 import inspect
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -43,12 +45,14 @@ def main(words: Sequence[str] | None = None, program: str = "python -m hornbeam.
 
 
 def parse(words: Sequence[str] | None, program: str, benches: dict[str, str]) -> argparse.Namespace:
-    width = max(map(len, benches))
-    listed = "\n".join(f"  {name:<{width}}  {text}" for name, text in benches.items())
+    listed = _listed({**benches, "all": "Every one, in this order."})
     parser = argparse.ArgumentParser(
         prog=program,
-        description="Measure this installation; what came out is written with the machine and the versions.",
-        epilog=f"benches:\n{listed}\n  {'all':<{width}}  Every one, in this order.",
+        description=textwrap.fill(
+            "Measure this installation; what came out is written with the machine and the versions.",
+            shutil.get_terminal_size().columns - 1,
+        ),
+        epilog=f"benches:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("name", choices=[*benches, "all"], metavar="NAME", help="one of the benches below")
@@ -72,6 +76,23 @@ def parse(words: Sequence[str] | None, program: str, benches: dict[str, str]) ->
     if arguments.json and (arguments.name == "all" or arguments.out):
         parser.error("--json takes the result of one bench, and stands in place of --out")
     return arguments
+
+
+def _listed(texts: dict[str, str]) -> str:
+    """Names and what they are, beside each other where the terminal has room for it."""
+    columns, width = shutil.get_terminal_size().columns, max(map(len, texts)) + 4
+    is_beside = columns >= width + 40
+    lines = []
+    for name, text in texts.items():
+        if not is_beside:
+            lines.append(f"  {name}")
+        lines += textwrap.wrap(
+            text,
+            columns - 1,
+            initial_indent=f"  {name:<{width - 2}}" if is_beside else " " * 6,
+            subsequent_indent=" " * (width if is_beside else 6),
+        )
+    return "\n".join(lines)
 
 
 def one(name: str, arguments: argparse.Namespace) -> None:

@@ -72,7 +72,11 @@ class Branch:
 
     def drop(self, keep: bool = True) -> None:
         """As :meth:`release`, but while the branch has a request in the open step it is closed after that:
-        for clean-up, which an error of its own would hide the reason for."""
+        for clean-up, which an error of its own would hide the reason for.
+
+        Args:
+            keep: as there.
+        """
         self._native.drop_branch(self._id, keep)
 
     def pin(self) -> None:
@@ -98,6 +102,10 @@ class Branch:
         pages = torch.tensor(self._native.pages_by_plane(self._id), dtype=torch.int64, device="cpu")
         page_bytes = self.tree.slab_bytes // self.tree.num_planes
         return pages.view(self.tree.num_physical_layers, self.tree.num_kv_heads) * page_bytes
+
+    def nodes(self) -> list[tuple[int, int, int]]:
+        """The nodes of its path, from the root: (number, position of the first token, tokens)."""
+        return [node[:3] for node in self._native.path_nodes(self._id)]
 
     def stats(self) -> dict[str, int]:
         """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``; and

@@ -7,11 +7,12 @@ pipe or a file the output is plain text, so that ``hornbeam generate ... > file`
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -23,17 +24,26 @@ __all__ = ["Screen"]
 
 DRAFT_STYLE = "green"
 
+# Of a line that shows that something is under way, a second: few, since it takes turns with the work.
+REFRESHES = 4
+
 # A model may write anything; a terminal would obey its control codes.
 _CONTROL_CODES = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
 
 
 class Screen:
-    """The two streams of a command. ``quiet`` leaves out everything but errors (for ``--json``)."""
+    """The two streams of a command. ``quiet`` leaves out every line but errors (for ``--json``); that
+    something is under way is shown all the same, on a terminal, until it is done."""
 
     def __init__(self, *, quiet: bool = False) -> None:
         # The streams are named, since rich would otherwise follow whatever sys.stderr becomes.
         self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True)
         self.notes = Console(file=sys.stderr, highlight=False, quiet=quiet)
+        self.progress = Console(file=sys.stderr, highlight=False)
+
+    def note(self, text: str) -> None:
+        """A line about what was done."""
+        self.notes.print(text, soft_wrap=True)
 
     def token_text(self, text: str, _tokens: list[int], source: str) -> None:
         """Prints a piece of the answer as soon as it is certain."""
@@ -41,21 +51,49 @@ class Screen:
             shown = Text(text.translate(_CONTROL_CODES), style=DRAFT_STYLE if source == "draft" else "")
             self.out.print(shown, end="")
         else:
-            sys.stdout.write(text)
-            sys.stdout.flush()
+            # Not sys.stdout, which rich replaces while it shows that something is under way.
+            self.out.file.write(text)
+            self.out.file.flush()
 
     def end_text(self) -> None:
         """Ends the answer's last line."""
         print(flush=True)
 
     @contextmanager
-    def waiting(self, what: str) -> Iterator[None]:
-        """Shows ``what`` while the block runs; on a terminal only."""
-        if self.notes.is_terminal and not self.notes.quiet:
-            with self.notes.status(what):
-                yield
-        else:
-            yield
+    def waiting(self, what: str) -> Iterator[Callable[[str], None]]:
+        """Shows ``what`` while the block runs; on a terminal only. Gives a function that shows something
+        else, or with an empty text nothing more."""
+        if not self.progress.is_terminal:
+            yield lambda _: None
+            return
+        with self.progress.status(escape(what), refresh_per_second=REFRESHES) as status:
+
+            def change(text: str) -> None:
+                if text:
+                    status.update(escape(text))
+                else:
+                    status.stop()
+
+            yield change
+
+    @contextmanager
+    def answering(
+        self, num_prompt_tokens: int, *, shows_text: bool
+    ) -> Iterator[Callable[[str, list[int], str], None]]:
+        """Gives a callback for the pieces of the answer. Until the first one the terminal says that the
+        prompt is read, and then, where the text itself goes elsewhere, how many tokens there are."""
+        num_tokens = 0
+        with self.waiting(f"reading {num_prompt_tokens:,} tokens") as change:
+
+            def show(text: str, tokens: list[int], source: str) -> None:
+                nonlocal num_tokens
+                num_tokens += len(tokens)
+                is_seen = shows_text and self.out.is_terminal
+                change("" if is_seen else f"{num_tokens:,} tokens")
+                if shows_text:
+                    self.token_text(text, tokens, source)
+
+            yield show
 
     @contextmanager
     def preparing(self, what: str) -> Iterator[Any]:
@@ -65,9 +103,9 @@ class Screen:
             TextColumn("{task.description}"),
             BarColumn(),
             TimeElapsedColumn(),
-            console=self.notes,
+            console=self.progress,
             transient=True,
-            disable=not self.notes.is_terminal,
+            disable=not self.progress.is_terminal,
         )
         task: Any = None
 

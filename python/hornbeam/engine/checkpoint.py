@@ -64,7 +64,7 @@ class Checkpoint:
             top_k = config.top_k or None
             top_p = None if config.top_p in (None, 1.0) else config.top_p
             given |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
-        fields = self._fields()
+        fields = self.text_fields()
         if _is_penalty_early(fields):
             if warp.repetition_penalty is not None:
                 raise ArgumentError(
@@ -92,7 +92,7 @@ class Checkpoint:
         )
         if options.defaults == "none":
             return options
-        fields = self._fields()
+        fields = self.text_fields()
         if options.has_own_warp or not _is_penalty_early(fields):
             fields.pop("repetition_penalty", None)
         if not fields:
@@ -107,7 +107,9 @@ class Checkpoint:
     def _device(self) -> str:
         return str(next(self.model.parameters()).device)
 
-    def _fields(self) -> dict[str, Any]:
+    def text_fields(self) -> dict[str, Any]:
+        """The fields that shape a text, by their names in ``generation_config``; those that ask for nothing
+        are left out."""
         config = getattr(self.model, "generation_config", None)
         found = {name: getattr(config, name, None) for name in _TEXT_FIELDS}
         return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}

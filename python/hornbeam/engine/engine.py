@@ -14,13 +14,11 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import torch
-
 from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
-from hornbeam.engine.host import Host
+from hornbeam.engine.host import Host, HostKeywords
 from hornbeam.engine.likelihood import Scored, scored_requests
 from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
@@ -48,6 +46,7 @@ class Event(NamedTuple):
     """What a step did for one request."""
 
     request: Request
+    """Which one."""
     pieces: list[Piece]
     """The tokens that it emitted."""
     finish_reason: Finish | None
@@ -65,11 +64,7 @@ class Engine(Requests):
     Args:
         model: a loaded ``transformers`` causal LM. It stays the caller's.
         tokenizer: its tokenizer; may be left out where prompts are token ids.
-        kv_dtype: element type of the pages; the model's own by default.
-        max_kv_bytes: hard limit of the page pool; see :class:`hornbeam.LM`.
-        page_tokens: slots of a page.
-        prefill_rows: rows of a prompt that one forward pass computes at most.
-        cuda_graphs: capture decoding steps as CUDA graphs, see docs/cuda.md.
+        options: as :class:`hornbeam.LM` has them.
 
     Raises:
         UnsupportedModel: the architecture cannot be driven over pages; the message names the reason.
@@ -77,26 +72,8 @@ class Engine(Requests):
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        *,
-        kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | str | None = None,
-        page_tokens: int = 16,
-        prefill_rows: int = 8192,
-        cuda_graphs: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            tokenizer,
-            kv_dtype=kv_dtype,
-            max_kv_bytes=max_kv_bytes,
-            page_tokens=page_tokens,
-            prefill_rows=prefill_rows,
-            cuda_graphs=cuda_graphs,
-        )
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
+        super().__init__(model, tokenizer, **options)
         self.checkpoint = Checkpoint(self.model)
         self.chunks = Chunks()
 
@@ -127,7 +104,7 @@ class Engine(Requests):
         return request
 
     def options_of(self, **options: Unpack[Keywords]) -> Options:
-        """The keywords of a call, checked."""
+        """The keywords of a call, ``options`` of :meth:`submit`, checked."""
         given: dict[str, Any] = dict(options)
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
         has_tokenizer = self.tokenizer is not None
@@ -145,6 +122,7 @@ class Engine(Requests):
         owner: object = None,
         before: Sequence[Sequence[int]] | None = None,
         lockstep: Lockstep | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Request]:
         """Adds the prompts of one call. Equal ones get different random numbers; a prompt alone and the same
         prompt beside others get the same.
@@ -157,6 +135,7 @@ class Engine(Requests):
             owner: they end with this object, if it is given.
             before: of each prompt the padding that processors and criteria see before it.
             lockstep: what they are asked about together, if they step together. Without drafts.
+            numbers: which random sequence each is, in place of the numbers of equal prompts.
         """
         make: Callable[..., Request] = Request
         if lockstep is not None:
@@ -174,8 +153,11 @@ class Engine(Requests):
             if len(texts) > 1:
                 check_shared(options.own_processor, f"serve {len(texts)} sequences", _INSTEAD)
             for place, prompt in enumerate(texts):
-                number = seen.get(tuple(prompt), 0)
-                seen[tuple(prompt)] = number + 1
+                if numbers is None:
+                    number = seen.get(tuple(prompt), 0)
+                    seen[tuple(prompt)] = number + 1
+                else:
+                    number = numbers[place]
                 request = make(
                     self,
                     next(indices),
@@ -295,7 +277,7 @@ class Engine(Requests):
         return [request for request in ready if request.ambient == ready[0].ambient]
 
     def drive(self, request: Request) -> None:
-        """Takes a step, unless the request is done by the time that it is this thread's turn.
+        """Takes a step, unless ``request`` is done by the time that it is this thread's turn.
 
         Raises:
             StateError: no step can do anything for the request.
@@ -315,14 +297,14 @@ class Engine(Requests):
             time.sleep(5e-5)  # whoever waits is served next
 
     def run(self, requests: Sequence[Request], after: Callable[[], None] = lambda: None) -> None:
-        """Takes steps until these requests are done; calls ``after`` each, and once when they are."""
+        """Takes steps until all ``requests`` are done; calls ``after`` each, and once when they are."""
         while (waiting := next((request for request in requests if not request.done), None)) is not None:
             self.drive(waiting)
             after()
         after()  # another thread's step may have been the last
 
     def fork(self, request: Request, count: int) -> list[Request]:
-        """What :meth:`Request.fork` does."""
+        """What :meth:`Request.fork` does, with ``request`` and ``count``."""
         if count < 1:
             raise ArgumentError(f"count is {count}, expected at least 1")
         with self._lock:
@@ -341,7 +323,9 @@ class Engine(Requests):
                 others.append(child)
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
-                self.group_of(request).fork(request, child)
+                # At once: a group that no request names is let go of.
+                child.group = self.group_of(request)
+                child.group.fork(request, child)
             first = request.successor(own)
             at = self._requests.index(request)
             self._requests[at : at + 1] = [first, *others]
@@ -351,7 +335,7 @@ class Engine(Requests):
             return [first, *others]
 
     def extend(self, request: Request, more: Any, max_new_tokens: int | None) -> None:
-        """What :meth:`Request.extend` does."""
+        """What :meth:`Request.extend` does, with ``request``, ``more`` and ``max_new_tokens``."""
 
         def work() -> None:
             if not request.done or request.error is not None or request.is_closed:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 
@@ -22,7 +22,7 @@ from hornbeam.memory import default_kv_bytes
 from hornbeam.model.attention import DENSE_ROWS
 from hornbeam.model.runner import Output, Runner
 
-__all__ = ["Host"]
+__all__ = ["Host", "HostKeywords"]
 
 #: Row counts at which the cost of a forward pass is measured before the first draft.
 CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
@@ -30,8 +30,20 @@ CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _T = TypeVar("_T")
 
 
+class HostKeywords(TypedDict, total=False):
+    """The keywords of :class:`hornbeam.LM`, which says what they mean, of :class:`hornbeam.Engine`, and of
+    :class:`Host`, which has their defaults."""
+
+    kv_dtype: torch.dtype | None
+    max_kv_bytes: int | str | None
+    page_tokens: int
+    prefill_rows: int
+    cuda_graphs: bool
+
+
 class Host:
-    """What requests stand on; :class:`hornbeam.Engine` is one, and says what the arguments are."""
+    """What requests stand on; :class:`hornbeam.Engine` is one. The arguments are those of
+    :class:`hornbeam.LM`."""
 
     @tensors_on_the_cpu()
     def __init__(
@@ -113,8 +125,8 @@ class Host:
     # -- the model as it is now ----------------------------------------------------------------------------
 
     def forward(self, step: Any, **options: Any) -> Output:
-        """Runs the rows of a step that is open in :attr:`tree`. The only call of the model; see
-        :meth:`hornbeam.model.runner.Runner.forward`."""
+        """Runs the rows of ``step``, which is open in :attr:`tree`. The only call of the model; ``options``
+        are those of :meth:`hornbeam.model.runner.Runner.forward`."""
         return self.runner.forward(self.tree, step, **options)
 
     def notice(self) -> None:
@@ -153,7 +165,7 @@ class Host:
     # -- costs, memory ---------------------------------------------------------------------------------------
 
     def calibrate(self, *, force: bool = False) -> None:
-        """What :meth:`hornbeam.LM.calibrate` does."""
+        """What :meth:`hornbeam.LM.calibrate` does, with ``force``."""
         if force or not self._calibrated:
             self.exclusively(self._measure_costs)
 
@@ -202,8 +214,8 @@ class Host:
             raise StateError("the engine is within a step, expected a call between two steps")
 
     def exclusively(self, work: Callable[[], _T], others: Iterable[Host] = ()) -> _T:
-        """Does ``work`` between two steps, while no other thread uses this engine, nor those of its drafts,
-        on the models as they are."""
+        """Does ``work`` between two steps, while no other thread uses this engine nor ``others``, those of
+        its drafts, on the models as they are."""
 
         def looked() -> _T:
             if not self._is_stepping:

@@ -20,6 +20,7 @@ from hornbeam.engine.scheduling import Schedule
 from hornbeam.engine.verifying import process
 from hornbeam.errors import OutOfPages
 from hornbeam.results import Piece, Source
+from hornbeam.speculation.protocols import Others
 from hornbeam.speculation.step_draft import StepDraft, Verdict
 
 if TYPE_CHECKING:
@@ -127,9 +128,12 @@ class RaggedStep:
                 request.draft_room = request.draft_room if room is None else room
         computed = None
         try:
+            rows = sum(len(chunk.token_ids) for chunk in self.chunks)
             for group in self.groups:
+                others = Others(len(self.decoding) - len(group.requests), rows)
                 with blaming(group.requests):
-                    group.drafts = group.drafting.propose(group.requests)
+                    group.drafts = group.drafting.propose(group.requests, others)
+                rows += sum(len(draft.tokens) for draft in group.drafts)
             if len(self.groups) == 1 and not self.chunks and not any(r.keeper for r in self.decoding):
                 # Scores look at the queries of every layer, so that with a recipe every layer runs.
                 [group] = self.groups

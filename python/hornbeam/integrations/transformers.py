@@ -1,6 +1,8 @@
-"""hornbeam inside ``model.generate``: ``custom_generate=hornbeam.integrations.transformers.generate``.
+"""hornbeam inside ``model.generate``: ``custom_generate=hornbeam.integrations.transformers.generate``::
 
-    model.generate(**inputs, max_new_tokens=200, custom_generate=hb.integrations.transformers.generate)
+    inputs = lm.tokenizer(prompt, return_tensors="pt")
+    loop = hb.integrations.transformers.generate
+    lm.model.generate(**inputs, max_new_tokens=8, do_sample=False, custom_generate=loop)
 
 transformers prepares inputs, logits processors and stopping criteria as for its own loops, and calls
 :func:`generate` in place of them. It honours the generation config, every logits processor and every
@@ -74,6 +76,8 @@ def generate(
         token_streamer: a transformers ``BaseStreamer``; a batch of one only.
         sampling_seed: seed of the sampling; drawn from torch's global generator by default, so that
             ``torch.manual_seed`` decides.
+        model_kwargs: inputs of the forward pass: ``attention_mask`` is read, and what asks for another loop
+            is refused.
 
     Returns:
         ``[batch, length + new tokens]``, right padded, or a ``GenerateDecoderOnlyOutput`` with

@@ -22,7 +22,13 @@ __all__ = ["Example", "head_scores"]
 @dataclass(frozen=True)
 class Example:
     """A prompt, the answer that follows it, and where in the prompt the answer stands: for each token of
-    the answer, the positions of the prompt's tokens that say it."""
+    the answer, the positions of the prompt's tokens that say it.
+
+    Args:
+        prompt: token ids.
+        answer: token ids that follow the prompt.
+        sources: for each token of the answer the positions in the prompt that say it.
+    """
 
     prompt: list[int]
     answer: list[int]
@@ -31,6 +37,10 @@ class Example:
     @classmethod
     def copying(cls, prompt: Sequence[int], answer: Sequence[int]) -> Example:
         """An answer that stands in the prompt word for word; the last place counts where there are several.
+
+        Args:
+            prompt: token ids.
+            answer: token ids, found in the prompt.
 
         Raises:
             ArgumentError: the answer does not stand in the prompt.

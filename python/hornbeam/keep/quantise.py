@@ -17,8 +17,14 @@ __all__ = ["Quantised", "encode"]
 class Quantised:
     """A matrix `[N, C]` in codes.
 
-    ``codes`` is uint8 `[N, ceil(C * bits / 8)]`, lowest channel in the lowest bits; ``params`` float32
-    `[token blocks, channel blocks, 2]` of (least element, step); ``channel_scale`` float32 `[C]` or None.
+    Args:
+        bits: of a code.
+        tokens: of a block.
+        channels: of a block.
+        num_channels: C.
+        codes: uint8 `[N, ceil(C * bits / 8)]`, the lowest channel in the lowest bits.
+        params: float32 `[token blocks, channel blocks, 2]` of (least element, step).
+        channel_scale: float32 `[C]`, or None.
     """
 
     bits: int
@@ -63,6 +69,13 @@ def encode(
     Rounds half to even within `[min, max]` of each block, so that decoding errs by half a step at most.
     With ``channel_separable`` channels are divided by `sqrt(max |x|)` first (ZipCache, arXiv
     2405.14256).
+
+    Args:
+        x: `[N, C]`, any float type, any device.
+        bits: of a code: 2, 4 or 8.
+        tokens: of a block.
+        channels: of a block.
+        channel_separable: divide channels first, see above.
 
     Raises:
         ArgumentError: ``bits`` is not 2, 4 or 8, a block is empty, or an element is not finite.

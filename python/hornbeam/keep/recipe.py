@@ -31,6 +31,15 @@ class Recipe:
     With ``rerotate`` kept keys are turned so that they lie without a gap before the next token, as
     StreamingLLM renumbers them inside its cache; else they keep the positions that they had.
 
+    Args:
+        score: what each key is worth.
+        budget: tokens a kv head (``1024``), a ratio (``"30%"``) or bytes a sequence (``"64MB"``).
+        split: who gets how much of it.
+        reduce: what becomes of the rest, and of what is kept.
+        when: when it is done, while a text is generated.
+        name: what messages call it.
+        rerotate: turn kept keys, see above.
+
     Raises:
         ArgumentError: ``budget`` is not a count, a percentage or a byte size; or ``score``, ``split``,
             ``reduce`` or ``when`` is not an object of that kind, or its class lacks the method that does the
@@ -116,7 +125,10 @@ def reduce(
 ) -> list[list[list[Reduced]]]:
     """As :func:`plan`, and what becomes of keys and values: merged, or decoded from their codes.
 
-    ``keys``, ``values``, ``queries``, ``scale`` and errors are those of :func:`plan`.
+    Other arguments and errors are those of :func:`hornbeam.keep.plan`.
+
+    Args:
+        recipe: what to do.
 
     Returns:
         ``reduced[layer][sequence][head]``, each with keys and values `[K, D]`.

@@ -15,9 +15,9 @@ import importlib.util
 import io
 import json
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +28,17 @@ from hornbeam.errors import ArgumentError, MissingExtra
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["SHIPPED", "Progress", "ShippedModel", "cache_folder", "load", "load_tokenizer", "resolve"]
+__all__ = [
+    "SHIPPED",
+    "Progress",
+    "ShippedModel",
+    "cache_folder",
+    "check",
+    "load",
+    "load_model",
+    "load_tokenizer",
+    "resolve",
+]
 
 Progress = Callable[[str, float], None]
 """Called as ``progress(stage, fraction)`` during a preparation, with a fraction from 0 to 1."""
@@ -85,17 +95,51 @@ def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> P
     """
     shipped = SHIPPED.get(str(name))
     if shipped is None:
-        folder = Path(name).expanduser()
-        if folder.is_dir():
-            return folder
-        known = ", ".join(f'"{known}"' for known in SHIPPED)
-        raise ArgumentError(f'model is "{name}", expected a local folder or one of: {known}')
-
+        return _local_folder(name)
     source = _shipped_file(str(name), shipped)
     prepared = cache_folder() / "models" / f"{name}-{_sha256(source)[:16]}-{_PREPARATION}"
     if not prepared.is_dir():
         _prepare(source, prepared, shipped, progress or (lambda _stage, _fraction: None))
     return prepared
+
+
+def check(name: str | os.PathLike[str]) -> None:
+    """Does nothing for a model that :func:`resolve` and :func:`load` would find. Prepares and reads nothing.
+
+    Raises:
+        ArgumentError: an unknown name, or a folder without a model.
+        MissingExtra: the package that ships the model is not installed.
+    """
+    shipped = SHIPPED.get(str(name))
+    if shipped is None:
+        _model_folder(_local_folder(name))
+    else:
+        _shipped_file(str(name), shipped)
+
+
+def _local_folder(name: str | os.PathLike[str]) -> Path:
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    if folder.suffix == ".gguf":
+        raise ArgumentError(f'model is "{name}", {_of_gguf(folder)}')
+    known = " or ".join(f'"{known}"' for known in SHIPPED)
+    hub = str(name) if str(name).count("/") == 1 and not folder.is_absolute() else "ORGANISATION/NAME"
+    raise ArgumentError(
+        f'model is "{name}", expected {known} or a local folder of safetensors. Nothing is downloaded by '
+        f"name: `hf download {hub} --local-dir FOLDER` brings a model into a folder, and "
+        f'hb.LM(AutoModelForCausalLM.from_pretrained("{hub}"), tokenizer) takes one that transformers has '
+        "loaded, also from a GGUF file (its gguf_file=)"
+    )
+
+
+def _of_gguf(file: Path) -> str:
+    """What to do with a GGUF file."""
+    return (
+        "a GGUF file, expected a folder of safetensors: let transformers read it with "
+        f'AutoModelForCausalLM.from_pretrained("{file.parent}", gguf_file="{file.name}"), and the tokenizer '
+        "alike, and give both to hb.LM(model, tokenizer)"
+    )
 
 
 _LOCAL_OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
@@ -104,6 +148,8 @@ _LOCAL_OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code":
 def _model_folder(path: str | os.PathLike[str]) -> Path:
     folder = Path(path)
     if not (folder / "config.json").is_file():
+        if found := sorted(folder.glob("*.gguf")):
+            raise ArgumentError(f"model folder is {folder}, which holds {_of_gguf(found[0])}")
         raise ArgumentError(f"model folder is {folder}, expected one that holds a config.json")
     return folder
 
@@ -131,19 +177,28 @@ def load(
     checkpoint is stored in. Only safetensors are read. A folder whose tokenizer is declared as a
     plain ``PreTrainedTokenizerFast`` skips the slow generic look-up of a tokenizer class.
     """
+    tokenizer = load_tokenizer(path)
+    return load_model(path, dtype, device), tokenizer
+
+
+def load_model(
+    path: str | os.PathLike[str],
+    dtype: torch.dtype | str = "auto",
+    device: torch.device | str | None = None,
+) -> Any:
+    """The model of the local folder ``path`` alone; see :func:`load`."""
     _require("this function", "pip install hornbeam[hf]", ("transformers", "tokenizers", "safetensors"))
     import torch
     from transformers import AutoModelForCausalLM
 
     folder = _model_folder(path)
-    tokenizer = load_tokenizer(folder)
     with _quiet():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, **_LOCAL_OPTIONS
         )
     if device is not None:
         torch.nn.Module.to(model, device)
-    return model.eval(), tokenizer
+    return model.eval()
 
 
 def _shipped_file(name: str, shipped: ShippedModel) -> Path:
@@ -163,10 +218,12 @@ def _prepare(source: Path, prepared: Path, shipped: ShippedModel, progress: Prog
     """
     _require(f"preparing {source.name}", shipped.install, _NEEDED)
     prepared.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{prepared.name}-", dir=prepared.parent))
+    scratch = prepared.with_name(f".{prepared.name}-{secrets.token_hex(8)}")
+    scratch.mkdir()
     try:
         with _quiet():
             _convert(source, scratch, progress)
+        _share(scratch)
         try:
             scratch.rename(prepared)
         except OSError:
@@ -174,6 +231,14 @@ def _prepare(source: Path, prepared: Path, shipped: ShippedModel, progress: Prog
                 raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Lets those read the files of a folder who may read the folder: safetensors makes files that are their
+    owner's alone, and a cache folder may be shared."""
+    mode = folder.stat().st_mode & 0o666
+    for file in folder.iterdir():
+        file.chmod(mode)
 
 
 def _convert(source: Path, target: Path, progress: Progress) -> None:

@@ -24,6 +24,10 @@ def mass_columns(plan: "Plan", rows: Sequence[int] | Tensor) -> list[tuple[int, 
     Rows of one request see the nodes of its branch that have keys, from the root, and then the request's
     own rows: own row `i` is column `begin + i` of the last read.
 
+    Args:
+        plan: the step's plan.
+        rows: ascending rows of it.
+
     Raises:
         ArgumentError: rows are not ascending rows of the plan.
     """

@@ -248,8 +248,8 @@ def sample_ids(
     positions: Tensor | None = None,
     history: History | None = None,
 ) -> list[int]:
-    """As :func:`sample`, arguments and all, but the tokens as a list: of logits on a device they are read
-    once. ``sequences`` and ``positions`` are int64 ``[B]``."""
+    """As :func:`hornbeam.ops.sample`, arguments and all, but the tokens as a list: of logits on a device they
+    are read once. ``sequences`` and ``positions`` are int64 ``[B]``."""
     return [token for _, token in _drawn(logits, warp, seed, sequences, positions, history).paths()]
 
 

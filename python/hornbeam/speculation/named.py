@@ -54,7 +54,7 @@ def stop_rule_of(given: Any) -> Any:
     Raises:
         ArgumentError: it is no stop rule.
     """
-    if not is_stop_rule(given):
+    if isinstance(given, type) or not is_stop_rule(given):
         raise ArgumentError(
             f"length is {given!r}, expected a stop rule of hornbeam.spec such as hb.spec.MeasuredGain() or "
             "hb.spec.Fixed(4)"

@@ -262,11 +262,20 @@ class Shape(Protocol):
         """How tokens come about, where the run samples."""
 
     def grow(self, builder: TreeBuilder) -> None:
-        """Adds tokens to the trees of a builder."""
+        """Adds tokens to the trees of a builder.
+
+        Args:
+            builder: the drafts of one step; it draws, and adds what was drawn.
+        """
 
     def outline(self, record: AcceptanceByRank, max_tokens: int) -> list[int] | None:
         """The parents of the tree that it draws for an ask of ``max_tokens``, where no draw of the step
-        decides on them; a law with few tokens may leave some out."""
+        decides on them; a law with few tokens may leave some out.
+
+        Args:
+            record: how often each rank of sibling was accepted so far.
+            max_tokens: levels that are wanted.
+        """
 
 
 def _log(probability: float) -> float:

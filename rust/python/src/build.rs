@@ -4,6 +4,8 @@ use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
+use crate::error::OrRaise;
+
 /// The instruction-set extensions that some kernel is compiled for, as far as this processor has them.
 fn cpu_features() -> Vec<&'static str> {
     #[cfg(target_arch = "x86_64")]
@@ -46,6 +48,8 @@ fn build_info(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    // A wrong HORNBEAM_ISA is told by the import, where kernels could only panic.
+    Isa::from_environment().or_raise(m.py())?;
     m.add("__version__", env!("CARGO_PKG_VERSION"))?;
     m.add_function(wrap_pyfunction!(build_info, m)?)
 }

@@ -20,7 +20,15 @@ __all__ = ["Reduce", "Reduced"]
 class Reduced:
     """One plane afterwards: ``kept``, int64 `[K]`, the indices that stay, ascending, and keys and values
     `[K, D]` as attention sees them, in float32. ``num_bytes`` is what they take where they are quantised,
-    else None."""
+    else None.
+
+    Args:
+        kept: int64 `[K]`, the indices that stay, ascending.
+        keys: float32 `[K, D]`.
+        values: float32 `[K, D]`.
+        merge: the weights, where keys or values were merged.
+        num_bytes: what they take where they are in codes.
+    """
 
     kept: Tensor
     keys: Tensor
@@ -96,7 +104,8 @@ class Reduce(Factor):
         return Reduced(indices.long(), k, v, Merge(targets, weights, own))
 
     def evaluate(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
-        """What :meth:`reduce` gives, checked where a subclass in Python gives it; arguments are those.
+        """What :meth:`reduce` gives of ``keys``, ``values``, ``scores`` and ``kept``, checked where a
+        subclass in Python gives it.
 
         Raises:
             ShapeError: the keys or values that it returns are not `[K, D]`.

@@ -18,7 +18,13 @@ __all__ = ["KeyChannelValueToken"]
 class KeyChannelValueToken(PageCodes):
     """Keys by channel over ``group`` tokens, values by token over ``group`` channels; the last ``residual``
     tokens, and what does not fill a group before them, stay as they are. KIVI (arXiv 2402.02750)
-    with the group and residual of its released code."""
+    with the group and residual of its released code.
+
+    Args:
+        bits: of a code: 2 or 4.
+        group: tokens that share a step of keys, and channels that share one of values.
+        residual: the newest tokens, which stay as they are.
+    """
 
     bits: int = 2
     group: int = 32

@@ -15,7 +15,11 @@ __all__ = ["TokenBits"]
 
 @dataclass(frozen=True)
 class TokenBits(PageCodes):
-    """Keys and values by token, a row of a head a block: int8 unless told otherwise."""
+    """Keys and values by token, a row of a head a block: int8 unless told otherwise.
+
+    Args:
+        bits: of a code: 8, 4 or 2.
+    """
 
     bits: int = 8
 

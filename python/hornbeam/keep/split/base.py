@@ -33,6 +33,11 @@ class Split(Factor):
         Of a split in Python they may sum to less. Where planes hold different numbers of keys while a text is
         generated, it sees the scores of the shorter ones filled up with -inf; what a plane gets beyond the
         keys that it holds stays unused.
+
+        Args:
+            scores: `[L, Hk, N]`, of one sequence.
+            total: tokens that stay, over all planes.
+            protected: as :attr:`hornbeam.keep.Score.protected`.
         """
         self.require_method()
         return self.select(scores, total, protected, 1)[0]
@@ -51,10 +56,10 @@ class Split(Factor):
         layers, heads, tokens = scores.shape
         counts = np.full((layers, heads), tokens, np.int32)
         positions = np.tile(np.arange(tokens, dtype=np.int32), layers * heads)
-        budgets, kept = self.select_held(scores.flatten(), counts, positions, total, protected, unit)
+        budgets, kept = self.select_resident(scores.flatten(), counts, positions, total, protected, unit)
         return budgets, kept.view(scores.shape)
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[np.int32],

@@ -24,7 +24,7 @@ from torch.nn.functional import embedding, rms_norm, silu
 from hornbeam import cuda, ops
 from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.ops.linear import linear, max_native_rows
-from hornbeam.speculation.head_file import read_head
+from hornbeam.speculation.head_file import check_tensors, counts, matrix_size, read_head
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -90,12 +90,7 @@ class HeadFile:
     @lru_cache(maxsize=2)
     def _load(cls, path: Path, _state: tuple[int, int, int] | None) -> HeadFile:
         tensors, settings = read_head(path, FORMAT)
-        expected = {*(f"{name}.weight" for name in LINEARS), *NORMS, "draft_ids", "target_sample"}
-        if set(tensors) != expected:
-            raise ArgumentError(
-                f"{path} lacks {sorted(expected - set(tensors))} and has {sorted(set(tensors) - expected)} "
-                "beside what is expected"
-            )
+        _check(path, tensors, settings)
         return cls(path, tensors, settings)
 
     def check(self, target: Target) -> None:
@@ -135,6 +130,42 @@ class HeadFile:
                 "weights"
             )
         return None
+
+
+def _check(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> None:
+    """Raises ArgumentError unless the settings are complete and the tensors have the shapes they tell."""
+    hidden, vocabulary, layers = counts(path, settings, "hidden", "vocabulary", "layers")
+    heads, kv_heads, size = counts(path, settings, "heads", "kv_heads", "head_dim")
+    taps = settings.get("taps")
+    if not isinstance(taps, list) or not taps or not all(tap in range(layers + 1) for tap in taps):
+        raise ArgumentError(f"{path}: setting taps is {taps!r}, expected a list of layers from 0 to {layers}")
+    for name in ("eps", "rope_theta"):
+        if not isinstance(value := settings.get(name), int | float) or not value > 0:
+            raise ArgumentError(f"{path}: setting {name} is {value!r}, expected a number above 0")
+    inner = matrix_size(tensors, "gate.weight", 0)
+    linears = {
+        "features": (hidden, len(taps) * hidden),
+        "fuse": (hidden, 2 * hidden),
+        "q": (heads * size, hidden),
+        "k": (kv_heads * size, hidden),
+        "v": (kv_heads * size, hidden),
+        "o": (hidden, heads * size),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }
+    shapes: dict[str, tuple[int | None, ...]] = {f"{name}.weight": linears[name] for name in LINEARS}
+    shapes |= {
+        **dict.fromkeys(NORMS, (hidden,)),
+        "draft_ids": (None,),
+        "target_sample": (SAMPLE_ROWS, hidden),
+    }
+    check_tensors(path, tensors, shapes)
+    ids = tensors["draft_ids"].long()
+    if not len(ids) or int(ids[0]) < 0 or int(ids[-1]) >= vocabulary or not bool((ids.diff() > 0).all()):
+        raise ArgumentError(
+            f"{path}: draft_ids are not ascending ids, expected some of 0 to {vocabulary - 1}"
+        )
 
 
 def output_matrix(model: Any) -> Tensor:

@@ -16,7 +16,7 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from hornbeam._native import CostCurve
 from hornbeam.errors import ArgumentError, UnsupportedModel
-from hornbeam.speculation.head_file import read_head
+from hornbeam.speculation.head_file import check_tensors, counts, matrix_size, read_head
 from hornbeam.speculation.stop.gate import GateStop
 from hornbeam.speculation.tree_building import Node, Tree
 
@@ -108,6 +108,12 @@ class AcceptanceStop(GateStop):
 
     def predict(self, states: Tensor) -> list[float]:
         """For each state the probability that the token it has read is accepted."""
+        expected = self.weights["in.weight"].shape[1]
+        if states.shape[-1] != expected:
+            raise ArgumentError(
+                f"the draft's states have {states.shape[-1]} numbers, expected the {expected} that "
+                f"{self.settings.path} is for"
+            )
         probabilities: list[float] = acceptance(self.weights, states).tolist()
         return probabilities
 
@@ -146,8 +152,11 @@ def acceptance(weights: dict[str, Tensor], states: Tensor) -> Tensor:
 def load(path: Path) -> dict[str, Tensor]:
     """Reads and checks a file, in float32; raises ArgumentError where it is no acceptance head."""
     tensors, settings = read_head(path, FORMAT)
-    blocks = settings["blocks"]
-    expected = {f"{i}.{part}" for i in (*range(blocks), "out") for part in ("weight", "bias")}
-    if set(tensors) != expected | {"in.weight", "signature"}:
-        raise ArgumentError(f"{path} holds {sorted(tensors)}, expected those of {blocks} blocks")
+    [blocks] = counts(path, settings, "blocks", least=0)
+    width = matrix_size(tensors, "out.weight", 1)
+    shapes: dict[str, tuple[int | None, ...]] = {"in.weight": (width, None), "signature": (None,)}
+    shapes |= {"out.weight": (1, width), "out.bias": (1,)}
+    for block in range(blocks):
+        shapes |= {f"{block}.weight": (width, width), f"{block}.bias": (width,)}
+    check_tensors(path, tensors, shapes)
     return {name: tensor.float() for name, tensor in tensors.items()}

@@ -18,6 +18,8 @@ pub mod row;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]
+mod x86_eight;
+#[cfg(target_arch = "x86_64")]
 mod x86_product;
 
 use std::sync::OnceLock;
@@ -84,28 +86,49 @@ impl Isa {
         Self::ALL.into_iter().filter(|isa| isa.is_available())
     }
 
-    /// The instruction set of a name, as given in `HORNBEAM_ISA`.
+    /// The instruction set of a name.
     ///
     /// # Errors
     /// [`Error::Value`] if the name is unknown or the machine lacks the instructions.
     pub fn from_name(name: &str) -> Result<Self> {
-        let names: Vec<&str> = Self::available().map(Self::name).collect();
         Self::available()
             .find(|isa| isa.name() == name)
-            .ok_or_else(|| Error::value("instruction set", name, format!("one of {}", names.join(", "))))
+            .ok_or_else(|| Error::value("instruction set", name, Self::expected()))
     }
 
-    /// The best instruction set of this machine, or the one that the environment variable
-    /// `HORNBEAM_ISA` names; chosen at the first call.
+    fn expected() -> String {
+        let names: Vec<&str> = Self::available().map(Self::name).collect();
+        format!("one of {}", names.join(", "))
+    }
+
+    /// The best instruction set of this machine, or the one that `setting` names.
+    ///
+    /// # Errors
+    /// As [`Self::from_name`]; the message calls the value `HORNBEAM_ISA`.
+    pub fn chosen(setting: Option<&str>) -> Result<Self> {
+        match setting {
+            Some(name) => Self::from_name(name)
+                .map_err(|_| Error::value("HORNBEAM_ISA", format!("{name:?}"), Self::expected())),
+            None => Ok(Self::available().last().unwrap_or(Self::Portable)),
+        }
+    }
+
+    /// What [`Self::chosen`] gives for the environment variable `HORNBEAM_ISA` as it is now.
+    ///
+    /// # Errors
+    /// As there. Callers ask once, before [`Self::detected`].
+    pub fn from_environment() -> Result<Self> {
+        let setting = std::env::var_os("HORNBEAM_ISA");
+        Self::chosen(setting.as_deref().map(std::ffi::OsStr::to_string_lossy).as_deref())
+    }
+
+    /// What [`Self::from_environment`] gave at the first call.
     ///
     /// # Panics
-    /// If `HORNBEAM_ISA` names an instruction set that the machine lacks.
+    /// If it failed.
     pub fn detected() -> Self {
         static DETECTED: OnceLock<Isa> = OnceLock::new();
-        *DETECTED.get_or_init(|| match std::env::var("HORNBEAM_ISA") {
-            Ok(name) => Self::from_name(&name).unwrap_or_else(|error| panic!("HORNBEAM_ISA: {error}")),
-            Err(_) => Self::available().last().unwrap_or(Self::Portable),
-        })
+        *DETECTED.get_or_init(|| Self::from_environment().unwrap_or_else(|error| panic!("{error}")))
     }
 
     /// Runs a kernel compiled for this instruction set.
@@ -161,5 +184,16 @@ mod tests {
         }
         let message = Isa::from_name("mmx").unwrap_err().to_string();
         assert!(message.starts_with("instruction set is mmx, expected one of portable"), "{message}");
+    }
+
+    #[test]
+    fn a_wrong_setting_is_told_by_its_name() {
+        assert_eq!(Isa::chosen(Some("portable")), Ok(Isa::Portable));
+        assert_eq!(Isa::chosen(None).ok(), Isa::available().last());
+        for wrong in ["mmx", "", "AVX2"] {
+            let message = Isa::chosen(Some(wrong)).unwrap_err().to_string();
+            let begin = format!("HORNBEAM_ISA is {wrong:?}, expected one of portable");
+            assert!(message.starts_with(&begin), "{message}");
+        }
     }
 }

@@ -3,7 +3,7 @@
 use super::{Score, mean};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 
 /// How a window's tokens make its score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,8 +55,8 @@ impl WindowTokens {
 }
 
 impl Score for WindowTokens {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::Last(self.suffix)]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::Last(self.suffix)]
     }
 
     fn by_layer(&self) -> bool {

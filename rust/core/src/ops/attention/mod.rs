@@ -43,7 +43,7 @@ use crate::parallel::{Parallel, Serial, lock_whole};
 use crate::simd::Isa;
 pub use mass::{KeyColumns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
-pub use problem::{Floats, FloatsMut, Output, Pages, Params, Queries};
+pub use problem::{AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
 use problem::{Problem, SERIAL_WORK, check_problem, dynamic};
 use work::Work;
 
@@ -78,7 +78,7 @@ pub fn tree_attention(
     pages: Pages<'_>,
     layout: &PageLayout,
     plan: &Plan,
-    params: &Params<'_>,
+    params: &AttentionParams<'_>,
     out: Output<'_>,
 ) -> Result<()> {
     check_problem(layout, plan, params)?;
@@ -130,7 +130,7 @@ fn check(
     queries: &Queries<'_>,
     layout: &PageLayout,
     plan: &Plan,
-    params: &Params<'_>,
+    params: &AttentionParams<'_>,
     out: &Output<'_>,
 ) -> Result<()> {
     let (heads, dim, rows) = (params.num_heads, layout.head_dim, plan.num_rows());

@@ -1,0 +1,124 @@
+"""What options choose: a draft, a recipe, a device. All of it is checked before a model is loaded."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from hornbeam.errors import ArgumentError
+
+__all__ = ["RECIPES", "check_recipe", "check_writable", "device_of", "draft", "recipe", "trace"]
+
+#: The recipes of :mod:`hornbeam.recipes.keep`, named here so that a wrong one is refused without torch.
+RECIPES = (
+    "ada_kv",
+    "ems",
+    "expected_attention",
+    "h2o",
+    "int8",
+    "key_diff",
+    "kivi",
+    "knorm",
+    "prefix_kv",
+    "pyramid_kv",
+    "snap_kv",
+    "sparse_mm",
+    "streaming_llm",
+    "tova",
+    "window_kv",
+    "zip_cache",
+)
+
+
+def draft(name: str, corpus: Path | None) -> Any:
+    """A draft source by its name."""
+    from hornbeam import speculation
+
+    index = None if corpus is None else speculation.open_corpus(corpus)
+    sources = {
+        "auto": speculation.Auto(corpus=index),
+        "suffix": speculation.Suffix(corpus=index),
+        "head": speculation.FeatureHead(),
+        "recycling": speculation.TokenRecycling(),
+        "none": None,
+    }
+    return sources[name]
+
+
+def check_recipe(name: str, option: str, head_scores: Path | None) -> None:
+    """Refuses the name of no recipe, and scores that it does not take.
+
+    Raises:
+        ArgumentError: as it says.
+    """
+    if name not in RECIPES:
+        raise ArgumentError(f'{option} is "{name}", expected one of: {", ".join(RECIPES)}')
+    if name == "sparse_mm" and head_scores is None:
+        raise ArgumentError("sparse_mm needs --head-scores, a file that HeadScores.save wrote")
+    if name != "sparse_mm" and head_scores is not None:
+        raise ArgumentError(f"--head-scores goes with {option} sparse_mm, got {name}")
+
+
+def recipe(name: str, budget: str | None, head_scores: Path | None, budget_option: str) -> Any:
+    """A recipe by its name, with its own budget where none is given.
+
+    Raises:
+        ArgumentError: the budget is none, or is missing.
+    """
+    from hornbeam.keep import HeadScores
+    from hornbeam.recipes import keep as recipes
+
+    make = getattr(recipes, name)
+    if budget is None and inspect.signature(make).parameters["budget"].default is inspect.Parameter.empty:
+        raise ArgumentError(
+            f'{name} needs {budget_option}: tokens a head, a ratio ("25%"), or bytes ("64MB")'
+        )
+    given: list[Any] = [] if budget is None else [int(budget) if budget.isdecimal() else budget]
+    if head_scores is None:
+        return make(*given)
+    split = HeadScores.load(head_scores)
+    return replace(make(*given, head_scores=split.scores), split=split)
+
+
+def device_of(name: str | None) -> str:
+    """The device to load on.
+
+    Raises:
+        ArgumentError: hornbeam runs on no such device.
+        CudaError: no kernel can run there; the message has the reason.
+    """
+    import torch
+
+    from hornbeam import cuda
+
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        kind = None
+    if kind not in ("cpu", "cuda"):
+        raise ArgumentError(f'device is "{name}", expected cpu, cuda or cuda:1')
+    cuda.require(name)
+    return name
+
+
+def trace(path: Path | None) -> Any:
+    """A recording, if its file can be written: better known before the text than after."""
+    if path is None:
+        return None
+    from hornbeam.trace import Trace
+
+    check_writable(path)
+    return Trace()
+
+
+def check_writable(path: Path) -> None:
+    """Raises OSError if a file cannot be written, and leaves everything as it was."""
+    is_new = not path.exists()
+    with path.open("ab"):
+        pass
+    if is_new:
+        path.unlink()
