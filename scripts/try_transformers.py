@@ -58,12 +58,12 @@ def installed(version: str, folder: Path) -> Path:
     target = folder / f"transformers-{version}"
     ready = target / ".ready"
     if not ready.exists():
-        constraints = folder / f"transformers-{version}.txt"
+        target.mkdir(parents=True, exist_ok=True)
+        constraints = target / "constraints.txt"
         kept = [f"{name}=={pin}\n" for name, pin in pins().items() if name not in ITS_OWN]
         constraints.write_text("".join(kept), encoding="utf-8")
         options = ["--upgrade", "--target", str(target), "--constraint", str(constraints)]
         subprocess.run([*PIP, *options, f"transformers=={version}"], check=True)
-        constraints.unlink()
         ready.touch()
     return target
 

@@ -92,7 +92,7 @@ class Bench(Sides):
 
     def raced(self, make: Make) -> dict[str, Any]:
         """The default draft and none in turn, on each job; the geometric means over jobs."""
-        jobs, budget = (JOBS[:1], 24) if self.quick else (JOBS, 128)
+        jobs, budget = (JOBS[:1], 24) if self.quick else (JOBS, 64)
         ratios, identical, accepted, tokens = [], 0, 0, 0
         for text, fields in jobs:
             prompt = self.chat(text)
