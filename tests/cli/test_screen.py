@@ -74,30 +74,31 @@ def test_a_run_shows_each_of_its_stages(folder: Path, options: list[str]) -> Non
 
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "hornbeam", "generate", "hello", "--model", str(folder), "-n", "3"]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, "--device", "cpu", *options],
         env=os.environ | {"PYTHONPATH": str(ROOT / "python"), "TERM": "xterm", "COLUMNS": "200"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=theirs,
-    )
-    os.close(theirs)
-    shown = b""
-    while True:
-        try:
-            part = os.read(ours, 4096)
-        except OSError:  # how Linux says that the other end is closed
-            break
-        if not part:
-            break
-        shown += part
-    os.close(ours)
-    assert process.stdout is not None
-    text = process.stdout.read().decode(errors="replace")
-    assert process.wait() == 0, shown
+    ) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                part = os.read(ours, 4096)
+            except OSError:  # how Linux says that the other end is closed
+                break
+            if not part:
+                break
+            shown += part
+        os.close(ours)
+        assert process.stdout is not None
+        text = process.stdout.read().decode(errors="replace")
+    assert process.returncode == 0, shown
     plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
     stages = ["starting", f"loading {folder}", "measuring what a pass costs", "reading 22 tokens", "3 tokens"]
-    places = [plain.index(stage) for stage in stages]
+    places = [plain.find(stage) for stage in stages]
+    assert -1 not in places, plain
     assert places == sorted(places)
     assert ("3 tokens in" in plain) == (not options)
     assert text.startswith("{") or not options

@@ -24,6 +24,7 @@ __all__ = ["generate"]
 
 WARM_UP_TOKENS = 8
 SEEDS = 1 << 64
+PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
 def generate(
@@ -92,12 +93,15 @@ def generate(
     with reported(debug):
         from hornbeam.warp import Warp
 
-        penalties = {
-            "repetition_penalty": repetition_penalty,
-            "frequency_penalty": frequency_penalty,
-            "presence_penalty": presence_penalty,
-        }
-        warp = Warp(temperature, top_k, top_p, min_p, **penalties)
+        warp = Warp(
+            temperature,
+            top_k,
+            top_p,
+            min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
+        )
         if not 0 <= seed < SEEDS:
             raise ArgumentError(f"seed is {seed}, expected 0 to {SEEDS - 1}")
         for value in stop or []:
@@ -135,7 +139,7 @@ def generate(
             "keep": recipe,
             "seed": seed,
             "stop": stop or None,
-            **_sampling(lm, warp, {name for name, value in penalties.items() if value is not None}),
+            **_sampling(lm, warp),
         }
         fields = None
         if compared:
@@ -207,16 +211,17 @@ def _require_comparable(warp: Warp, max_new_tokens: int, others: dict[str, Any])
         raise ArgumentError("--max-new-tokens is 0, expected at least 1 with --compare")
 
 
-def _sampling(lm: Any, warp: Warp, penalties: set[str]) -> dict[str, Any]:
+def _sampling(lm: Any, warp: Warp) -> dict[str, Any]:
     """How a request samples. With penalties of the command line all is said at once, and what the checkpoint
     asks for counts where they are silent."""
+    penalties = [name for name in PENALTIES if getattr(warp, name) is not None]
     if not penalties:
         return {name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")}
     fields = lm.engine.checkpoint.text_fields()
     if "exponential_decay_length_penalty" in fields:
         raise ArgumentError(
             "the checkpoint's generation_config has exponential_decay_length_penalty, beside which hornbeam "
-            f"takes no --{min(penalties).replace('_', '-')}"
+            f"takes no --{penalties[0].replace('_', '-')}"
         )
     if "repetition_penalty" not in penalties:
         warp = replace(warp, repetition_penalty=fields.get("repetition_penalty"))

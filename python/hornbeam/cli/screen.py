@@ -12,8 +12,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
+from rich.live import Live
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
@@ -51,7 +52,6 @@ class Screen:
             shown = Text(text.translate(_CONTROL_CODES), style=DRAFT_STYLE if source == "draft" else "")
             self.out.print(shown, end="")
         else:
-            # Not sys.stdout, which rich replaces while it shows that something is under way.
             self.out.file.write(text)
             self.out.file.flush()
 
@@ -66,13 +66,21 @@ class Screen:
         if not self.progress.is_terminal:
             yield lambda _: None
             return
-        with self.progress.status(escape(what), refresh_per_second=REFRESHES) as status:
+        spinner = Spinner("dots", Text(what), style="green")
+        # Standard output is left alone: it may go elsewhere than to this terminal.
+        with Live(
+            spinner,
+            console=self.progress,
+            refresh_per_second=REFRESHES,
+            transient=True,
+            redirect_stdout=False,
+        ) as live:
 
             def change(text: str) -> None:
                 if text:
-                    status.update(escape(text))
+                    spinner.update(text=Text(text))
                 else:
-                    status.stop()
+                    live.stop()
 
             yield change
 
