@@ -177,11 +177,12 @@ def test_samples_of_one_prompt_are_told_apart():
 
 
 def test_the_first_token_keeps_the_space_that_a_tokenizer_hides():
-    def decode(tokens, **_):
-        return "".join(f" w{token}" for token in tokens)[1:]
+    class Spaced:
+        def decode(self, tokens, **_):
+            return "".join(f" w{token}" for token in tokens)[1:]
 
     found = hb.Trace()
-    lm = hb.LM(models.llama(), SimpleNamespace(decode=decode))
+    lm = hb.LM(models.llama(), Spaced())
     ids = lm.generate(PROMPT, max_new_tokens=3, trace=found).token_ids
     texts = [token["text"] for token in found.to_dict()["sequences"][0]["tokens"]]
     assert texts == [f" w{token}" for token in ids]
