@@ -134,6 +134,7 @@ def test_heads_that_keep_alike_have_no_scale(browser, tmp_path):
     assert data_of(text)["cells"] == [1, 1]
     assert browser.run("document.getElementById('least').textContent") == "each head keeps"
     assert browser.run("document.getElementById('low').textContent") == "each token kept by"
+    assert browser.run("[...document.querySelectorAll('.scale i')].map(i => i.offsetWidth)") == [0, 0]
     assert browser.errors == []
 
 
