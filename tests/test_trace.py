@@ -176,6 +176,18 @@ def test_samples_of_one_prompt_are_told_apart():
     assert second["sample"] == "2 of the same prompt"
 
 
+def test_the_first_token_keeps_the_space_that_a_tokenizer_hides():
+    class Spaced:
+        def decode(self, tokens, **_):
+            return "".join(f" w{token}" for token in tokens)[1:]
+
+    found = hb.Trace()
+    lm = hb.LM(models.llama(), Spaced())
+    ids = lm.generate(PROMPT, max_new_tokens=3, trace=found).token_ids
+    texts = [token["text"] for token in found.to_dict()["sequences"][0]["tokens"]]
+    assert texts == [f" w{token}" for token in ids]
+
+
 def test_a_character_of_several_tokens_comes_with_its_last():
     data = "naïve 漢字 ok".encode()
     tokenizer = SimpleNamespace(decode=lambda tokens: bytes(tokens).decode(errors="replace"))

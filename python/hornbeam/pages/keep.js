@@ -28,11 +28,17 @@ const areAlike = ([low, high]) => high - low < 0.005;
 const place = (value, [low, high]) => areAlike([low, high]) ? 0.5 : (value - low) / (high - low);
 const heat = share => `color-mix(in oklab, var(--heat-high) ${(100 * share).toFixed(1)}%, var(--heat-low))`;
 
+/** Names the ends of a scale; one whose ends are alike is a sentence without colours. */
+function nameScale(low, high, texts, isFlat) {
+  [low.textContent, high.textContent] = texts;
+  low.parentElement.classList.toggle("flat", isFlat);
+}
+
 /** Shows a number for each token. `texts` say the lowest and the highest of them. */
 function show(map) {
   shown = map;
   el("shown").textContent = map.title;
-  [el("low").textContent, el("high").textContent] = map.texts;
+  nameScale(el("low"), el("high"), map.texts, map.range[0] === map.range[1]);
   spans.forEach((span, i) => { span.style.backgroundColor = map.values[i] > map.range[0] || map.range[0] === map.range[1] ? heat(place(map.values[i], map.range)) : ""; });
   drawStrip();
 }
@@ -142,7 +148,7 @@ function drawGrid() {
     });
     el("grid").append(make("div", { class: "layer" }, make("span", {}, l), row));
   });
-  [el("least").textContent, el("most").textContent] = areAlike(cells) ? ["each head keeps", percent(cells[1])] : cells.map(percent);
+  nameScale(el("least"), el("most"), areAlike(cells) ? ["each head keeps", percent(cells[1])] : cells.map(percent), areAlike(cells));
 }
 
 function moveFocus(event, layer, head) {
