@@ -369,3 +369,14 @@ def test_a_step_without_a_draft_and_an_empty_trace_are_shown(browser, tmp_path):
     shown_in(browser, found, tmp_path / "plain.html", 800)
     assert browser.run("document.querySelectorAll('#tree title').length") == 2
     assert browser.errors == []
+
+
+def test_a_repr_counts_and_a_notebook_shows_the_page() -> None:
+    lm = hb.LM(models.llama(), models.byte_tokenizer())
+    trace = hb.Trace()
+    assert repr(trace) == "<Trace of 0 texts: 0 steps, 0 tokens>"
+    lm.generate(['a "quoted" text', "another"], max_new_tokens=5, draft=None, trace=trace)
+    assert repr(trace) == "<Trace of 2 texts: 8 steps, 10 tokens>"
+    frame = trace._repr_html_()
+    assert frame.startswith('<iframe srcdoc="&lt;!doctype html&gt;')
+    assert frame.count('"') == 4

@@ -7,6 +7,7 @@ trace.save("out.html")
 
 from __future__ import annotations
 
+import html
 import os
 import re
 from collections.abc import Mapping
@@ -50,6 +51,16 @@ class Trace:
         self._sequences: dict[int, Traced] = {}
         self._steps: dict[int, list[dict[str, Any]]] = {}
         self._began = datetime.now()
+
+    def __repr__(self) -> str:
+        steps = sum(map(len, self._steps.values()))
+        tokens = sum(len(sequence.output) for sequence in self._sequences.values())
+        return f"<Trace of {len(self._sequences)} texts: {steps} steps, {tokens} tokens>"
+
+    def _repr_html_(self) -> str:
+        """The page, in a frame of its own, for notebooks."""
+        page = html.escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     def first(self, sequence: Traced) -> None:
         """Begins a sequence. A trace that is used again forgets the call before.

@@ -46,7 +46,7 @@ def keep(
         choices.check_writable(html)
         screen = Screen()
         with screen.waiting("starting"):
-            method = choices.recipe(recipe, budget, head_scores, "--budget")
+            method = choices.recipe(recipe, budget, head_scores)
             place = choices.device_of(device)
             from hornbeam.cli.keep_page import kept_by, page
             from hornbeam.text import pieces_of
