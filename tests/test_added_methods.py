@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hornbeam import keep, speculation
+from hornbeam import keep, search, speculation
 from hornbeam.methods import export, methods_in
 
 ROOT = Path(__file__).parent.parent
@@ -98,6 +98,37 @@ class ToyRule(Rule):
     def walk(self, draft):
         return [], draft.draw(draft.target(-1))
 """,
+    "search/policy/toy_policy.py": """
+from dataclasses import dataclass
+from hornbeam.search.policy.base import Expansion, Policy, Search
+
+@dataclass(frozen=True)
+class ToyPolicy(Policy):
+    name = "toy"
+
+    def open(self, seed):
+        return ToySearch()
+
+class ToySearch(Search):
+    # The prompt, then the first child alone.
+    told = asked = 0
+
+    def ask(self, most=None):
+        if self.asked > self.told or self.is_over:
+            return []
+        self.asked += 1
+        return [Expansion(0, 0, 1, 2)] if self.asked == 1 else [Expansion(1, 1, 3, 2)]
+
+    def tell(self, trial, values, finished):
+        self.told += 1
+
+    @property
+    def is_over(self):
+        return self.told == 2
+
+    def live(self):
+        return [True, self.told < 2, False, False, False]
+""",
 }
 
 #: Asks for all of them as for those that come with the package.
@@ -127,7 +158,13 @@ assert out.token_ids == plain and out.stats.drafted > 0
 out = lm.generate(prompt, max_new_tokens=12, draft=hb.spec.ToyDraft(), length=hb.spec.Fixed(3), verify="toy")
 assert out.token_ids == plain and out.stats.accepted == 0
 
+step = hb.search.StepEnd(delimiter=None, max_tokens=5)
+value = lambda paths: [float(path.node) for path in paths]
+found = lm.search(prompt, recipe=hb.search.ToyPolicy(), value=value, step=step, draft=None)
+assert found.stop == "over" and sorted(found.tree.paths) == [0, 1, 2, 3, 4] and found.best.node == 4
+
 for package, names in (
+    (hb.search, {"ToyPolicy"}),
     (hb.keep, {"ToyScore", "ToySplit", "ToyReduction", "ToyMoment"}),
     (hb.spec, {"ToyDraft", "ToyStop"}),
     (hb.spec.shape, {"ToyShape"}),
@@ -160,12 +197,15 @@ def test_what_type_checkers_are_told_is_all_that_is_found() -> None:
         keep: ("keep/score", "keep/split", "keep/reduce", "keep/when"),
         speculation: ("speculation/draft", "speculation/stop"),
         speculation.shape: ("speculation/shape",),
+        search: ("search/policy",),
     }
     for package, folders in families.items():
         text = Path(str(package.__file__)).read_text(encoding="utf-8")
         for folder in folders:
             family = sys.modules[f"hornbeam.{folder.replace('/', '.')}"]
-            [methods] = [value for name, value in vars(family).items() if name.isupper()]
+            [methods] = [
+                value for name, value in vars(family).items() if name.isupper() and isinstance(value, dict)
+            ]
             assert len(methods) > 2
             for name in methods:
                 assert f'"{name}"' in text, f"{package.__name__} does not name {name}"

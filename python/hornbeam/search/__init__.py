@@ -7,11 +7,13 @@ a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for exp
     of them.
 """
 
+from hornbeam.methods import export
 from hornbeam.search import select
 from hornbeam.search.budget import Account, Budget, Ledger
 from hornbeam.search.path import Answer, Path, SearchResult, SearchTree
 from hornbeam.search.policy import (
     DVTS,
+    POLICIES,
     AStar,
     BestOfN,
     Expansion,
@@ -45,3 +47,5 @@ __all__ = [
     "StepEnd",
     "select",
 ]
+
+export(globals(), POLICIES)

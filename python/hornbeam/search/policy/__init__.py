@@ -1,5 +1,6 @@
 """Policies, one a file."""
 
+from hornbeam.methods import export, methods_in
 from hornbeam.search.policy.a_star import AStar
 from hornbeam.search.policy.base import Expansion, Policy, Search
 from hornbeam.search.policy.best_of_n import BestOfN
@@ -19,3 +20,7 @@ __all__ = [
     "Search",
     "StepBeam",
 ]
+
+POLICIES = methods_in(__name__, __path__, lambda found: issubclass(found, Policy))
+"""All policies of this folder, by name; those above are named for type checkers."""
+export(globals(), POLICIES)
