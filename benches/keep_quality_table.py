@@ -8,6 +8,7 @@ docs/keep_quality.svg is drawn anew. RESULT is by default the one file ``results
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -155,7 +156,11 @@ def replaced(text: str, content: str) -> str:
 
 
 def main() -> None:
-    files = [Path(name) for name in sys.argv[1:]] or sorted(RESULTS.glob(f"{NAME}-*.json"))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("results", type=Path, nargs="*")
+    files = parser.parse_args().results or sorted(RESULTS.glob(f"{NAME}-*.json"))
     if len(files) != 1:
         raise SystemExit(f"{len(files)} results of {NAME}, expected one")
     report = json.loads(files[0].read_text(encoding="utf-8"))

@@ -7,8 +7,8 @@ Without a result it takes the one in ``benches/results``.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,10 @@ def draw_ratios(axes: Any, results: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        raise SystemExit(__doc__)
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", type=Path)
+    parser.add_argument("results", type=Path, nargs="*")
+    given = parser.parse_args()
+    main(given.target, given.results)

@@ -8,8 +8,8 @@ no result of is left out.
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,4 +81,10 @@ PANELS = {"spec_accept": accepted, "spec_generate": speed}
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("target", type=Path)
+    parser.add_argument("results", type=Path, nargs="*")
+    given = parser.parse_args()
+    main(given.target, given.results)

@@ -37,7 +37,8 @@ if "--to-publish" in sys.argv:
 status = native.cuda_status()
 assert status["available"] or status["reason"], status
 assert "torch" not in sys.modules
-assert os.path.isfile(os.path.join(folder, "py.typed"))
+for part in ("py.typed", "pages/trace.html", "pages/keep.html", "pages/base.css", "pages/base.js"):
+    assert os.path.isfile(os.path.join(folder, part)), part
 python = sys.version.split()[0]
 print(f"python {python}: hornbeam {info['version']}, {info['instruction_set']}, {info['cuda']}")
 """

@@ -14,6 +14,18 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 
+_STICKING_OUT = """(() => {
+  const found = [], wide = document.documentElement.scrollWidth;
+  if (wide > innerWidth) found.push('page ' + wide);
+  for (const node of document.querySelectorAll('body *')) {
+    if (node.parentElement.closest('.scroll')) continue;
+    const box = node.getBoundingClientRect();
+    if (box.right > innerWidth + 0.5 || box.left < -0.5) found.push(`${node.tagName} ${node.id} ${box.left} ${box.right}`);
+  }
+  return found;
+})()"""  # noqa: E501
+
+
 def found() -> str | None:
     """The browser's path, where one is installed."""
     return next((path for name in NAMES if (path := shutil.which(name))), None)
@@ -97,6 +109,28 @@ class Browser:
             if not url.startswith(("file:", "about:", "data:")):
                 self.requests.append(url)
 
+    def prefer(self, scheme: str) -> None:
+        """Has pages seen as a reader does who prefers ``"light"`` or ``"dark"``."""
+        self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
+
+    def press(self, key: str) -> None:
+        """Presses and releases a key, by its name in the DOM."""
+        text = {"text": "\r"} if key == "Enter" else {}
+        self.call("Input.dispatchKeyEvent", type="keyDown", key=key, code=key, **text)
+        self.call("Input.dispatchKeyEvent", type="keyUp", key=key, code=key)
+
+    def drag(self, path: list[tuple[float, float]]) -> None:
+        """Presses the mouse at the first point of the window, moves it over the others, and lets go."""
+        for place, (x, y) in enumerate(path):
+            kind = "mouseMoved" if place else "mousePressed"
+            self.call("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", buttons=1, clickCount=1)
+        x, y = path[-1]
+        self.call("Input.dispatchMouseEvent", type="mouseReleased", x=x, y=y, button="left", clickCount=1)
+
+    def sticking_out(self) -> list[str]:
+        """What lies beyond the window's left or right edge, but for what scrolls by itself."""
+        return self.run(_STICKING_OUT)
+
     def open(self, page: Path, width: int, height: int = 900) -> None:
         """Opens a file in a window of this size and waits until it has loaded."""
         self.call(
@@ -116,8 +150,8 @@ class Browser:
         raise AssertionError("the page did not load")
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
-        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True)
+        """The value of an expression in the page; of a promise, what it comes to."""
+        answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
 

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import torch
 
+from tests import browser as browsers
+
 
 class TorchRandom:
     """torch's own generator, as hypothesis seeds it before each example."""
@@ -47,3 +49,13 @@ def default_model() -> tuple[Any, Any]:
     from hornbeam.model import loading
 
     return loading.load(loading.resolve("smollm2"), dtype=torch.float32)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browsers.Browser]:
+    """A browser, where there is one: what only it shows is not tested on other machines."""
+    if browsers.found() is None:
+        pytest.skip(f"no browser: none of {', '.join(browsers.NAMES)} is installed")
+    opened = browsers.Browser(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.close()

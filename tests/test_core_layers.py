@@ -8,7 +8,17 @@ from pathlib import Path
 
 CORE = Path(__file__).parent.parent / "rust" / "core" / "src"
 #: Modules whose files extend what the module itself declares: arrows from such a file up to it are left out.
-DECLARING = {"keep", "keep::reduce", "keep::score", "keep::split", "ops::verify", "ops::warp", "tree"}
+DECLARING = {
+    "keep",
+    "keep::reduce",
+    "keep::score",
+    "keep::split",
+    "search",
+    "search::share",
+    "ops::verify",
+    "ops::warp",
+    "tree",
+}
 #: One module in several files: vectors and the products of vectors are defined by each other.
 WHOLE = ("simd",)
 

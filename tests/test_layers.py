@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 
@@ -12,13 +14,24 @@ ROOT = Path(__file__).parent.parent / "python" / "hornbeam"
 #: From the lowest to the highest; parts of one line know nothing of each other.
 LAYERS = (
     ("errors", "_native"),
-    ("integers", "interrupts", "tensor_file", "text", "text_file", "warp", "memory", "results"),
+    (
+        "integers",
+        "interrupts",
+        "methods",
+        "tensor_file",
+        "text",
+        "text_file",
+        "warp",
+        "memory",
+        "pages",
+        "results",
+    ),
     ("prompt", "trace"),
     ("cuda",),
     ("ops",),
     ("cache",),
     ("model",),
-    ("keep", "speculation"),
+    ("keep", "search", "speculation"),
     ("engine",),
     ("lm", "build"),
     ("recipes", "integrations"),
@@ -26,6 +39,8 @@ LAYERS = (
     ("cli",),
     ("__main__",),
 )
+#: What people write by hand; stubs, which list what another file has, are not among it.
+WRITTEN = ("*.py", "*.rs", "*.cu", "*.cuh", "*.h", "*.c")
 LEVELS = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
 
@@ -49,3 +64,13 @@ def test_no_import_runs_up(file: Path) -> None:
         return
     for other in imports(file):
         assert other == part or LEVELS[other] < LEVELS[part], f"{part} imports {other}"
+
+
+def test_files_are_small() -> None:
+    """A file that one reads at a sitting has one subject: more than 400 lines are two."""
+    listed = subprocess.run(["git", "ls-files", "-z", *WRITTEN], cwd=ROOT.parent.parent, capture_output=True)
+    files = [ROOT.parent.parent / name for name in listed.stdout.decode().split("\0") if name]
+    sizes = {file: file.read_bytes().count(b"\n") for file in files if file.exists()}
+    assert len(sizes) > 600, "files are not found any more"
+    assert {str(file): size for file, size in sizes.items() if size >= 400} == {}
+    assert fmean(sizes.values()) <= 180

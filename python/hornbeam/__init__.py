@@ -14,18 +14,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hornbeam import cuda, errors, integrations, keep, ops, recipes, results, speculation
+    from hornbeam import cuda, errors, integrations, keep, ops, recipes, results, search, speculation
     from hornbeam import speculation as spec
     from hornbeam._native import __version__
     from hornbeam.build import build_info
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.engine.engine import Engine
+    from hornbeam.engine.processors import EachPrompt
     from hornbeam.lm import LM
+    from hornbeam.search.budget import Budget
     from hornbeam.trace import Trace
     from hornbeam.warp import Warp
 
 __all__ = [
     "LM",
+    "Budget",
+    "EachPrompt",
     "Engine",
     "PrefixTree",
     "Trace",
@@ -39,6 +43,7 @@ __all__ = [
     "ops",
     "recipes",
     "results",
+    "search",
     "spec",
     "speculation",
 ]
@@ -46,6 +51,8 @@ __all__ = [
 # Names, and the modules below this one that define them.
 _DEFINED_IN = {
     "LM": "lm",
+    "Budget": "search.budget",
+    "EachPrompt": "engine.processors",
     "Engine": "engine.engine",
     "PrefixTree": "cache.tree",
     "Trace": "trace",

@@ -12,6 +12,15 @@ from torch import Tensor
 
 @final
 class Signals:
+    """What a draft source knows about its guesses, one item a token in each list; see docs/own_methods.md.
+
+    Args:
+        confidences: the source's own estimate, 0 to 1, that each token comes if those before it do.
+        match_lengths: tokens of the text before each token, earlier guesses included, that stood at the place
+            it was copied from; None (zeros) where the source does not match text.
+        counts: how often that text was seen before; None (zeros) where it is not counted.
+    """
+
     def __new__(
         cls,
         confidences: Sequence[float],
@@ -19,36 +28,56 @@ class Signals:
         counts: Sequence[int] | None = None,
     ) -> Signals: ...
     @property
-    def match_lengths(self) -> list[int]: ...
+    def match_lengths(self) -> list[int]:
+        """In tokens; zeros where they were not given."""
     @property
-    def counts(self) -> list[int]: ...
+    def counts(self) -> list[int]:
+        """Occurrences; zeros where they were not given."""
     @property
-    def confidences(self) -> list[float]: ...
+    def confidences(self) -> list[float]:
+        """Probabilities, 0 to 1."""
     def __len__(self) -> int: ...
 
 @final
 class Proposal:
+    """A chain of guessed tokens with their signals."""
+
     @property
-    def tokens(self) -> list[int]: ...
+    def tokens(self) -> list[int]:
+        """Token ids, the first one next."""
     @property
-    def signals(self) -> Signals: ...
+    def signals(self) -> Signals:
+        """One item a token."""
     def __len__(self) -> int: ...
 
 @final
 class SuffixCorpus:
+    """A suffix index over documents of token ids; see :func:`hornbeam.speculation.build_corpus`.
+
+    Args:
+        documents: token ids of each.
+    """
+
     def __new__(cls, documents: Sequence[Sequence[int]]) -> SuffixCorpus: ...
     @staticmethod
-    def from_words(words: Tensor) -> SuffixCorpus: ...
-    def save(self, path: str | PathLike[str]) -> None: ...
-    def check(self) -> None: ...
+    def from_words(words: Tensor) -> SuffixCorpus:
+        """An index over the int32 words of a file, which it does not copy."""
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes a file; :func:`hornbeam.speculation.save_corpus` does so whole or not at all."""
+    def check(self) -> None:
+        """Compares everything with its checksum; raises ArgumentError where it differs."""
     @property
-    def num_tokens(self) -> int: ...
+    def num_tokens(self) -> int:
+        """Tokens of all documents, and a mark at the end of each."""
     @property
-    def num_documents(self) -> int: ...
+    def num_documents(self) -> int:
+        """Documents."""
     @property
-    def vocab_size(self) -> int: ...
+    def vocab_size(self) -> int:
+        """The greatest token id, and 1."""
     @property
-    def num_bytes(self) -> int: ...
+    def num_bytes(self) -> int:
+        """Bytes of the index."""
 
 @final
 class SuffixCorpusBuilder:
@@ -60,12 +89,17 @@ class SuffixCorpusBuilder:
 
 @final
 class TreeProposal:
+    """A tree of guessed tokens with their signals, parents first."""
+
     @property
-    def tokens(self) -> list[int]: ...
+    def tokens(self) -> list[int]:
+        """Token ids."""
     @property
-    def parents(self) -> list[int]: ...
+    def parents(self) -> list[int]:
+        """For each token the index of its parent, or -1 for a first token."""
     @property
-    def signals(self) -> Signals: ...
+    def signals(self) -> Signals:
+        """One item a token."""
     def __len__(self) -> int: ...
 
 @final
@@ -99,14 +133,23 @@ class NGramDraft:
 
 @final
 class CostCurve:
+    """Seconds of a forward pass by its rows, as they were measured; it never falls."""
+
     def __new__(cls) -> CostCurve: ...
-    def observe(self, rows: int, seconds: float) -> None: ...
-    def seconds(self, rows: int) -> float | None: ...
-    def points(self) -> list[tuple[float, float]]: ...
+    def observe(self, rows: int, seconds: float) -> None:
+        """Records that a step of so many rows took so many seconds; what is not positive is dropped."""
+    def seconds(self, rows: int) -> float | None:
+        """Seconds that a step of so many rows takes; None before the first observation."""
+    def seconds_beside(self, rows: int, plain: int, other_rows: int) -> float | None:
+        """Seconds that a step of so many rows takes where it stands beside ``other_rows`` of other requests,
+        which are not charged; ``plain`` of the rows are there without a draft."""
+    def points(self) -> list[tuple[float, float]]:
+        """The (rows, seconds) that the curve runs through, rows ascending."""
 
 @final
 class Gain:
     def __new__(cls, curve: CostCurve, exploration: float, tolerance: float, memory: float) -> Gain: ...
+    def see_others(self, sequences: int, rows: int) -> None: ...
     def choose(self, proposals: Sequence[Any]) -> list[int | list[int]]: ...
     def observe(
         self,
@@ -708,3 +751,36 @@ def dequantise(
     out: Tensor,
     channel_scale: Tensor | None = None,
 ) -> None: ...
+
+class SearchPolicy:
+    @staticmethod
+    def independent(width: int, max_depth: int) -> SearchPolicy: ...
+    @staticmethod
+    def beam(width: int, max_depth: int, children: int) -> SearchPolicy: ...
+    @staticmethod
+    def subtrees(width: int, max_depth: int, children: int) -> SearchPolicy: ...
+    @staticmethod
+    def rebase(width: int, max_depth: int, temperature: float) -> SearchPolicy: ...
+    @staticmethod
+    def particles(width: int, max_depth: int, temperature: float, seed: int) -> SearchPolicy: ...
+    @staticmethod
+    def best_first(children: int, max_depth: int, cost: str, answers: int) -> SearchPolicy: ...
+    @property
+    def is_over(self) -> bool: ...
+    def ask(self, most: int) -> list[tuple[int, int, int, int]]: ...
+    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None: ...
+    def live(self) -> list[bool]: ...
+    def nodes(self) -> list[tuple[int, int, float, str]]: ...
+
+class Ledger:
+    def __new__(cls, limits: Sequence[int | None]) -> Ledger: ...
+    def open(self, parent: int, limits: Sequence[int | None]) -> int: ...
+    def reserve(self, account: int, amounts: Sequence[int]) -> bool: ...
+    def settle(self, account: int, reserved: Sequence[int], used: Sequence[int]) -> None: ...
+    def spend(self, account: int, kind: int, amount: int) -> None: ...
+    def release(self, account: int, bytes: int) -> None: ...
+    def left(self, account: int, kind: int) -> int | None: ...
+    def exhausted(self, account: int) -> str | None: ...
+    def spent(self, account: int) -> list[int]: ...
+    def peak_bytes(self, account: int) -> int: ...
+    def reserved(self, account: int) -> list[int]: ...

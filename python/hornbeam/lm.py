@@ -12,13 +12,18 @@ from hornbeam import cuda
 from hornbeam.engine.answering import answer
 from hornbeam.engine.checkpoint import Defaults
 from hornbeam.engine.engine import Engine
+from hornbeam.engine.face import EngineFace
+from hornbeam.engine.host import HostKeywords
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
+from hornbeam.engine.searching import search
 from hornbeam.engine.stream import TokenStream
-from hornbeam.errors import ArgumentError
+from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
-from hornbeam.prompt import Prompt, continuation_ids, prompts_of, scored_prompt
+from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
+from hornbeam.search import Budget, Path, Policy, SearchResult, StepEnd
+from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
@@ -35,19 +40,7 @@ class _Options(Keywords, total=False):
     stream: Callable[..., Any] | None
 
 
-def _of_engine(name: str, doc: str) -> Any:
-    """An attribute that is the engine's."""
-
-    def get(lm: LM) -> Any:
-        return getattr(lm.engine, name)
-
-    def put(lm: LM, value: Any) -> None:
-        setattr(lm.engine, name, value)
-
-    return property(get, put, doc=doc)
-
-
-class LM:
+class LM(EngineFace):
     """A transformers causal LM, its tokenizer, and a prefix tree of KV pages.
 
     Args:
@@ -56,11 +49,11 @@ class LM:
         tokenizer: its tokenizer; may be left out where prompts are token ids.
         kv_dtype: element type of the pages; the model's own by default. ``torch.bfloat16`` halves the
             memory of the cache and is not exact for a float32 model.
-        max_kv_bytes: hard limit of the page pool. By default a quarter of the memory of the model's device;
-            on the CPU of the machine's or, in a container, of its limit, and no more than half of what is
-            available.
-        page_tokens: slots of a page.
-        prefill_rows: rows of a prompt that one forward pass computes at most.
+        max_kv_bytes: hard limit of the page pool, in bytes or as text such as ``"1GB"``. By default a quarter
+            of the memory of the model's device; on the CPU of the machine's or, in a container, of its limit,
+            and no more than half of what is available.
+        page_tokens: slots of a page, 16 by default.
+        prefill_rows: rows of a prompt that one forward pass computes at most, 8192 by default.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 
@@ -70,42 +63,9 @@ class LM:
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        *,
-        kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | None = None,
-        page_tokens: int = 16,
-        prefill_rows: int = 8192,
-        cuda_graphs: bool = False,
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
         #: What runs the requests of all calls; see :class:`hornbeam.Engine`.
-        self.engine = Engine(
-            model,
-            tokenizer,
-            kv_dtype=kv_dtype,
-            max_kv_bytes=max_kv_bytes,
-            page_tokens=page_tokens,
-            prefill_rows=prefill_rows,
-            cuda_graphs=cuda_graphs,
-        )
-
-    runner = _of_engine("runner", "Drives the model.")
-    model = _of_engine("model", "The model, out of wrappers such as ``torch.compile``'s and peft's.")
-    tokenizer = _of_engine("tokenizer", "Its tokenizer, or None.")
-    tree = _of_engine("tree", "The prefix tree of KV pages.")
-    graphs = _of_engine("graphs", "The captured steps, or None.")
-    cost_curve = _of_engine("cost_curve", "What a forward pass costs by its rows.")
-    max_positions = _of_engine("max_positions", "Tokens of the longest text.")
-    prefill_rows = _of_engine("prefill_rows", "Rows of a prompt that one forward pass computes at most.")
-    dense_rows = _of_engine("dense_rows", "A prompt of so many rows is read in passes of its own.")
-    recalled = _of_engine(
-        "recalled", "What draft sources remember of earlier texts; see :meth:`clear_cache`."
-    )
-    union_memories = _of_engine("union_memories", "What unions of drafts have learned, by their settings.")
-    freed_bytes = _of_engine("freed_bytes", "Bytes of pages that recipes have let go so far.")
+        self.engine = Engine(model, tokenizer, **options)
 
     @classmethod
     def from_pretrained(
@@ -115,7 +75,7 @@ class LM:
         dtype: torch.dtype = torch.float32,
         device: str = "cpu",
         progress: Callable[[str, float], Any] | None = None,
-        **options: Any,
+        **options: Unpack[HostKeywords],
     ) -> LM:
         """Loads a model by name (``"smollm2"``) or from a local folder of safetensors.
 
@@ -163,7 +123,10 @@ class LM:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        seed: int = 0,
+        repetition_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = 0,
         stop: str | Sequence[str] | None = None,
         stream: Callable[..., Any] | None = None,
         verify: str | Rule = "coupled",
@@ -173,7 +136,8 @@ class LM:
         stopping_criterion: Callable[[list[int], list[int]], bool] | None = None,
         eos_token_id: Any = None,
         trace: Trace | None = None,
-        keep: Recipe | None = None,
+        keep: Recipe | str | None = None,
+        attention_mask: Any = None,
         n: int | None = None,
         logprobs: int | None = None,
         echo: bool = False,
@@ -182,14 +146,19 @@ class LM:
         """Continues a prompt, or a ragged batch of prompts together.
 
         Args:
-            prompt: raw text; token ids; chat messages (the model's chat template is applied); or a list
-                of any of these.
+            prompt: raw text; token ids; chat messages (the model's chat template is applied, and an answer
+                that the last message begins is gone on with); or a list of any of these. What a
+                tokenizer gives will do too: ids as a tensor or an array ``[B, n]`` or ``[n]``, or the whole
+                encoding with its attention mask.
             max_new_tokens: at most so many tokens are emitted for each prompt.
             draft: where guesses come from, see :mod:`hornbeam.speculation`: by default all that there is for
-                the model, each source where it pays; ``None`` decodes plainly. The text is the same.
+                the model, each source where it pays; ``None`` decodes plainly. The text is the same. A source
+                without arguments may be named: ``"suffix"``, ``"ngram"``, ``"recycling"``, ``"head"``.
             temperature: 0 is greedy.
             top_k, top_p, min_p: as in transformers, in its order.
-            seed: one seed, one text, whatever the draft and the batch.
+            repetition_penalty, frequency_penalty, presence_penalty: as :class:`hornbeam.Warp` has them.
+            seed: one seed, one text, whatever the draft and the batch. ``None`` draws one from torch's
+                generator, so that each call samples anew.
             stop: the text ends before the first of these strings; special tokens may be part of one.
             stream: called as ``stream(text, token_ids, source)`` as soon as tokens are certain; ``source``
                 is ``"draft"`` for accepted guesses, else ``"plain"``. For a list of prompts, or with
@@ -197,16 +166,22 @@ class LM:
             verify: the rule by which drafts are accepted: a name of :func:`hornbeam.ops.verify`, or a
                 :class:`hornbeam.spec.Rule`.
             length: how many drafted tokens are worth a row, see :mod:`hornbeam.speculation`.
-            warp: all warpers at once, penalties included, in place of the four above.
+            warp: all warpers at once, in place of temperature, cuts and penalties. Greedy unless it was
+                made with a temperature.
             logits_processor: ``(token ids [1, n], logits [1, V]) -> logits``, or a list of them; it may write
                 into the logits. It is asked in order, once a token, along accepted text alone; one with
-                ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well.
+                ``is_pure = True``, whose answer depends on its arguments alone, masks drafts as well. Several
+                prompts or samples share a function or a pure object; with :class:`hornbeam.EachPrompt` each
+                has a processor of its own.
             stopping_criterion: ``(prompt_ids, output_ids) -> bool``, asked after every token.
             eos_token_id: ends a sequence: one or several ids, also as a tensor or an array, or the text of
                 one token; the model's own by default.
             trace: records every step, see :class:`hornbeam.Trace`.
             keep: which keys and values the cache keeps, see :mod:`hornbeam.recipes`; all by default.
-                Changes the text.
+                Changes the text. The name of a recipe, such as ``"snap_kv"``, takes its defaults.
+            attention_mask: of prompts that are given as a tensor, an array or lists ``[B, n]``: 0 where
+                there is padding, on the left or on the right. Without it a tensor's or an array's padding
+                tokens at either end are taken for padding as in transformers, unless they end texts as well.
             n: so many samples of each prompt, which share its prefill and its pages, with random numbers of
                 their own: those of ``[prompt] * n``.
             logprobs: the log-probabilities of every emitted token and of so many likeliest at its place,
@@ -236,6 +211,9 @@ class LM:
             top_k=top_k,
             top_p=top_p,
             min_p=min_p,
+            repetition_penalty=repetition_penalty,
+            frequency_penalty=frequency_penalty,
+            presence_penalty=presence_penalty,
             seed=seed,
             stop=stop,
             verify=verify,
@@ -249,13 +227,13 @@ class LM:
             echo=echo,
             defaults=defaults,
         )
-        if n is not None and n < 1:
-            raise ArgumentError(f"n is {n}, expected at least 1")
+        if n is not None:
+            n = whole_number(n, "n", 1)
         many = shows_index = False
 
         def read() -> list[list[int]]:
             nonlocal many, shows_index
-            prompts, many = prompts_of(self.engine, prompt)
+            prompts, many = prompts_of(self.engine, prompt, attention_mask)
             shows_index = many or n is not None
             return [text for text in prompts for _ in range(n or 1)]
 
@@ -289,7 +267,8 @@ class LM:
         """Log-likelihoods of continuations; every prompt is computed once.
 
         Args:
-            prompt: one prompt, as in :meth:`generate`, or a list of prompts.
+            prompt: one prompt, as in :meth:`generate`, or a list of prompts. An empty one stands for the
+                token that begins texts, or else for the one that ends them.
             continuations: texts or token ids, each scored after the prompt, none empty; for a list of prompts
                 one list of them a prompt. A text after a text is scored as it stands there: spaces at the end
                 of the prompt belong to it, and its tokens are those that follow as many as the prompt has.
@@ -306,32 +285,77 @@ class LM:
 
         def read() -> tuple[list[list[int]], list[list[list[int]]]]:
             nonlocal many
-            is_list = isinstance(prompt, (list, tuple))
-            given = [scored_prompt(one) for one in prompt] if is_list else scored_prompt(prompt)
-            prompts, many = prompts_of(self.engine, given)
-            groups = list(continuations) if many else [continuations]
-            if len(groups) != len(prompts):
-                raise ArgumentError(
-                    f"score takes one prompt, or one list of continuations a prompt, got {len(prompts)} "
-                    f"prompts and {len(groups)} lists"
-                )
-            for group in groups:
-                if isinstance(group, str):
-                    raise ArgumentError(f"continuations are {group!r}, expected a list of texts or token ids")
-            texts = list(prompt) if many else [prompt]
-            return prompts, [
-                [continuation_ids(self.engine, text, more) for more in group]
-                for text, group in zip(texts, groups, strict=True)
-            ]
+            prompts, groups, many = scored_texts(self.engine, prompt, continuations)
+            return prompts, groups
 
         found: list[list[Likelihood]] = self.engine.score(read)
         return found if many else found[0]
+
+    def search(
+        self,
+        prompt: Any,
+        *,
+        recipe: Policy,
+        value: Callable[[Sequence[Path]], Any] | None = None,
+        finish: Callable[[Path], Any] | None = None,
+        step: StepEnd = StepEnd(),  # noqa: B008  # frozen
+        budget: Budget = Budget(),  # noqa: B008  # frozen
+        seed: int = 0,
+        draft: Any = DEFAULT_DRAFT,
+        select: Callable[[Sequence[Path]], Path | None] = best,
+        keep: None = None,
+        prefill: None = None,
+        attend: None = None,
+    ) -> SearchResult:
+        """Writes several continuations step by step, and goes on from those that are worth it.
+
+        The children of a round are written in one ragged batch, beside other requests; a prefix is read once.
+
+        Args:
+            prompt: one prompt, as in :meth:`generate`.
+            recipe: where to search: a policy of :mod:`hornbeam.search`, see :mod:`hornbeam.recipes`.
+            value: of a list of :class:`hornbeam.search.Path`, one finite number each, higher is better; by
+                default the model's own mean log-probability.
+            finish: asked about each path after a step: true, or its answer as text, if it is finished.
+            step: where steps end.
+            budget: what may be spent.
+            seed: one seed, one search, whatever the draft and other requests.
+            draft: as in :meth:`generate`; the paths are the same.
+            select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
+            keep, prefill, attend: refused by name if given: a search does not have them yet.
+
+        Returns:
+            A :class:`hornbeam.search.SearchResult`, at whatever point the search ended.
+
+        Raises:
+            ArgumentError: an argument is not of its kind.
+            BudgetExhausted: the budget was spent before any path was valued.
+        """
+        return search(
+            self.engine,
+            prompt,
+            recipe=recipe,
+            value=value,
+            finish=finish,
+            step=step,
+            budget=budget,
+            seed=seed,
+            draft=draft,
+            select=select,
+            keep=keep,
+            prefill=prefill,
+            attend=attend,
+        )
 
     def calibrate(self, *, force: bool = False) -> None:
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
         on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
         first answer quick. Takes no memory from what is cached: of a small ``max_kv_bytes`` only as many
-        rows are measured as fit, and without any it is done later."""
+        rows are measured as fit, and without any it is done later.
+
+        Args:
+            force: measure again.
+        """
         self.engine.calibrate(force=force)
 
     def clear_cache(self) -> None:

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import html
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 __all__ = ["Chunk", "Finish", "Generation", "Likelihood", "Piece", "Source", "Stats", "TokenLogprob"]
 
 Finish = Literal["eos", "length", "stop", "context", "criterion", "scored", "interrupted", "cancelled"]
+"""Why a text has ended: an end token, ``max_new_tokens``, a stop string, the model's context, a criterion; or
+it was scored, interrupted or cancelled."""
 Source = Literal["draft", "plain"]
+"""Where a token came from: an accepted guess, or the model itself."""
 
 
 class Piece(NamedTuple):
-    """One emitted token, where it came from, and the text that became certain with it."""
+    """One emitted token, where it came from, and the text that became certain with it.
+
+    Attributes:
+        token: its id.
+        source: where it came from.
+        text: what became certain with it; may be empty, or more than the token's own.
+    """
 
     token: int
     source: Source
@@ -20,7 +30,13 @@ class Piece(NamedTuple):
 
 
 class Chunk(NamedTuple):
-    """Some tokens of a stream that became certain together and come from the same source."""
+    """Some tokens of a stream that became certain together and come from the same source.
+
+    Attributes:
+        text: what became certain with them.
+        token_ids: their ids.
+        source: where they came from.
+    """
 
     text: str
     token_ids: list[int]
@@ -28,7 +44,12 @@ class Chunk(NamedTuple):
 
 
 class TokenLogprob(NamedTuple):
-    """Natural logarithms under the raw model: of one token of a text, and of the likeliest at its place."""
+    """Natural logarithms under the raw model: of one token of a text, and of the likeliest at its place.
+
+    Attributes:
+        token_id: of the token.
+        logprob: its log-probability.
+    """
 
     token_id: int
     logprob: float
@@ -40,11 +61,20 @@ class TokenLogprob(NamedTuple):
 class Stats:
     """What a generation cost.
 
-    ``forward_passes``, ``rows``, ``drafted``, ``accepted`` and ``emitted`` count this sequence's share of
-    the decoding. ``seconds`` by phase are those of all steps while it was under way; ``peak_kv_bytes``
-    belongs to the tree. With a recipe of :mod:`hornbeam.keep`: ``reductions`` counts how often keys were let
-    go; ``kv_bytes_before`` are the bytes of pages before the last time, ``kv_bytes`` those after it, and
-    ``kept_share`` is the share of all keys seen that it kept.
+    Attributes:
+        prompt_tokens: tokens of the prompt.
+        reused_tokens: those of them that the cache held.
+        forward_passes: passes of decoding that this sequence took part in.
+        rows: its rows in them.
+        drafted: tokens that were verified for it.
+        accepted: those of them that stayed.
+        emitted: tokens of its answer.
+        seconds: by phase, of all steps while it was under way.
+        peak_kv_bytes: the most bytes of pages that the whole tree held.
+        reductions: how often a recipe of :mod:`hornbeam.keep` let keys go.
+        kv_bytes_before: bytes of its pages before the last time.
+        kv_bytes: those after it.
+        kept_share: the share of all keys seen that it kept, 0 to 1.
     """
 
     prompt_tokens: int = 0
@@ -68,14 +98,17 @@ class Stats:
         return self.emitted / decoding if decoding else 0.0
 
 
-@dataclass
+@dataclass(repr=False)
 class Generation:
     """The answer to one prompt.
 
-    ``token_ids`` includes the end-of-sequence token where one was emitted; ``text`` leaves special tokens out
-    and ends before a stop string; it is empty without a tokenizer. ``logprobs`` has one entry a token of
-    ``token_ids`` if they were asked for, and ``prompt_logprobs`` one a token of the prompt, of which the
-    first is None, if ``echo`` was.
+    Attributes:
+        text: without special tokens, and up to a stop string; empty without a tokenizer.
+        token_ids: the end-of-sequence token included, where one was emitted.
+        finish_reason: why it has ended.
+        stats: what it cost.
+        logprobs: one entry a token of ``token_ids``; None unless they were asked for.
+        prompt_logprobs: one entry a token of the prompt, of which the first is None; None without ``echo``.
     """
 
     text: str
@@ -85,13 +118,36 @@ class Generation:
     logprobs: list[TokenLogprob] | None = None
     prompt_logprobs: list[TokenLogprob | None] | None = None
 
+    def __repr__(self) -> str:
+        shown = self.text if len(self.text) <= 60 else f"{self.text[:59]}…"
+        return f"<Generation {shown!r}: {self._facts}>"
+
+    def _repr_html_(self) -> str:
+        """The text and what it cost, for notebooks."""
+        return (
+            f'<div style="white-space: pre-wrap">{html.escape(self.text)}</div>'
+            f'<div style="opacity: .65; font-size: smaller">{html.escape(self._facts)}</div>'
+        )
+
+    @property
+    def _facts(self) -> str:
+        """What came out, in a line."""
+        facts = [f"{len(self.token_ids)} tokens", f"finish_reason {self.finish_reason}"]
+        if self.stats.tokens_per_second:
+            facts.append(f"{self.stats.tokens_per_second:.1f} tokens/s")
+        if self.stats.drafted:
+            facts.append(f"{self.stats.accepted} of {self.stats.drafted} drafted tokens accepted")
+        return ", ".join(facts)
+
 
 @dataclass(frozen=True)
 class Likelihood:
     """Log-likelihood of a continuation.
 
-    ``total`` in nats, ``token_logprobs`` one a token; ``is_greedy`` says whether greedy decoding would write
-    it.
+    Attributes:
+        total: in nats.
+        token_logprobs: in nats, one a token.
+        is_greedy: whether greedy decoding would write it.
     """
 
     total: float

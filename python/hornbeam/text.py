@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-__all__ = ["TextStream", "continuation"]
+__all__ = ["TextStream", "continuation", "pieces_of"]
 
 _T = TypeVar("_T")
 
@@ -19,6 +19,8 @@ _UNFINISHED = "\ufffd"
 _CONTEXT = 6
 #: The context is cut to so few tokens again once it has this many.
 _MOST_CONTEXT = 16
+#: Tokens that a piece is decoded behind.
+_PIECE_CONTEXT = 8
 
 
 class Vocabulary:
@@ -90,6 +92,32 @@ def continuation(tokenizer: Any, prompt: Sequence[int], tokens: Sequence[int]) -
     before = [*context, *run]
     text = decode(tokenizer, [*before, *tokens])
     return text[_num_shared(decode(tokenizer, before), text) :]
+
+
+def pieces_of(tokenizer: Any, tokens: Sequence[int], behind: Sequence[int] = ()) -> list[str]:
+    """The text that each token adds, special tokens under their names.
+
+    Args:
+        tokenizer: of transformers, or whatever decodes as one does.
+        tokens: the tokens, in order.
+        behind: what stands before them. Eight tokens before a token settle how it is written.
+
+    Returns:
+        One text a token. A character that several tokens spell comes with its last one, the others are empty.
+    """
+    text = [*behind[-_PIECE_CONTEXT:], *tokens]
+    pieces, held = [], 0
+    for end in range(1, len(text) + 1):
+        begin = max(0, end - 1 - held - _PIECE_CONTEXT)
+        before = tokenizer.decode(text[begin : end - 1 - held])
+        after = tokenizer.decode(text[begin:end])
+        if after.endswith(_UNFINISHED) and held < 4 and end < len(text):
+            pieces.append("")
+            held += 1
+        else:
+            pieces.append(after[len(before) :])
+            held = 0
+    return pieces[len(text) - len(tokens) :]
 
 
 def twin(value: _T) -> _T:

@@ -13,7 +13,7 @@ from benches import keep_quality_table
 from hornbeam.bench import bench_keep_quality as bench
 from hornbeam.bench import keep_quality_ours, needles
 from tests import models
-from tests.lm.test_keep import Spy
+from tests.lm.kept import Spy
 
 
 class Words:

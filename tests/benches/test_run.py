@@ -20,7 +20,7 @@ from hornbeam.errors import MissingExtra
 BENCH = Path(run.__file__).parent
 #: What the extra ``bench`` installs, and the peers, which a bench asks for before it imports them.
 KNOWN = {"hornbeam", "numpy", "tokenizers", "torch", "transformers"}
-PEERS = {"flashinfer", "kvpress", "sgl_kernel", "vllm"}
+PEERS = {"flashinfer", "kvpress", "sgl_kernel", "vllm", "xgrammar"}
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -77,11 +77,9 @@ def test_what_the_checkpoint_asks_for_counts_where_the_flags_are_silent(run: Run
 
 def test_a_penalty_beside_what_does_not_commute_is_refused(run: Run, folder: Path) -> None:
     configure(folder, exponential_decay_length_penalty=[3, 1.5], eos_token_id=7)
-    result = run("generate", "hello", "--model", folder, "--presence-penalty", "1")
+    result = run("generate", "hello", "--model", folder, "--repetition-penalty", "1.2")
     assert result.exit_code == 2
-    assert (
-        "exponential_decay_length_penalty, beside which hornbeam takes no --presence-penalty" in result.stderr
-    )
+    assert "exponential_decay_length_penalty, which comes after it" in result.stderr
 
 
 @pytest.mark.parametrize(

@@ -45,7 +45,6 @@ class TestBeforeAModelIsLoaded:
             (["--draft", "none", "--corpus", "x"], "--corpus goes with --draft auto or suffix, got none"),
             (["--corpus", "no/such"], "No such file"),
             (["--keep", "snapkv"], f'--keep is "snapkv", {ONE_OF}'),
-            (["--keep", "snap_kv"], "snap_kv needs --keep-budget: tokens a head"),
             (["--keep", "snap_kv", "--keep-budget", "200%"], "budget is '200%', expected at most 100%"),
             (["--keep", "snap_kv", "--keep-budget", "much"], "budget is 'much', expected tokens a head"),
             (["--keep-budget", "10%"], "--keep-budget goes with --keep, which is not given"),

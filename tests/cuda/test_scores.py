@@ -108,7 +108,7 @@ class Branch:
 
     def on_device(self, score: keep.Score, masses: list[Any], scale: float) -> torch.Tensor:
         with on_the_device():
-            return device_scores.score_held(
+            return device_scores.score_resident(
                 score.spec(),
                 [chunk.to(place()) for chunk in self.chunks],
                 self.counts,
@@ -184,7 +184,7 @@ def test_rows_without_a_key_or_query() -> None:
     assert len(branch.on_device(SCORES["key_norm"], [], 1.0)) == 0
     wide = torch.zeros(1, 6, 2, 4, 600, device=place())
     with on_the_device(), pytest.raises(CudaError, match="head_dim is 600, expected 1 to 512"):
-        device_scores.score_held(
+        device_scores.score_resident(
             SCORES["expected_attention"].spec(),
             [wide],
             np.array([1, 0, 0, 0, 0, 0], np.int32),

@@ -188,3 +188,38 @@ def test_other_requests_go_on_beside_a_batch(model: Any) -> None:
     assert torch.equal(ours, theirs)
     assert len(request.output) > 5
     assert request.result().token_ids == want
+
+
+def test_a_neighbour_that_fails_has_the_batch_asked_once() -> None:
+    """The step of both is taken back, and taken again without it."""
+    model = models.llama()
+    model.generate(**padded([4]), custom_generate=loop, max_new_tokens=1, do_sample=False)
+    engine, calls, bad = model._hornbeam.lm.engine, [0], []
+
+    def fail(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        calls[0] += 1
+        raise RuntimeError("enough")
+
+    class BringsIt(Counting):
+        """Submits the other request when it is asked first, so that it comes after the batch in each step."""
+
+        def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+            if not bad:
+                bad.append(engine.submit([5, 6, 7], max_new_tokens=30, draft=None, logits_processor=fail))
+            return super().__call__(input_ids, scores)
+
+    found = []
+    for processor, more in ((BringsIt(), {"custom_generate": loop}), (Counting(), {})):
+        criterion = EndsRows()
+        options: dict[str, Any] = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0, **more}
+        ids = model.generate(
+            **padded([5, 9]),
+            logits_processor=LogitsProcessorList([processor]),
+            stopping_criteria=StoppingCriteriaList([criterion]),
+            **options,
+        )
+        found.append((ids.tolist(), processor.asked, criterion.asked))
+    with pytest.raises(RuntimeError, match="enough"):
+        bad[0].result()
+    assert calls[0] == 1
+    assert found[0] == found[1]

@@ -10,7 +10,7 @@ import torch
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, ShapeError
 from tests import models
-from tests.lm.test_keep import Spy
+from tests.lm.kept import Spy
 
 
 @dataclass

@@ -17,7 +17,7 @@ from transformers import DynamicCache
 import hornbeam as hb
 from hornbeam.errors import ArgumentError
 from tests import models
-from tests.lm.test_keep import Spy
+from tests.lm.kept import Spy
 
 kvpress = pytest.importorskip("kvpress")
 

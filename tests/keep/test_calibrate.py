@@ -38,7 +38,10 @@ def test_scores_count_the_rows_whose_best_key_says_the_next_token(tmp_path):
     assert found.floor == 0.2
     found.save(tmp_path / "scores.safetensors")
     assert HeadScores.load(tmp_path / "scores.safetensors") == found
-    recipe = hb.recipes.sparse_mm("40%", head_scores=found.scores, window=8)
+    recipe = hb.recipes.sparse_mm("40%", head_scores=found, window=8)
+    assert recipe.split == found  # the floor too
+    for numbers in (found.scores, torch.tensor(found.scores, dtype=torch.float64)):
+        assert hb.recipes.sparse_mm("40%", head_scores=numbers).split == HeadScores(found.scores)
     assert lm.generate(ids, keep=recipe, max_new_tokens=4, draft=None).stats.reductions == 1
     assert lm.tree.stats()["branches"] == 0
 

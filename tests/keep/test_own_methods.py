@@ -13,7 +13,7 @@ from hornbeam.errors import ArgumentError, ShapeError
 from tests import models
 from tests.drafts import Foresight
 from tests.keep.arrays import cache
-from tests.lm.test_keep import HEADS, LAYERS, Spy, arrays, continued, ids
+from tests.lm.kept import HEADS, LAYERS, Spy, arrays, continued, ids
 
 
 class LargestValue(hb.keep.Score):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 import transformers
@@ -16,9 +18,19 @@ LOGITS_TOLERANCE = 2e-5
 PROMPT_LENGTHS = [1, 2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 20, 25, 31, 32, 33, 40, 50, 64, 130]
 
 
+# Older releases of transformers, 5.0 among them, have an attention of their own in these.
+REWRITTEN = {"nemotron", "stablelm"}
+
+
 @pytest.fixture(scope="module", params=sorted(models.ARCHITECTURES))
 def model(request):
-    return models.ARCHITECTURES[request.param]()
+    found = models.ARCHITECTURES[request.param]()
+    module = sys.modules[type(found).__module__]
+    if request.param in REWRITTEN and not hasattr(module, "create_causal_mask"):
+        with pytest.raises(UnsupportedModel, match="attention"):
+            hb.LM(found)
+        pytest.skip(f"transformers {transformers.__version__} makes the masks of {request.param} itself")
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +97,7 @@ def test_the_users_own_generate_is_left_alone(model, expected):
 
 
 REASONS = {
-    "mamba": "has layers of type linear_attention",
+    "mamba": "has layers of type linear_attention|do not call transformers' attention interface",
     "t5": "encoder-decoder",
     "qwen3_next": "has layers of type linear_attention",
     "bart": "it does not take positions from position_ids",

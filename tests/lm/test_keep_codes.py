@@ -11,9 +11,8 @@ import torch
 import hornbeam as hb
 from hornbeam.errors import ArgumentError
 from hornbeam.keep import AfterPrefill, EveryTokens, MixedBits, Recipe
-from tests import models
 from tests.drafts import Foresight
-from tests.lm.test_keep import DIM, HEADS, LAYERS, Spy, arrays, continued, ids
+from tests.lm.kept import DIM, HEADS, LAYERS, Spy, arrays, continued, ids
 from tests.reference import pages as reference
 
 RECIPES = {
@@ -26,21 +25,6 @@ FORMATS = {"zip_cache": {6, 7}, "kivi": {5}, "int8": {1}}
 
 def often(recipe, count):
     return dataclasses.replace(recipe, when=EveryTokens(count))
-
-
-@pytest.fixture(scope="module")
-def model():
-    return models.llama()
-
-
-@pytest.fixture
-def lm(model):
-    return hb.LM(model, page_tokens=4)
-
-
-@pytest.fixture
-def spy(monkeypatch):
-    return Spy(monkeypatch)
 
 
 def formats(entries):

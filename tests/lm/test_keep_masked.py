@@ -12,7 +12,7 @@ import hornbeam as hb
 from hornbeam.keep import AfterPrefill, EveryTokens, NormalisedMass, Recipe
 from tests import models
 from tests.drafts import Foresight
-from tests.lm.test_keep import Spy, ids
+from tests.lm.kept import Spy, ids
 from tests.reference import keep as reference
 
 MODELS = {"mistral": models.mistral, "gemma2": models.gemma2, "gpt_oss": models.gpt_oss}

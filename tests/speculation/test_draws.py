@@ -23,8 +23,8 @@ from hornbeam.speculation.protocols import Ask, Outcome, Run
 from hornbeam.speculation.shape.sequoia import best_trees
 from hornbeam.speculation.shape.stochastic_beam import conditioned
 from hornbeam.speculation.tree_building import TreeBuilder
-from tests.ops.test_verify import chi_square
 from tests.ops.test_warp import leaves_a_token, warps
+from tests.ops.verifying import chi_square
 from tests.reference import draws as reference
 from tests.reference import warp as reference_warp
 from tests.reference.verify import outcomes

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.speculation import FeatureHead
-from hornbeam.speculation.draft.feature_head import FeatureProposer
+from hornbeam.speculation.draft.feature_head import FeatureProposer, _Reader
 from hornbeam.speculation.draft.head_network import FORMAT, HeadFile, output_matrix
 from hornbeam.speculation.shape import BestFirst, Chain, Fixed, GumbelTree, StochasticBeam
 from tests import models
@@ -243,6 +243,23 @@ def law(lm, prompt, length, temperature, allowed):
             longer |= {(*text, t): probability * p for t, p in zip(allowed, shares, strict=True)}
         texts = longer
     return texts
+
+
+def test_forks_share_what_was_committed_until_one_of_them_adds_to_it():
+    reader = _Reader([1, 2])
+    reader.add([1, 2, 3], torch.zeros(3, 1))
+    child = reader.fork()
+    grandchild = child.fork()
+    assert child.text is reader.text is grandchild.text
+    assert child.states is reader.states is grandchild.states
+    child.add([5], torch.zeros(1, 1))
+    assert (reader.text, child.text, grandchild.text) == ([1, 2, 3], [1, 2, 3, 5], [1, 2, 3])
+    assert (len(reader.states), len(child.states)) == (1, 2)
+    reader.add([6], torch.zeros(1, 1))
+    assert (reader.text, child.text, grandchild.text) == ([1, 2, 3, 6], [1, 2, 3, 5], [1, 2, 3])
+    own = child.text
+    child.add([7], torch.zeros(1, 1))
+    assert child.text is own, "it is copied once"
 
 
 class TestFiles:

@@ -289,6 +289,19 @@ class TestForks:
         assert all(child.stats.drafted > request.stats.drafted for child in children)
         assert len({tuple(child.result().token_ids) for child in children}) == 1
 
+    @pytest.mark.parametrize(
+        "draft", [hb.spec.Suffix(), hb.spec.Auto(), Repeats()], ids=lambda d: type(d).__name__
+    )
+    def test_a_child_goes_on_though_the_first_is_cancelled_at_once(self, draft: Any) -> None:
+        engine, prompt = hb.Engine(models.llama()), [3, 1, 4, 1, 5, 9, 2, 6] * 6
+        request = engine.submit(prompt, draft=draft, max_new_tokens=12)
+        while not request.output:
+            engine.step()
+        first, second = request.fork(2)
+        first.cancel()
+        want = hb.LM(models.llama()).generate(prompt, draft=None, max_new_tokens=12).token_ids
+        assert second.result().token_ids == want
+
     def test_of_a_union_one_of_whose_sources_cannot(self) -> None:
         class Forks(Repeats):
             def fork(self) -> Forks:

@@ -8,8 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import hornbeam as hb
+from hornbeam.engine.ragged_step import RaggedStep
 from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.speculation import CostCurve, Fixed, MeasuredGain, Signals, Suffix
+from tests import models
+from tests.drafts import Foresight
 from tests.reference import gain as reference
 
 STAIRCASES = {
@@ -38,17 +42,19 @@ class Drafted:
 @given(
     st.lists(st.lists(st.floats(0, 1), max_size=4), min_size=1, max_size=3),
     st.lists(st.tuples(st.integers(1, 16), st.floats(0.01, 0.3)), min_size=1, max_size=6),
+    st.integers(0, 9),
 )
 def test_lengths_reach_the_maximum_over_all_lengths(
-    confidences: list[list[float]], points: list[tuple[int, float]]
+    confidences: list[list[float]], points: list[tuple[int, float]], others: int
 ) -> None:
     cost = curve(points, times=2)
     stop = MeasuredGain(exploration=0.0).start(cost)
     proposals = [Drafted(chain) for chain in confidences]
+    stop.see_others(others, 0)
     lengths = stop.choose(proposals)
     acceptances = [stop.probabilities(proposal) for proposal in proposals]
-    got = reference.tokens_per_second(cost.seconds, acceptances, lengths)
-    assert got == pytest.approx(reference.best_rate(cost.seconds, acceptances), rel=1e-6)
+    got = reference.tokens_per_second(cost.seconds, acceptances, lengths, others)
+    assert got == pytest.approx(reference.best_rate(cost.seconds, acceptances, others), rel=1e-6)
 
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=1, max_size=12))
@@ -137,6 +143,44 @@ def test_nothing_is_chosen_without_costs_or_proposals() -> None:
     assert stop.choose([]) == []
     assert stop.choose([Drafted([]), Drafted([])]) == [0, 0]
     assert stop.choose([proposal]) == [16]
+
+
+JUMP = [(1, 0.1), (31, 0.1), (32, 0.2), (64, 0.2)]
+"""Free up to 31 rows, and twice as dear from 32 on."""
+
+
+def test_rows_of_others_decide_what_a_row_costs() -> None:
+    proposal, nothing = Drafted([0.9] * 6, [9] * 6), Drafted([])
+    stop, batch = (MeasuredGain(exploration=0.0).start(curve(JUMP)) for _ in range(2))
+    assert stop.choose([proposal]) == [6]
+    for others in (1, 8, 26, 28, 30, 31, 50):
+        stop.see_others(others, 0)
+        assert stop.choose([proposal]) == batch.choose([proposal, *[nothing] * others])[:1]
+    stop.see_others(30, 0)
+    assert stop.choose([proposal]) == [0]
+    stop.see_others(4, 40)
+    assert stop.choose([proposal]) == [6], "past the jump a row is free again"
+
+
+@pytest.mark.parametrize("others", [0, 30])
+def test_a_request_beside_others_drafts_as_in_a_batch_of_all(
+    monkeypatch: pytest.MonkeyPatch, others: int
+) -> None:
+    """The rows of requests without a draft are in the same step, and the 32nd costs as much as 31."""
+    monkeypatch.setattr(RaggedStep, "_observe_cost", lambda *_: None)  # the curve stays as it is
+    engine = hb.Engine(models.llama())
+    engine.cost_curve, engine._calibrated = curve(JUMP), True
+    prompt = models.prompt(12, 3)[0].tolist()
+    text = hb.LM(engine.model).generate(prompt, draft=None, max_new_tokens=24).token_ids
+    plain = [engine.submit(prompt, draft=None, max_new_tokens=60) for _ in range(others)]
+    while any(len(request.output) < 2 for request in plain):
+        engine.step()
+    known, length = Foresight([prompt + text], wrong=99), MeasuredGain(exploration=0.0)
+    drafting = engine.submit(prompt, draft=known, length=length, max_new_tokens=24)
+    out = drafting.result()
+    assert out.token_ids == text
+    assert (out.stats.drafted == 0) == (others == 30)
+    assert not any(request.done for request in plain)
 
 
 def test_fixed_takes_what_there_is() -> None:

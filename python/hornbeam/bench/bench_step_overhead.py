@@ -28,9 +28,7 @@ def run(quick: bool, only: list[str] | None = None) -> dict[str, Any]:
     rows = only or ["batch_1", "batch_8", "notice"]
     results: dict[str, Any] = {}
     for row in rows:
-        results[row] = (
-            notice(quick) if row == "notice" else steps(int(row.removeprefix("batch_")), quick)
-        )
+        results[row] = notice(quick) if row == "notice" else steps(int(row.removeprefix("batch_")), quick)
         print(row, results[row], flush=True)
     return results
 

@@ -62,7 +62,9 @@ def spec_generate(lm: hb.LM, folder: Path) -> Callable[[], Any]:
     """Chats one at a time with the default draft, and a file that is written again."""
     chats = requests(lm, folder, 4)
     assert lm.tokenizer is not None
-    edit = lm.tokenizer((folder / "type_hints.txt").read_text(encoding="utf-8").removesuffix("\n"))["input_ids"]
+    edit = lm.tokenizer((folder / "type_hints.txt").read_text(encoding="utf-8").removesuffix("\n"))[
+        "input_ids"
+    ]
 
     def call() -> Any:
         outs = [lm.generate(prompt, max_new_tokens=32) for prompt in chats]

@@ -51,7 +51,7 @@ class Branch:
         """Logical positions of the tokens whose keys some plane still shows, int64 `[n]`, ascending."""
         nodes = self._native.path_nodes(self._id)
         if all(digest == 0 for *_, digest in nodes):
-            return torch.arange(self.length)
+            return torch.arange(self.length, device="cpu")
         planes = [self._native.keys(self._id, plane)[:, 3] for plane in range(self.tree.num_planes)]
         return torch.from_numpy(np.unique(np.concatenate(planes)).astype(np.int64))
 
@@ -72,7 +72,11 @@ class Branch:
 
     def drop(self, keep: bool = True) -> None:
         """As :meth:`release`, but while the branch has a request in the open step it is closed after that:
-        for clean-up, which an error of its own would hide the reason for."""
+        for clean-up, which an error of its own would hide the reason for.
+
+        Args:
+            keep: as there.
+        """
         self._native.drop_branch(self._id, keep)
 
     def pin(self) -> None:
@@ -95,9 +99,13 @@ class Branch:
 
     def bytes_by_head(self) -> Tensor:
         """Bytes of the pages that the branch shows something of, int64 `[physical layers, kv heads]`."""
-        pages = torch.tensor(self._native.pages_by_plane(self._id), dtype=torch.int64)
+        pages = torch.tensor(self._native.pages_by_plane(self._id), dtype=torch.int64, device="cpu")
         page_bytes = self.tree.slab_bytes // self.tree.num_planes
         return pages.view(self.tree.num_physical_layers, self.tree.num_kv_heads) * page_bytes
+
+    def nodes(self) -> list[tuple[int, int, int]]:
+        """The nodes of its path, from the root: (number, position of the first token, tokens)."""
+        return [node[:3] for node in self._native.path_nodes(self._id)]
 
     def stats(self) -> dict[str, int]:
         """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``; and
@@ -126,4 +134,6 @@ class Branch:
 
 def int64(data: bytearray) -> Tensor:
     """What the tree hands out as bytes: int64 `[n]` over the same memory."""
-    return torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64)
+    return (
+        torch.frombuffer(data, dtype=torch.int64) if data else torch.empty(0, dtype=torch.int64, device="cpu")
+    )

@@ -79,7 +79,7 @@ class KeyTable:
             keys, values = cuda.gather_rows(chunks, self.entries).cpu()
             return keys, values
         shape = (len(self), chunks[0].shape[-1])
-        keys, values = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
+        keys, values = (torch.empty(shape, dtype=torch.float32, device="cpu") for _ in range(2))
         _native.gather_rows(chunks, self.native, keys, values)
         return keys, values
 

@@ -169,10 +169,10 @@ class PagePool:
         return dropped * self.slabs_per_chunk * self.slab_bytes
 
     def page_tokens_of(self, format: str | None) -> int:
-        """Tokens of a page in a format of :func:`hornbeam.ops.page_formats`, or in None, a plain one."""
+        """Tokens of a page in ``format``: a name of :func:`hornbeam.ops.page_formats`, or None, plain."""
         return self.page_tokens if format is None else self.page_formats()[format][1]
 
     def page_formats(self) -> dict[str, tuple[int, int]]:
         """As :func:`hornbeam.ops.page_formats`, of the pages of this tree."""
         # One page has the shape of any.
-        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype))
+        return page_formats(torch.empty(1, 1, *self.layout[2:], dtype=self.dtype, device="cpu"))

@@ -2,11 +2,13 @@
 
 The tree decides which slot of which page each token's keys and values lie in; the pages are plain
 torch tensors, ``PrefixTree.chunks``. A forward pass is a *step*: its rows are written past what is
-committed, and only :meth:`Step.commit` makes some of them part of the tree.
+committed, and only :meth:`Step.commit` makes some of them part of the tree::
 
-    with tree.step([(branch, tokens, None)]) as step:
-        logits = model_over_pages(step.token_ids, step.positions, tree.chunks, step.plan)
-        step.commit([range(len(tokens))])
+    tokens = lm.tokenizer(prompt)["input_ids"]
+    branch = lm.tree.match(tokens, max_tokens=len(tokens) - 1)
+    with lm.tree.step([(branch, tokens[branch.length :], None)]) as step:
+        logits = lm.engine.forward(step).logits
+        step.commit([range(step.num_rows)])
 """
 
 from __future__ import annotations
@@ -269,11 +271,20 @@ class PrefixTree(PagePool):
 
     def key_table(self, branch: Branch, *, in_step: bool = False) -> KeyTable:
         """The keys that the planes of a branch show; with ``in_step`` those of its rows in the open step too,
-        which must be a chain. It walks all keys: whoever has a table hands it on."""
+        which must be a chain. It walks all keys: whoever has a table hands it on.
+
+        Args:
+            branch: which one.
+            in_step: with the rows of the open step.
+        """
         return KeyTable(self._native.key_table(branch._id, in_step))
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
-        """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root."""
+        """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root.
+
+        Args:
+            branch: which one.
+        """
         return self._native.path_nodes(branch._id)
 
     def add_column(self, name: str, scope: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
@@ -308,11 +319,17 @@ class PrefixTree(PagePool):
             "node": (-1,),
         }
         if len(data) == 0:
-            return torch.zeros((0, *shape), dtype=dtype)
+            return torch.zeros((0, *shape), dtype=dtype, device="cpu")
         return torch.frombuffer(data, dtype=dtype).reshape(*lead[scope], *shape)
 
     def set_column(self, name: str, values: Tensor, chunk: int = 0) -> None:
-        """Write a column's part, shaped as :meth:`column` returns it."""
+        """Write a column's part, shaped as :meth:`column` returns it.
+
+        Args:
+            name: of the column.
+            values: the part.
+            chunk: as for :meth:`column`.
+        """
         self._native.set_column(name, chunk, values.contiguous().view(torch.uint8).numpy().tobytes())
 
     def __repr__(self) -> str:

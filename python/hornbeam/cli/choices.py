@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -61,20 +60,16 @@ def check_recipe(name: str, option: str, head_scores: Path | None) -> None:
         raise ArgumentError(f"--head-scores goes with {option} sparse_mm, got {name}")
 
 
-def recipe(name: str, budget: str | None, head_scores: Path | None, budget_option: str) -> Any:
+def recipe(name: str, budget: str | None, head_scores: Path | None) -> Any:
     """A recipe by its name, with its own budget where none is given.
 
     Raises:
-        ArgumentError: the budget is none, or is missing.
+        ArgumentError: the budget is none.
     """
     from hornbeam.keep import HeadScores
     from hornbeam.recipes import keep as recipes
 
     make = getattr(recipes, name)
-    if budget is None and inspect.signature(make).parameters["budget"].default is inspect.Parameter.empty:
-        raise ArgumentError(
-            f'{name} needs {budget_option}: tokens a head, a ratio ("25%"), or bytes ("64MB")'
-        )
     given: list[Any] = [] if budget is None else [int(budget) if budget.isdecimal() else budget]
     if head_scores is None:
         return make(*given)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +24,6 @@ __all__ = ["generate"]
 
 WARM_UP_TOKENS = 8
 SEEDS = 1 << 64
-PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
 def generate(
@@ -128,7 +127,7 @@ def generate(
         screen = Screen(quiet=as_json)
         with screen.waiting("starting"):
             source = choices.draft(draft, corpus)
-            recipe = None if keep is None else choices.recipe(keep, keep_budget, head_scores, "--keep-budget")
+            recipe = None if keep is None else choices.recipe(keep, keep_budget, head_scores)
             place = choices.device_of(device)
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
@@ -140,7 +139,13 @@ def generate(
             "keep": recipe,
             "seed": seed,
             "stop": stop or None,
-            **_sampling(lm, warp),
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
         }
         fields = None
         if compared:
@@ -212,28 +217,11 @@ def _require_comparable(warp: Warp, max_new_tokens: int, others: dict[str, Any])
         raise ArgumentError("--max-new-tokens is 0, expected at least 1 with --compare")
 
 
-def _sampling(lm: Any, warp: Warp) -> dict[str, Any]:
-    """How a request samples. With penalties of the command line all is said at once, and what the checkpoint
-    asks for counts where they are silent."""
-    penalties = [name for name in PENALTIES if getattr(warp, name) is not None]
-    if not penalties:
-        return {name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")}
-    fields = lm.engine.checkpoint.text_fields()
-    if "exponential_decay_length_penalty" in fields:
-        raise ArgumentError(
-            "the checkpoint's generation_config has exponential_decay_length_penalty, beside which hornbeam "
-            f"takes no --{penalties[0].replace('_', '-')}"
-        )
-    if "repetition_penalty" not in penalties:
-        warp = replace(warp, repetition_penalty=fields.get("repetition_penalty"))
-    return {"warp": warp}
-
-
 def _fields(lm: Any, options: dict[str, Any]) -> dict[str, Any]:
     """The generation config under which plain transformers is asked for the same text."""
     from hornbeam.prompt import end_tokens
 
     fields = {**lm.engine.checkpoint.text_fields(), "eos_token_id": sorted(end_tokens(lm.model)) or None}
-    if "warp" in options:
-        fields["repetition_penalty"] = options["warp"].repetition_penalty
+    if options["repetition_penalty"] is not None:
+        fields["repetition_penalty"] = options["repetition_penalty"]
     return fields

@@ -46,9 +46,10 @@ def keep(
         choices.check_writable(html)
         screen = Screen()
         with screen.waiting("starting"):
-            method = choices.recipe(recipe, budget, head_scores, "--budget")
+            method = choices.recipe(recipe, budget, head_scores)
             place = choices.device_of(device)
             from hornbeam.cli.keep_page import kept_by, page
+            from hornbeam.text import pieces_of
         path = prepared(model, screen)
         tokenizer = open_tokenizer(model, path, screen)
         with loading.quiet(), screen.waiting("reading the text"):
@@ -61,7 +62,8 @@ def keep(
             )
         with screen.waiting(f"computing {len(token_ids):,} tokens"):
             kept = kept_by(lm, token_ids, method)
-        pieces = [tokenizer.decode([token]) for token in token_ids]
+        settings = {"model": model, "recipe": recipe, "budget": budget}
+        pieces = pieces_of(lm.tokenizer, token_ids)
         name = "standard input" if str(text) == "-" else text.name
-        html.write_text(page(kept, pieces, recipe, budget, name), encoding="utf-8")
+        html.write_text(page(kept, pieces, settings, name), encoding="utf-8")
         print(f"written to {html}")

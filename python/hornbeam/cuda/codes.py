@@ -56,6 +56,10 @@ def quantise_pages(chunks: list[Tensor], moves: NDArray, number: int, tokens: in
 
     The host waits once, to learn whether every element could be encoded; pages of which one could not are
     not written.
+
+    Args:
+        number: of the format, see :func:`hornbeam.ops.page_formats`.
+        tokens: that fit a page of it.
     """
     driver, chunk = lane(), chunks[0]
     table = _checked(chunks, moves, tokens, by_page=by_page)
@@ -87,6 +91,10 @@ def condense_pages(
     With codes the host waits once in between, and refuses elements that cannot be encoded before anything of
     the pool has changed. The launch that writes there tells the tree of ``made`` that its copies of that
     number were made.
+
+    Args:
+        codes: (number of a format, tokens of its pages, moves) each.
+        made: a tree and the number of its copies, if it is to be told.
     """
     driver, chunk = lane(), chunks[0]
     page_tokens, places = chunk.shape[3], num_places(chunks, by_page=True)

@@ -115,6 +115,9 @@ def verify(
     Trees and counters come from the host, where they are checked, and go over in one transfer; the
     verdicts come back in one. Coupled and greedy walks sample all rows at once; the rules that draw
     take the law of every row first, then walk with a block of threads a sequence.
+
+    Args:
+        logits: as ``target_logits`` there.
     """
     driver = lane()
     if rule != "coupled" and rule not in _RULES:

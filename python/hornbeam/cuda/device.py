@@ -52,6 +52,9 @@ def emulated(emulation: CudaLane) -> Iterator[None]:
 
     Everything that would happen on a GPU happens then, transfers aside: kernels are launched through
     the driver's entry points, in the host emulation.
+
+    Args:
+        emulation: the emulation of a driver.
     """
     global _lane, _takes_cpu
     before = _lane, _takes_cpu
@@ -63,12 +66,20 @@ def emulated(emulation: CudaLane) -> Iterator[None]:
 
 
 def runs_on(device: torch.device) -> bool:
-    """Whether operations on tensors of a device go to the kernels of this package."""
+    """Whether operations on tensors of a device go to the kernels of this package.
+
+    Args:
+        device: of tensors.
+    """
     return _takes_cpu or device.type == "cuda"
 
 
 def is_on_device(tensor: Any) -> bool:
-    """Whether the operations on a tensor go to the kernels of this package."""
+    """Whether the operations on a tensor go to the kernels of this package.
+
+    Args:
+        tensor: any tensor or array.
+    """
     return _takes_cpu or bool(getattr(tensor, "is_cuda", False))
 
 
@@ -81,6 +92,9 @@ def index_of(device: torch.device) -> int:
 
 def require(device: torch.device | str) -> None:
     """Does nothing for a device that needs no kernels of ours, or whose kernels can run.
+
+    Args:
+        device: the device, or its name.
 
     Raises:
         CudaError: the device is a GPU on which no kernel can run; the message has the reason.
@@ -99,6 +113,10 @@ def upload(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """Copies of host tensors on a device, in one transfer that the host does not wait for.
 
     They share one buffer there, each from a multiple of 16 bytes on, contiguous.
+
+    Args:
+        tensors: on the CPU; any types and shapes.
+        device: where the copies shall lie.
     """
     if device.type == "cpu":
         return [tensor.clone(memory_format=torch.contiguous_format) for tensor in tensors]

@@ -47,7 +47,13 @@ class Merging(Protocol):
 class Merge:
     """Weights of a merge: for each of the evicted, ascending, int32 ``targets [N - K]`` (slot among the kept,
     or -1 for none) and float32 ``weights [N - K]``; float32 ``own [K]`` of the kept. Those of a slot sum to
-    1."""
+    1.
+
+    Args:
+        targets: int32 `[N - K]`: of each of the evicted the slot among the kept, or -1.
+        weights: float32 `[N - K]`: of each of the evicted.
+        own: float32 `[K]`: of each of the kept.
+    """
 
     targets: Tensor
     weights: Tensor

@@ -37,7 +37,12 @@ def num_places(chunks: list[Tensor], *, by_page: bool) -> int:
 
 def move_rows(chunks: list[Tensor], moves: NDArray, *, by_page: bool, made: Made | None = None) -> None:
     """See :func:`hornbeam.ops.move_rows` and :func:`hornbeam.ops.move_page_rows`. The launch tells the tree
-    of ``made`` that its copies of that number were made."""
+    of ``made`` that its copies of that number were made.
+
+    Args:
+        by_page: slots are those of pages, not of slabs.
+        made: a tree and the number of its copies, if it is to be told.
+    """
     driver = lane()
     limits = torch.tensor([num_places(chunks, by_page=by_page), chunks[0].shape[3]] * 2)
     table = integer_tensor(moves, "moves", torch.int32)
@@ -65,7 +70,12 @@ def _checked(chunks: list[Tensor], held: NDArray, *, plain_only: bool) -> NDArra
 
 def gather_rows(chunks: list[Tensor], held: NDArray) -> Tensor:
     """Keys and values of single slots, decoded where they are in codes: float32 `[2, N, head_dim]` on the
-    device. ``held`` is int32 `[N, 3]` of (page, slot, position); nothing is waited for."""
+    device. ``held`` is int32 `[N, 3]` of (page, slot, position); nothing is waited for.
+
+    Args:
+        chunks: the pool.
+        held: int32 `[N, 3]` of (page, slot, position).
+    """
     driver, chunk = lane(), chunks[0]
     table = _checked(chunks, held, plain_only=False)
     out = torch.empty((2, len(table), chunk.shape[-1]), dtype=torch.float32, device=chunk.device)
@@ -88,7 +98,11 @@ def plane_batches(counts: NDArray[np.int32], most: int) -> Iterator[tuple[slice,
 
 
 def put_rows(chunks: list[Tensor], held: NDArray, keys: Tensor, values: Tensor) -> None:
-    """See :func:`hornbeam.ops.put_rows`; rows that are on the host come over first."""
+    """See :func:`hornbeam.ops.put_rows`; rows that are on the host come over first.
+
+    Args:
+        held: int32 `[N, 3]` of (page, slot, position), plain slots.
+    """
     driver, chunk = lane(), chunks[0]
     table = _checked(chunks, held, plain_only=True)
     rows = [x.to(chunk.device, torch.float32).contiguous() for x in (keys, values)]

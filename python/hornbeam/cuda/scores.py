@@ -18,13 +18,13 @@ from hornbeam.errors import ShapeError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["score_held"]
+__all__ = ["score_resident"]
 
 #: Elements of keys that are read at once, in float32 and likewise of values.
 _BATCH = 1 << 23
 
 
-def score_held(
+def score_resident(
     score: tuple[str, dict[str, Any]],
     chunks: list[Tensor],
     counts: NDArray[np.int32],
@@ -62,7 +62,7 @@ def score_held(
         return torch.empty(0, device=device)
     held = Held(chunks, counts, entries)
     if name == "value_weighted":
-        scores = score_held(
+        scores = score_resident(
             params["score"],
             chunks,
             counts,

@@ -8,7 +8,20 @@ from dataclasses import dataclass
 
 import torch
 
-__all__ = ["Ambient"]
+__all__ = ["Ambient", "is_default_device_cpu", "tensors_on_the_cpu"]
+
+
+def is_default_device_cpu() -> bool:
+    """Whether what is made without a word of the device lies on the CPU."""
+    return torch.empty(0).device.type == "cpu"
+
+
+@contextmanager
+def tensors_on_the_cpu() -> Iterator[None]:
+    """While it lasts, what the calling thread makes without a word of the device lies on the CPU, whatever
+    torch's default device is."""
+    with torch.device("cpu"):
+        yield
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,6 @@ class Ambient:
 
         torch has one default dtype for all threads: it is set only where it has changed since.
         """
-        if Ambient.now(self.device_type) == self:
-            yield
-            return
         before = torch.get_default_dtype()
         with ExitStack() as stack:
             is_on = self.autocast is not None

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -21,12 +20,17 @@ class Blamed(Exception):
         self.error = error
 
 
-@contextmanager
-def blaming(requests: Sequence[Request]) -> Iterator[None]:
+class blaming:  # read as a phrase: `with blaming(requests):`
     """What fails within belongs to these requests."""
-    try:
-        yield
-    except Blamed:
-        raise
-    except Exception as error:
-        raise Blamed(requests, error) from error
+
+    __slots__ = ("requests",)
+
+    def __init__(self, requests: Sequence[Request]) -> None:
+        self.requests = requests
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, Exception) and not isinstance(error, Blamed):
+            raise Blamed(self.requests, error) from error

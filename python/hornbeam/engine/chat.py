@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.errors import ArgumentError
+from hornbeam.prompt import chat_text, is_answer_begun
 
 if TYPE_CHECKING:
     from hornbeam.engine.request import Request
 
-__all__ = ["turns"]
+__all__ = ["answered", "turns"]
+
+
+def answered(messages: Sequence[Mapping[str, Any]], answer: str) -> list[Any]:
+    """A chat and the model's answer to it, which goes on with a last message of its own."""
+    if is_answer_begun(messages):
+        *before, last = messages
+        return [*before, {**last, "content": f"{last['content']}{answer}"}]
+    return [*messages, {"role": "assistant", "content": answer}]
 
 
 def turns(tokenizer: Any, request: Request, messages: Sequence[Mapping[str, Any]]) -> list[int]:
@@ -27,9 +36,8 @@ def turns(tokenizer: Any, request: Request, messages: Sequence[Mapping[str, Any]
     if request.messages is None:
         raise ArgumentError("the chat goes on with messages, expected a request that began with messages")
     answer = request.generation().text
-    before = _written(tokenizer, request.messages)
-    spoken = [*request.messages, {"role": "assistant", "content": answer}, *messages]
-    whole = _written(tokenizer, spoken)
+    before = chat_text(tokenizer, request.messages)
+    whole = chat_text(tokenizer, [*answered(request.messages, answer), *messages])
     if not whole.startswith(before + answer):
         raise ArgumentError(
             "the chat template writes earlier turns otherwise once others follow; give token ids, or a new "
@@ -41,8 +49,3 @@ def turns(tokenizer: Any, request: Request, messages: Sequence[Mapping[str, Any]
     if request.output and ids and request.output[-1] == ids[0]:
         del ids[0]
     return ids
-
-
-def _written(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> str:
-    text: str = tokenizer.apply_chat_template(list(messages), add_generation_prompt=True, tokenize=False)
-    return text

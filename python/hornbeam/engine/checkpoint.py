@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from hornbeam.engine.processors import RowProcessor
+from hornbeam.engine.processors import EachPrompt, RowProcessor
+from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
@@ -34,17 +35,13 @@ _TEXT_FIELDS: dict[str, tuple[Any, ...]] = {
     "suppress_tokens": (None, []),
     "begin_suppress_tokens": (None, []),
 }
-# Those that count from the end of the prompt, or to the end of the text.
-_COUNTED = {
-    "min_new_tokens",
-    "forced_eos_token_id",
-    "exponential_decay_length_penalty",
-    "begin_suppress_tokens",
-}
+
+
+_PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
 
 class Checkpoint:
-    """The defaults of one model. Remembers its processors, so that requests that share them are one group.
+    """The defaults of one model.
 
     Args:
         model: its ``generation_config`` is read anew for every call.
@@ -52,7 +49,6 @@ class Checkpoint:
 
     def __init__(self, model: Any) -> None:
         self.model = model
-        self._made: dict[str, RowProcessor] = {}
 
     def sampling(self, defaults: Defaults, warp: Warp) -> Warp:
         """The warp of a request that names none of its own."""
@@ -60,38 +56,52 @@ class Checkpoint:
         if defaults == "none" or config is None:
             return warp
         given: dict[str, Any] = {
-            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p")
+            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p", *_PENALTIES)
         }
-        if defaults == "checkpoint" and config.do_sample and warp == Warp(temperature=0.0):
+        if defaults == "checkpoint" and config.do_sample and _samples_nothing(warp):
             temperature = 1.0 if config.temperature is None else config.temperature
             # transformers has both off by these values.
             top_k = config.top_k or None
             top_p = None if config.top_p in (None, 1.0) else config.top_p
-            given = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
+            given |= {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": config.min_p}
         fields = self.text_fields()
-        penalty = fields.get("repetition_penalty")
-        if penalty is not None and not _is_penalty_early(fields):
-            given["repetition_penalty"] = float(penalty)
+        if _is_penalty_early(fields):
+            if warp.repetition_penalty is not None:
+                raise ArgumentError(
+                    f"repetition_penalty is {warp.repetition_penalty} where the checkpoint has an "
+                    "exponential_decay_length_penalty, which comes after it; expected defaults='none'"
+                )
+        elif warp.repetition_penalty is None and "repetition_penalty" in fields:
+            given["repetition_penalty"] = float(fields["repetition_penalty"])
         return Warp(**given)
 
-    def processor(self, options: Options, prompt_length: int) -> RowProcessor | None:
-        """What runs before the request's own processor, and that one."""
+    def options_of(self, options: Options, index: int, prompt: Sequence[int]) -> Options:
+        """The options of one sequence of a call: with its own processor, and what runs before that.
+
+        Args:
+            options: of the call.
+            index: its place in the call.
+            prompt: its token ids.
+
+        Raises:
+            ArgumentError: its processor is none, or none for the rule.
+        """
+        given = options.own_processor
+        options = options.with_processor(
+            given.made(index, prompt) if isinstance(given, EachPrompt) else given
+        )
+        if options.defaults == "none":
+            return options
         fields = self.text_fields()
         if options.has_own_warp or not _is_penalty_early(fields):
             fields.pop("repetition_penalty", None)
         if not fields:
-            return options.processor
-        counted = [prompt_length, options.max_new_tokens] if _COUNTED & set(fields) else []
-        key = repr([fields, counted, sorted(options.eos_token_ids)])
-        if key not in self._made:
-            if len(self._made) > 256:
-                self._made.clear()
-            parts = _processors(fields, options, prompt_length, self._device)
-            self._made[key] = RowProcessor(parts, is_pure=True)
+            return options
+        parts = _processors(fields, options, len(prompt), self._device)
         own = options.processor
         if own is None:
-            return self._made[key]
-        return RowProcessor([*self._made[key].processors, *own.processors], own.is_pure)
+            return options.with_processor(RowProcessor(parts, is_pure=True))
+        return options.with_processor(RowProcessor([*parts, *own.processors], own.is_pure))
 
     @property
     def _device(self) -> str:
@@ -103,6 +113,11 @@ class Checkpoint:
         config = getattr(self.model, "generation_config", None)
         found = {name: getattr(config, name, None) for name in _TEXT_FIELDS}
         return {name: value for name, value in found.items() if value not in _TEXT_FIELDS[name]}
+
+
+def _samples_nothing(warp: Warp) -> bool:
+    """Whether nothing that shapes sampling was asked for."""
+    return warp.temperature == 0 and warp.top_k is None and warp.top_p is None and warp.min_p is None
 
 
 def _is_penalty_early(fields: dict[str, Any]) -> bool:

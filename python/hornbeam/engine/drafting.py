@@ -6,12 +6,12 @@ from collections.abc import Sequence as Seq
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from hornbeam.engine.verifying import Verifier
+from hornbeam.engine.verifying import Verifier, masking
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation import laws
 from hornbeam.speculation.declarations import StopTraits, is_self_paced, origin_of, parents_of
 from hornbeam.speculation.draft.union import Union
-from hornbeam.speculation.protocols import Ask, Drafted, Nodes, Outcome, Run
+from hornbeam.speculation.protocols import Ask, Drafted, Nodes, Others, Outcome, Run
 from hornbeam.speculation.source import Source
 from hornbeam.speculation.step_draft import StepDraft, Verdict, filled_parents
 from hornbeam.speculation.stop.gate import levels
@@ -41,10 +41,7 @@ class Drafting:
             traits = StopTraits.of(options.length)
             self.stop = options.length.start(engine.cost_curve)
             gate = self.stop if traits.is_gate else None
-            # A processor that may keep state is not asked about guesses.
-            is_pure = options.processor is not None and options.processor.is_pure
-            processor = options.processor if is_pure else None
-            run = Run(engine, options.warp, options.seed, options.rule, processor, gate, traits.needs_costs)
+            run = Run(engine, options.warp, options.seed, options.rule, gate, traits.needs_costs)
             # A rule that weighs seconds has the source asked only where it is worth its own.
             if traits.needs_costs and not is_self_paced(draft):
                 draft = Union(draft, rows=UNLIMITED_ROWS)
@@ -55,6 +52,7 @@ class Drafting:
             laws.check_law(self.source.law, options.rule)
             self.is_ratio_test = self.source.is_ratio_test
             self.is_predictable = traits.is_predictable
+            self.sees_others = traits.sees_others
             if self.is_ratio_test:
                 laws.check_stop(traits, self.source, options.rule)
         self.verifier = Verifier(options, self.is_ratio_test)
@@ -102,19 +100,23 @@ class Drafting:
             self._unstarted.discard(request.index)
             self._unseen.discard(request.index)
 
-    def propose(self, active: Seq[Request]) -> list[StepDraft]:
-        """The drafts that are worth their rows in the next step, one a sequence."""
+    def propose(self, active: Seq[Request], others: Others) -> list[StepDraft]:
+        """The drafts that are worth their rows in the next step, one a sequence, beside what it computes for
+        others."""
         drafts = [StepDraft() for _ in active]
         self._asked = [place for place, request in enumerate(active) if request.index not in self._unseen]
         if self.source is None or not self._asked:
             self._proposed, self._judged, self._chosen, self._places = [], [], [], []
             return drafts
         known = [active[place] for place in self._asked]
-        for place, draft in zip(self._asked, self._propose(self.source, known), strict=True):
+        others = replace(others, sequences=others.sequences + len(active) - len(known))
+        for place, draft in zip(self._asked, self._propose(self.source, known, others), strict=True):
             drafts[place] = draft
         return drafts
 
-    def _propose(self, source: Source, active: Seq[Request]) -> list[StepDraft]:
+    def _propose(self, source: Source, active: Seq[Request], others: Others) -> list[StepDraft]:
+        if self.sees_others:
+            self.stop.see_others(others.sequences, others.rows)
         asks = [
             Ask(
                 s.index,
@@ -126,6 +128,8 @@ class Drafting:
                 s.output,
                 s.branch,
                 s.seed,
+                others,
+                masking(s),
             )
             for s in active
         ]

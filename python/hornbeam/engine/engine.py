@@ -14,16 +14,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-import torch
-
 from hornbeam.engine.ambient import Ambient
-from hornbeam.engine.chat import turns
+from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
-from hornbeam.engine.host import Host
+from hornbeam.engine.host import Host, HostKeywords
 from hornbeam.engine.likelihood import Scored, scored_requests
 from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
+from hornbeam.engine.processors import check_shared
 from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.requests import Requests
@@ -40,12 +39,14 @@ if TYPE_CHECKING:
 __all__ = ["Engine", "Event"]
 
 _T = TypeVar("_T")
+_INSTEAD = "hb.EachPrompt(factory), which makes one for each, or "
 
 
 class Event(NamedTuple):
     """What a step did for one request."""
 
     request: Request
+    """Which one."""
     pieces: list[Piece]
     """The tokens that it emitted."""
     finish_reason: Finish | None
@@ -63,11 +64,7 @@ class Engine(Requests):
     Args:
         model: a loaded ``transformers`` causal LM. It stays the caller's.
         tokenizer: its tokenizer; may be left out where prompts are token ids.
-        kv_dtype: element type of the pages; the model's own by default.
-        max_kv_bytes: hard limit of the page pool; see :class:`hornbeam.LM`.
-        page_tokens: slots of a page.
-        prefill_rows: rows of a prompt that one forward pass computes at most.
-        cuda_graphs: capture decoding steps as CUDA graphs, see docs/cuda.md.
+        options: as :class:`hornbeam.LM` has them.
 
     Raises:
         UnsupportedModel: the architecture cannot be driven over pages; the message names the reason.
@@ -75,26 +72,8 @@ class Engine(Requests):
         CudaError: the model is on a GPU on which no kernel can run; the message has the reason.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        tokenizer: Any = None,
-        *,
-        kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | None = None,
-        page_tokens: int = 16,
-        prefill_rows: int = 8192,
-        cuda_graphs: bool = False,
-    ) -> None:
-        super().__init__(
-            model,
-            tokenizer,
-            kv_dtype=kv_dtype,
-            max_kv_bytes=max_kv_bytes,
-            page_tokens=page_tokens,
-            prefill_rows=prefill_rows,
-            cuda_graphs=cuda_graphs,
-        )
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
+        super().__init__(model, tokenizer, **options)
         self.checkpoint = Checkpoint(self.model)
         self.chunks = Chunks()
 
@@ -115,8 +94,8 @@ class Engine(Requests):
 
         def read() -> list[list[int]]:
             prompts, many = prompts_of(self, prompt)
-            if many:
-                raise ArgumentError("submit takes one prompt, got a list")
+            if many and len(prompts) > 1:
+                raise ArgumentError(f"submit takes one prompt, got {len(prompts)}")
             return prompts
 
         [request] = self.submit_all(read, checked, owner=owner)
@@ -125,7 +104,7 @@ class Engine(Requests):
         return request
 
     def options_of(self, **options: Unpack[Keywords]) -> Options:
-        """The keywords of a call, checked."""
+        """The keywords of a call, ``options`` of :meth:`submit`, checked."""
         given: dict[str, Any] = dict(options)
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
         has_tokenizer = self.tokenizer is not None
@@ -143,6 +122,7 @@ class Engine(Requests):
         owner: object = None,
         before: Sequence[Sequence[int]] | None = None,
         lockstep: Lockstep | None = None,
+        numbers: Sequence[int] | None = None,
     ) -> list[Request]:
         """Adds the prompts of one call. Equal ones get different random numbers; a prompt alone and the same
         prompt beside others get the same.
@@ -155,6 +135,7 @@ class Engine(Requests):
             owner: they end with this object, if it is given.
             before: of each prompt the padding that processors and criteria see before it.
             lockstep: what they are asked about together, if they step together. Without drafts.
+            numbers: which random sequence each is, in place of the numbers of equal prompts.
         """
         make: Callable[..., Request] = Request
         if lockstep is not None:
@@ -168,18 +149,21 @@ class Engine(Requests):
             call, seen = object(), dict[tuple[int, ...], int]()
             indices = self._free_indices()
             requests: list[Request] = []
-            for place, prompt in enumerate(prompts() if callable(prompts) else prompts):
-                number = seen.get(tuple(prompt), 0)
-                seen[tuple(prompt)] = number + 1
-                own = options
-                if options.defaults != "none":
-                    own = replace(options, processor=self.checkpoint.processor(options, len(prompt)))
+            texts = prompts() if callable(prompts) else prompts
+            if len(texts) > 1:
+                check_shared(options.own_processor, f"serve {len(texts)} sequences", _INSTEAD)
+            for place, prompt in enumerate(texts):
+                if numbers is None:
+                    number = seen.get(tuple(prompt), 0)
+                    seen[tuple(prompt)] = number + 1
+                else:
+                    number = numbers[place]
                 request = make(
                     self,
                     next(indices),
                     RandomKey(number),
                     prompt,
-                    own,
+                    self.checkpoint.options_of(options, place, prompt),
                     ambient=ambient,
                     place=place,
                     before=() if before is None else before[place],
@@ -244,8 +228,8 @@ class Engine(Requests):
     def _engines(self) -> list[Host]:
         """This engine and those of its requests' drafts, in the order in which they are locked."""
         drafts = [request.options.draft for request in list(self._requests)]
-        others = {lm.engine for draft in drafts for lm in lms_of(draft)}
-        return sorted({self, *others}, key=id)
+        others = {lm.engine for draft in drafts if draft is not None for lm in lms_of(draft)}
+        return sorted({self, *others}, key=id) if others else [self]
 
     def step(self) -> list[Event]:
         """One forward pass for all requests that can go on: none if nobody can.
@@ -273,8 +257,12 @@ class Engine(Requests):
             return []
         self._is_stepping = self._is_dirty = True
         try:
-            with active[0].ambient.applied():
+            ambient = active[0].ambient
+            if ambient == Ambient.now(ambient.device_type):
                 touched = take_step(self, schedule(self, active))
+            else:
+                with ambient.applied():
+                    touched = take_step(self, schedule(self, active))
         finally:
             self._is_stepping = False
         self._is_dirty = False
@@ -289,7 +277,7 @@ class Engine(Requests):
         return [request for request in ready if request.ambient == ready[0].ambient]
 
     def drive(self, request: Request) -> None:
-        """Takes a step, unless the request is done by the time that it is this thread's turn.
+        """Takes a step, unless ``request`` is done by the time that it is this thread's turn.
 
         Raises:
             StateError: no step can do anything for the request.
@@ -309,20 +297,23 @@ class Engine(Requests):
             time.sleep(5e-5)  # whoever waits is served next
 
     def run(self, requests: Sequence[Request], after: Callable[[], None] = lambda: None) -> None:
-        """Takes steps until these requests are done; calls ``after`` each, and once when they are."""
+        """Takes steps until all ``requests`` are done; calls ``after`` each, and once when they are."""
         while (waiting := next((request for request in requests if not request.done), None)) is not None:
             self.drive(waiting)
             after()
         after()  # another thread's step may have been the last
 
     def fork(self, request: Request, count: int) -> list[Request]:
-        """What :meth:`Request.fork` does."""
+        """What :meth:`Request.fork` does, with ``request`` and ``count``."""
         if count < 1:
             raise ArgumentError(f"count is {count}, expected at least 1")
-        with self.between_steps():
-            self._mend()
+        with self._lock:
+            self._check_between_steps()
+            if self._is_dirty:
+                self._mend()
             if request.done or request.is_paused:
                 raise StateError("a request that is done or paused cannot be forked")
+            check_shared(request.options.processor, "be forked")
             own, *keys = request.key.fork(count)
             others: list[Request] = []
             indices = self._free_indices()
@@ -332,7 +323,9 @@ class Engine(Requests):
                 others.append(child)
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
-                self.group_of(request).fork(request, child)
+                # At once: a group that no request names is let go of.
+                child.group = self.group_of(request)
+                child.group.fork(request, child)
             first = request.successor(own)
             at = self._requests.index(request)
             self._requests[at : at + 1] = [first, *others]
@@ -342,13 +335,14 @@ class Engine(Requests):
             return [first, *others]
 
     def extend(self, request: Request, more: Any, max_new_tokens: int | None) -> None:
-        """What :meth:`Request.extend` does."""
+        """What :meth:`Request.extend` does, with ``request``, ``more`` and ``max_new_tokens``."""
 
         def work() -> None:
             if not request.done or request.error is not None or request.is_closed:
                 raise StateError("extend() needs a request that is done, did not fail and was not released")
             if request.options.echo:
                 raise ArgumentError("the request has echo=True, which cannot be had of a prompt that goes on")
+            check_shared(request.options.own_processor, "go on with another answer", _INSTEAD)
             is_outdated = request.served_changes != self._seen_changes
             if is_outdated and request.keeper is not None:
                 raise StateError(
@@ -367,11 +361,12 @@ class Engine(Requests):
             if max_new_tokens is not None:
                 options = replace(options, max_new_tokens=max_new_tokens)
             if is_chat:
-                answer = {"role": "assistant", "content": request.generation().text}
-                request.messages = [*(request.messages or []), answer, *more]
+                said = answered(request.messages or [], request.generation().text)
+                request.messages = [*said, *more]
             if is_outdated:
                 request.close()  # its keys are of the model before: the text is read anew
-            request.prolong(fresh, options)
+            whole = [*request.prompt, *request.output, *fresh]
+            request.prolong(fresh, self.checkpoint.options_of(options, request.place, whole))
             before, request.index = request.index, next(self._free_indices())
             if request.keeper is not None:
                 request.keeper.prolong(request, before)

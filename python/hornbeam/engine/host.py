@@ -7,20 +7,22 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar
 
 import torch
 
 from hornbeam import cuda, speculation
 from hornbeam.cache.tree import PrefixTree
+from hornbeam.engine.ambient import is_default_device_cpu, tensors_on_the_cpu
 from hornbeam.engine.graphs import StepGraphs
 from hornbeam.errors import ArgumentError, OutOfPages, StateError
+from hornbeam.integers import byte_size, whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.memory import default_kv_bytes
 from hornbeam.model.attention import DENSE_ROWS
 from hornbeam.model.runner import Output, Runner
 
-__all__ = ["Host"]
+__all__ = ["Host", "HostKeywords"]
 
 #: Row counts at which the cost of a forward pass is measured before the first draft.
 CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
@@ -28,20 +30,35 @@ CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 _T = TypeVar("_T")
 
 
-class Host:
-    """What requests stand on; :class:`hornbeam.Engine` is one, and says what the arguments are."""
+class HostKeywords(TypedDict, total=False):
+    """The keywords of :class:`hornbeam.LM`, which says what they mean, of :class:`hornbeam.Engine`, and of
+    :class:`Host`, which has their defaults."""
 
+    kv_dtype: torch.dtype | None
+    max_kv_bytes: int | str | None
+    page_tokens: int
+    prefill_rows: int
+    cuda_graphs: bool
+
+
+class Host:
+    """What requests stand on; :class:`hornbeam.Engine` is one. The arguments are those of
+    :class:`hornbeam.LM`."""
+
+    @tensors_on_the_cpu()
     def __init__(
         self,
         model: Any,
         tokenizer: Any = None,
         *,
         kv_dtype: torch.dtype | None = None,
-        max_kv_bytes: int | None = None,
+        max_kv_bytes: int | str | None = None,
         page_tokens: int = 16,
         prefill_rows: int = 8192,
         cuda_graphs: bool = False,
     ) -> None:
+        prefill_rows = whole_number(prefill_rows, "prefill_rows", 1)
+        page_tokens = whole_number(page_tokens, "page_tokens", 1)
         self.runner = Runner(model)
         #: The model, out of wrappers such as ``torch.compile``'s and peft's.
         self.model = self.runner.model
@@ -58,7 +75,7 @@ class Host:
         #: Bytes of pages that recipes of :mod:`hornbeam.keep` have let go so far.
         self.freed_bytes = 0
         self._kv_dtype = kv_dtype
-        self._max_kv_bytes = max_kv_bytes
+        self._max_kv_bytes = None if max_kv_bytes is None else byte_size(max_kv_bytes, "max_kv_bytes")
         self._page_tokens = page_tokens
         self._cuda_graphs = cuda_graphs
         self._lock = threading.RLock()
@@ -91,11 +108,25 @@ class Host:
         self.graphs = StepGraphs(self) if self._cuda_graphs else None
         self._tree_shape = shape
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """What it is and what it holds, to be shown."""
+        shape, tree = self.runner.shape, self.tree
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        held, most = tree.num_bytes / 1e6, (tree.max_bytes or 0) / 1e6
+        return {
+            "model": type(self.model).__name__,
+            "parameters": f"{count / 1e6:,.1f} M parameters",
+            "weights": f"{str(shape.dtype).removeprefix('torch.')} on {shape.device}",
+            "context": f"context of {self.max_positions:,} tokens",
+            "pages": f"{held:,.1f} of {most:,.0f} MB of pages",
+        }
+
     # -- the model as it is now ----------------------------------------------------------------------------
 
     def forward(self, step: Any, **options: Any) -> Output:
-        """Runs the rows of a step that is open in :attr:`tree`. The only call of the model; see
-        :meth:`hornbeam.model.runner.Runner.forward`."""
+        """Runs the rows of ``step``, which is open in :attr:`tree`. The only call of the model; ``options``
+        are those of :meth:`hornbeam.model.runner.Runner.forward`."""
         return self.runner.forward(self.tree, step, **options)
 
     def notice(self) -> None:
@@ -134,7 +165,7 @@ class Host:
     # -- costs, memory ---------------------------------------------------------------------------------------
 
     def calibrate(self, *, force: bool = False) -> None:
-        """What :meth:`hornbeam.LM.calibrate` does."""
+        """What :meth:`hornbeam.LM.calibrate` does, with ``force``."""
         if force or not self._calibrated:
             self.exclusively(self._measure_costs)
 
@@ -175,13 +206,16 @@ class Host:
     def between_steps(self) -> Iterator[None]:
         """While it lasts, no step is under way."""
         with self._lock:
-            if self._is_stepping:
-                raise StateError("the engine is within a step, expected a call between two steps")
+            self._check_between_steps()
             yield
 
+    def _check_between_steps(self) -> None:
+        if self._is_stepping:
+            raise StateError("the engine is within a step, expected a call between two steps")
+
     def exclusively(self, work: Callable[[], _T], others: Iterable[Host] = ()) -> _T:
-        """Does ``work`` between two steps, while no other thread uses this engine, nor those of its drafts,
-        on the models as they are."""
+        """Does ``work`` between two steps, while no other thread uses this engine nor ``others``, those of
+        its drafts, on the models as they are."""
 
         def looked() -> _T:
             if not self._is_stepping:
@@ -217,6 +251,9 @@ class Host:
         back."""
         if not engines:
             return work()
+        if not is_default_device_cpu():
+            with tensors_on_the_cpu():
+                return self._holding(engines, work, closely=closely)
         engine = engines[0]
         is_nested = engine._lock._is_owned()  # type: ignore[attr-defined]
         with engine._lock:

@@ -52,6 +52,9 @@ class Lockstep:
         self.stopped: list[bool] = []
         # Which rows a criterion has ended so far.
         self._ended: list[bool] = []
+        # What was asked about last, and what processors said. A step that was taken back is taken again.
+        self._scored: tuple[torch.Tensor, torch.Tensor] | None = None
+        self._judged: torch.Tensor | None = None
 
     def add(self, request: InLockstep) -> None:
         """The next row of the batch."""
@@ -63,22 +66,26 @@ class Lockstep:
         """The processed logits of the requests that take part in a step, ``[len(active), V]``."""
         if not self.processors:
             return logits
-        places = self._places(active)
-        scores = torch.zeros(len(self.requests), logits.shape[1], device=logits.device)
-        scores[places] = logits.float()
-        ids = self._ids({})
-        for processor in self.processors:
-            scores = checked(processor, processor(ids, scores), scores)
-        return scores[places]
+        places, ids = self._places(active), self._ids({})
+        if self._scored is None or not torch.equal(self._scored[0], ids):
+            scores = torch.zeros(len(self.requests), logits.shape[1], device=logits.device)
+            scores[places] = logits.float()
+            for processor in self.processors:
+                scores = checked(processor, processor(ids, scores), scores)
+            self._scored = ids, scores
+        return self._scored[1][places]
 
     def judge(self, active: Sequence[Request], tokens: Sequence[int]) -> None:
         """Asks the criteria about the batch after a step's tokens."""
         if not self.criteria:
             return
         ids = self._ids(dict(zip(self._places(active), tokens, strict=True)))
+        if self._judged is not None and torch.equal(self._judged, ids):
+            return
         for criterion in self.criteria:
             found = torch.as_tensor(criterion(ids, None)).cpu().bool().expand(len(self.requests))
             self._ended = [before or now for before, now in zip(self._ended, found.tolist(), strict=True)]
+        self._judged = ids
         self.stopped = self._ended if self.ends_rows else [all(self._ended)] * len(self._ended)
 
     def _places(self, active: Sequence[Request]) -> list[int]:

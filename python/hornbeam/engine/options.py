@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
+
+import torch
 
 from hornbeam import speculation
 from hornbeam.engine.checkpoint import Checkpoint, Defaults
-from hornbeam.engine.processors import RowProcessor, row_processor
+from hornbeam.engine.processors import EachPrompt, RowProcessor, row_processor
 from hornbeam.errors import ArgumentError
+from hornbeam.integers import whole_number
+from hornbeam.keep.recipe import recipe_of
+from hornbeam.speculation.named import draft_of, stop_rule_of
 from hornbeam.speculation.rule import RULES, Rule, rule_of
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
@@ -34,7 +39,10 @@ class Keywords(TypedDict, total=False):
     top_k: int | None
     top_p: float | None
     min_p: float | None
-    seed: int
+    repetition_penalty: float | None
+    frequency_penalty: float | None
+    presence_penalty: float | None
+    seed: int | None
     stop: str | Sequence[str] | None
     verify: str | Rule
     length: Any
@@ -60,7 +68,10 @@ class Options:
     draft: Any
     length: Any
     stop: tuple[str, ...] = ()
+    own_processor: RowProcessor | EachPrompt | None = None
+    """What the caller gave, for all sequences of the call."""
     processor: RowProcessor | None = None
+    """What the checkpoint asks for, then the caller's own, for one sequence."""
     lockstep: Lockstep | None = None
     criterion: Criterion | None = None
     eos_token_ids: frozenset[int] = frozenset()
@@ -92,7 +103,10 @@ class Options:
         top_k: int | None = None,
         top_p: float | None = None,
         min_p: float | None = None,
-        seed: int = 0,
+        repetition_penalty: float | None = None,
+        frequency_penalty: float | None = None,
+        presence_penalty: float | None = None,
+        seed: int | None = 0,
         stop: str | Sequence[str] | None = None,
         verify: str | Rule = "coupled",
         warp: Warp | None = None,
@@ -109,38 +123,50 @@ class Options:
         Raises:
             ArgumentError: one is out of range.
         """
-        if max_new_tokens < 0:
-            raise ArgumentError(f"max_new_tokens is {max_new_tokens}, expected 0 or more")
+        max_new_tokens = whole_number(max_new_tokens, "max_new_tokens")
+        if seed is None:
+            seed = int(torch.randint(2**63 - 1, (), device="cpu"))
+        seed = whole_number(seed, "seed", 0, 2**64 - 1)
         if defaults not in ("text", "checkpoint", "none"):
             raise ArgumentError(f"defaults is {defaults!r}, expected 'text', 'checkpoint' or 'none'")
         has_own_warp = warp is not None
-        if warp is None:
-            warp = Warp(temperature=temperature, top_k=top_k, top_p=top_p, min_p=min_p)
-            warp = checkpoint.sampling(defaults, warp)
-        stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        if any(not text for text in stops):
-            raise ArgumentError("stop is an empty string, expected at least one character")
-        rule, processor = rule_of(verify), row_processor(logits_processor)
-        if draft is not None and processor is not None and not processor.is_pure and not rule.shares_noise:
-            raise ArgumentError(
-                f"verify is {rule.name!r}, which asks the logits processor about tokens that may be refused, "
-                "expected verify='coupled', or a processor with is_pure = True"
-            )
+        parts: dict[str, Any] = {
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": repetition_penalty,
+            "frequency_penalty": frequency_penalty,
+            "presence_penalty": presence_penalty,
+        }
+        warp = _only(warp, parts) if has_own_warp else checkpoint.sampling(defaults, Warp(**parts))
+        stops = _stops(stop)
+        draft, keep = draft_of(draft), recipe_of(keep)
+        if draft is not None:
+            length = stop_rule_of(length)
         if stops and not has_tokenizer:
             raise ArgumentError("stop strings need a tokenizer, and this LM has none")
-        if logprobs is not None and logprobs < 0:
-            raise ArgumentError(f"logprobs is {logprobs}, expected 0 or more")
+        if logprobs is not None:
+            logprobs = whole_number(logprobs, "logprobs")
+        if stopping_criterion is not None and not callable(stopping_criterion):
+            raise ArgumentError(
+                f"stopping_criterion is {stopping_criterion!r}, expected a callable "
+                "(prompt ids, output ids) -> bool"
+            )
+        if trace is not None and not isinstance(trace, Trace):
+            raise ArgumentError(f"trace is {trace!r}, expected a hornbeam.Trace or None")
         if echo and logprobs is None:
             raise ArgumentError("echo is True, expected logprobs to be given too")
-        return cls(
+        given = row_processor(logits_processor)
+        options = cls(
             max_new_tokens=max_new_tokens,
             warp=warp,
             seed=seed,
-            rule=rule,
+            rule=rule_of(verify),
             draft=draft,
             length=length,
             stop=stops,
-            processor=processor,
+            own_processor=given,
             criterion=stopping_criterion,
             eos_token_ids=eos_token_ids,
             trace=trace,
@@ -150,12 +176,56 @@ class Options:
             has_own_warp=has_own_warp,
             defaults=defaults,
         )
+        return options if isinstance(given, EachPrompt) else options.with_processor(given)
+
+    def with_processor(self, processor: RowProcessor | None) -> Options:
+        """Those of a sequence with this processor.
+
+        Raises:
+            ArgumentError: the rule asks about guesses, and the processor may keep state.
+        """
+        if not (self.draft is None or processor is None or processor.is_pure or self.rule.shares_noise):
+            raise ArgumentError(
+                f"verify is {self.rule.name!r}, which asks the logits processor about tokens that may be "
+                "refused, expected verify='coupled', or a processor with is_pure = True"
+            )
+        return replace(self, processor=processor)
 
     @property
     def drafting_key(self) -> tuple[Hashable, ...]:
-        """Equal for requests that are drafted for and verified together."""
-        shared = (self.draft, self.length, self.warp, self.processor, self.lockstep, self.rule)
+        """Equal for requests that are drafted for and verified together. Their processors may differ."""
+        kind = None if self.processor is None else self.processor.is_pure
+        shared = (self.draft, self.length, self.warp, kind, self.lockstep, self.rule)
         return tuple(_identity(value) for value in shared)
+
+
+def _only(warp: Any, parts: dict[str, Any]) -> Warp:
+    """A warp that stands for all of its parts; greedy unless it was made with a temperature.
+
+    Raises:
+        ArgumentError: it is none, or a part is given beside it.
+    """
+    if not isinstance(warp, Warp):
+        raise ArgumentError(f"warp is {warp!r}, expected a hornbeam.Warp or None")
+    for name, value in parts.items():
+        if value != (0.0 if name == "temperature" else None):
+            raise ArgumentError(f"{name} is {value!r} beside warp, expected it to be a part of the warp")
+    return warp if warp.has_temperature else replace(warp, temperature=0.0)
+
+
+def _stops(stop: Any) -> tuple[str, ...]:
+    """The strings that end a text.
+
+    Raises:
+        ArgumentError: one is empty, or is no string.
+    """
+    stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
+    for text in stops:
+        if not isinstance(text, str):
+            raise ArgumentError(f"stop holds {text!r}, expected strings; eos_token_id takes token ids")
+        if not text:
+            raise ArgumentError("stop is an empty string, expected at least one character")
+    return stops
 
 
 def _identity(value: Any) -> Hashable:

@@ -38,17 +38,20 @@ def tell_sources(
         paths: the rows that stay, one a request.
         output: of the forward pass.
     """
-    places = {request.index: place for place, request in enumerate(taken.taken)}
-    begin, parts = 0, {}
+    for group in taken.groups:
+        group.drafting.judge(group.drafts, group.verdicts)
+    drafting_of = [taken.engine.group_of(request) for request in taken.taken]
+    if all(drafting.source is None for drafting in drafting_of):
+        return
+    all_rows, begin, parts = step.rows, 0, {}
     for group in taken.groups:
         for request, draft in zip(group.requests, group.drafts, strict=True):
             parts[request.index] = output.logits[begin : begin + 1 + len(draft.tokens)]
             begin += 1 + len(draft.tokens)
-        group.drafting.judge(group.drafts, group.verdicts)
     by_group: dict[int, tuple[Drafting, list[tuple[Request, Outcome]]]] = {}
-    for request in taken.taken:
-        drafting = taken.engine.group_of(request)
-        place = places[request.index]
+    for place, (request, drafting) in enumerate(zip(taken.taken, drafting_of, strict=True)):
+        if drafting.source is None:
+            continue
         _, tokens, parents = requests[place]
         path = list(paths[place])
         outcome = Outcome(
@@ -58,7 +61,7 @@ def tell_sources(
             not request.is_read,
             request.branch.length - len(path),
             parts.get(request.index),
-            _hidden(output, drafting.hidden_layers, step.rows[place]),
+            _hidden(output, drafting.hidden_layers, all_rows[place]),
             None if not request.is_read else parents or range(-1, len(tokens) - 1),
         )
         by_group.setdefault(id(drafting), (drafting, []))[1].append((request, outcome))

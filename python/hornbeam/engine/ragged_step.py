@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 
 from hornbeam.engine.blame import Blamed, blaming
@@ -20,6 +20,7 @@ from hornbeam.engine.scheduling import Schedule
 from hornbeam.engine.verifying import process
 from hornbeam.errors import OutOfPages
 from hornbeam.results import Piece, Source
+from hornbeam.speculation.protocols import Others
 from hornbeam.speculation.step_draft import StepDraft, Verdict
 
 if TYPE_CHECKING:
@@ -66,20 +67,18 @@ class RaggedStep:
         self.first = [chunk for chunk in self.chunks if chunk.is_last and chunk.request.wants_token]
         self.observers: list[tuple[Keeper, list[Request], QueryObserver | None]] = []
 
-    @contextmanager
-    def _phase(self, phase: Phase) -> Iterator[None]:
-        """Counts seconds; those of a step of prompts alone are of the prefill, but for recipes."""
-        begin = time.perf_counter()
-        try:
-            yield
-        finally:
-            name = phase if self.decoding or phase == "keep" else "prefill"
-            self.seconds[name] += time.perf_counter() - begin
+    def _count(self, phase: Phase, begin: float) -> float:
+        """Counts the seconds of a phase that is at its end, and gives the time. Those of a step of prompts
+        alone are of the prefill, but for recipes."""
+        now = time.perf_counter()
+        self.seconds[phase if self.decoding or phase == "keep" else "prefill"] += now - begin
+        return now
 
     def run(self) -> list[tuple[Request, list[Piece]]]:
         """Takes the step."""
-        with self._phase("draft"):
-            computed = self._draft()
+        begin = time.perf_counter()
+        computed = self._draft()
+        self._count("draft", begin)
         requests, opened = self._open()
         if self._is_withdrawn:
             computed = None
@@ -91,26 +90,27 @@ class RaggedStep:
             begin = time.perf_counter()
             self._watch(step)
             graphs = self._graphs() if computed is None else None
-            with self._phase("forward"):
-                if graphs is not None:
-                    [group] = self.groups
-                    output, group.verdicts = graphs.run(
-                        step, group.requests, group.drafts, group.drafting.options
-                    )
-                else:
-                    output = self._forward(step, computed)
-                seconds = time.perf_counter() - begin
-            with self._phase("verify"):
-                if graphs is None:
-                    self._verify(output.logits)
-                tokens = self._first_tokens(output.logits[num_decoding:])
+            if graphs is not None:
+                [group] = self.groups
+                output, group.verdicts = graphs.run(
+                    step, group.requests, group.drafts, group.drafting.options
+                )
+            else:
+                output = self._forward(step, computed)
+            now = self._count("forward", begin)
+            seconds = now - begin
+            if graphs is None:
+                self._verify(output.logits)
+            tokens = self._first_tokens(output.logits[num_decoding:])
+            now = self._count("verify", now)
             if graphs is not None or self.engine.runner.is_asynchronous:
                 # The pass has ended when the verdicts are read.
-                seconds = time.perf_counter() - begin
+                seconds = now - begin
             self._observe_cost(step, computed, num_decoding, seconds)
             paths = self._cut(output.logits, tokens)
-            with self._phase("commit"):
-                step.commit(paths, is_moved=graphs is not None)
+            now = time.perf_counter()
+            step.commit(paths, is_moved=graphs is not None)
+            self._count("commit", now)
         self._keep(paths)
         tell_sources(self, step, requests, paths, output)
         emitted = self._emit(step, seconds)
@@ -128,9 +128,12 @@ class RaggedStep:
                 request.draft_room = request.draft_room if room is None else room
         computed = None
         try:
+            rows = sum(len(chunk.token_ids) for chunk in self.chunks)
             for group in self.groups:
+                others = Others(len(self.decoding) - len(group.requests), rows)
                 with blaming(group.requests):
-                    group.drafts = group.drafting.propose(group.requests)
+                    group.drafts = group.drafting.propose(group.requests, others)
+                rows += sum(len(draft.tokens) for draft in group.drafts)
             if len(self.groups) == 1 and not self.chunks and not any(r.keeper for r in self.decoding):
                 # Scores look at the queries of every layer, so that with a recipe every layer runs.
                 [group] = self.groups
@@ -208,21 +211,19 @@ class RaggedStep:
         prompts, or of all rows of those whose logits are asked for. ``computed`` is what is known of the rows
         of decoding already."""
         wanted: Any = None
-        num_decoding = len(self.decoding)
-        order = torch.cat(
-            [torch.as_tensor(own) for own in step.rows[:num_decoding]] or [torch.empty(0)]
-        ).long()
+        rows = step.rows
+        order = rows[: len(self.decoding)]
         if self.chunks:
-            rows = []
-            for chunk, own in zip(self.chunks, step.rows[num_decoding:], strict=True):
+            for chunk, own in zip(self.chunks, rows[len(self.decoding) :], strict=True):
                 chosen = chunk.rows_wanted
-                rows.extend(own[chosen.start : chosen.stop].tolist())
-            wanted = torch.cat([order, torch.tensor(rows, dtype=torch.int64)])
-            if len(wanted) == 0:
-                wanted = torch.zeros(1, dtype=torch.int64)
-        elif not bool((order == torch.arange(len(order))).all()):
-            wanted = order
-            computed = None if computed is None else computed[torch.argsort(order)]
+                order.append(own[chosen.start : chosen.stop])
+            places = np.concatenate(order)
+            wanted = torch.from_numpy(places if len(places) else np.zeros(1, np.int64))
+        else:
+            places = order[0] if len(order) == 1 else np.concatenate(order)
+            if not np.array_equal(places, np.arange(len(places))):
+                wanted = torch.from_numpy(places.copy())
+                computed = None if computed is None else computed[torch.argsort(wanted)]
         hidden = any(self.engine.group_of(request).hidden_layers for request in self.taken)
         observers = [(keeper, watch) for keeper, _, watch in self.observers if watch is not None]
         with ExitStack() as stack:
@@ -326,17 +327,18 @@ class RaggedStep:
 
     def _keep(self, paths: list[Any]) -> None:
         """Runs recipes on what was committed."""
+        keepers = {id(r.keeper): r.keeper for r in self.engine.requests if r.keeper is not None}
+        if not keepers:
+            return
         by_request = {request.index: path for request, path in zip(self.taken, paths, strict=True)}
         read = {chunk.request.index for chunk in self.chunks}
         rest = [r for r in self.waiting if not (r.index in read and r.num_committed == r.branch.length)]
         watched = {id(keeper): (own, watch) for keeper, own, watch in self.observers}
-        keepers = {id(r.keeper): r.keeper for r in self.engine.requests if r.keeper is not None}
-        if not keepers:
-            return
-        with self._phase("keep"):
-            for number, keeper in keepers.items():
-                own, watch = watched.get(number, ([], None))
-                keeper.on_step(watch, own, [by_request[r.index] for r in own], rest)
+        begin = time.perf_counter()
+        for number, keeper in keepers.items():
+            own, watch = watched.get(number, ([], None))
+            keeper.on_step(watch, own, [by_request[r.index] for r in own], rest)
+        self._count("keep", begin)
 
     def _emit(self, step: Step, seconds: float) -> list[tuple[Request, list[Piece]]]:
         emitted = []

@@ -10,10 +10,11 @@ __all__ = ["RandomKey"]
 class RandomKey:
     """Names the random numbers of a sequence: a number, and the indices of the forks that led to it."""
 
-    __slots__ = ("num_children", "path")
+    __slots__ = ("_seeds", "num_children", "path")
 
     def __init__(self, *path: int) -> None:
         self.path = path
+        self._seeds: dict[int, int] = {}
         #: Keys that forks made of this one so far.
         self.num_children = 0
 
@@ -35,5 +36,7 @@ class RandomKey:
         and its path, so that no two forks of any two requests have the same numbers."""
         if len(self.path) == 1:
             return seed
-        words = b"".join(part.to_bytes(8, "little") for part in (seed, *self.path))
-        return int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+        if seed not in self._seeds:
+            words = b"".join(part.to_bytes(8, "little") for part in (seed, *self.path))
+            self._seeds[seed] = int.from_bytes(hashlib.blake2b(words, digest_size=8).digest(), "little")
+        return self._seeds[seed]

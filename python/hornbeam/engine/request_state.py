@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hornbeam.engine.asked import Asked
 from hornbeam.engine.logprobs import token_entries
 from hornbeam.results import Finish, Generation, Piece, Source, Stats, TokenLogprob
 from hornbeam.text import TextStream, continuation, twin
@@ -34,13 +35,8 @@ _UNLIMITED = 1 << 30
 
 
 class RequestState:
-    """The state of a request, and what the engine does with it.
-
-    Attributes:
-        prompt: token ids. Not to be changed.
-        output: the tokens emitted so far. Not to be changed.
-        error: what made it fail, or None.
-    """
+    """The state of a request, and what the engine does with it; :class:`hornbeam.engine.request.Request` says
+    what callers may look at."""
 
     def __init__(
         self,
@@ -69,12 +65,10 @@ class RequestState:
         self.call = call
         self.key = key
         self.number = key.number
-        self.seed = key.seed(options.seed)
         self.prompt = prompt
         self.output: list[int] = []
         self.error: BaseException | None = None
         self.messages: list[Any] | None = None  # the chat that the prompt is
-        self._stopped_at: dict[int, bool] = {}  # what the criterion said in this step, by length
         #: Padding before the prompt, for processors and criteria alone.
         self.before = before
         self._owner = None if owner is None else weakref.ref(owner)
@@ -107,6 +101,7 @@ class RequestState:
 
     def _begin(self) -> None:
         """Begins with an empty output."""
+        self.asked = Asked()
         # Why the sequence ends, and the length of the output that it ends with.
         self._ending: tuple[Finish, int] | None = None
         self.stats = Stats(prompt_tokens=len(self.prompt))
@@ -136,6 +131,11 @@ class RequestState:
     def is_orphan(self) -> bool:
         """Whether the call that it belongs to has gone."""
         return self._owner is not None and self._owner() is None
+
+    @property
+    def seed(self) -> int:
+        """Of its random numbers; not known before it draws, so that a fork need not hash."""
+        return self.key.seed(self.options.seed)
 
     @property
     def position(self) -> int:
@@ -195,12 +195,12 @@ class RequestState:
         that grows with the text: the output is when it is first added to."""
         child = twin(self)
         child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number, child.seed = key.number, key.seed(self.options.seed)
+        child.number = key.number
         child._is_shared = self._is_shared = True
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)
         child.stats.seconds = dict(self.stats.seconds)
-        child.unread, child._stopped_at = deque(), {}
+        child.unread, child.asked = deque(), Asked()
         child.logprobs, child.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
         return child
 
@@ -309,16 +309,12 @@ class RequestState:
         """Whether the caller's criterion ends it with these tokens after the output; asked once a length."""
         if self.options.criterion is None:
             return False
-        length = len(self.output) + len(more)
-        if length not in self._stopped_at:
-            text = [*self.before, *self.prompt]
-            self._stopped_at[length] = bool(self.options.criterion(text, self.output + more))
-        return self._stopped_at[length]
+        ask = self.options.criterion
+        return self.asked.stopped(more, lambda: bool(ask([*self.before, *self.prompt], self.output + more)))
 
     def take_back(self) -> None:
         """Forgets what was cut and not emitted."""
         self.fresh = None
-        self._stopped_at.clear()
         if self.finish is None:
             self._ending = None
         del self.logprobs[len(self.output) :]
@@ -340,7 +336,7 @@ class RequestState:
         if len(self.output) == before:
             # One call that no interrupt divides.
             self.output.extend([piece.token for piece in pieces])
-        self._stopped_at.clear()
+        self.asked.clear()
         self.stats.emitted = len(self.output)
         self.fresh = None
         return pieces

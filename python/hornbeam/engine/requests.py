@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.eviction import Keeper
-from hornbeam.engine.host import Host
+from hornbeam.engine.host import Host, HostKeywords
 from hornbeam.engine.request import Request
 from hornbeam.engine.request_state import RequestState
 from hornbeam.errors import StateError
 from hornbeam.results import Piece
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __all__ = ["Requests"]
 
@@ -20,7 +23,7 @@ __all__ = ["Requests"]
 class Requests(Host):
     """A host and its requests. Takes no step: :class:`hornbeam.Engine` does."""
 
-    def __init__(self, model: Any, tokenizer: Any = None, **options: Any) -> None:
+    def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
         super().__init__(model, tokenizer, **options)
         self._served_changes = self._seen_changes  # that the requests under way are computed with
         self._requests: list[Request] = []  # that are not done, in the order of their submission

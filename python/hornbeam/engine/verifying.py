@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 
 from hornbeam import ops
+from hornbeam.engine.blame import blaming
 from hornbeam.speculation.rule import RULES, Rule, Verification
 from hornbeam.speculation.step_draft import StepDraft, Verdict
 
@@ -15,11 +18,12 @@ if TYPE_CHECKING:
     from hornbeam.engine.options import Options
     from hornbeam.engine.request import Request
 
-__all__ = ["Verifier", "history", "process"]
+__all__ = ["Verifier", "history", "masking", "process"]
 
 
 class Verifier:
-    """Verifies the drafts of requests that share a warp, a rule and a processor.
+    """Verifies the drafts of requests that share a warp and a rule. Each has a processor of its own, of one
+    kind, or none has.
 
     Args:
         options: theirs.
@@ -113,7 +117,9 @@ class Verifier:
             for i, token in zip(walking, tokens, strict=True):
                 child = drafts[i].child(_last(paths[i]), token)
                 # Nobody is asked about what follows the end of a text.
-                if child is None or active[i].ends_with([*drafts[i].path(_last(paths[i])), token]):
+                with blaming([active[i]]):
+                    is_end = child is None or active[i].ends_with([*drafts[i].path(_last(paths[i])), token])
+                if child is None or is_end:
                     verdicts[i] = Verdict(paths[i], token)
                 else:
                     paths[i].append(child)
@@ -158,8 +164,20 @@ def process_row(sequence: Request, path: list[int], row: torch.Tensor) -> torch.
     """Applies the caller's processor to the logits ``[V]`` after the tokens of ``path``: ``[1, V]``."""
     processor = sequence.options.processor
     assert processor is not None
-    ids = [*sequence.before, *sequence.prompt, *sequence.output, *path]
-    return processor(torch.tensor([ids], dtype=torch.int64, device=row.device), row[None])
+
+    def ask() -> torch.Tensor:
+        ids = [*sequence.before, *sequence.prompt, *sequence.output, *path]
+        return processor(torch.tensor([ids], dtype=torch.int64, device=row.device), row[None])
+
+    with blaming([sequence]):
+        return ask() if processor.is_pure else sequence.asked.processed(path, ask)
+
+
+def masking(sequence: Request) -> Callable[[list[int], torch.Tensor], torch.Tensor] | None:
+    """What masks the logits ``[V]`` of a draft after the tokens of a path: the caller's processor, unless it
+    may keep state, so that it is not asked about guesses."""
+    processor = sequence.options.processor
+    return partial(process_row, sequence) if processor is not None and processor.is_pure else None
 
 
 def process(sequence: Request, draft: StepDraft, logits: torch.Tensor) -> torch.Tensor:

@@ -1,7 +1,13 @@
-"""Presses of kvpress as recipes. Imports nothing of kvpress.
+"""Presses of kvpress as recipes, without importing kvpress::
 
-    recipe = hb.integrations.kvpress.as_recipe(SnapKVPress(compression_ratio=0.7))
-    lm.generate(prompt, keep=recipe)
+    class LongValues:  # or a press of kvpress, such as SnapKVPress(compression_ratio=0.7)
+        compression_ratio = 0.7
+
+        def score(self, module, hidden_states, keys, values, attentions, kwargs):
+            return values.norm(dim=-1)
+
+    recipe = hb.integrations.kvpress.as_recipe(LongValues())
+    lm.generate(prompt, keep=recipe, max_new_tokens=8)
 
 A press is any object with one of two methods of kvpress (0.5), both of which take ``(module, hidden_states,
 keys, values, attentions, kwargs)``: ``hidden_states [1, N, hidden]`` are the inputs of the attention module
@@ -32,7 +38,11 @@ __all__ = ["PressChoice", "PressScore", "as_recipe"]
 @dataclass(frozen=True)
 class PressScore(Score):
     """The scores of a press, after the prompt. It sees the hidden states of the whole prompt, which are kept
-    until then: ``num_layers * num_tokens * hidden_size`` numbers."""
+    until then: ``num_layers * num_tokens * hidden_size`` numbers.
+
+    Args:
+        press: any object with ``score`` or ``compress`` of kvpress.
+    """
 
     reads_inputs: ClassVar[bool] = True
     press: Any = None
@@ -93,7 +103,7 @@ class ChosenKeys(Split):
     def budgets(self, scores: Tensor, total: int, protected: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
         return self.select(scores, total, protected, 1)[0]
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[Any],
@@ -118,7 +128,7 @@ class RoundedShare(Split):
     def budgets(self, scores: Tensor, total: int, protected: tuple[int, int, int] = (0, 0, 0)) -> Tensor:
         return self.select(scores, total, protected, 1)[0]
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[Any],
@@ -129,7 +139,7 @@ class RoundedShare(Split):
     ) -> tuple[Tensor, Tensor]:
         share = 1 - self.compression_ratio
         total = sum(min(count, max(1, int(count * share))) for count in counts.ravel().tolist())
-        return self.inner.select_held(scores, counts, positions, total, protected, unit)
+        return self.inner.select_resident(scores, counts, positions, total, protected, unit)
 
 
 def as_recipe(

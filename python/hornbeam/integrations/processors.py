@@ -1,8 +1,8 @@
 """Logits processors and stopping criteria of transformers: what each needs to see.
 
-Its own loop asks them once a step and in order, about the whole batch. The classes listed here, by their
-exact types, answer from their arguments alone, row by row, so that they may be asked along drafts; others
-may keep state or look at several rows, and are asked as there.
+Its own loop asks them once a step and in order, about the whole batch. Those that are known to answer from
+their arguments alone (:func:`hornbeam.engine.processors.is_pure`) are asked row by row and along drafts;
+others may keep state or look at several rows, and are asked as there.
 """
 
 from __future__ import annotations
@@ -13,33 +13,12 @@ from typing import Any
 
 import torch
 
-from hornbeam.engine.processors import RowProcessor
+from hornbeam.engine.processors import EachPrompt, is_pure
+from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
 __all__ = ["Criteria", "Processors"]
 
-PURE_PROCESSORS = (
-    "EpsilonLogitsWarper",
-    "EtaLogitsWarper",
-    "ExponentialDecayLengthPenalty",
-    "ForcedBOSTokenLogitsProcessor",
-    "ForcedEOSTokenLogitsProcessor",
-    "InfNanRemoveLogitsProcessor",
-    "LogitNormalization",
-    "MinLengthLogitsProcessor",
-    "MinNewTokensLengthLogitsProcessor",
-    "MinPLogitsWarper",
-    "NoBadWordsLogitsProcessor",
-    "NoRepeatNGramLogitsProcessor",
-    "SequenceBiasLogitsProcessor",
-    "SuppressTokensAtBeginLogitsProcessor",
-    "SuppressTokensLogitsProcessor",
-    "TemperatureLogitsWarper",
-    "TopHLogitsWarper",
-    "TopKLogitsWarper",
-    "TopPLogitsWarper",
-    "TypicalLogitsWarper",
-)
 PURE_CRITERIA = ("MaxTimeCriteria", "StopStringCriteria")
 
 
@@ -55,6 +34,8 @@ class Processors:
     rest: tuple[Any, ...]
     is_pure: bool
     """Whether the rest may be asked along drafts, row by row."""
+    num_rows: int
+    """Prompts of the batch."""
 
     @classmethod
     def of(cls, processors: Any, do_sample: bool, padding: Sequence[int]) -> Processors:
@@ -69,6 +50,11 @@ class Processors:
 
         options: dict[str, Any] = {}
         rest = list(processors or ())
+        if any(isinstance(part, EachPrompt) for part in rest):
+            raise ArgumentError(
+                "logits_processor holds an hb.EachPrompt, expected it in hb.LM.generate: the processors of "
+                "model.generate see the whole batch"
+            )
         order = ["min_p", "top_p", "top_k", "temperature", "repetition_penalty"]
         while rest:
             name, value = _translated(rest[-1], padding, known)
@@ -79,19 +65,32 @@ class Processors:
             rest.pop()
         if not do_sample:
             options = {k: v for k, v in options.items() if k == "repetition_penalty"} | {"temperature": 0.0}
-        is_pure = all(_is_one_of(part, PURE_PROCESSORS, known) or _is_plain_penalty(part) for part in rest)
-        return cls(Warp(**options), tuple(rest), is_pure)
+        # A warp without one would be greedy.
+        options = {"temperature": 1.0} | options
+        is_row_wise = all(is_pure(part) or _is_of_rows(part, len(padding)) for part in rest)
+        return cls(Warp(**options), tuple(rest), is_row_wise, len(padding))
 
-    def by_row(self) -> RowProcessor | None:
+    def by_row(self) -> EachPrompt | None:
         """The rest, to be asked about one row after the other."""
-        return RowProcessor(self.rest, self.is_pure) if self.rest else None
+        if not self.rest:
+            return None
+        return EachPrompt(lambda index, _: [_of_row(part, index, self.num_rows) for part in self.rest])
 
 
-def _is_plain_penalty(processor: Any) -> bool:
+def _is_of_rows(processor: Any, num_rows: int) -> bool:
+    """Whether a processor is a repetition penalty that leaves out so many tokens of each row."""
     from transformers.generation.logits_process import RepetitionPenaltyLogitsProcessor
 
     ignored = getattr(processor, "prompt_ignore_length", None)
-    return type(processor) is RepetitionPenaltyLogitsProcessor and not isinstance(ignored, torch.Tensor)
+    is_penalty = type(processor) is RepetitionPenaltyLogitsProcessor
+    return is_penalty and isinstance(ignored, torch.Tensor) and len(ignored) == num_rows
+
+
+def _of_row(processor: Any, index: int, num_rows: int) -> Any:
+    """A processor of a batch of so many rows for one of them."""
+    if not _is_of_rows(processor, num_rows):
+        return processor
+    return type(processor)(processor.penalty, prompt_ignore_length=int(processor.prompt_ignore_length[index]))
 
 
 def _translated(processor: Any, padding: Sequence[int], known: Any) -> tuple[str | None, Any]:

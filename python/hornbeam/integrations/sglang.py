@@ -27,6 +27,7 @@ __all__ = [
     "verify_tree_greedy",
 ]
 
+#: How a mask is written: over text and tree, over the tree alone, or over the tree in bits.
 FULL_MASK, QLEN_ONLY, QLEN_ONLY_BITPACKING = 0, 1, 2
 #: Dtypes of a mask with one element a flag; the word of so many bytes of one with a bit a flag.
 FLAGS = (torch.bool, torch.uint8)
@@ -117,8 +118,8 @@ def tree_speculative_sampling_target_only(
     without mass is rejected at a coin of 0 too. Only a ``threshold_single`` of 0 takes it, as it takes any.
 
     Args:
-        predicts, accept_index, accept_token_num, candidates, retrive_index, retrive_next_token,
-            retrive_next_sibling: as :func:`verify_tree_greedy`.
+        predicts, accept_index, accept_token_num: as :func:`verify_tree_greedy`, written.
+        candidates, retrive_index, retrive_next_token, retrive_next_sibling: as :func:`verify_tree_greedy`.
         uniform_samples: float32 ``[B, N]``: a node's coin decides among its children.
         uniform_samples_for_final_sampling: float32 ``[B]``.
         target_probs: float32 ``[B, N, V]``, normalised.
@@ -126,6 +127,8 @@ def tree_speculative_sampling_target_only(
             have no ``draft_probs`` leave it out.
         draft_probs: taken and ignored: it is scratch of the kernel.
         deterministic: taken and ignored.
+        threshold_single: the mass at which a child is taken whatever the coin; 1 is exact.
+        threshold_acc: what the mass of the children so far is divided by; 1 is exact.
 
     Raises:
         ShapeError: a shape or dtype that does not fit.
@@ -221,6 +224,10 @@ def build_tree_kernel_efficient(
             up to 8, 16 or 32 nodes, as uint8, or one uint16 or uint32 a node.
         positions: int64, ``B N`` in all, written; may be larger too.
         retrive_index, retrive_next_token, retrive_next_sibling: int64 ``[B, N]``, written.
+        topk: children of a group.
+        depth: steps of drafting.
+        draft_token_num: nodes of a tree, the root included.
+        tree_mask_mode: ``FULL_MASK`` (0), ``QLEN_ONLY`` (1) or ``QLEN_ONLY_BITPACKING`` (2).
 
     Raises:
         ShapeError: a shape or dtype that does not fit.

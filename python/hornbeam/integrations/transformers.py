@@ -1,6 +1,8 @@
-"""hornbeam inside ``model.generate``: ``custom_generate=hornbeam.integrations.transformers.generate``.
+"""hornbeam inside ``model.generate``: ``custom_generate=hornbeam.integrations.transformers.generate``::
 
-    model.generate(**inputs, max_new_tokens=200, custom_generate=hb.integrations.transformers.generate)
+    inputs = lm.tokenizer(prompt, return_tensors="pt")
+    loop = hb.integrations.transformers.generate
+    lm.model.generate(**inputs, max_new_tokens=8, do_sample=False, custom_generate=loop)
 
 transformers prepares inputs, logits processors and stopping criteria as for its own loops, and calls
 :func:`generate` in place of them. It honours the generation config, every logits processor and every
@@ -74,6 +76,8 @@ def generate(
         token_streamer: a transformers ``BaseStreamer``; a batch of one only.
         sampling_seed: seed of the sampling; drawn from torch's global generator by default, so that
             ``torch.manual_seed`` decides.
+        model_kwargs: inputs of the forward pass: ``attention_mask`` is read, and what asks for another loop
+            is refused.
 
     Returns:
         ``[batch, length + new tokens]``, right padded, or a ``GenerateDecoderOnlyOutput`` with
@@ -93,7 +97,7 @@ def generate(
     criteria = Criteria.of(stopping_criteria)
     max_length = criteria.max_length if criteria.max_length is not None else config.max_length
     if sampling_seed is None:
-        sampling_seed = int(torch.randint(2**63 - 1, ())) if config.do_sample else 0
+        sampling_seed = int(torch.randint(2**63 - 1, (), device="cpu")) if config.do_sample else 0
     # Several rows that may look at each other, or at the order in which they are asked, step together.
     is_apart = processors.is_pure and criteria.is_pure and criteria.ends_rows
     is_together = len(rows) > 1 and not is_apart

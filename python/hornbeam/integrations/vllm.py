@@ -31,7 +31,9 @@ class SamplingMetadata(Protocol):
     """What is read of vLLM's ``SamplingMetadata``."""
 
     all_greedy: bool
+    """Every request takes its argmax."""
     all_random: bool
+    """No request does."""
     temperature: Tensor | None
     """``[B]``; 0 (-1 in older releases) is greedy."""
     generators: dict[int, torch.Generator]

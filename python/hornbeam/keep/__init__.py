@@ -8,6 +8,7 @@ from hornbeam.keep.budget import Budget, resolve
 from hornbeam.keep.calibrate import Example, head_scores
 from hornbeam.keep.recipe import Recipe, plan, reduce
 from hornbeam.keep.reduce import (
+    REDUCTIONS,
     Drop,
     EvictThenMerge,
     KeyChannelValueToken,
@@ -21,6 +22,7 @@ from hornbeam.keep.reduce import (
     ValueMerge,
 )
 from hornbeam.keep.score import (
+    SCORES,
     AccumulatedMass,
     ExpectedAttention,
     GlobalLocal,
@@ -34,8 +36,18 @@ from hornbeam.keep.score import (
     WindowMass,
     WindowTokens,
 )
-from hornbeam.keep.split import AcrossHeads, GlobalPrefix, HeadScores, LayerGroups, Pyramid, Split, Uniform
-from hornbeam.keep.when import AfterPrefill, CacheState, EveryTokens, OnPressure, When
+from hornbeam.keep.split import (
+    SPLITS,
+    AcrossHeads,
+    GlobalPrefix,
+    HeadScores,
+    LayerGroups,
+    Pyramid,
+    Split,
+    Uniform,
+)
+from hornbeam.keep.when import MOMENTS, AfterPrefill, CacheState, EveryTokens, OnPressure, When
+from hornbeam.methods import export
 
 __all__ = [
     "AccumulatedMass",
@@ -83,3 +95,5 @@ __all__ = [
     "resolve",
     "rotate",
 ]
+
+export(globals(), SCORES, SPLITS, REDUCTIONS, MOMENTS)  # those of files that are not named above, too

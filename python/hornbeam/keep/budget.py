@@ -6,16 +6,13 @@ import re
 from fractions import Fraction
 
 from hornbeam.errors import ArgumentError
+from hornbeam.integers import BYTE_UNITS
 
-__all__ = ["Budget", "resolve"]
+__all__ = ["Budget", "parse", "resolve"]
 
 #: Tokens a kv head as an int, a ratio as "30%", or bytes a sequence as "64MB" or "64MiB".
 Budget = int | str
 
-_UNITS = {"B": 1}
-for _power, _letter in enumerate("KMGT", 1):
-    _UNITS[f"{_letter}B"] = 1000**_power
-    _UNITS[f"{_letter}iB"] = 1024**_power
 _TEXT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(%|[KMGT]?i?B)\s*")
 
 
@@ -51,11 +48,11 @@ def parse(budget: Budget) -> tuple[str, Fraction]:
             raise ArgumentError(f"budget is {budget}, expected at least 0")
         return "tokens", Fraction(budget)
     match = _TEXT.fullmatch(budget) if isinstance(budget, str) else None
-    if match is None or (match[2] != "%" and match[2] not in _UNITS):
+    if match is None or (match[2] != "%" and match[2] not in BYTE_UNITS):
         raise ArgumentError(f"budget is {budget!r}, {expected}")
     amount = Fraction(match[1])
     if match[2] == "%":
         if amount > 100:
             raise ArgumentError(f"budget is {budget!r}, expected at most 100%")
         return "ratio", amount / 100
-    return "bytes", amount * _UNITS[match[2]]
+    return "bytes", amount * BYTE_UNITS[match[2]]

@@ -22,7 +22,13 @@ __all__ = ["Example", "head_scores"]
 @dataclass(frozen=True)
 class Example:
     """A prompt, the answer that follows it, and where in the prompt the answer stands: for each token of
-    the answer, the positions of the prompt's tokens that say it."""
+    the answer, the positions of the prompt's tokens that say it.
+
+    Args:
+        prompt: token ids.
+        answer: token ids that follow the prompt.
+        sources: for each token of the answer the positions in the prompt that say it.
+    """
 
     prompt: list[int]
     answer: list[int]
@@ -31,6 +37,10 @@ class Example:
     @classmethod
     def copying(cls, prompt: Sequence[int], answer: Sequence[int]) -> Example:
         """An answer that stands in the prompt word for word; the last place counts where there are several.
+
+        Args:
+            prompt: token ids.
+            answer: token ids, found in the prompt.
 
         Raises:
             ArgumentError: the answer does not stand in the prompt.
@@ -68,7 +78,7 @@ class _Hits:
         self.tree, self.branch, self.rows, self.sources = host.tree, branch, rows, sources
         self.table: KeyTable | None = None  # that of the step, from the first layer on
         shape = host.runner.shape
-        self.scores = torch.zeros(shape.num_layers, shape.num_heads, dtype=torch.float64)
+        self.scores = torch.zeros(shape.num_layers, shape.num_heads, dtype=torch.float64, device="cpu")
 
     def __call__(self, module: torch.nn.Module, layer: int, query: Tensor, options: dict[str, Any]) -> None:
         from hornbeam import ops
@@ -87,7 +97,7 @@ class _Hits:
         # The greatest score has the greatest probability; a row sees the keys up to its own.
         scores = rows.view(heads, group * rows.shape[1], -1) @ keys.transpose(1, 2)
         scores = scores.view(heads * group, rows.shape[1], -1)
-        visible = torch.arange(keys.shape[1])[None] <= self.rows[:, None]
+        visible = torch.arange(keys.shape[1], device="cpu")[None] <= self.rows[:, None]
         best = scores.masked_fill(~visible, -torch.inf).argmax(dim=-1)
         for column, source in enumerate(self.sources):
             hit = (best[:, column] >= source.start) & (best[:, column] < source.stop)
@@ -118,7 +128,7 @@ def head_scores(lm: Model, examples: Sequence[Example], *, floor: float = 0.1) -
             raise ArgumentError("an example needs one source, not empty, a token of its answer")
         tokens = example.prompt + example.answer[:-1]
         # The row before a token is the one that looks it up.
-        rows = torch.arange(len(example.prompt) - 1, len(tokens))
+        rows = torch.arange(len(example.prompt) - 1, len(tokens), device="cpu")
         branch = host.tree.branch()
         try:
             with host.tree.step([(branch, tokens, None)], owner=host) as step:

@@ -17,8 +17,14 @@ __all__ = ["Quantised", "encode"]
 class Quantised:
     """A matrix `[N, C]` in codes.
 
-    ``codes`` is uint8 `[N, ceil(C * bits / 8)]`, lowest channel in the lowest bits; ``params`` float32
-    `[token blocks, channel blocks, 2]` of (least element, step); ``channel_scale`` float32 `[C]` or None.
+    Args:
+        bits: of a code.
+        tokens: of a block.
+        channels: of a block.
+        num_channels: C.
+        codes: uint8 `[N, ceil(C * bits / 8)]`, the lowest channel in the lowest bits.
+        params: float32 `[token blocks, channel blocks, 2]` of (least element, step).
+        channel_scale: float32 `[C]`, or None.
     """
 
     bits: int
@@ -43,7 +49,7 @@ class Quantised:
 
     def decode(self) -> Tensor:
         """Float32 `[N, C]`."""
-        out = torch.empty(self.codes.shape[0], self.num_channels, dtype=torch.float32)
+        out = torch.empty(self.codes.shape[0], self.num_channels, dtype=torch.float32, device="cpu")
         _native.dequantise(
             self.codes, self.params, self.bits, self.tokens, self.channels, out, self.channel_scale
         )
@@ -64,6 +70,13 @@ def encode(
     With ``channel_separable`` channels are divided by `sqrt(max |x|)` first (ZipCache, arXiv
     2405.14256).
 
+    Args:
+        x: `[N, C]`, any float type, any device.
+        bits: of a code: 2, 4 or 8.
+        tokens: of a block.
+        channels: of a block.
+        channel_separable: divide channels first, see above.
+
     Raises:
         ArgumentError: ``bits`` is not 2, 4 or 8, a block is empty, or an element is not finite.
         ShapeError: x is not a matrix.
@@ -76,8 +89,8 @@ def encode(
     channels = width if channels is None else channels
     if tokens < 1 or channels < 1:
         raise ArgumentError(f"a block is {tokens} tokens by {channels} channels, expected at least 1 by 1")
-    codes = torch.empty(rows, -(-width * bits // 8), dtype=torch.uint8)
-    params = torch.empty(-(-rows // tokens), -(-width // channels), 2, dtype=torch.float32)
-    scale = torch.empty(width, dtype=torch.float32) if channel_separable else None
+    codes = torch.empty(rows, -(-width * bits // 8), dtype=torch.uint8, device="cpu")
+    params = torch.empty(-(-rows // tokens), -(-width // channels), 2, dtype=torch.float32, device="cpu")
+    scale = torch.empty(width, dtype=torch.float32, device="cpu") if channel_separable else None
     _native.quantise(x, bits, tokens, channels, codes, params, scale)
     return Quantised(bits, tokens, channels, width, codes, params, scale)

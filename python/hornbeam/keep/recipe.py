@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +18,10 @@ from hornbeam.keep.score import Score
 from hornbeam.keep.split import Split, Uniform
 from hornbeam.keep.when import AfterPrefill, When
 
-__all__ = ["Recipe", "plan", "reduce"]
+__all__ = ["NAMED_RECIPES", "Recipe", "plan", "recipe_of", "reduce"]
+
+NAMED_RECIPES: dict[str, Callable[[], Recipe]] = {}
+"""The published recipes by name, with their defaults; :mod:`hornbeam.recipes`, which lies above, fills it."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,15 @@ class Recipe:
 
     With ``rerotate`` kept keys are turned so that they lie without a gap before the next token, as
     StreamingLLM renumbers them inside its cache; else they keep the positions that they had.
+
+    Args:
+        score: what each key is worth.
+        budget: tokens a kv head (``1024``), a ratio (``"30%"``) or bytes a sequence (``"64MB"``).
+        split: who gets how much of it.
+        reduce: what becomes of the rest, and of what is kept.
+        when: when it is done, while a text is generated.
+        name: what messages call it.
+        rerotate: turn kept keys, see above.
 
     Raises:
         ArgumentError: ``budget`` is not a count, a percentage or a byte size; or ``score``, ``split``,
@@ -51,6 +66,28 @@ class Recipe:
             if not isinstance(factor, kind):
                 raise ArgumentError(f"{name} is {factor!r}, expected a hornbeam.keep.{kind.__name__}")
             factor.require_method()
+
+
+def recipe_of(given: Any) -> Recipe | None:
+    """What ``keep=`` says: a recipe, the one of a name with its defaults, or None.
+
+    Raises:
+        ArgumentError: it is none.
+    """
+    if given is None or isinstance(given, Recipe):
+        return given
+    importlib.import_module("hornbeam.recipes")
+    if isinstance(given, str):
+        if given not in NAMED_RECIPES:
+            names = ", ".join(NAMED_RECIPES)
+            raise ArgumentError(f"keep is {given!r}, expected a hornbeam.keep.Recipe or one of {names}")
+        return NAMED_RECIPES[given]()
+    if callable(given) and getattr(given, "__name__", None) in NAMED_RECIPES:
+        name = given.__name__
+        raise ArgumentError(f'keep is the function {name}, expected what it gives: hb.recipes.{name}("10%")')
+    raise ArgumentError(
+        f'keep is {given!r}, expected a recipe such as hb.recipes.snap_kv("10%"), the name of one, or None'
+    )
 
 
 def plan(
@@ -88,7 +125,10 @@ def reduce(
 ) -> list[list[list[Reduced]]]:
     """As :func:`plan`, and what becomes of keys and values: merged, or decoded from their codes.
 
-    ``keys``, ``values``, ``queries``, ``scale`` and errors are those of :func:`plan`.
+    Other arguments and errors are those of :func:`hornbeam.keep.plan`.
+
+    Args:
+        recipe: what to do.
 
     Returns:
         ``reduced[layer][sequence][head]``, each with keys and values `[K, D]`.
@@ -119,4 +159,4 @@ def _scores_and_kept(
     total = resolve(recipe.budget, num_tokens=tokens, num_planes=layers * heads, token_bytes=token_bytes)
     protected, unit = recipe.score.protected, recipe.score.unit
     kept = [recipe.split.select(scores[b], total, protected, unit)[1] for b in range(batch)]
-    return scores, torch.stack(kept) if kept else torch.empty(scores.shape, dtype=torch.bool)
+    return scores, torch.stack(kept) if kept else torch.empty(scores.shape, dtype=torch.bool, device="cpu")

@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from hornbeam import ops
+from hornbeam import _native, cuda, ops
 from hornbeam.errors import MissingExtra, StateError
 
 if TYPE_CHECKING:
-    from hornbeam import cuda
     from hornbeam._native import Plan
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.model.layers import Tap
@@ -131,17 +130,16 @@ class PagedAttention:
         self.dense = is_dense and self.num_rows >= DENSE_ROWS
         self.tap: Tap | None = None
         self.rounds = tree.dtype != shape.dtype
+        #: Whether the kernels of a device do the work; else the core does, and is called without detours.
+        self.on_device = cuda.is_on_device(tree.chunks[0])
 
     def write(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Writes the rows of a layer, ``[rows, kv heads, head size]``, to their pages."""
-        ops.write_rows(
-            keys,
-            values,
-            self.chunks,
-            self.plan,
-            layer=self.layer_map[index],
-            num_kv_heads=self.num_kv_heads,
-        )
+        layer, heads = self.layer_map[index], self.num_kv_heads
+        if self.on_device:
+            ops.write_rows(keys, values, self.chunks, self.plan, layer=layer, num_kv_heads=heads)
+        else:
+            _native.write_rows(keys, values, self.chunks, self.plan, layer, heads)  # type: ignore[arg-type]
         if self.tap is not None and index < self.tap.layer:
             self.tap.keys[index], self.tap.values[index] = keys, values
 
@@ -158,10 +156,10 @@ class PagedAttention:
         if key.dtype != query.dtype or value.dtype != query.dtype:
             # Autocast leaves what was rotated in float32, and casts the values.
             key, value = key.to(query.dtype), value.to(query.dtype)
-        self.write(index, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        self.write(index, key.squeeze(0).transpose(0, 1), value.squeeze(0).transpose(0, 1))
         layer = self.layer_map[index]
         if self.observer is not None:
-            self.observer(module, layer, query[0], options)
+            self.observer(module, layer, query.squeeze(0), options)
         window = options.get("sliding_window")
         soft_cap = options.get("softcap")
         sinks = options.get("s_aux")
@@ -182,20 +180,29 @@ class PagedAttention:
                 if beside is not None:
                     out = out + beside.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
                 return out.transpose(1, 2).contiguous()
-        rows = query[0].transpose(0, 1)
+        rows = query.squeeze(0).transpose(0, 1)
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        ops.tree_attention(
-            rows,
-            self.chunks,
-            self.plan,
-            layer=layer,
-            num_kv_heads=self.num_kv_heads,
-            scale=options.get("scaling"),
-            window=window,
-            soft_cap=soft_cap,
-            sinks=None if sinks is None else sinks.detach().float().contiguous(),
-            out=out,
-        )
+        scale, heads = options.get("scaling"), self.num_kv_heads
+        if sinks is not None:
+            sinks = sinks.detach().float().contiguous()
+        if self.on_device:
+            ops.tree_attention(
+                rows,
+                self.chunks,
+                self.plan,
+                layer=layer,
+                num_kv_heads=heads,
+                scale=scale,
+                window=window,
+                soft_cap=soft_cap,
+                sinks=sinks,
+                out=out,
+            )
+        else:
+            plan: Plan = self.plan  # type: ignore[assignment]
+            _native.tree_attention(
+                rows, self.chunks, plan, out, None, layer, heads, scale, window, soft_cap, sinks
+            )
         return out.unsqueeze(0)
 
 

@@ -24,12 +24,15 @@ def linear(
     its row of ``x`` and its row of ``weight`` alone: not on the other rows, nor on the number of
     threads, nor on the instruction set. Autograd does not see the call.
 
-    :param x: ``[..., K]``, contiguous, float32, bfloat16 or float16, on the CPU.
-    :param weight: ``[N, K]``, contiguous, any of these types.
-    :param bias: ``[N]``, of the type of ``weight``.
-    :param out: ``[..., N]``, contiguous, of the type of ``x``; allocated if not given.
-    :raises ShapeError: if a shape, type, layout or device differs from these.
-    :raises ArgumentError: if ``out`` may not be written, or shares memory with another argument.
+    Args:
+        x: ``[..., K]``, contiguous, float32, bfloat16 or float16, on the CPU.
+        weight: ``[N, K]``, contiguous, any of these types.
+        bias: ``[N]``, of the type of ``weight``.
+        out: ``[..., N]``, contiguous, of the type of ``x``; allocated if not given.
+
+    Raises:
+        ShapeError: a shape, type, layout or device differs from these.
+        ArgumentError: ``out`` may not be written, or shares memory with another argument.
     """
     return _native.linear(x, weight, bias, out)
 

@@ -24,6 +24,10 @@ def mass_columns(plan: "Plan", rows: Sequence[int] | Tensor) -> list[tuple[int, 
     Rows of one request see the nodes of its branch that have keys, from the root, and then the request's
     own rows: own row `i` is column `begin + i` of the last read.
 
+    Args:
+        plan: the step's plan.
+        rows: ascending rows of it.
+
     Raises:
         ArgumentError: rows are not ascending rows of the plan.
     """
@@ -84,7 +88,7 @@ def attention_mass(
     """
     rows = rows if isinstance(rows, Tensor) else list(rows)
     if cuda.is_on_device(q):
-        rows = rows.cpu() if isinstance(rows, Tensor) else torch.tensor(rows, dtype=torch.int32)
+        rows = rows.cpu() if isinstance(rows, Tensor) else torch.tensor(rows, dtype=torch.int32, device="cpu")
         return cuda.attention_mass(
             q,
             chunks,
@@ -102,7 +106,7 @@ def attention_mass(
         )
     if out is None:
         width = sum(count for _, _, count in _native.mass_columns(plan, rows))
-        out = torch.zeros(num_kv_heads, width, dtype=torch.int64)
+        out = torch.zeros(num_kv_heads, width, dtype=torch.int64, device="cpu")
     _native.attention_mass(
         q, chunks, plan, rows, out, seen, lse, layer, num_kv_heads, scale, window, soft_cap, sinks
     )

@@ -109,7 +109,7 @@ def gather_rows(chunks: list[Tensor], counts: "NDArray", entries: "NDArray") -> 
         keys, values = cuda.gather_rows(chunks, entries).cpu()
         return keys, values
     shape = (len(entries), chunks[0].shape[-1])
-    keys, values = (torch.empty(shape, dtype=torch.float32) for _ in range(2))
+    keys, values = (torch.empty(shape, dtype=torch.float32, device="cpu") for _ in range(2))
     _native.gather_rows(chunks, _native.KeyTable(counts, entries), keys, values)
     return keys, values
 
@@ -138,7 +138,7 @@ def put_rows(chunks: list[Tensor], entries: "NDArray", keys: Tensor, values: Ten
     for name, rows in (("keys", keys), ("values", values)):
         if rows.shape != shape or not rows.is_floating_point():
             raise ShapeError(f"{name} is {rows.dtype} {tuple(rows.shape)}, expected floats of shape {shape}")
-    limits = torch.tensor([len(chunks) * pages, chunks[0].shape[3]])
+    limits = torch.tensor([len(chunks) * pages, chunks[0].shape[3]], device="cpu")
     outside = ((table[:, :2] < 0) | (table[:, :2] >= limits)).any(1)
     if bool(outside.any()):
         page, slot, _ = table[outside][0].tolist()

@@ -60,7 +60,7 @@ class Reads:
     """
 
     def __init__(self) -> None:
-        self._sums = torch.zeros(3, dtype=torch.int64)
+        self._sums = torch.zeros(3, dtype=torch.int64, device="cpu")
 
     @property
     def target_rows(self) -> int:
@@ -185,9 +185,9 @@ def verify(
     depth = _native.tree_depth(draft_parents, offsets)
     batch = offsets.shape[0] - 1
     out = Verified(
-        torch.empty((batch, depth), dtype=torch.int32),
-        torch.empty(batch, dtype=torch.int32),
-        torch.empty(batch, dtype=torch.int64),
+        torch.empty((batch, depth), dtype=torch.int32, device="cpu"),
+        torch.empty(batch, dtype=torch.int32, device="cpu"),
+        torch.empty(batch, dtype=torch.int64, device="cpu"),
     )
     _native.verify(
         draft_tokens,
@@ -248,8 +248,8 @@ def sample_ids(
     positions: Tensor | None = None,
     history: History | None = None,
 ) -> list[int]:
-    """As :func:`sample`, arguments and all, but the tokens as a list: of logits on a device they are read
-    once. ``sequences`` and ``positions`` are int64 ``[B]``."""
+    """As :func:`hornbeam.ops.sample`, arguments and all, but the tokens as a list: of logits on a device they
+    are read once. ``sequences`` and ``positions`` are int64 ``[B]``."""
     return [token for _, token in _drawn(logits, warp, seed, sequences, positions, history).paths()]
 
 
@@ -269,8 +269,8 @@ def probabilities(
     """
     if logits.dim() != 2:
         raise ShapeError(f"logits has shape {list(logits.shape)}, expected [rows, vocabulary]")
-    weights = torch.empty(logits.shape, dtype=torch.float32)
-    totals = torch.empty(logits.shape[0], dtype=torch.int64)
+    weights = torch.empty(logits.shape, dtype=torch.float32, device="cpu")
+    totals = torch.empty(logits.shape[0], dtype=torch.int64, device="cpu")
     seen = None if history is None else [(_ids(a).tolist(), _ids(b).tolist()) for a, b in history]
     _native.law_weights(logits, _handles(warp), seen, weights, totals)
     return weights.double() / totals[:, None]
@@ -287,11 +287,11 @@ def _drawn(
     """A verification without drafts."""
     if len(logits.shape) == 0:
         raise ShapeError("logits has no dimensions, expected [rows, vocabulary]")
-    empty = torch.empty(0, dtype=torch.int32)
+    empty = torch.empty(0, dtype=torch.int32, device="cpu")
     return verify(
         empty.to(torch.int64),
         empty,
-        torch.zeros(logits.shape[0] + 1, dtype=torch.int32),
+        torch.zeros(logits.shape[0] + 1, dtype=torch.int32, device="cpu"),
         logits,
         rule="coupled",
         warp=warp,

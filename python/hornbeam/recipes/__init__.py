@@ -1,5 +1,5 @@
 """Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.keep` for the KV
-cache, :mod:`~hornbeam.recipes.spec` for speculation."""
+cache, :mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
 
 from hornbeam.recipes.keep import (
     ada_kv,
@@ -19,6 +19,7 @@ from hornbeam.recipes.keep import (
     window_kv,
     zip_cache,
 )
+from hornbeam.recipes.search import a_star, best_of_n, dvts, particle_filter, rebase, step_beam
 from hornbeam.recipes.spec import (
     auto,
     eagle2,
@@ -34,8 +35,11 @@ from hornbeam.recipes.spec import (
 )
 
 __all__ = [
+    "a_star",
     "ada_kv",
     "auto",
+    "best_of_n",
+    "dvts",
     "eagle2",
     "ems",
     "expected_attention",
@@ -46,15 +50,18 @@ __all__ = [
     "knorm",
     "layer_skip",
     "medusa_typical",
+    "particle_filter",
     "prefix_kv",
     "prompt_lookup",
     "pyramid_kv",
+    "rebase",
     "rsd_c",
     "rsd_s",
     "sequoia",
     "snap_kv",
     "sparse_mm",
     "specdec_pp",
+    "step_beam",
     "streaming_llm",
     "suffix_decoding",
     "token_recycling",

@@ -8,7 +8,9 @@ trees of any :mod:`~hornbeam.speculation.shape`.
 """
 
 from hornbeam._native import CostCurve, Proposal, Signals, SuffixCorpus, TreeProposal
+from hornbeam.methods import export
 from hornbeam.speculation import rule, shape
+from hornbeam.speculation.draft import DRAFTS
 from hornbeam.speculation.draft.auto import Auto
 from hornbeam.speculation.draft.corpus import build_corpus, index_files, open_corpus, save_corpus
 from hornbeam.speculation.draft.feature_head import FeatureHead
@@ -31,6 +33,7 @@ from hornbeam.speculation.protocols import (
     StopRule,
 )
 from hornbeam.speculation.rule import Rule
+from hornbeam.speculation.stop import STOP_RULES
 from hornbeam.speculation.stop.acceptance_head import AcceptanceHead
 from hornbeam.speculation.stop.confidence import Confidence
 from hornbeam.speculation.stop.entropy import Entropy
@@ -75,3 +78,5 @@ __all__ = [
     "save_corpus",
     "shape",
 ]
+
+export(globals(), DRAFTS, STOP_RULES)  # those of files that are not named above, too

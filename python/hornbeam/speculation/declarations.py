@@ -1,4 +1,4 @@
-"""What draft sources, proposals and stop rules say about themselves.
+"""What draft sources, their proposers and drafters, proposals and stop rules say about themselves.
 
 Any class with the methods of :mod:`hornbeam.speculation.protocols` will do, and may leave out what is
 optional there. This file knows the value of what is left out; nobody else asks whether an attribute exists.
@@ -6,18 +6,58 @@ optional there. This file knows the value of what is left out; nobody else asks 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from hornbeam.speculation.protocols import Drafted, Law
+from hornbeam.speculation.protocols import Ask, Drafted, Drafter, Law, Proposer
 
 if TYPE_CHECKING:
     from hornbeam.speculation.protocols import HasEngine
 
-__all__ = ["StopTraits", "is_self_paced", "law_of", "lms_of", "logits_of", "origin_of", "parents_of"]
+__all__ = [
+    "ProposerTraits",
+    "StopTraits",
+    "fork_of",
+    "is_draft",
+    "is_self_paced",
+    "is_shape",
+    "is_source",
+    "is_stop_rule",
+    "law_of",
+    "lms_of",
+    "logits_of",
+    "opens_runs",
+    "origin_of",
+    "parents_of",
+]
+
+
+def is_source(draft: Any) -> bool:
+    """Whether it is a draft source, of either kind, and not the class of one."""
+    return not isinstance(draft, type) and (hasattr(draft, "open") or hasattr(draft, "start"))
+
+
+def opens_runs(draft: Any) -> bool:
+    """Whether a draft source, or its class, drafts for all sequences of a run at once."""
+    return hasattr(draft, "open")
+
+
+def is_draft(found: type[Any]) -> bool:
+    """Whether a class is a draft source. What it opens for a run starts sequences too, and ends them."""
+    return opens_runs(found) or (hasattr(found, "start") and not hasattr(found, "finish"))
+
+
+def is_shape(found: type[Any]) -> bool:
+    """Whether a class is a shape of draft trees."""
+    return hasattr(found, "grow")
+
+
+def is_stop_rule(found: type[Any]) -> bool:
+    """Whether a class, or an object of it, is a stop rule, and not what it starts for a run."""
+    return hasattr(found, "start") and hasattr(found, "needs_costs")
 
 
 def lms_of(draft: Any) -> tuple[HasEngine, ...]:
@@ -55,6 +95,36 @@ def origin_of(proposal: Drafted) -> Sequence[int] | None:
     return origin
 
 
+def fork_of(drafter: Drafter) -> Callable[[], Drafter] | None:
+    """What begins a second drafter where one is, if it can."""
+    fork: Callable[[], Drafter] | None = getattr(drafter, "fork", None)
+    return fork
+
+
+@dataclass(frozen=True)
+class ProposerTraits:
+    """What a proposer declares and offers, see :class:`hornbeam.speculation.BatchDraft`; None for what it
+    leaves out."""
+
+    law: Law
+    hidden_layers: tuple[int, ...]
+    takes_gates: bool
+    outline: Callable[[Ask], Drafted | None] | None
+    reuse: Callable[[Sequence[Sequence[int]]], Any] | None
+    credit: Callable[[float], None] | None
+    arrears: Callable[[int], float] | None
+    kind_of: Callable[[int, Sequence[int]], str] | None
+    fork: Callable[[int, int], bool] | None
+
+    @classmethod
+    def of(cls, proposer: Proposer) -> ProposerTraits:
+        """Those of a proposer."""
+        optional = ("outline", "reuse", "credit", "arrears", "kind_of", "fork")
+        given: dict[str, Any] = {name: getattr(proposer, name, None) for name in optional}
+        takes_gates = bool(getattr(proposer, "takes_gates", False))
+        return cls(law_of(proposer), tuple(proposer.hidden_layers), takes_gates, **given)
+
+
 @dataclass(frozen=True)
 class StopTraits:
     """What a stop rule declares; see :class:`hornbeam.speculation.StopRule`."""
@@ -64,10 +134,11 @@ class StopTraits:
     is_predictable: bool
     takes_outlines: bool
     is_gate: bool
+    sees_others: bool
 
     @classmethod
     def of(cls, rule: Any) -> StopTraits:
         """Those of a rule."""
-        optional = ("is_predictable", "takes_outlines", "is_gate")
+        optional = ("is_predictable", "takes_outlines", "is_gate", "sees_others")
         given = {name: bool(getattr(rule, name, False)) for name in optional}
         return cls(type(rule).__name__, bool(rule.needs_costs), **given)

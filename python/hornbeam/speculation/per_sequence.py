@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from hornbeam.speculation.declarations import fork_of
 from hornbeam.speculation.protocols import Ask, Draft, Drafter, Outcome
 
 __all__ = ["PerSequence"]
@@ -25,7 +26,7 @@ class PerSequence:
 
     def fork(self, index: int, child: int) -> bool:
         """Forks the sequence's drafter, if it can be forked."""
-        fork = getattr(self.drafters[index], "fork", None)
+        fork = fork_of(self.drafters[index])
         if fork is not None:
             self.drafters[child] = fork()
         return fork is not None

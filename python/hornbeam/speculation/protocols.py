@@ -29,6 +29,7 @@ __all__ = [
     "Law",
     "Memory",
     "Nodes",
+    "Others",
     "Outcome",
     "Proposer",
     "Run",
@@ -84,7 +85,11 @@ class Drafter(Protocol):
     """A draft source at work on one sequence."""
 
     def extend(self, token_ids: Sequence[int]) -> None:
-        """Appends tokens that were committed. Called once for every committed token, in order."""
+        """Appends tokens that were committed. Called once for every committed token, in order.
+
+        Args:
+            token_ids: the tokens.
+        """
 
     def propose(self, pending: int | Sequence[int], max_length: int) -> Drafted:
         """Guesses at most ``max_length`` tokens after the committed text and ``pending``.
@@ -100,7 +105,11 @@ class Draft(Protocol):
     """A draft source as a value: its settings. Its drafts are deterministic."""
 
     def start(self, prompt_ids: Sequence[int]) -> Drafter:
-        """Begins a sequence with its prompt as committed text."""
+        """Begins a sequence with its prompt as committed text.
+
+        Args:
+            prompt_ids: token ids of the prompt.
+        """
 
 
 class Target(Protocol):
@@ -138,18 +147,26 @@ class Run:
     target: Target
     """The model that is drafted for."""
     warp: Warp
+    """How its logits become the law that tokens are drawn from."""
     seed: int
     """Of the random numbers of asks that name none."""
     rule: str | Rule
     """Of the verification, or its name."""
-    processor: Callable[[Tensor, Tensor], Tensor] | None = None
-    """The caller's logits processor, for a draft that wants to be masked as the target is:
-    (token ids `[1, n]`, logits `[1, V]`) -> logits."""
     gate: Gate | None = None
     """The run's stop rule, if it decides before each draw (:class:`hornbeam.speculation.stop.gate.Gate`):
     for a source whose proposer declares ``takes_gates = True``. With any other source it is refused."""
     weighs_seconds: bool = True
     """Whether the stop rule does: only then may a source that does not pay be left unasked."""
+
+
+@dataclass(frozen=True)
+class Others:
+    """What a step computes besides the sequences that are drafted for together."""
+
+    sequences: int = 0
+    """Sequences that get a token each, by a row each."""
+    rows: int = 0
+    """Further rows: their drafts, and parts of prompts."""
 
 
 @dataclass(frozen=True)
@@ -174,6 +191,12 @@ class Ask:
     """The target's committed tokens: all but the pending one."""
     seed: int | None = None
     """Of its random numbers; None for that of the run."""
+    others: Others = Others()
+    """What the step computes besides the asks that come together."""
+    processor: Callable[[list[int], Tensor], Tensor] | None = None
+    """The caller's logits processor, for a draft that wants to be masked as the target is:
+    (drafted tokens after the pending one, logits `[V]` after them) -> logits `[1, V]`. None where there is
+    none, and where it may keep state, so that it cannot be asked about guesses."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +204,7 @@ class Outcome:
     """What a forward pass did for one sequence: its rows, and which of them stay."""
 
     index: int
+    """The sequence's place in the run."""
     token_ids: list[int]
     """Tokens of the rows: some of the prompt, or the pending token and its draft."""
     kept: list[int]
@@ -224,17 +248,34 @@ class Proposer(Protocol):
 
     def start(self, index: int, prompt_ids: Sequence[int]) -> None:
         """Begins a sequence. How much of the prompt comes from the cache is not known yet, and not for the
-        source to say: see :attr:`Outcome.position`."""
+        source to say: see :attr:`Outcome.position`.
+
+        Args:
+            index: the sequence's place in the run.
+            prompt_ids: token ids of the prompt.
+        """
 
     def propose(self, asks: Sequence[Ask]) -> list[Drafted]:
-        """One draft for each ask."""
+        """One draft for each ask.
+
+        Args:
+            asks: one a sequence that wants a draft.
+        """
 
     def observe(self, outcomes: Sequence[Outcome]) -> None:
         """Records a forward pass. From the first outcome of a sequence on, every committed token comes
-        exactly once, in order."""
+        exactly once, in order.
+
+        Args:
+            outcomes: one a sequence of the pass.
+        """
 
     def finish(self, index: int) -> None:
-        """Ends a sequence; nothing is asked about it any more. Also called if it never started."""
+        """Ends a sequence; nothing is asked about it any more. Also called if it never started.
+
+        Args:
+            index: the sequence's place in the run.
+        """
 
 
 class BatchDraft(Protocol):
@@ -264,7 +305,11 @@ class BatchDraft(Protocol):
     """
 
     def open(self, run: Run) -> Proposer:
-        """Begins a run."""
+        """Begins a run.
+
+        Args:
+            run: what is known of it.
+        """
 
 
 class Stop(Protocol):
@@ -272,7 +317,11 @@ class Stop(Protocol):
 
     def choose(self, proposals: Sequence[Drafted]) -> Sequence[Nodes]:
         """Which tokens of each proposal the next step verifies: how many of the first ones, or the indices
-        of some, closed under parents. None at all is a plain step."""
+        of some, closed under parents. None at all is a plain step.
+
+        Args:
+            proposals: what the draft source guessed, one a sequence.
+        """
 
     def observe(
         self,
@@ -287,6 +336,9 @@ class Stop(Protocol):
         their indices; ``next_tokens`` are the tokens that the target gave after them. With the latter a
         rule can judge a token that it did *not* verify, so that trying drafts costs nothing; leave them
         out only where they are unknown.
+
+        Args:
+            proposals: those that :meth:`choose` was given.
         """
 
 
@@ -298,11 +350,17 @@ class StopRule(Protocol):
     ``is_predictable = True``; one that can decide on the outlines of proposals says ``takes_outlines =
     True``. Without either the rule is refused where a draft is drawn and the verification a ratio test.
     A rule whose :meth:`start` gives a :class:`hornbeam.speculation.stop.gate.Gate`, which is asked before
-    each draw, says ``is_gate = True``.
+    each draw, says ``is_gate = True``. One that weighs what a row costs in a step that other requests share
+    says ``sees_others = True``: what it starts has a method ``see_others(sequences, rows)`` then, which is
+    called before each :meth:`Stop.choose` with what :class:`Others` holds.
     """
 
     needs_costs: ClassVar[bool]
     """Whether the rule reads the cost curve, so that it is worth calibrating first."""
 
     def start(self, cost: CostCurve) -> Stop:
-        """Begins a run whose steps cost what ``cost`` says, now and as it learns more."""
+        """Begins a run whose steps cost what ``cost`` says, now and as it learns more.
+
+        Args:
+            cost: seconds of a forward pass by its rows.
+        """

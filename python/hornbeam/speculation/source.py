@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hornbeam.speculation.admission import admitted, check_count
-from hornbeam.speculation.declarations import law_of
+from hornbeam.speculation.declarations import ProposerTraits, opens_runs
 from hornbeam.speculation.per_sequence import PerSequence
-from hornbeam.speculation.protocols import Ask, Drafted, Law, Outcome, Proposer, Run
+from hornbeam.speculation.protocols import Ask, Drafted, Outcome, Proposer, Run
 from hornbeam.speculation.rule import is_ratio_test
 
 __all__ = ["Source"]
@@ -33,19 +33,15 @@ class Source:
     """
 
     def __init__(self, draft: Any, run: Run) -> None:
-        proposer: Any = draft.open(run) if hasattr(draft, "open") else PerSequence(draft)
-        self.proposer: Proposer = proposer
+        self.proposer: Proposer = draft.open(run) if opens_runs(draft) else PerSequence(draft)
         self.name = type(draft).__name__
-        self.law: Law = law_of(proposer)
+        self._traits = ProposerTraits.of(self.proposer)
+        self.law = self._traits.law
         self.is_ratio_test = is_ratio_test(run.rule, self.law, run.warp.is_greedy)
-        self.hidden_layers: tuple[int, ...] = tuple(proposer.hidden_layers)
-        self.takes_gates = bool(getattr(proposer, "takes_gates", False))
-        self.outline: Callable[[Ask], Drafted | None] | None = getattr(proposer, "outline", None)
-        self.reuse: Callable[[Sequence[Sequence[int]]], Any] | None = getattr(proposer, "reuse", None)
-        self._credit: Callable[[float], None] | None = getattr(proposer, "credit", None)
-        self._arrears: Callable[[int], float] | None = getattr(proposer, "arrears", None)
-        self._kind_of: Callable[[int, Sequence[int]], str] | None = getattr(proposer, "kind_of", None)
-        self._fork: Callable[[int, int], bool] | None = getattr(proposer, "fork", None)
+        self.hidden_layers = self._traits.hidden_layers
+        self.takes_gates = self._traits.takes_gates
+        self.outline = self._traits.outline
+        self.reuse = self._traits.reuse
         self._vocab_size: int = run.target.runner.shape.vocab_size
 
     def start(self, index: int, prompt_ids: Sequence[int]) -> None:
@@ -55,7 +51,8 @@ class Source:
     def fork(self, index: int, child: int) -> bool:
         """Begins the sequence ``child`` where ``index`` is; says whether the source can. If not, nothing has
         happened, and the sequence is to be started with its text."""
-        return self._fork is not None and self._fork(index, child)
+        fork = self._traits.fork
+        return fork is not None and fork(index, child)
 
     def propose(self, asks: Sequence[Ask]) -> list[Drafted]:
         """One draft for each ask, of tokens that the model has; see :mod:`hornbeam.speculation.admission`.
@@ -83,16 +80,18 @@ class Source:
 
     def credit(self, seconds: float) -> None:
         """Tells it what the forward pass saved by :attr:`reuse`."""
-        if self._credit is not None:
-            self._credit(seconds)
+        if self._traits.credit is not None:
+            self._traits.credit(seconds)
 
     def arrears(self, index: int) -> float:
         """Seconds that it will take to catch up with a sequence's text before it can guess."""
-        return 0.0 if self._arrears is None else float(self._arrears(index))
+        arrears = self._traits.arrears
+        return 0.0 if arrears is None else float(arrears(index))
 
     def kind_of(self, index: int, path: Sequence[int]) -> str:
         """Where the last token of a path in a sequence's latest draft came from, by name."""
-        return self.name if self._kind_of is None else self._kind_of(index, path)
+        kind_of = self._traits.kind_of
+        return self.name if kind_of is None else kind_of(index, path)
 
     def finish(self, index: int) -> None:
         """Ends a sequence."""

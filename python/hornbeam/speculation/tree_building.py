@@ -243,14 +243,15 @@ class TreeBuilder:
         return None if self._gate is None else self._gate.limits(self.trees, nodes, self._states())
 
     def _processed(self, logits: Tensor, asks: Sequence[Ask], paths: Sequence[list[int]]) -> Tensor:
-        processor = self.run.processor
-        if processor is None:
+        """The logits, masked along each path as the target's will be."""
+        if all(ask.processor is None for ask in asks):
             return logits
-        rows = []
-        for ask, path, row in zip(asks, paths, logits, strict=True):
-            seen = torch.tensor([[*ask.prompt, *ask.output, *path]], dtype=torch.int64, device=row.device)
-            rows.append(processor(seen, row[None].float()))
-        return torch.cat(rows)
+        return torch.cat(
+            [
+                row[None].float() if ask.processor is None else ask.processor(path, row)
+                for ask, path, row in zip(asks, paths, logits, strict=True)
+            ]
+        )
 
 
 class Shape(Protocol):
@@ -261,11 +262,20 @@ class Shape(Protocol):
         """How tokens come about, where the run samples."""
 
     def grow(self, builder: TreeBuilder) -> None:
-        """Adds tokens to the trees of a builder."""
+        """Adds tokens to the trees of a builder.
+
+        Args:
+            builder: the drafts of one step; it draws, and adds what was drawn.
+        """
 
     def outline(self, record: AcceptanceByRank, max_tokens: int) -> list[int] | None:
         """The parents of the tree that it draws for an ask of ``max_tokens``, where no draw of the step
-        decides on them; a law with few tokens may leave some out."""
+        decides on them; a law with few tokens may leave some out.
+
+        Args:
+            record: how often each rank of sibling was accepted so far.
+            max_tokens: levels that are wanted.
+        """
 
 
 def _log(probability: float) -> float:

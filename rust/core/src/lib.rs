@@ -2,12 +2,13 @@
 //!
 //! Layers, lowest first; each knows only those above it in this list, and no two modules need each other
 //! (`tests/test_core_layers.py` reads the paths):
-//! 1. [`error`], [`rng`], [`simd`], [`mod@format`], [`parallel`]: slots and their moves, pages, and the words of a plan
+//! 1. [`error`], [`rng`], [`simd`], [`mod@format`], [`ledger`], [`parallel`]: slots and their moves, pages, and the words of a plan
 //! 2. [`store`]: slabs, pages, columns
 //! 3. [`tree`]: nodes and their tables, versions, branches, steps, prefix match
 //! 4. [`mod@plan`]: from an open step of a tree to its plan
 //! 5. [`ops`]: attention, verification, warping: stateless, on flat arrays; they know layer 1 alone
-//! 6. [`spec`], [`keep`]: policies of drafting and of eviction; they know layers 1 and 5
+//! 6. [`allocate`]: how much each candidate gets, on flat arrays; it knows nothing
+//! 7. [`spec`], [`keep`], [`search`]: policies of drafting, of eviction and of search; they know layers 1, 5 and 6
 #![deny(unsafe_code)]
 
 /// The modules of a family, a method a file, and `ALL`: what each declares as `METHOD`. A method is added by
@@ -21,13 +22,16 @@ macro_rules! methods {
     };
 }
 
+pub mod allocate;
 pub mod error;
 pub mod format;
 pub mod keep;
+pub mod ledger;
 pub mod ops;
 pub mod parallel;
 pub mod plan;
 pub mod rng;
+pub mod search;
 #[allow(unsafe_code)]
 pub mod simd;
 pub mod spec;

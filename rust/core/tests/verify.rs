@@ -5,7 +5,7 @@
 use half::bf16;
 use hornbeam_core::ops::logits::{Logits, Row};
 use hornbeam_core::ops::sample::coupled;
-use hornbeam_core::ops::verify::{Parameters, Request, Verdict, max_depth, rule, verify};
+use hornbeam_core::ops::verify::{Parameters, Verdict, Verification, max_depth, rule, verify};
 use hornbeam_core::ops::warp::{Counts, Law, Warp, Warper};
 use hornbeam_core::parallel::{Parallel, Rayon, Serial};
 use hornbeam_core::rng::Stream;
@@ -114,7 +114,7 @@ fn verdicts_agree() {
     let mut most = 0;
     for name in ["with_replacement", "without_replacement", "target_only", "coupled"] {
         for seed in 0..4 {
-            let request = Request {
+            let given = Verification {
                 tokens: &tokens,
                 parents: &parents,
                 offsets: &[0, 10, 20],
@@ -135,7 +135,7 @@ fn verdicts_agree() {
                     let (mut accepted, mut count, mut next) = (vec![0; 2 * depth], [0; 2], [0; 2]);
                     let verdict =
                         Verdict { accepted: &mut accepted, num_accepted: &mut count, next_token: &mut next };
-                    verify(isa, pool, &request, verdict).unwrap();
+                    verify(isa, pool, &given, verdict).unwrap();
                     most = most.max(count[0]);
                     let now = (accepted, count, next);
                     assert_eq!(seen.get_or_insert_with(|| now.clone()), &now);

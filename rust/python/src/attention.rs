@@ -3,7 +3,7 @@
 use hornbeam_core::format::PageLayout;
 use hornbeam_core::format::plan::Plan;
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::ops::attention::{self, Floats, FloatsMut, Output, Pages, Params, Queries};
+use hornbeam_core::ops::attention::{self, AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -100,7 +100,7 @@ fn tree_attention(
         )
     };
     let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
-    let params = Params { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
+    let params = AttentionParams { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
     // SAFETY: as above.
     let data = unsafe {
         match q.float(py)? {
@@ -133,7 +133,7 @@ struct Call<'a, 'py> {
     queries: Queries<'a>,
     layout: &'a PageLayout,
     plan: &'a Plan,
-    params: &'a Params<'a>,
+    params: &'a AttentionParams<'a>,
     out: Output<'a>,
 }
 

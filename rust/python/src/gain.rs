@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use hornbeam_core::parallel::lock_whole;
 use hornbeam_core::spec;
+use hornbeam_core::spec::cost::Others;
 use hornbeam_core::spec::gain::Settings;
 use pyo3::prelude::*;
 
@@ -38,6 +39,18 @@ impl CostCurve {
         attached(py, || Ok(lock_whole(&self.core).seconds(rows)))
     }
 
+    /// Seconds of a step of `rows` rows, of which `plain` stand for a sequence each, beside `other_rows` rows
+    /// that are not charged; `None` before the first observation.
+    fn seconds_beside(
+        &self,
+        py: Python<'_>,
+        rows: usize,
+        plain: usize,
+        other_rows: usize,
+    ) -> PyResult<Option<f64>> {
+        attached(py, || Ok(lock_whole(&self.core).seconds_beside(rows, plain, other_rows)))
+    }
+
     /// The (rows, seconds) that the curve runs through, rows ascending.
     fn points(&self) -> Vec<(f64, f64)> {
         lock_whole(&self.core).points().collect()
@@ -49,6 +62,8 @@ impl CostCurve {
 struct Gain {
     core: Arc<Mutex<spec::gain::Gain>>,
     curve: Py<CostCurve>,
+    /// What the step under way computes for others.
+    others: Mutex<Others>,
 }
 
 /// Of a proposal of any class: its native signals, and its parents where it is a tree.
@@ -132,7 +147,13 @@ impl Gain {
                 }
             }
         };
-        Ok(Self { core, curve })
+        Ok(Self { core, curve, others: Mutex::default() })
+    }
+
+    /// Says what the step whose tokens are chosen next computes for other requests: a row and a token for each
+    /// of `sequences`, and further `rows`.
+    fn see_others(&self, sequences: usize, rows: usize) {
+        *lock_whole(&self.others) = Others { sequences, rows };
     }
 
     /// For each proposal how many of its first tokens, or for a tree which of them.
@@ -141,7 +162,8 @@ impl Gain {
         let drafts: Vec<_> =
             proposed.iter().map(Proposed::draft).collect::<hornbeam_core::Result<_>>().or_raise(py)?;
         let curve = &self.curve.get().core;
-        let chosen = attached(py, || Ok(lock_whole(&self.core).choose(&lock_whole(curve), &drafts)))?;
+        let others = *lock_whole(&self.others);
+        let chosen = attached(py, || Ok(lock_whole(&self.core).choose(&lock_whole(curve), others, &drafts)))?;
         let as_given = |(nodes, draft): (Vec<usize>, &spec::Draft<'_>)| match draft.parents {
             None => Nodes::Count(nodes.len()),
             Some(_) => Nodes::Indices(nodes),
@@ -188,7 +210,10 @@ impl Gain {
             }
         }
         let curve = &self.curve.get().core;
-        attached(py, || lock_whole(&self.core).observe(&lock_whole(curve), &drafts, &nodes, &paths, &next))
+        let others = *lock_whole(&self.others);
+        attached(py, || {
+            lock_whole(&self.core).observe(&lock_whole(curve), others, &drafts, &nodes, &paths, &next)
+        })
     }
 
     /// The learned probability of each token of a proposal, given that those before it hold.

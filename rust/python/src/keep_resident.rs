@@ -3,7 +3,7 @@
 use half::{bf16, f16};
 use hornbeam_core::format::key_table::KeyTable;
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::keep::Rows;
+use hornbeam_core::keep::QueryRows;
 use hornbeam_core::keep::resident::{Known, score_table};
 use hornbeam_core::keep::score::{self, Score};
 use hornbeam_core::ops::gather::Resident;
@@ -135,9 +135,9 @@ type RowSet = (Option<usize>, Option<Vec<u32>>);
 #[pyfunction]
 fn keep_rows(py: Python<'_>, score: Factor<'_>, num_tokens: usize) -> PyResult<Vec<RowSet>> {
     let score = score::build(&score.0, params(&score.1)?).or_raise(py)?;
-    let set = |rows: Rows| match rows {
-        Rows::Last(count) => (Some(count), None),
-        Rows::All | Rows::Probes { .. } => (None, Some(rows.positions(num_tokens))),
+    let set = |rows: QueryRows| match rows {
+        QueryRows::Last(count) => (Some(count), None),
+        QueryRows::All | QueryRows::Probes { .. } => (None, Some(rows.positions(num_tokens))),
     };
     Ok(score.rows().into_iter().map(set).collect())
 }

@@ -18,6 +18,7 @@ mod parallel;
 mod plan;
 mod quantise;
 mod rows;
+mod search;
 mod spec;
 mod tensor;
 mod tree;
@@ -45,6 +46,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     plan::register(m)?;
     quantise::register(m)?;
     rows::register(m)?;
+    search::register(m)?;
     spec::register(m)?;
     tree::register(m)?;
     verify::register(m)?;

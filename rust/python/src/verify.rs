@@ -4,7 +4,7 @@ use hornbeam_core::format::Dtype;
 use hornbeam_core::ops::draw::{self, Noise};
 use hornbeam_core::ops::law_weights::law_weights;
 use hornbeam_core::ops::logits::{Logits, Row};
-use hornbeam_core::ops::verify::{self, Parameters, Reads, Request, Verdict};
+use hornbeam_core::ops::verify::{self, Parameters, Reads, Verdict, Verification};
 use hornbeam_core::ops::warp::Warp as CoreWarp;
 use hornbeam_core::simd::Isa;
 use hornbeam_core::{Error, Result};
@@ -142,7 +142,7 @@ fn verify_drafts(
         let counted = sums.as_ref().map(|_| Reads::default());
         let warps: Vec<&CoreWarp> = warps.iter().map(|warp| &warp.0).collect();
         let draft_warps: Vec<&CoreWarp> = draft_warps.iter().map(|warp| &warp.0).collect();
-        let request = Request {
+        let verification = Verification {
             tokens: tokens.i64s(py)?,
             parents: parents.i32s(py)?,
             offsets: offsets.i32s(py)?,
@@ -163,7 +163,7 @@ fn verify_drafts(
             next_token: next_token.i64s_mut(py)?,
         };
         let all = inputs().chain(outputs.iter().copied());
-        detached_on(py, all, || verify::verify(Isa::detected(), &Host, &request, verdict))?;
+        detached_on(py, all, || verify::verify(Isa::detected(), &Host, &verification, verdict))?;
         if let (Some(counted), Some(sums)) = (&counted, sums) {
             let more = [counted.target_rows(), counted.draft_rows(), counted.elements()];
             sums.iter_mut().zip(more).for_each(|(sum, more)| *sum = sum.wrapping_add(more as i64));
@@ -233,7 +233,7 @@ fn draw_children(
     let histories: Option<Vec<(&[i64], &[i64])>> = histories
         .as_ref()
         .map(|histories| histories.iter().map(|(prompt, output)| (&prompt[..], &output[..])).collect());
-    let request = draw::Request {
+    let draws = draw::Draws {
         // SAFETY: callers do not write to the tensor meanwhile.
         logits: unsafe { logits(py, &rows)? },
         warps: &warps,
@@ -245,7 +245,7 @@ fn draw_children(
         histories: histories.as_deref(),
         limits: limits.as_deref(),
     };
-    let drawn = detached_on(py, [&rows], || draw::draw(Isa::detected(), &Host, &request, &counts))?;
+    let drawn = detached_on(py, [&rows], || draw::draw(Isa::detected(), &Host, &draws, &counts))?;
     let triple = |child: draw::Child| (child.token, child.probability, child.score);
     Ok(drawn.into_iter().map(|children| children.into_iter().map(triple).collect()).collect())
 }

@@ -158,7 +158,7 @@ class Reduction:
         counts = table.counts.reshape(tree.num_physical_layers, tree.num_kv_heads)
         positions = np.ascontiguousarray(table.positions)
         rule = total, score.protected, score.unit
-        return self.recipe.split.select_held(scores, counts, positions, *rule)[1].cpu()
+        return self.recipe.split.select_resident(scores, counts, positions, *rule)[1].cpu()
 
     # -- formats ---------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda
-from hornbeam.cuda.scores import score_held
+from hornbeam.cuda.scores import score_resident
 from hornbeam.engine.eviction.moments import QueryMoments
 from hornbeam.engine.eviction.observer import Rule, add_mass
 from hornbeam.engine.eviction.state import Inputs, MassTake, State
@@ -180,7 +180,7 @@ class Scoring:
             found = state.moments.expected(seen, self.moments.future)
             expected = found[0].cpu(), found[1].cpu()
         if cuda.is_on_device(chunks[0]):
-            return score_held(
+            return score_resident(
                 spec,
                 chunks,
                 table.counts,

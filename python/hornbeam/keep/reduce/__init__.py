@@ -13,6 +13,7 @@ from hornbeam.keep.reduce.page_codes import PageCodes
 from hornbeam.keep.reduce.similarity_merge import SimilarityMerge
 from hornbeam.keep.reduce.token_bits import TokenBits
 from hornbeam.keep.reduce.value_merge import ValueMerge
+from hornbeam.methods import export, methods_in
 
 __all__ = [
     "Drop",
@@ -27,3 +28,7 @@ __all__ = [
     "TokenBits",
     "ValueMerge",
 ]
+
+REDUCTIONS = methods_in(__name__, __path__, lambda found: issubclass(found, Reduce))
+"""All reductions of this folder, by name; those above are named for type checkers."""
+export(globals(), REDUCTIONS)

@@ -20,7 +20,15 @@ __all__ = ["Reduce", "Reduced"]
 class Reduced:
     """One plane afterwards: ``kept``, int64 `[K]`, the indices that stay, ascending, and keys and values
     `[K, D]` as attention sees them, in float32. ``num_bytes`` is what they take where they are quantised,
-    else None."""
+    else None.
+
+    Args:
+        kept: int64 `[K]`, the indices that stay, ascending.
+        keys: float32 `[K, D]`.
+        values: float32 `[K, D]`.
+        merge: the weights, where keys or values were merged.
+        num_bytes: what they take where they are in codes.
+    """
 
     kept: Tensor
     keys: Tensor
@@ -64,7 +72,7 @@ class Reduce(Factor):
         Returns:
             int64 `[K]`; -1 stays plain.
         """
-        return torch.full((len(scores),), -1)
+        return torch.full((len(scores),), -1, device="cpu")
 
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
         """Makes the new keys and values of one plane.
@@ -89,14 +97,15 @@ class Reduce(Factor):
         )
         indices = kept.to("cpu", torch.int32).contiguous()
         count, evicted = len(indices), max(len(scores) - len(indices), 0)
-        k, v = (torch.empty(count, keys.shape[-1], dtype=torch.float32) for _ in range(2))
-        targets = torch.empty(evicted, dtype=torch.int32)
-        weights, own = (torch.empty(size, dtype=torch.float32) for size in (evicted, count))
+        k, v = (torch.empty(count, keys.shape[-1], dtype=torch.float32, device="cpu") for _ in range(2))
+        targets = torch.empty(evicted, dtype=torch.int32, device="cpu")
+        weights, own = (torch.empty(size, dtype=torch.float32, device="cpu") for size in (evicted, count))
         _native.keep_reduce(self.spec(), keys, values, scores, indices, k, v, targets, weights, own)
         return Reduced(indices.long(), k, v, Merge(targets, weights, own))
 
     def evaluate(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
-        """What :meth:`reduce` gives, checked where a subclass in Python gives it; arguments are those.
+        """What :meth:`reduce` gives of ``keys``, ``values``, ``scores`` and ``kept``, checked where a
+        subclass in Python gives it.
 
         Raises:
             ShapeError: the keys or values that it returns are not `[K, D]`.

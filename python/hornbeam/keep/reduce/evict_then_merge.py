@@ -15,7 +15,12 @@ __all__ = ["EvictThenMerge"]
 class EvictThenMerge(Reduce):
     """Of the rest, the best ``candidates`` times the number kept join the kept key of greatest cosine, or
     the zero class (nothing) below ``threshold``; keys and values become means weighted by score. Our
-    reading of the abstract of EMS (arXiv 2412.08521); both constants are ours."""
+    reading of the abstract of EMS (arXiv 2412.08521); both constants are ours.
+
+    Args:
+        candidates: how many of the rest may be merged, as a multiple of the number kept.
+        threshold: the least cosine at which one joins a kept key.
+    """
 
     native: ClassVar[str] = "evict_then_merge"
     candidates: float = 1.0

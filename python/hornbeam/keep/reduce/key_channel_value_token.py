@@ -18,7 +18,13 @@ __all__ = ["KeyChannelValueToken"]
 class KeyChannelValueToken(PageCodes):
     """Keys by channel over ``group`` tokens, values by token over ``group`` channels; the last ``residual``
     tokens, and what does not fill a group before them, stay as they are. KIVI (arXiv 2402.02750)
-    with the group and residual of its released code."""
+    with the group and residual of its released code.
+
+    Args:
+        bits: of a code: 2 or 4.
+        group: tokens that share a step of keys, and channels that share one of values.
+        residual: the newest tokens, which stay as they are.
+    """
 
     bits: int = 2
     group: int = 32
@@ -33,7 +39,7 @@ class KeyChannelValueToken(PageCodes):
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
         """The oldest tokens in whole groups, see :meth:`PageCodes.codes`."""
-        indices = torch.arange(self._sealed(len(keys)))
+        indices = torch.arange(self._sealed(len(keys)), device="cpu")
         return [
             (
                 indices,
@@ -55,6 +61,6 @@ class KeyChannelValueToken(PageCodes):
     def classes(self, scores: Tensor, held: Tensor) -> Tensor:
         """The oldest of those that are plain, in whole groups; see :meth:`PageCodes.classes`."""
         plain = (held < 0).nonzero().flatten()
-        classes = torch.full((len(scores),), -1)
+        classes = torch.full((len(scores),), -1, device="cpu")
         classes[plain[: self._sealed(len(plain))]] = 0
         return classes

@@ -19,7 +19,13 @@ class MixedBits(PageCodes):
     """The lowest ``low_share`` of tokens by score in ``low_bits``, the others in ``high_bits``. Keys by
     channel over the tokens of a class, values by token after their channels were brought to one size.
     ZipCache (arXiv 2405.14256), whose value rows span all heads of a layer; here a
-    row is one head's, since heads are stored apart."""
+    row is one head's, since heads are stored apart.
+
+    Args:
+        low_share: the share of tokens, those of lowest score, that get fewer bits.
+        low_bits: bits of these: 2 or 4.
+        high_bits: bits of the others.
+    """
 
     low_share: float = 0.4
     low_bits: int = 2
@@ -61,7 +67,7 @@ class MixedBits(PageCodes):
         :meth:`PageCodes.classes`."""
         plain = (held < 0).nonzero().flatten()
         low = int(len(scores) * self.low_share) - int((held == 0).sum())
-        classes = torch.full((len(scores),), -1)
+        classes = torch.full((len(scores),), -1, device="cpu")
         classes[plain] = 1
         order = torch.sort(scores[plain], stable=True).indices
         classes[plain[order[: max(low, 0)]]] = 0

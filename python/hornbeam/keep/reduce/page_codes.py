@@ -30,7 +30,9 @@ class PageCodes(Reduce):
 
     def __post_init__(self) -> None:
         # Construction checks the parameters by encoding nothing.
-        self.codes(torch.zeros(0, 1), torch.zeros(0, 1), torch.zeros(0))
+        self.codes(
+            torch.zeros(0, 1, device="cpu"), torch.zeros(0, 1, device="cpu"), torch.zeros(0, device="cpu")
+        )
 
     def spec(self) -> tuple[str, dict[str, float]]:
         """That of dropping the rest; how codes are laid out is Python's."""
@@ -60,7 +62,7 @@ class PageCodes(Reduce):
             scores: `[K]`, of the kept keys in order of position.
         """
         names: list[str | None] = [*self.formats, None]
-        return [names[i] for i in self.classes(scores, torch.full((len(scores),), -1)).tolist()]
+        return [names[i] for i in self.classes(scores, torch.full((len(scores),), -1, device="cpu")).tolist()]
 
     def reduce(self, keys: Tensor, values: Tensor, scores: Tensor, kept: Tensor) -> Reduced:
         """As :meth:`Reduce.reduce`; keys and values come back decoded, with the bytes of their codes."""

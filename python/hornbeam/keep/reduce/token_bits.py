@@ -15,7 +15,11 @@ __all__ = ["TokenBits"]
 
 @dataclass(frozen=True)
 class TokenBits(PageCodes):
-    """Keys and values by token, a row of a head a block: int8 unless told otherwise."""
+    """Keys and values by token, a row of a head a block: int8 unless told otherwise.
+
+    Args:
+        bits: of a code: 8, 4 or 2.
+    """
 
     bits: int = 8
 
@@ -23,7 +27,7 @@ class TokenBits(PageCodes):
         self, keys: Tensor, values: Tensor, scores: Tensor
     ) -> list[tuple[Tensor, Quantised, Quantised]]:
         """Everything as one part, see :meth:`PageCodes.codes`."""
-        return [(torch.arange(len(keys)), encode(keys, self.bits), encode(values, self.bits))]
+        return [(torch.arange(len(keys), device="cpu"), encode(keys, self.bits), encode(values, self.bits))]
 
     @property
     def formats(self) -> tuple[str, ...]:

@@ -14,7 +14,11 @@ __all__ = ["ValueMerge"]
 @dataclass(frozen=True)
 class ValueMerge(Reduce):
     """Values of the rest are folded into those of the most similar kept keys, by cosine and norm; keys
-    stay. As kvpress's merging press."""
+    stay. As kvpress's merging press.
+
+    Args:
+        threshold: the cosine with a kept key above which a value is folded into that key's, 0 to 1.
+    """
 
     native: ClassVar[str] = "value_merge"
     threshold: float = 0.0

@@ -6,7 +6,7 @@ A score of your own is a subclass of :class:`Score` that overrides :meth:`Score.
         def scores(self, keys, values, queries, scale):
             return values.abs().amax(-1).transpose(0, 1)  # [L, B, Hk, N] to [B, L, Hk, N]
 
-    lm.generate(prompt, keep=hb.keep.Recipe(LargestValue(), "50%"))
+    lm.generate(prompt, keep=hb.keep.Recipe(LargestValue(), "50%"), max_new_tokens=8)
 
 Where it reads the queries of the last rows it says how many in :attr:`Score.num_rows`; where it protects
 tokens or keeps them by units it overrides :attr:`Score.protected` and :attr:`Score.unit`.
@@ -24,6 +24,7 @@ from hornbeam.keep.score.position import Position
 from hornbeam.keep.score.value_weighted import ValueWeighted
 from hornbeam.keep.score.window_mass import WindowMass
 from hornbeam.keep.score.window_tokens import WindowTokens
+from hornbeam.methods import export, methods_in
 
 __all__ = [
     "AccumulatedMass",
@@ -40,3 +41,7 @@ __all__ = [
     "WindowMass",
     "WindowTokens",
 ]
+
+SCORES = methods_in(__name__, __path__, lambda found: issubclass(found, Score))
+"""All scores of this folder, by name; those above are named for type checkers."""
+export(globals(), SCORES)

@@ -58,13 +58,21 @@ class Score(Factor):
 
     def row_sets(self, num_tokens: int) -> list[tuple[int | None, list[int] | None]]:
         """The sets of query rows that it reads, each either (number of the last rows, None) or (None, indices
-        of any rows among ``num_tokens`` whose probability mass it sums up)."""
+        of any rows among ``num_tokens`` whose probability mass it sums up).
+
+        Args:
+            num_tokens: rows that there are.
+        """
         if not self.is_native:
             return [(self.num_rows, None)]
         return _native.keep_rows(self.spec(), num_tokens)
 
     def with_frequencies(self, inverse_frequencies: tuple[float, ...]) -> Score:
-        """The same score for a model whose rotary embedding has these angles a position."""
+        """The same score for a model whose rotary embedding has these angles a position.
+
+        Args:
+            inverse_frequencies: angles a position, `head_dim / 2`.
+        """
         return self
 
     def scores(self, keys: Tensor, values: Tensor, queries: Tensor, scale: float) -> Tensor:
@@ -85,7 +93,7 @@ class Score(Factor):
         """
         self.require_method()
         layers, batch, heads, tokens, _ = keys.shape
-        out = torch.empty(batch, layers, heads, tokens, dtype=torch.float32)
+        out = torch.empty(batch, layers, heads, tokens, dtype=torch.float32, device="cpu")
         _native.keep_scores(self.spec(), keys, values, queries, scale, out)
         return out
 
@@ -106,7 +114,8 @@ class Score(Factor):
         )
 
     def evaluate(self, keys: Tensor, values: Tensor, queries: Tensor, scale: float) -> Tensor:
-        """What :meth:`scores` gives, checked where a subclass in Python gives it; arguments are those.
+        """What :meth:`scores` gives of ``keys``, ``values``, ``queries`` and ``scale``, checked where a
+        subclass in Python gives it.
 
         Raises:
             ShapeError: shapes of the arguments disagree, the score needs more rows of queries, or it returns

@@ -19,7 +19,15 @@ class ExpectedAttention(Score):
     probability is that among the keys after the sinks, as kvpress, the authors' code, has it.
     With ``inverse_frequencies`` (`head_dim / 2`, rotary by halves as in Llama) they are turned back first,
     then by the average rotation of the next ``future`` positions; without them they are used as given.
-    kvpress takes its statistics from hidden states; the outcome is the same for all rows of a prompt."""
+    kvpress takes its statistics from hidden states; the outcome is the same for all rows of a prompt.
+
+    Args:
+        future: positions ahead over which queries are expected.
+        sinks: tokens at the start that are kept anyway.
+        epsilon: added to each probability before it is multiplied by the norm of the value.
+        inverse_frequencies: angles a position of the rotary embedding; in ``LM.generate`` those of the model
+            by default.
+    """
 
     native: ClassVar[str] = "expected_attention"
     future: int = 512

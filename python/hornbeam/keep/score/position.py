@@ -13,7 +13,11 @@ __all__ = ["Position"]
 @dataclass(frozen=True)
 class Position(Score):
     """The first ``sinks`` tokens and the newest. StreamingLLM (arXiv 2309.17453). Logical
-    positions are kept, where the paper renumbers them."""
+    positions are kept, where the paper renumbers them.
+
+    Args:
+        sinks: tokens at the start that are kept anyway.
+    """
 
     native: ClassVar[str] = "position"
     sinks: int = 4

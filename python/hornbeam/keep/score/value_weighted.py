@@ -20,6 +20,10 @@ class ValueWeighted(Score):
     """Another score, not negative, times the norm of the value: the sum of magnitudes as in VATP (arXiv
     2406.12335), or "l2". The other score may be one in Python.
 
+    Args:
+        score: the other score.
+        norm: ``"l1"``, the sum of magnitudes, or ``"l2"``.
+
     Raises:
         ArgumentError: ``norm`` is neither "l1" nor "l2", or the other score reads the inputs of attention.
     """

@@ -11,6 +11,7 @@ from hornbeam.keep.split.head_scores import HeadScores
 from hornbeam.keep.split.layer_groups import LayerGroups
 from hornbeam.keep.split.pyramid import Pyramid
 from hornbeam.keep.split.uniform import Uniform
+from hornbeam.methods import export, methods_in
 
 __all__ = [
     "AcrossHeads",
@@ -21,3 +22,7 @@ __all__ = [
     "Split",
     "Uniform",
 ]
+
+SPLITS = methods_in(__name__, __path__, lambda found: issubclass(found, Split))
+"""All splits of this folder, by name; those above are named for type checkers."""
+export(globals(), SPLITS)

@@ -14,7 +14,12 @@ __all__ = ["AcrossHeads"]
 class AcrossHeads(Split):
     """Heads of a layer compete for its equal share by score; ``alpha`` is the safeguard. AdaKV (arXiv
     2407.11550). "mix" blends the outcome with equal shares, as the authors' code does;
-    "reserve" sets the top ``alpha`` of an equal share aside for every head, as kvpress does."""
+    "reserve" sets the top ``alpha`` of an equal share aside for every head, as kvpress does.
+
+    Args:
+        alpha: the share of an equal budget that every head is sure of, 0 to 1.
+        blend: ``"mix"`` or ``"reserve"``, see above.
+    """
 
     native: ClassVar[str] = "across_heads"
     alpha: float = 0.2

@@ -33,6 +33,11 @@ class Split(Factor):
         Of a split in Python they may sum to less. Where planes hold different numbers of keys while a text is
         generated, it sees the scores of the shorter ones filled up with -inf; what a plane gets beyond the
         keys that it holds stays unused.
+
+        Args:
+            scores: `[L, Hk, N]`, of one sequence.
+            total: tokens that stay, over all planes.
+            protected: as :attr:`hornbeam.keep.Score.protected`.
         """
         self.require_method()
         return self.select(scores, total, protected, 1)[0]
@@ -51,10 +56,10 @@ class Split(Factor):
         layers, heads, tokens = scores.shape
         counts = np.full((layers, heads), tokens, np.int32)
         positions = np.tile(np.arange(tokens, dtype=np.int32), layers * heads)
-        budgets, kept = self.select_held(scores.flatten(), counts, positions, total, protected, unit)
+        budgets, kept = self.select_resident(scores.flatten(), counts, positions, total, protected, unit)
         return budgets, kept.view(scores.shape)
 
-    def select_held(
+    def select_resident(
         self,
         scores: Tensor,
         counts: NDArray[np.int32],
@@ -83,8 +88,8 @@ class Split(Factor):
         if self.is_native and cuda.is_on_device(scores):
             return cuda.select_keys(self.spec(), scores, counts, positions, total, protected, unit)
         device, scores = scores.device, scores.detach().to("cpu", torch.float32).contiguous()
-        budgets = torch.empty(counts.shape, dtype=torch.int32)
-        kept = torch.empty(len(scores), dtype=torch.bool)
+        budgets = torch.empty(counts.shape, dtype=torch.int32, device="cpu")
+        kept = torch.empty(len(scores), dtype=torch.bool, device="cpu")
         if self.is_native:
             _native.keep_select(self.spec(), scores, counts, positions, total, protected, unit, budgets, kept)
             return budgets, kept
@@ -93,7 +98,7 @@ class Split(Factor):
         ends = np.cumsum(counts)
         for begin, end, share in zip(ends - counts.ravel(), ends, budgets.flatten().tolist(), strict=True):
             own, one = slice(begin, end), np.array([[end - begin]], np.int32)
-            share_of_one = torch.empty(1, 1, dtype=torch.int32)
+            share_of_one = torch.empty(1, 1, dtype=torch.int32, device="cpu")
             rule = share, protected, unit, share_of_one, kept[own]
             _native.keep_select(("uniform", {}), scores[own], one, positions[own], *rule)
         return budgets, kept.to(device)
@@ -104,7 +109,9 @@ class Split(Factor):
         """What :meth:`budgets` of a subclass gives, no more than each plane holds."""
         self.require_method()
         name, shape = type(self).__name__, tuple(counts.shape)
-        table = torch.full((counts.size, int(counts.max(initial=0))), -torch.inf, dtype=torch.float32)
+        table = torch.full(
+            (counts.size, int(counts.max(initial=0))), -torch.inf, dtype=torch.float32, device="cpu"
+        )
         for row, own in zip(table, scores.split(counts.ravel().tolist()), strict=True):
             row[: len(own)] = own
         found = self.budgets(table.view(*shape, -1), total, protected)

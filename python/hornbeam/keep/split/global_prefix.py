@@ -21,7 +21,11 @@ __all__ = ["GlobalPrefix"]
 class GlobalPrefix(Split):
     """Every layer keeps the same share of its score: the greatest that the budget allows. PrefixKV (arXiv
     2412.03409), whose bisection stops within five tokens and whose code follows a saved
-    ``profile``: one weight a layer, made by :meth:`calibrate`."""
+    ``profile``: one weight a layer, made by :meth:`calibrate`.
+
+    Args:
+        profile: a weight a layer; found from the scores by default.
+    """
 
     native: ClassVar[str] = "global_prefix"
     profile: tuple[float, ...] | None = None
@@ -47,14 +51,22 @@ class GlobalPrefix(Split):
         return cls(tuple(torch.stack(shares).mean(0).tolist()))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the profile as JSON."""
+        """Writes the profile as JSON.
+
+        Args:
+            path: the file.
+        """
         if self.profile is None:
             raise ArgumentError("profile is None, expected one made by calibrate")
         Path(path).write_text(json.dumps({"profile": self.profile}))
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> GlobalPrefix:
-        """Reads what :meth:`save` wrote."""
+        """Reads what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+        """
         content: Any = json.loads(Path(path).read_text())
         if not isinstance(content, dict) or not isinstance(content.get("profile"), list):
             raise ArgumentError(f"{path} holds no profile, expected what save wrote")

@@ -19,20 +19,32 @@ __all__ = ["HeadScores"]
 @dataclass(frozen=True)
 class HeadScores(Split):
     """Budgets follow given scores `[L][Hk]`, beyond what is protected and a ``floor`` of the mean. SparseMM
-    (arXiv 2506.05344)."""
+    (arXiv 2506.05344).
+
+    Args:
+        scores: `[L][Hk]`, one a kv head of each layer, not negative.
+        floor: the share of the mean budget that every head is sure of, 0 to 1.
+    """
 
     native: ClassVar[str] = "head_scores"
     scores: tuple[tuple[float, ...], ...] = ()
     floor: float = 0.1
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Writes the scores and the floor as safetensors."""
-        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64)}
+        """Writes the scores and the floor as safetensors.
+
+        Args:
+            path: the file.
+        """
+        tensors = {"head_scores": torch.tensor(self.scores, dtype=torch.float64, device="cpu")}
         write_tensors(path, tensors, {"floor": repr(self.floor)})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> HeadScores:
         """Reads what :meth:`save` wrote.
+
+        Args:
+            path: the file.
 
         Raises:
             ArgumentError: ``path`` is no such file.
@@ -52,7 +64,13 @@ class HeadScores(Split):
 
     @classmethod
     def from_query_heads(cls, scores: Tensor, num_kv_heads: int, floor: float = 0.1) -> HeadScores:
-        """From scores `[L, H]` of query heads, summed over the heads of a group as in the paper's code."""
+        """From scores `[L, H]` of query heads, summed over the heads of a group as in the paper's code.
+
+        Args:
+            scores: `[L, H]`, not negative.
+            num_kv_heads: kv heads of a layer; H is a multiple.
+            floor: as in the class.
+        """
         if scores.dim() != 2 or num_kv_heads < 1 or scores.shape[1] % num_kv_heads:
             raise ArgumentError(f"scores have shape {list(scores.shape)}, expected [L, G * {num_kv_heads}]")
         grouped = scores.double().unflatten(1, (num_kv_heads, -1)).sum(2)

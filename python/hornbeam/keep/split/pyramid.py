@@ -16,7 +16,12 @@ class Pyramid(Split):
     is protected. PyramidKV (arXiv 2406.02069). A layer whose share exceeds the sequence leaves the excess
     to the others. With ``slope="fitted"``, as in kvpress, the pyramid is built on the whole budget; its slope
     is taken anew where the first layer's share exceeds what it holds beside the protected tokens, and all
-    layers get the same where the last layer's share would not hold these then."""
+    layers get the same where the last layer's share would not hold these then.
+
+    Args:
+        beta: the last layer gets ``1 / beta`` of the mean.
+        slope: ``"fixed"`` or ``"fitted"``, see above.
+    """
 
     native: ClassVar[str] = "pyramid"
     beta: int = 20

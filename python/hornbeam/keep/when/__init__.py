@@ -7,6 +7,7 @@ from hornbeam.keep.when.after_prefill import AfterPrefill
 from hornbeam.keep.when.base import CacheState, When
 from hornbeam.keep.when.every_tokens import EveryTokens
 from hornbeam.keep.when.on_pressure import OnPressure
+from hornbeam.methods import export, methods_in
 
 __all__ = [
     "AfterPrefill",
@@ -15,3 +16,7 @@ __all__ = [
     "OnPressure",
     "When",
 ]
+
+MOMENTS = methods_in(__name__, __path__, lambda found: issubclass(found, When))
+"""All moments of this folder, by name; those above are named for type checkers."""
+export(globals(), MOMENTS)

@@ -46,5 +46,9 @@ class When(Factor):
         return None
 
     def due(self, moment: CacheState) -> bool:
-        """Whether to reduce now."""
+        """Whether to reduce now.
+
+        Args:
+            moment: what is known of the cache.
+        """
         raise ArgumentError(f"{type(self).__name__} has no method due, expected a class that overrides it")

@@ -13,7 +13,11 @@ __all__ = ["EveryTokens"]
 
 @dataclass(frozen=True)
 class EveryTokens(When):
-    """When a prompt is complete, then whenever ``count`` tokens were committed."""
+    """When a prompt is complete, then whenever ``count`` tokens were committed.
+
+    Args:
+        count: tokens between two reductions, at least 1.
+    """
 
     needs_bytes: ClassVar[bool] = False
     count: int = 1

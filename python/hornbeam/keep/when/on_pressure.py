@@ -13,7 +13,11 @@ __all__ = ["OnPressure"]
 
 @dataclass(frozen=True)
 class OnPressure(When):
-    """When the bytes held pass a ``share`` of the byte budget; never without one."""
+    """When the bytes held pass a ``share`` of the byte budget; never without one.
+
+    Args:
+        share: of ``max_kv_bytes``, above 0 and at most 1.
+    """
 
     within_prompt: ClassVar[bool] = True
     share: float = 0.9

@@ -50,12 +50,20 @@ class Auto:
         Union(*self._sources(), rows=rows)  # refuses bad arguments
 
     def union(self, target: Target) -> Union:
-        """The sources for this model as it is now."""
+        """The sources for this model as it is now.
+
+        Args:
+            target: the model that is drafted for.
+        """
         found = [] if self.left_out(target) else [FeatureHead()]
         return Union(*self._sources(), *found, rows=self.rows)
 
     def left_out(self, target: Target) -> dict[str, str]:
-        """The sources that there are not for this model as it is now, each with the reason."""
+        """The sources that there are not for this model as it is now, each with the reason.
+
+        Args:
+            target: the model, an :class:`hornbeam.LM` or its engine.
+        """
         reason = FeatureHead().mismatch(target)
         if target.graphs is not None:
             reason = "a step that is captured as a CUDA graph shows no hidden states"

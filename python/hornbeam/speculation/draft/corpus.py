@@ -22,6 +22,9 @@ StrPath = str | os.PathLike[str]
 def build_corpus(documents: Iterable[Sequence[int]]) -> SuffixCorpus:
     """Indexes documents of token ids, one after the other, in about a microsecond a token.
 
+    Args:
+        documents: token ids of each document.
+
     Raises:
         ArgumentError: a token id of 2**32 - 1 or more than 2**30 tokens in all.
     """
@@ -49,6 +52,11 @@ def index_files(
         tokenizer: splits the texts.
         progress: called as ``progress(file, tokens so far)`` after each file.
         skipped: called as ``skipped(path)`` for each file or folder within a folder that is left out.
+
+    Args:
+        paths: files, and folders of files.
+        tokenizer: of transformers: ``tokenizer(text, add_special_tokens=False)`` gives ``input_ids``.
+        progress: called after each file.
 
     Raises:
         ArgumentError: no file, none that is text, or a named one that is no text.
@@ -119,6 +127,10 @@ def _document(file: Path) -> str:
 def save_corpus(corpus: SuffixCorpus, path: StrPath) -> None:
     """Writes an index to ``path``, whole or not at all: it takes the place of an old file only when it is
     complete, so processes that have the old one mapped keep it.
+
+    Args:
+        corpus: the index.
+        path: the file to write.
 
     Raises:
         OSError: the file cannot be written.

@@ -96,7 +96,11 @@ class FeatureHead:
 
     def mismatch(self, target: Target) -> str | None:
         """Why the head cannot draft for the model as it is now, if it cannot. Compares once a change of the
-        model."""
+        model.
+
+        Args:
+            target: the model, an :class:`hornbeam.LM` or its engine.
+        """
         changes, known = _reasons.get(target, (-1, {}))
         if changes != target.runner.changes:
             known = {}
@@ -132,11 +136,20 @@ class _Reader:
     #: Whether the next row is the first after the gap.
     is_after_gap: bool = False
     was_tried: bool = False
+    #: Whether a fork reads the same text and states, so that they are copied before the next change.
+    is_shared: bool = False
 
     def fork(self) -> _Reader:
-        """A reader that goes on from here."""
-        branch = None if self.branch is None else self.branch.fork()
-        return replace(self, text=list(self.text), states=list(self.states), branch=branch)
+        """A reader that goes on from here. What was committed is shared until one of both adds to it."""
+        self.is_shared = True
+        return replace(self, branch=None if self.branch is None else self.branch.fork())
+
+    def add(self, tokens: Sequence[int], states: Tensor) -> None:
+        """Appends committed tokens, and the states of their rows."""
+        if self.is_shared:
+            self.text, self.states, self.is_shared = list(self.text), list(self.states), False
+        self.text += tokens
+        self.states.append(states)
 
     @property
     def num_unread(self) -> int:
@@ -203,10 +216,9 @@ class FeatureProposer(ModelProposer):
             reader, hidden = self._readers[outcome.index], outcome.hidden
             assert hidden is not None, "the run brings no hidden states"
             if not reader.text:
-                reader.position = outcome.position
-                reader.text += reader.prompt[: outcome.position]
-            reader.text += outcome.committed
-            reader.states.append(hidden if len(outcome.kept) == len(hidden) else hidden[outcome.kept])
+                reader.position, reader.text = outcome.position, list(reader.prompt[: outcome.position])
+            kept = hidden if len(outcome.kept) == len(hidden) else hidden[outcome.kept]
+            reader.add(outcome.committed, kept)
 
     def arrears(self, index: int) -> float:
         """Seconds that reading will take before the next guess, where there is more to read than a step
@@ -235,7 +247,7 @@ class FeatureProposer(ModelProposer):
         missing = reader.position - branch.length
         tail = self.head.tail(branch.length, reader.prompt) if missing > 0 else None
         if tail is not None and len(tail) >= missing:
-            reader.states.insert(0, tail[:missing])
+            reader.states = [tail[:missing], *reader.states]
             reader.position, missing = branch.length, 0
         if missing > 0 and not with_gap:
             branch.release()

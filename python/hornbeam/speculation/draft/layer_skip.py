@@ -63,7 +63,11 @@ class LayerSkip:
         return self.shape.law
 
     def kept(self, num_layers: int) -> frozenset[int]:
-        """The layers that run, of a model of ``num_layers``."""
+        """The layers that run, of a model of ``num_layers``.
+
+        Args:
+            num_layers: layers of the model.
+        """
         if self.layers is not None:
             kept = frozenset(self.layers)
             if not kept or not kept < frozenset(range(num_layers)):

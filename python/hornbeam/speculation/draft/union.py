@@ -14,7 +14,7 @@ from hornbeam.errors import ArgumentError
 from hornbeam.speculation.declarations import lms_of
 from hornbeam.speculation.draft.merged_tree import CONFIDENCES, Chances, Tree, cut
 from hornbeam.speculation.draft.payoff import Payoff
-from hornbeam.speculation.protocols import Ask, Drafted, Law, Outcome, Run
+from hornbeam.speculation.protocols import Ask, Drafted, Law, Others, Outcome, Run
 from hornbeam.speculation.source import Source
 from hornbeam.speculation.tree_building import DraftTree
 
@@ -74,7 +74,11 @@ class Union:
 
 
 class UnionMemory:
-    """What the unions of equal settings have learned on one model."""
+    """What the unions of equal settings have learned on one model.
+
+    Args:
+        num_sources: how many sources the unions have.
+    """
 
     def __init__(self, num_sources: int) -> None:
         self.chances = Chances()
@@ -126,6 +130,8 @@ class UnionProposer:
         self._asked: dict[int, Asked] = {}
         # Of each source and sequence: what it would have saved, had it caught up with the text.
         self._forgone: dict[tuple[int, int], float] = {}
+        # Sequences of the step, those of others included, and what else it computes for others.
+        self._num_sequences, self._other_rows = 0, 0
         # Whether the only source is to be asked for a sequence, if that was settled for an outline.
         self._settled: dict[int, Hashable | None] = {}
         # A draft that goes on into the verification is one for all sequences of a step.
@@ -165,11 +171,12 @@ class UnionProposer:
         """The outline of the only source, or an empty one where it is not worth asking."""
         outline = self.sources[0].outline
         assert outline is not None, "the source has no outlines"
-        kind = self._kind([], 1)
+        num_sequences = 1 + ask.others.sequences
+        kind = self._kind([], num_sequences)
         if self._settled and self._is_whole[0]:
             is_due = next(iter(self._settled.values())) is not None
         else:
-            is_due = self._is_due(0, ask, kind, self._token_seconds(1))
+            is_due = self._is_due(0, ask, kind, self._token_seconds(num_sequences))
         self._settled[ask.index] = kind if is_due else None
         return outline(ask) if is_due else DraftTree([], Signals([]), [])
 
@@ -177,6 +184,8 @@ class UnionProposer:
         """One merged tree for each ask."""
         for ask in asks:
             self._judge(ask)
+        others = asks[0].others if asks else Others()
+        self._num_sequences, self._other_rows = len(asks) + others.sequences, others.rows
         proposals: dict[int, list[tuple[int, Drafted]]] = {ask.index: [] for ask in asks}
         self._asked = {}
         for number in self._by_cost(range(len(self.sources))):
@@ -200,7 +209,7 @@ class UnionProposer:
         self, number: int, asks: Sequence[Ask], proposals: dict[int, list[tuple[int, Drafted]]]
     ) -> list[tuple[Ask, Hashable]]:
         """The sequences for which a source is worth asking, and the kinds of their steps."""
-        token_seconds = self._token_seconds(len(asks))
+        token_seconds = self._token_seconds(self._num_sequences)
         group: list[tuple[Ask, Hashable]] = []
         for place, ask in enumerate(asks):
             if self._is_whole[number] and len(group) < place:
@@ -209,7 +218,7 @@ class UnionProposer:
                 if (settled := self._settled[ask.index]) is not None:
                     group.append((ask, settled))
                 continue
-            kind = self._kind(proposals[ask.index], len(asks))
+            kind = self._kind(proposals[ask.index], self._num_sequences)
             is_settled = self._is_whole[number] and bool(group)
             if is_settled or self._is_due(number, ask, kind, token_seconds):
                 group.append((ask, kind))
@@ -286,12 +295,12 @@ class UnionProposer:
         for number, asked in self._asked.items():
             if asked.is_typical:
                 self._payoffs[number].book_seconds(max(asked.seconds, 0.0) / len(asked.kinds))
-        token_seconds = self._token_seconds(len(outcomes))
+        token_seconds = self._token_seconds(self._num_sequences)
         if token_seconds is None:
             return
         order = self._by_cost(self._asked)
         owned = {outcome.index: self._owned(outcome, order) for outcome in outcomes}
-        rows, before = len(outcomes), self._seconds(len(outcomes))
+        rows, before = self._num_sequences, self._seconds(self._num_sequences)
         for number in order:
             kinds = self._asked[number].kinds
             own = sum(owned[outcome.index][number][0] for outcome in outcomes)
@@ -327,7 +336,8 @@ class UnionProposer:
         return sorted(numbers, key=lambda number: self._payoffs[number].seconds or 0.0)
 
     def _seconds(self, rows: int) -> float:
-        return self.run.target.cost_curve.seconds(rows) or 0.0
+        curve = self.run.target.cost_curve
+        return curve.seconds_beside(rows, self._num_sequences, self._other_rows) or 0.0
 
     def _token_seconds(self, num_sequences: int) -> float | None:
         """What a token takes without drafts; None while nothing was measured."""

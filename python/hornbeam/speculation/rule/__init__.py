@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from typing import Any
 
 from hornbeam.errors import ArgumentError
+from hornbeam.methods import methods_in
 from hornbeam.speculation.protocols import Law
-from hornbeam.speculation.rule.base import NativeRule, Rule, Verification, Walk
+from hornbeam.speculation.rule.base import Rule, Verification, Walk
 
 __all__ = ["RULES", "Rule", "Verification", "Walk", "is_ratio_test", "rule_of"]
 
-
-def _found() -> dict[str, Rule]:
-    rules: dict[str, Rule] = {}
-    for file in pkgutil.iter_modules(__path__):
-        for value in vars(importlib.import_module(f"{__name__}.{file.name}")).values():
-            is_rule = isinstance(value, type) and issubclass(value, Rule) and value not in (Rule, NativeRule)
-            if is_rule and value.__module__ == f"{__name__}.{file.name}":
-                rules[value.name] = value()
-    return rules
-
-
-RULES: dict[str, Rule] = _found()
+_FOUND = methods_in(__name__, __path__, lambda found: issubclass(found, Rule))
+RULES: dict[str, Rule] = {rule.name: rule() for rule in _FOUND.values()}
 """The rules that come with the package, by name, each with its default parameters."""
 
 
 def rule_of(verify: Any) -> Rule:
     """The rule that ``verify=`` says.
+
+    Args:
+        verify: the name of a rule of the package, or a rule.
 
     Raises:
         ArgumentError: it is neither the name of a rule nor a :class:`Rule`.
@@ -45,5 +37,11 @@ def rule_of(verify: Any) -> Rule:
 
 def is_ratio_test(verify: str | Rule, law: Law, is_greedy: bool) -> bool:
     """Whether the rule compares laws for a draft of this law. An argmax has one outcome, and what was chosen
-    without chance is accepted where a draw from the target says the same."""
+    without chance is accepted where a draw from the target says the same.
+
+    Args:
+        verify: a rule, or its name.
+        law: how the draft's tokens come about.
+        is_greedy: whether the target takes its argmax.
+    """
     return bool(rule_of(verify).compares) and law != "deterministic" and not is_greedy

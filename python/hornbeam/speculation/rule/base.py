@@ -24,13 +24,16 @@ class Verification:
     """The drafts of some sequences that share a warp and a seed, and what the target says to them."""
 
     drafts: Sequence[StepDraft]
+    """One a sequence."""
     logits: Tensor
     """``[N + B, V]``, raw: of each sequence the row after the pending token, then one after each token of
     its draft."""
     draft_logits: Tensor | None
     """The same rows of the draft, where the rule compares laws; rows that are not read may hold anything."""
     warp: Warp
+    """How logits become the law that tokens are drawn from."""
     seed: int
+    """Of the random numbers."""
     sequences: list[int]
     """Which random numbers each draws."""
     positions: list[int]
@@ -41,7 +44,13 @@ class Verification:
 
 class Walk:
     """One sequence's draft, as a rule in Python sees it. A token is named by its index in the draft; -1 is
-    the pending one."""
+    the pending one.
+
+    Args:
+        given: what is verified.
+        place: the sequence's place in it.
+        first_row: its first row of logits.
+    """
 
     def __init__(self, given: Verification, place: int, first_row: int) -> None:
         draft = given.drafts[place]
@@ -58,15 +67,27 @@ class Walk:
         self._random = torch.Generator().manual_seed(int.from_bytes(digest.digest(), "little") >> 1)
 
     def children(self, token: int = -1) -> list[int]:
-        """The tokens below one, in the order in which they were drawn."""
+        """The tokens below one, in the order in which they were drawn.
+
+        Args:
+            token: its index in the draft; -1 for the pending one.
+        """
         return [index for index, parent in enumerate(self.parents) if parent == token]
 
     def target(self, token: int = -1) -> Tensor:
-        """The target's warped law after a token, float64 ``[V]``."""
+        """The target's warped law after a token, float64 ``[V]``.
+
+        Args:
+            token: its index in the draft; -1 for the pending one.
+        """
         return self._law(self._given.logits, token)
 
     def drafted(self, token: int = -1) -> Tensor:
-        """The draft's warped law after a token, float64 ``[V]``, for a rule with :attr:`Rule.compares`."""
+        """The draft's warped law after a token, float64 ``[V]``, for a rule with :attr:`Rule.compares`.
+
+        Args:
+            token: its index in the draft; -1 for the pending one.
+        """
         assert self._given.draft_logits is not None, "the rule compares no laws"
         return self._law(self._given.draft_logits, token)
 
@@ -125,11 +146,18 @@ class Rule:
         return f"{type(self).__name__}()"
 
     def walk(self, draft: Walk) -> tuple[list[int], int]:
-        """The indices of the accepted tokens, which are a path from the root, and the token id after them."""
+        """The indices of the accepted tokens, which are a path from the root, and the token id after them.
+
+        Args:
+            draft: one sequence's draft, and what the target says to it.
+        """
         raise ArgumentError(f"{type(self).__name__} has no method walk, expected a class that overrides it")
 
     def verify(self, given: Verification) -> list[Verdict]:
         """A verdict on every draft.
+
+        Args:
+            given: the drafts of the sequences that share a warp and a seed.
 
         Raises:
             ArgumentError: :meth:`walk` gave no path of the draft, or no token of the model.

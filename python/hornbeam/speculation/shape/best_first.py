@@ -21,6 +21,11 @@ class BestFirst:
 
     We differ in that ties go to the token that was scored first.
 
+    Args:
+        size: tokens of the tree.
+        width: nodes that are expanded on a level, and children of each.
+        depth: levels.
+
     Raises:
         ArgumentError: an argument is below 1.
     """

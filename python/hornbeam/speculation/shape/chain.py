@@ -18,6 +18,9 @@ __all__ = ["Chain"]
 class Chain:
     """A chain of ``length`` tokens (Leviathan et al. 2023, Chen et al. 2023).
 
+    Args:
+        length: tokens of the chain.
+
     Raises:
         ArgumentError: if ``length`` is below 1.
     """

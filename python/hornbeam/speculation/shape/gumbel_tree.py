@@ -18,6 +18,9 @@ class GumbelTree:
     """Every node of level ``i`` has ``branching[i]`` children, drawn without replacement by the Gumbel
     top-k trick: RSD-C (Jeon et al. 2024, "Recursive speculative decoding", section 3.2.1).
 
+    Args:
+        branching: children of a node, a number a level.
+
     Raises:
         ArgumentError: a width is below 1.
     """

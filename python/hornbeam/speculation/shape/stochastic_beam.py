@@ -23,6 +23,10 @@ class StochasticBeam:
     Siblings are verified in descending order of it. What is kept depends on values alone, and which
     tokens hold them is independent of the values, so the siblings kept are draws without replacement.
 
+    Args:
+        width: sequences that are kept on a level.
+        depth: levels.
+
     Raises:
         ArgumentError: ``width`` or ``depth`` is below 1.
     """

@@ -25,6 +25,9 @@ class Confidence:
 
     It does not look at costs; differs from transformers in that the threshold is not refitted.
 
+    Args:
+        threshold: the confidence below which a path ends, 0 to 1.
+
     Raises:
         ArgumentError: if ``threshold`` is outside of [0, 1].
     """

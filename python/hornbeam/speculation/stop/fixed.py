@@ -19,6 +19,9 @@ class Fixed:
     """Verifies the first ``length`` tokens of every proposal, whatever they cost. Of a
     tree these are the first levels, where it comes level by level.
 
+    Args:
+        length: tokens of a proposal that are verified.
+
     Raises:
         ArgumentError: if ``length`` is negative.
     """

@@ -12,7 +12,8 @@ __all__ = ["MeasuredGain"]
 
 @dataclass(frozen=True)
 class MeasuredGain:
-    """Verifies as many tokens as raise the expected tokens per second, jointly over the batch.
+    """Verifies as many tokens as raise the expected tokens per second, jointly over the batch and
+    beside the rows that other requests have in the same step.
 
     The seconds of a step are measured (:class:`hornbeam.speculation.CostCurve`), acceptance is learned
     from outcomes by match length, the source's confidence and position; the lengths maximise
@@ -38,6 +39,7 @@ class MeasuredGain:
     needs_costs: ClassVar[bool] = True
     is_predictable: ClassVar[bool] = False
     takes_outlines: ClassVar[bool] = True
+    sees_others: ClassVar[bool] = True
 
     exploration: float = 0.005
     tolerance: float = 0.01

@@ -15,7 +15,7 @@ pub mod select;
 pub mod split;
 
 pub use params::{Param, Params};
-pub use rows::{Mass, Rows};
+pub use rows::{Mass, QueryRows};
 pub use select::{Protect, select};
 
 use crate::error::{Error, Result};

@@ -291,7 +291,7 @@ mod tests {
     use super::*;
     use crate::keep::score::{build, score_layer};
     use crate::keep::testing::with_layer;
-    use crate::keep::{Params, Rows};
+    use crate::keep::{Params, QueryRows};
     use crate::simd::Isa;
 
     const NAMES: [&str; 6] =
@@ -341,7 +341,7 @@ mod tests {
             let (mut a, mut b) = ([0.0; 3], [0.0; 2]);
             let mass = |at: usize, n: usize| {
                 let layer = Layer { num_tokens: n, ..alone(&resident, at) };
-                Mass::of(Isa::detected(), &layer, Rows::Last(1)).unwrap()
+                Mass::of(Isa::detected(), &layer, QueryRows::Last(1)).unwrap()
             };
             let masses = [mass(0, 3), mass(1, 2)];
             let accumulated = Accumulated {

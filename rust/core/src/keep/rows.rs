@@ -11,7 +11,7 @@ const PROBE_DOMAIN: u32 = 5 << 24;
 
 /// Rows of attention, one a token of the sequence.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Rows {
+pub enum QueryRows {
     /// The last ones, or all where there are fewer.
     Last(usize),
     /// Every row.
@@ -27,7 +27,7 @@ pub enum Rows {
     },
 }
 
-impl Rows {
+impl QueryRows {
     /// Positions of the rows, ascending, in a sequence of `num_tokens`.
     pub fn positions(&self, num_tokens: usize) -> Vec<u32> {
         let all = num_tokens as u32;
@@ -66,7 +66,7 @@ impl Mass {
     ///
     /// # Errors
     /// [`Error::Shape`] if the layer holds the queries of too few rows, naming how many are needed.
-    pub fn of(isa: Isa, layer: &Layer<'_>, rows: Rows) -> Result<Self> {
+    pub fn of(isa: Isa, layer: &Layer<'_>, rows: QueryRows) -> Result<Self> {
         let n = layer.num_seen;
         let positions = rows.positions(n);
         let first = n - layer.num_rows.min(positions.len());
@@ -81,9 +81,9 @@ impl Mass {
             let lowest = positions.first().copied().unwrap_or(0);
             let what = "queries.shape[3]";
             let why = match rows {
-                Rows::Last(count) => format!("the last {} rows", count.min(n)),
-                Rows::All => format!("all {n} rows, since the score sums over every query"),
-                Rows::Probes { .. } => {
+                QueryRows::Last(count) => format!("the last {} rows", count.min(n)),
+                QueryRows::All => format!("all {n} rows, since the score sums over every query"),
+                QueryRows::Probes { .. } => {
                     format!("the last {} rows, which hold the probes", n - lowest as usize)
                 }
             };
@@ -132,27 +132,27 @@ mod tests {
 
     #[test]
     fn probes_are_the_recent_rows_and_distinct_others() {
-        let probes = Rows::Probes { recent: 0.05, random: 0.1, seed: 3 };
+        let probes = QueryRows::Probes { recent: 0.05, random: 0.1, seed: 3 };
         let rows = probes.positions(200);
         assert_eq!(rows.len(), 10 + 20);
         assert_eq!(rows[20..], (190..200).collect::<Vec<u32>>());
         assert!(rows.windows(2).all(|pair| pair[0] < pair[1]));
-        assert_ne!(rows, Rows::Probes { recent: 0.05, random: 0.1, seed: 4 }.positions(200));
+        assert_ne!(rows, QueryRows::Probes { recent: 0.05, random: 0.1, seed: 4 }.positions(200));
         assert_eq!(probes.positions(1), [0]);
         assert_eq!(probes.positions(0), []);
-        assert_eq!(Rows::Probes { recent: 1.0, random: 1.0, seed: 0 }.positions(5), [0, 1, 2, 3, 4]);
+        assert_eq!(QueryRows::Probes { recent: 1.0, random: 1.0, seed: 0 }.positions(5), [0, 1, 2, 3, 4]);
     }
 
     #[test]
     fn every_row_spends_one_among_the_keys_it_sees() {
         with_layer([2, 3, 9, 4, 5], |layer| {
-            let mass = Mass::of(Isa::detected(), layer, Rows::Last(2)).unwrap();
+            let mass = Mass::of(Isa::detected(), layer, QueryRows::Last(2)).unwrap();
             assert_eq!(mass.seen, [2, 2, 2, 2, 2, 2, 2, 2, 1]);
             for head in mass.sums.chunks_exact(9) {
                 let total = head.iter().sum::<u64>() as f64 / MASS_ONE as f64;
                 assert!((total - 6.0).abs() < 1e-9, "{total}");
             }
-            let message = Mass::of(Isa::detected(), layer, Rows::All).unwrap_err().to_string();
+            let message = Mass::of(Isa::detected(), layer, QueryRows::All).unwrap_err().to_string();
             assert_eq!(
                 message,
                 "queries.shape[3] is 4, expected all 9 rows, since the score sums over every query"

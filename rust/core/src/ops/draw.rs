@@ -37,7 +37,7 @@ pub enum Noise {
 
 /// What is drawn. Parallel arrays over rows.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct Draws<'a> {
     /// Raw logits, one row a node.
     pub logits: Logits<'a>,
     /// One a row, or one for all.
@@ -77,49 +77,44 @@ pub struct Child {
 /// # Errors
 /// [`Error::Shape`] and [`Error::Value`] for arguments that do not fit; [`Error::Logits`] if a row is
 /// no distribution, for the lowest such row.
-pub fn draw(
-    isa: Isa,
-    pool: &dyn Parallel,
-    request: &Request<'_>,
-    counts: &[usize],
-) -> Result<Vec<Vec<Child>>> {
-    check(request, counts)?;
-    let rows = request.logits.num_rows();
+pub fn draw(isa: Isa, pool: &dyn Parallel, draws: &Draws<'_>, counts: &[usize]) -> Result<Vec<Vec<Child>>> {
+    check(draws, counts)?;
+    let rows = draws.logits.num_rows();
     let slots: Vec<_> = (0..rows).map(|_| Mutex::new(Ok(Vec::new()))).collect();
     let task = |row: usize| {
-        let drawn = Workspace::with(|workspace| one(isa, request, row, workspace, counts[row]));
+        let drawn = Workspace::with(|workspace| one(isa, draws, row, workspace, counts[row]));
         if let Ok(mut slot) = slots[row].lock() {
             *slot = drawn;
         }
     };
     // As in verification: below 100 µs of work another thread does not pay.
-    let is_short = rows * request.logits.vocabulary() < 1 << 18;
+    let is_short = rows * draws.logits.vocabulary() < 1 << 18;
     let pool = if is_short { &Serial as &dyn Parallel } else { pool };
     pool.run(rows, &task);
     slots.into_iter().map(into_whole).collect()
 }
 
-fn check(request: &Request<'_>, counts: &[usize]) -> Result<()> {
-    let rows = request.logits.num_rows();
+fn check(draws: &Draws<'_>, counts: &[usize]) -> Result<()> {
+    let rows = draws.logits.num_rows();
     let expect = |what, got: usize, expected: usize| {
         if got == expected { Ok(()) } else { Err(Error::shape(what, got, expected)) }
     };
-    expect("sequences", request.sequences.len(), rows)?;
-    expect("positions", request.positions.len(), rows)?;
-    expect("nodes", request.nodes.len(), rows)?;
+    expect("sequences", draws.sequences.len(), rows)?;
+    expect("positions", draws.positions.len(), rows)?;
+    expect("nodes", draws.nodes.len(), rows)?;
     expect("counts", counts.len(), rows)?;
-    if request.warps.len() != 1 {
-        expect("warp", request.warps.len(), rows)?;
+    if draws.warps.len() != 1 {
+        expect("warp", draws.warps.len(), rows)?;
     }
-    if let Some(limits) = request.limits {
+    if let Some(limits) = draws.limits {
         expect("limits", limits.len(), rows)?;
     }
-    if let Some(node) = request.nodes.iter().find(|node| **node as usize >= MAX_NODES) {
+    if let Some(node) = draws.nodes.iter().find(|node| **node as usize >= MAX_NODES) {
         return Err(Error::value("a node", node, format!("0 to {}", MAX_NODES - 1)));
     }
-    match request.histories {
+    match draws.histories {
         Some(histories) => expect("history", histories.len(), rows),
-        None if request.warps.iter().any(|warp| warp.has_penalties()) => {
+        None if draws.warps.iter().any(|warp| warp.has_penalties()) => {
             Err(Error::value("history", "None", "prompt and output, since the warp has penalties"))
         }
         None => Ok(()),
@@ -128,28 +123,28 @@ fn check(request: &Request<'_>, counts: &[usize]) -> Result<()> {
 
 fn one(
     isa: Isa,
-    request: &Request<'_>,
+    draws: &Draws<'_>,
     row: usize,
     workspace: &mut Workspace,
     count: usize,
 ) -> Result<Vec<Child>> {
-    let warp = request.warps[if request.warps.len() == 1 { 0 } else { row }];
+    let warp = draws.warps[if draws.warps.len() == 1 { 0 } else { row }];
     let follows = warp.has_penalties();
     let (law, warper, seen) = workspace.for_draws();
-    seen.reset(if follows { request.logits.vocabulary() } else { 0 });
-    if let (true, Some(histories)) = (follows, request.histories) {
+    seen.reset(if follows { draws.logits.vocabulary() } else { 0 });
+    if let (true, Some(histories)) = (follows, draws.histories) {
         let (prompt, output) = histories[row];
         seen.load(prompt, output)?;
     }
-    warper.warp(isa, request.logits.row(row), warp, seen, law).map_err(|fault| fault.at(row, 0))?;
-    let limit = request.limits.map_or(f64::INFINITY, |limits| limits[row]);
+    warper.warp(isa, draws.logits.row(row), warp, seen, law).map_err(|fault| fault.at(row, 0))?;
+    let limit = draws.limits.map_or(f64::INFINITY, |limits| limits[row]);
     if count == 0 || (limit < f64::INFINITY && law.entropy(isa) > limit) {
         return Ok(Vec::new());
     }
-    let stream = Stream::new(request.seed, request.sequences[row]);
-    let (position, node) = (request.positions[row], request.nodes[row]);
+    let stream = Stream::new(draws.seed, draws.sequences[row]);
+    let (position, node) = (draws.positions[row], draws.nodes[row]);
     let total = law.total() as f64;
-    let key = match request.noise {
+    let key = match draws.noise {
         Noise::Independent => {
             return Ok((0..count as u32)
                 .map(|child| {

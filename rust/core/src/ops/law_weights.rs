@@ -11,7 +11,7 @@ use crate::simd::Isa;
 
 /// Writes the law of every row of `logits`: the weights of all tokens to `weights`, `[rows, vocabulary]`, and
 /// their sums to `totals`, `[rows]`. A token's probability is its share. `warps` and `histories` are as in
-/// [`crate::ops::draw::Request`].
+/// [`crate::ops::draw::Draws`].
 ///
 /// # Errors
 /// [`Error::Shape`] and [`Error::Value`] for arguments that do not fit; [`Error::Logits`] if a row is no

@@ -6,7 +6,7 @@
 //! rows prefetched; the rows of `x` stay in cache.
 //!
 //! The bits of an output do not depend on the number of rows, on its place, or on the number of
-//! threads ([`crate::simd::dot`] fixes the order of summation).
+//! threads (`simd::dot` fixes the order of summation).
 
 use std::ops::Range;
 

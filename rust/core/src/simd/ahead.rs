@@ -6,7 +6,7 @@ use crate::format::Element;
 
 /// Memory that lies in one piece.
 #[derive(Debug, Clone, Copy)]
-pub struct Run {
+pub struct MemoryRange {
     /// Where it begins. It is only ever prefetched.
     pub at: *const u8,
     /// How long it is.
@@ -15,7 +15,7 @@ pub struct Run {
 
 static NOWHERE: u8 = 0;
 
-impl Run {
+impl MemoryRange {
     /// No memory, at an address that may be asked for.
     pub(super) const NONE: Self = Self { at: &raw const NOWHERE, bytes: 0 };
 
@@ -60,17 +60,17 @@ impl<'a, E: Element> Ahead<'a, E> {
 
     /// The next rows: a run where they lie one after another; else they are asked for here.
     #[inline(always)]
-    pub(super) fn take<L: Lanes>(&mut self, l: L) -> Run {
+    pub(super) fn take<L: Lanes>(&mut self, l: L) -> MemoryRange {
         let (rows, rest) = self.rows.split_at(self.each.min(self.rows.len()));
         self.rows = rest;
-        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return Run::NONE };
-        let run = Run { at: first.as_ptr().cast(), bytes: rows.len() * size_of_val(*first) };
+        let (Some(first), Some(last)) = (rows.first(), rows.last()) else { return MemoryRange::NONE };
+        let run = MemoryRange { at: first.as_ptr().cast(), bytes: rows.len() * size_of_val(*first) };
         if run.at.wrapping_add(run.bytes) == last.as_ptr_range().end.cast() {
             return run;
         }
         for row in rows {
-            Run::of(row).prefetch(l);
+            MemoryRange::of(row).prefetch(l);
         }
-        Run::NONE
+        MemoryRange::NONE
     }
 }

@@ -1,6 +1,6 @@
 //! The vector that kernels are written in: sixteen lanes of f32.
 
-use super::ahead::Run;
+use super::ahead::MemoryRange;
 use super::product::Group;
 use crate::format::Element;
 
@@ -95,7 +95,11 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     /// # Safety
     /// The slices that the group was made from are still borrowed.
     #[inline(always)]
-    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(self, group: Group<3, 2, STEP>, ahead: Run) {
+    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(
+        self,
+        group: Group<3, 2, STEP>,
+        ahead: MemoryRange,
+    ) {
         // SAFETY: the caller's.
         unsafe { group.add::<ADD, Self>(self, ahead) }
     }

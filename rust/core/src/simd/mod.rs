@@ -18,6 +18,8 @@ pub mod row;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 #[cfg(target_arch = "x86_64")]
+mod x86_eight;
+#[cfg(target_arch = "x86_64")]
 mod x86_product;
 
 use std::sync::OnceLock;

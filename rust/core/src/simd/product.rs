@@ -2,13 +2,13 @@
 //!
 //! Each checks the lengths of its arguments once and then runs without checks.
 
-use super::ahead::{Ahead, Run};
+use super::ahead::{Ahead, MemoryRange};
 use super::{Lanes, WIDTH};
 use crate::format::Element;
 
 /// Where the rows of a product begin: they lie sixteen to a block.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows {
+pub struct RowLayout {
     /// The first one, counted from the first of its block.
     pub first: usize,
     /// From a row to the next of its block.
@@ -17,7 +17,7 @@ pub struct Rows {
     pub block_stride: usize,
 }
 
-impl Rows {
+impl RowLayout {
     /// Rows that are `stride` apart.
     pub fn apart(stride: usize) -> Self {
         Self { first: 0, stride, block_stride: WIDTH * stride }
@@ -37,7 +37,7 @@ pub struct Product<'a> {
     /// The numbers of all rows.
     pub a: &'a [f32],
     /// Where rows begin in `a`.
-    pub rows: Rows,
+    pub rows: RowLayout,
     /// Numbers of a row.
     pub n: usize,
     /// The panels.
@@ -94,7 +94,7 @@ impl Product<'_> {
             let mut row = 0;
             for group in 0..groups {
                 let size = (rows - row) / (groups - group);
-                let run = if panel == 0 { ahead.take(l) } else { Run::NONE };
+                let run = if panel == 0 { ahead.take(l) } else { MemoryRange::NONE };
                 // SAFETY: as above.
                 unsafe {
                     match size {
@@ -169,7 +169,7 @@ impl<const Q: usize, const P: usize, const STEP: usize> Group<Q, P, STEP> {
     /// # Safety
     /// The slices that the group was made from are still borrowed.
     #[inline(always)]
-    pub(super) unsafe fn add<const ADD: bool, L: Lanes>(self, l: L, ahead: Run) {
+    pub(super) unsafe fn add<const ADD: bool, L: Lanes>(self, l: L, ahead: MemoryRange) {
         ahead.prefetch(l);
         // Four turns at a time: where another thread shares the core, a loop's own instructions take
         // room from the loads.

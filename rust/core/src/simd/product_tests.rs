@@ -33,7 +33,7 @@ impl Kernel for Products {
             let mut ahead = Ahead::new(&soon, groups::<L>(2, rows));
             let product = Product {
                 a: &a,
-                rows: Rows::apart(n),
+                rows: RowLayout::apart(n),
                 n,
                 panels: &[&panel[0], &panel[1]],
                 to: &mut to,
@@ -51,7 +51,7 @@ impl Kernel for Products {
                 }
                 assert_eq!(to[3 * r + 2][j], 1.0);
             }
-            let inner = Rows { first: 0, stride: 1, block_stride: 16 * n };
+            let inner = RowLayout { first: 0, stride: 1, block_stride: 16 * n };
             let one = Product {
                 a: &turned,
                 rows: inner,
@@ -75,9 +75,9 @@ impl Kernel for Products {
             let mut to = vec![[1.0; WIDTH]; 6];
             let panels = &[&panel[0][..], &panel[1]];
             let mut product =
-                Product { a: &a, rows: Rows::apart(n), n, panels, to: &mut to, to_row: 1, to_panel: 3 };
+                Product { a: &a, rows: RowLayout::apart(n), n, panels, to: &mut to, to_row: 1, to_panel: 3 };
             // SAFETY: the slices live on.
-            unsafe { l.three_by_two::<1, true>(product.group(0, 0), Run::NONE) };
+            unsafe { l.three_by_two::<1, true>(product.group(0, 0), MemoryRange::NONE) };
             assert_eq!([to[2][5], to[5][5]], [1.0 + dot(2, 0, 5), 1.0 + dot(2, 1, 5)]);
         }
     }

@@ -8,8 +8,9 @@
 
 use std::arch::x86_64::*;
 
-use super::ahead::Run;
+use super::ahead::MemoryRange;
 use super::product::Group;
+use super::x86_eight::{load_eight, reduce_eight, reduce_eight4, transpose_sixteen};
 use super::{Kernel, Lanes, WIDTH, x86_product};
 use crate::format::{Dtype, Element};
 
@@ -55,107 +56,6 @@ macro_rules! one {
             unsafe { $intrinsic }
         }
     )+};
-}
-
-/// The order of [`Lanes::reduce_add`] from eight lanes on.
-///
-/// # Safety
-/// The machine has AVX2.
-#[inline(always)]
-unsafe fn reduce_eight(v: __m256) -> f32 {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
-        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
-    }
-}
-
-/// Four reductions at once, each in the order of [`Lanes::reduce_add`] from eight lanes on.
-///
-/// # Safety
-/// The machine has AVX2.
-#[inline(always)]
-unsafe fn reduce_eight4(v: [__m256; 4]) -> [f32; 4] {
-    // SAFETY: the caller's contract; a transmute between arrays of f32 of one size.
-    unsafe {
-        let mut four = [_mm_setzero_ps(); 4];
-        for (four, v) in four.iter_mut().zip(v) {
-            *four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
-        }
-        // [a0 b0 a1 b1] + [a2 b2 a3 b3]: lanes 0 and 2 of each meet, and 1 and 3.
-        let ab = _mm_add_ps(_mm_unpacklo_ps(four[0], four[1]), _mm_unpackhi_ps(four[0], four[1]));
-        let cd = _mm_add_ps(_mm_unpacklo_ps(four[2], four[3]), _mm_unpackhi_ps(four[2], four[3]));
-        std::mem::transmute(_mm_add_ps(_mm_movelh_ps(ab, cd), _mm_movehl_ps(cd, ab)))
-    }
-}
-
-/// Turns eight registers of eight lanes.
-///
-/// # Safety
-/// The machine has AVX2.
-#[inline(always)]
-unsafe fn transpose_eight(v: [__m256; 8]) -> [__m256; 8] {
-    // SAFETY: the caller's contract.
-    unsafe {
-        let pair = |a, b| (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
-        let ((a, b), (c, d)) = (pair(v[0], v[1]), pair(v[2], v[3]));
-        let ((e, f), (g, h)) = (pair(v[4], v[5]), pair(v[6], v[7]));
-        let quad = |a, b| (_mm256_shuffle_ps::<0x44>(a, b), _mm256_shuffle_ps::<0xee>(a, b));
-        let ((r0, r1), (r2, r3)) = (quad(a, c), quad(b, d));
-        let ((s0, s1), (s2, s3)) = (quad(e, g), quad(f, h));
-        let low = |r, s| _mm256_permute2f128_ps::<0x20>(r, s);
-        let high = |r, s| _mm256_permute2f128_ps::<0x31>(r, s);
-        [
-            low(r0, s0),
-            low(r1, s1),
-            low(r2, s2),
-            low(r3, s3),
-            high(r0, s0),
-            high(r1, s1),
-            high(r2, s2),
-            high(r3, s3),
-        ]
-    }
-}
-
-/// Eight elements, widened.
-///
-/// # Safety
-/// The machine has AVX2 and F16C, and `at` points to eight elements.
-#[inline(always)]
-unsafe fn load_eight<E: Element>(at: *const E) -> __m256 {
-    // SAFETY: the caller's contract; `E::DTYPE` says the size of an element.
-    unsafe {
-        match E::DTYPE {
-            Dtype::F32 => _mm256_loadu_ps(at.cast()),
-            Dtype::Bf16 => {
-                let bits = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(bits))
-            }
-            Dtype::F16 => _mm256_cvtph_ps(_mm_loadu_si128(at.cast())),
-        }
-    }
-}
-
-/// [`Lanes::transpose`] in four blocks of eight by eight.
-///
-/// # Safety
-/// The machine has AVX2 and F16C.
-#[inline(always)]
-unsafe fn transpose_sixteen<E: Element>(from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
-    for (first, half) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
-        // SAFETY: the caller's contract; all indices are below sixteen.
-        unsafe {
-            let mut rows = [_mm256_setzero_ps(); 8];
-            for (row, from) in rows.iter_mut().zip(&from[first..]) {
-                *row = load_eight(from.as_ptr().add(half));
-            }
-            for (i, row) in transpose_eight(rows).into_iter().enumerate() {
-                _mm256_storeu_ps(to[half + i].as_mut_ptr().add(first), row);
-            }
-        }
-    }
 }
 
 impl Lanes for Avx2 {
@@ -272,7 +172,11 @@ impl Lanes for Avx2 {
         unsafe { transpose_sixteen(from, to) }
     }
     #[inline(always)]
-    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(self, group: Group<3, 2, STEP>, ahead: Run) {
+    unsafe fn three_by_two<const STEP: usize, const ADD: bool>(
+        self,
+        group: Group<3, 2, STEP>,
+        ahead: MemoryRange,
+    ) {
         // SAFETY: the token; the caller's contract.
         unsafe { x86_product::three_by_two::<STEP, ADD>(self, group, ahead) }
     }

@@ -3,7 +3,7 @@
 
 use std::arch::asm;
 
-use super::ahead::Run;
+use super::ahead::MemoryRange;
 use super::product::Group;
 use super::x86::Avx2;
 
@@ -52,7 +52,7 @@ macro_rules! turn {
 pub(super) unsafe fn three_by_two<const STEP: usize, const ADD: bool>(
     l: Avx2,
     group: Group<3, 2, STEP>,
-    ahead: Run,
+    ahead: MemoryRange,
 ) {
     let Group { n, rows, panels, .. } = group;
     // SAFETY: the caller's contract. A prefetch may be given any address.

@@ -6,8 +6,8 @@
 //! shorter suffix that ends at more positions. So the longest suffix of the text that also ends
 //! earlier is the link of the last state: the match costs nothing beyond the construction.
 //!
-//! Storage: most states have one edge, kept in the state; the others share one edge array under
-//! one hash table. An edge is added once and copied only into a clone, where it stays, so all the
+//! Storage: most states have one edge, kept in the state; the others share one array under one
+//! hash table (`edges.rs`). An edge is added once and copied only into a clone, where it stays, so all the
 //! work is bounded by the number of edges, at most three a token whatever the alphabet.
 //!
 //! Statistics are kept while the suffix links are walked anyway. A context is marked when the
@@ -16,6 +16,7 @@
 //! exact for ordinary text, and stale (never wrong about a position) for the short contexts of
 //! texts like `aaaa`, whose chain of links is as long as the text.
 
+use super::edges::{Edge, Edges, NONE, push_tight};
 use crate::{Error, Result};
 
 /// Links that a push marks at most.
@@ -25,11 +26,8 @@ pub const MAX_TOKENS: usize = 1 << 30;
 /// The state of the empty string.
 pub const ROOT: u32 = 0;
 
-/// No state, edge or slot.
-pub(super) const NONE: u32 = u32::MAX;
-/// Words of a state and of an edge in [`Automaton::into_words`].
+/// Words of a state in [`Automaton::into_words`].
 pub(super) const STATE_WORDS: usize = 8;
-pub(super) const EDGE_WORDS: usize = 4;
 
 #[derive(Debug, Clone, Copy)]
 struct State {
@@ -48,22 +46,12 @@ struct State {
     votes: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Edge {
-    source: u32,
-    token: u32,
-    target: u32,
-    next: u32,
-}
-
 /// The automaton of a text, and the text.
 #[derive(Debug, Clone)]
 pub struct Automaton {
     text: Vec<u32>,
     states: Vec<State>,
-    edges: Vec<Edge>,
-    /// Edge numbers by (source, token); linear probing, a power of two of slots, at most 5/8 full.
-    slots: Vec<u32>,
+    edges: Edges,
     last: u32,
 }
 
@@ -78,7 +66,7 @@ impl Automaton {
     #[must_use]
     pub fn new() -> Self {
         let root = State { length: 0, link: NONE, ..BLANK };
-        Self { text: Vec::new(), states: vec![root], edges: Vec::new(), slots: vec![NONE; 16], last: ROOT }
+        Self { text: Vec::new(), states: vec![root], edges: Edges::new(), last: ROOT }
     }
 
     /// The text so far.
@@ -92,8 +80,7 @@ impl Automaton {
     pub fn num_bytes(&self) -> usize {
         self.text.capacity() * size_of::<u32>()
             + self.states.capacity() * size_of::<State>()
-            + self.edges.capacity() * size_of::<Edge>()
-            + self.slots.capacity() * size_of::<u32>()
+            + self.edges.num_bytes()
     }
 
     /// The state of the longest suffix of the text that also ends earlier; [`ROOT`] if none does.
@@ -151,7 +138,7 @@ impl Automaton {
         if from.overflow == NONE {
             return None;
         }
-        self.find(state, token).map(|slot| self.edges[self.slots[slot] as usize].target)
+        self.edges.find(state, token).map(|slot| self.edges.at(slot).target)
     }
 
     /// Calls `found(token, state)` for the inline edge and up to `limit` others, newest first.
@@ -162,7 +149,7 @@ impl Automaton {
         }
         let mut overflow = state.overflow;
         for _ in 0..limit {
-            let Some(edge) = self.edges.get(overflow as usize) else { break };
+            let Some(edge) = self.edges.get(overflow) else { break };
             found(edge.token, edge.target);
             overflow = edge.next;
         }
@@ -171,17 +158,15 @@ impl Automaton {
     /// Appends text, states, edges and slots to `words`, and returns their numbers. The text goes
     /// first, so that what is written of the automaton can be dropped.
     pub(super) fn into_words(self, words: &mut Vec<u32>) -> [u32; 4] {
-        let Self { text, states, edges, slots, .. } = self;
-        let counts = [text.len(), states.len(), edges.len(), slots.len()].map(|count| count as u32);
-        words.reserve_exact(text.len() + STATE_WORDS * states.len() + EDGE_WORDS * edges.len() + slots.len());
+        let Self { text, states, edges, .. } = self;
+        let [num_edges, num_slots] = [edges.len(), edges.num_slots()];
+        let counts = [text.len(), states.len(), num_edges, num_slots].map(|count| count as u32);
+        words.reserve_exact(text.len() + STATE_WORDS * states.len() + edges.num_words());
         words.extend(text);
         for State { length, link, token, target, overflow, latest, count, votes } in states {
             words.extend([length, link, token, target, overflow, latest, count, votes]);
         }
-        for Edge { source, token, target, next } in edges {
-            words.extend([source, token, target, next]);
-        }
-        words.extend(slots);
+        edges.into_words(words);
         counts
     }
 
@@ -244,7 +229,7 @@ impl Automaton {
         let clone = self.add_state(State { length: self.length(context) + 1, overflow: NONE, ..original });
         let mut copied = original.overflow;
         while copied != NONE {
-            let Edge { token, target, next, .. } = self.edges[copied as usize];
+            let Edge { token, target, next, .. } = self.edges[copied];
             self.add_overflow(clone, token, target);
             copied = next;
         }
@@ -272,20 +257,10 @@ impl Automaton {
             state.votes += 1;
         } else if state.votes > 0 {
             state.votes -= 1;
-        } else if let Some(slot) = self.find(context, token) {
-            let edge = self.slots[slot];
-            self.remove_slot(slot);
-            self.swap_inline(context, edge);
-            self.insert_slot(edge);
+        } else if let Some(slot) = self.edges.find(context, token) {
+            state.votes = 1;
+            self.edges.swap(slot, &mut state.token, &mut state.target);
         }
-    }
-
-    fn swap_inline(&mut self, context: u32, edge: u32) {
-        let state = &mut self.states[context as usize];
-        let edge = &mut self.edges[edge as usize];
-        std::mem::swap(&mut state.token, &mut edge.token);
-        std::mem::swap(&mut state.target, &mut edge.target);
-        state.votes = 1;
     }
 
     fn add_state(&mut self, state: State) -> u32 {
@@ -309,94 +284,22 @@ impl Automaton {
     }
 
     fn add_overflow(&mut self, source: u32, token: u32, target: u32) {
-        let next = self.states[source as usize].overflow;
-        push_tight(&mut self.edges, Edge { source, token, target, next });
-        let edge = (self.edges.len() - 1) as u32;
-        self.states[source as usize].overflow = edge;
-        if self.edges.len() * 8 > self.slots.len() * 5 {
-            self.slots = vec![NONE; self.slots.len() * 2];
-            for edge in 0..self.edges.len() as u32 {
-                self.insert_slot(edge);
-            }
-        } else {
-            self.insert_slot(edge);
-        }
+        let overflow = &mut self.states[source as usize].overflow;
+        *overflow = self.edges.push(Edge { source, token, target, next: *overflow });
     }
 
     fn redirect(&mut self, source: u32, token: u32, target: u32) {
         let state = &mut self.states[source as usize];
         if state.token == token {
             state.target = target;
-        } else if let Some(slot) = self.find(source, token) {
-            self.edges[self.slots[slot] as usize].target = target;
+        } else if let Some(slot) = self.edges.find(source, token) {
+            self.edges.at_mut(slot).target = target;
         }
-    }
-
-    fn home(&self, source: u32, token: u32) -> usize {
-        home(source, token, self.slots.len())
-    }
-
-    fn find(&self, source: u32, token: u32) -> Option<usize> {
-        let mut slot = self.home(source, token);
-        while self.slots[slot] != NONE {
-            let edge = &self.edges[self.slots[slot] as usize];
-            if edge.source == source && edge.token == token {
-                return Some(slot);
-            }
-            slot = (slot + 1) & (self.slots.len() - 1);
-        }
-        None
-    }
-
-    fn insert_slot(&mut self, edge: u32) {
-        let Edge { source, token, .. } = self.edges[edge as usize];
-        let mut slot = self.home(source, token);
-        while self.slots[slot] != NONE {
-            slot = (slot + 1) & (self.slots.len() - 1);
-        }
-        self.slots[slot] = edge;
-    }
-
-    /// Empties a slot and moves later entries of its run back, so that no probe ends early
-    /// (Knuth, volume 3, section 6.4, algorithm R).
-    fn remove_slot(&mut self, mut hole: usize) {
-        let mask = self.slots.len() - 1;
-        let mut slot = hole;
-        loop {
-            slot = (slot + 1) & mask;
-            if self.slots[slot] == NONE {
-                break;
-            }
-            let Edge { source, token, .. } = self.edges[self.slots[slot] as usize];
-            let home = self.home(source, token);
-            if (slot.wrapping_sub(home) & mask) >= (slot.wrapping_sub(hole) & mask) {
-                self.slots[hole] = self.slots[slot];
-                hole = slot;
-            }
-        }
-        self.slots[hole] = NONE;
     }
 }
 
 const BLANK: State =
     State { length: 0, link: NONE, token: 0, target: NONE, overflow: NONE, latest: 0, count: 0, votes: 0 };
-
-/// The slot at which the search for an edge begins, of `num_slots`, a power of two. Part of the corpus
-/// format.
-pub(super) fn home(source: u32, token: u32, num_slots: usize) -> usize {
-    let key = (u64::from(source) << 32) | u64::from(token);
-    let mixed = (key ^ (key >> 29)).wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    // A shift by 64 bits, for one slot, is no shift in hardware.
-    mixed.checked_shr(64 - num_slots.trailing_zeros()).unwrap_or(0) as usize
-}
-
-/// Pushes with growth by an eighth, not by two: the arrays are the memory of a request.
-fn push_tight<T>(items: &mut Vec<T>, item: T) {
-    if items.len() == items.capacity() {
-        items.reserve_exact(items.len() / 8 + 64);
-    }
-    items.push(item);
-}
 
 #[cfg(test)]
 #[path = "automaton_tests.rs"]

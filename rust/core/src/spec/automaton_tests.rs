@@ -91,7 +91,7 @@ proptest! {
                 prop_assert_eq!(automaton.step(number as u32, state.token), Some(state.target));
             }
         }
-        for edge in &automaton.edges {
+        for edge in automaton.edges.iter() {
             prop_assert_eq!(automaton.step(edge.source, edge.token), Some(edge.target));
         }
     }

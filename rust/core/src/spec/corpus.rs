@@ -23,7 +23,8 @@ use std::fmt;
 use std::io::{self, Write};
 use std::sync::Arc;
 
-use super::automaton::{Automaton, EDGE_WORDS, NONE, STATE_WORDS, home};
+use super::automaton::{Automaton, STATE_WORDS};
+use super::edges::{EDGE_WORDS, NONE, home};
 use super::index::Index;
 use crate::{Error, Result};
 

@@ -62,6 +62,15 @@ impl Knot {
     }
 }
 
+/// What a step computes besides the sequences that are drafted for together.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Others {
+    /// Sequences that get a token each, by a row each.
+    pub sequences: usize,
+    /// Further rows: their drafts, and parts of prompts.
+    pub rows: usize,
+}
+
 /// Seconds a step as a function of its rows.
 #[derive(Debug, Clone, Default)]
 pub struct CostCurve {
@@ -133,6 +142,18 @@ impl CostCurve {
         }
     }
 
+    /// Seconds of a step of `rows` rows, of which `plain` stand for a sequence each, beside further rows of
+    /// others. Those are not charged: a plain step costs what it costs without them, and a drafted row what it
+    /// adds where the step stands with them.
+    #[must_use]
+    pub fn seconds_beside(&self, rows: usize, plain: usize, other_rows: usize) -> Option<f64> {
+        if other_rows == 0 {
+            return self.seconds(rows);
+        }
+        let added = self.seconds(rows + other_rows)? - self.seconds(plain + other_rows)?;
+        Some(self.seconds(plain)? + added)
+    }
+
     /// The estimates that the curve runs through: (rows, seconds), rows ascending.
     pub fn points(&self) -> impl Iterator<Item = (f64, f64)> + '_ {
         self.knots.iter().map(|knot| (knot.rows, knot.seconds))
@@ -166,6 +187,19 @@ mod tests {
         }
         assert_eq!(curve.seconds(8), Some(0.1));
         assert!((curve.seconds(24).unwrap() - 0.1225).abs() < 1e-12);
+    }
+
+    #[test]
+    fn rows_of_others_move_the_price_of_a_row_and_are_not_charged() {
+        let mut curve = CostCurve::default();
+        for (rows, seconds) in [(1, 0.1), (31, 0.1), (32, 0.2), (64, 0.2)] {
+            curve.observe(rows, seconds);
+        }
+        assert_eq!(curve.seconds_beside(5, 1, 0), Some(0.1));
+        assert_eq!(curve.seconds_beside(1, 1, 30), Some(0.1));
+        assert_eq!(curve.seconds_beside(2, 1, 30), Some(0.2));
+        assert_eq!(curve.seconds_beside(9, 1, 40), Some(0.1));
+        assert_eq!(CostCurve::default().seconds_beside(9, 1, 40), None);
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! How many drafted tokens to verify: as many as raise the tokens per second, which may be none.
 //!
+//! Sequences of other requests in the same step count too: the token that each gets, and its rows, which
+//! decide where on the curve a drafted row stands ([`Others`]).
+//!
 //! A step over B sequences with k_i drafted tokens each yields sum_i E_i(k_i) tokens in
 //! T(sum_i (k_i + 1)) seconds, where E_i(k) = 1 + sum_{j <= k} S_ij counts the token that every
 //! step gives and S_ij is the probability that the first j tokens are all accepted. T is measured
@@ -18,7 +21,7 @@
 //! time, or when the next tokens show what the drafts that were held back would have gained.
 
 use super::acceptance::{Acceptance, Estimate};
-use super::cost::CostCurve;
+use super::cost::{CostCurve, Others};
 use super::{Draft, Next};
 use crate::{Error, Result};
 
@@ -49,6 +52,26 @@ impl Default for Settings {
 
 /// Tokens of each proposal: indices, ascending, closed under parents.
 pub type Nodes = Vec<Vec<usize>>;
+
+/// What the steps of some sequences cost beside those of others.
+#[derive(Debug, Clone, Copy)]
+struct Price<'a> {
+    curve: &'a CostCurve,
+    /// Sequences of the step, those of others included: its rows and its tokens without a draft.
+    plain: usize,
+    other_rows: usize,
+}
+
+impl<'a> Price<'a> {
+    fn new(curve: &'a CostCurve, num_sequences: usize, others: Others) -> Self {
+        Self { curve, plain: num_sequences + others.sequences, other_rows: others.rows }
+    }
+
+    /// Seconds with so many drafted rows.
+    fn seconds(&self, drafted: usize) -> Option<f64> {
+        self.curve.seconds_beside(self.plain + drafted, self.plain, self.other_rows)
+    }
+}
 
 /// The stop rule of one run: what it learned, and its accounts in seconds.
 #[derive(Debug, Clone)]
@@ -104,7 +127,8 @@ impl Gain {
     }
 
     /// The tokens of each proposal that are worth a row. None while the curve is unknown.
-    pub fn choose(&mut self, curve: &CostCurve, drafts: &[Draft<'_>]) -> Nodes {
+    pub fn choose(&mut self, curve: &CostCurve, others: Others, drafts: &[Draft<'_>]) -> Nodes {
+        let price = Price::new(curve, drafts.len(), others);
         let none = vec![Vec::new(); drafts.len()];
         self.held_back.clear();
         if drafts.iter().all(|draft| draft.is_empty()) {
@@ -115,16 +139,16 @@ impl Gain {
             drafts.iter().zip(&estimates).map(|(draft, own)| draft.survivals(own.iter().map(of))).collect()
         };
         let means = survivals(|estimate| estimate.mean);
-        let expected = best_nodes(curve, &means);
-        if self.exhausted(curve, drafts.len()) {
+        let expected = best_nodes(price, &means);
+        if self.exhausted(price) {
             self.held_back = expected;
             return none;
         }
         if expected.iter().any(|nodes| !nodes.is_empty()) || self.settings.exploration == 0.0 {
             return expected;
         }
-        let hopeful = best_nodes(curve, &survivals(|estimate| estimate.hopeful));
-        let loss = expected_loss(curve, &means, &hopeful);
+        let hopeful = best_nodes(price, &survivals(|estimate| estimate.hopeful));
+        let loss = expected_loss(price, &means, &hopeful);
         let is_empty = hopeful.iter().all(Vec::is_empty);
         if is_empty || self.explored + loss > self.settings.exploration * self.elapsed {
             return none;
@@ -133,8 +157,8 @@ impl Gain {
         hopeful
     }
 
-    fn exhausted(&self, curve: &CostCurve, num_sequences: usize) -> bool {
-        curve.seconds(num_sequences).is_none_or(|base| {
+    fn exhausted(&self, price: Price<'_>) -> bool {
+        price.seconds(0).is_none_or(|base| {
             -(self.balance + self.recovery) > self.settings.tolerance * self.elapsed + ALLOWANCE_STEPS * base
         })
     }
@@ -149,6 +173,7 @@ impl Gain {
     pub fn observe(
         &mut self,
         curve: &CostCurve,
+        others: Others,
         drafts: &[Draft<'_>],
         chosen: &[Vec<usize>],
         paths: &[Vec<usize>],
@@ -168,9 +193,10 @@ impl Gain {
         }
         let drafted = chosen.iter().map(Vec::len).sum();
         let kept = paths.iter().map(Vec::len).sum();
-        self.account(curve, expected, drafted, kept);
+        let price = Price::new(curve, expected, others);
+        self.account(price, expected, drafted, kept);
         if drafted == 0 && self.held_back.len() == expected {
-            self.recover(curve, next);
+            self.recover(price, next);
         }
         Ok(())
     }
@@ -197,31 +223,28 @@ impl Gain {
     /// Sums up what the drafts that were held back would have gained at least: their first tokens
     /// that agreed, less the price of all their rows. The sum starts again wherever it turns
     /// negative, so only a lasting gain ends a pause.
-    fn recover(&mut self, curve: &CostCurve, next: &[Next]) {
-        let num_sequences = next.len();
-        let rows = num_sequences + self.held_back.iter().map(Vec::len).sum::<usize>();
+    fn recover(&mut self, price: Price<'_>, next: &[Next]) {
+        let drafted = self.held_back.iter().map(Vec::len).sum();
         let agrees = |held: &[usize], next: Next| matches!(next, Next::Token(token) if held.contains(&token));
         let right = self.held_back.iter().zip(next).filter(|&(held, &next)| agrees(held, next));
-        if let (Some(plain), Some(actual)) = (curve.seconds(num_sequences), curve.seconds(rows)) {
-            let gained = right.count() as f64 * plain / num_sequences as f64 - (actual - plain);
+        if let (Some(plain), Some(actual)) = (price.seconds(0), price.seconds(drafted)) {
+            let gained = right.count() as f64 * plain / price.plain as f64 - (actual - plain);
             let credited = if gained > 0.0 { RECOVERY_SHARE * gained } else { gained };
             self.recovery = (self.recovery + credited).max(0.0);
         }
     }
 
     /// A kept token saves one sequence's share of a plain step; the drafted rows cost what the
-    /// step took beyond a plain one.
-    fn account(&mut self, curve: &CostCurve, num_sequences: usize, drafted: usize, accepted: usize) {
+    /// step took beyond a plain one. What passes are these sequences' shares of it, so that several runs
+    /// that learn together count a step once.
+    fn account(&mut self, price: Price<'_>, num_sequences: usize, drafted: usize, accepted: usize) {
         if num_sequences == 0 {
             return;
         }
-        let (Some(plain), Some(actual)) =
-            (curve.seconds(num_sequences), curve.seconds(num_sequences + drafted))
-        else {
-            return;
-        };
-        let saved = accepted as f64 * plain / num_sequences as f64;
-        self.elapsed += actual;
+        let (Some(plain), Some(actual)) = (price.seconds(0), price.seconds(drafted)) else { return };
+        let share = plain / price.plain as f64;
+        let saved = accepted as f64 * share;
+        self.elapsed += num_sequences as f64 * share + (actual - plain);
         if drafted > 0 {
             self.balance += std::mem::take(&mut self.recovery);
         }
@@ -266,7 +289,7 @@ fn share_among_siblings(draft: Draft<'_>, estimates: &mut [Estimate]) {
 
 /// The tokens of highest tokens per second, given each one's survival; ties go to fewer rows. None
 /// at all wins when nothing pays, or when the curve is unknown.
-fn best_nodes(curve: &CostCurve, survivals: &[Vec<f64>]) -> Nodes {
+fn best_nodes(price: Price<'_>, survivals: &[Vec<f64>]) -> Nodes {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
     for (sequence, own) in survivals.iter().enumerate() {
         candidates.extend(own.iter().enumerate().map(|(token, &survival)| (survival, token, sequence)));
@@ -274,18 +297,17 @@ fn best_nodes(curve: &CostCurve, survivals: &[Vec<f64>]) -> Nodes {
     // A parent comes before its child, so where they tie it is taken first.
     candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
 
-    let num_sequences = survivals.len();
-    let mut tokens = num_sequences as f64;
-    let rate = |tokens: f64, rows| curve.seconds(rows).map_or(0.0, |seconds| tokens / seconds);
-    let (mut best, mut best_rate) = (0, rate(tokens, num_sequences));
+    let mut tokens = price.plain as f64;
+    let rate = |tokens: f64, drafted| price.seconds(drafted).map_or(0.0, |seconds| tokens / seconds);
+    let (mut best, mut best_rate) = (0, rate(tokens, 0));
     for (index, &(survival, ..)) in candidates.iter().enumerate() {
         tokens += survival;
-        let rate = rate(tokens, num_sequences + index + 1);
+        let rate = rate(tokens, index + 1);
         if rate > best_rate * (1.0 + 1e-9) {
             (best, best_rate) = (index + 1, rate);
         }
     }
-    let mut nodes = vec![Vec::new(); num_sequences];
+    let mut nodes = vec![Vec::new(); survivals.len()];
     for &(_, token, sequence) in &candidates[..best] {
         nodes[sequence].push(token);
     }
@@ -294,13 +316,12 @@ fn best_nodes(curve: &CostCurve, survivals: &[Vec<f64>]) -> Nodes {
 }
 
 /// Seconds that verifying these tokens is expected to lose against plain steps.
-fn expected_loss(curve: &CostCurve, survivals: &[Vec<f64>], nodes: &[Vec<usize>]) -> f64 {
-    let num_sequences = nodes.len();
+fn expected_loss(price: Price<'_>, survivals: &[Vec<f64>], nodes: &[Vec<usize>]) -> f64 {
     let gained: f64 =
         survivals.iter().zip(nodes).flat_map(|(own, nodes)| nodes.iter().map(|&node| own[node])).sum();
-    let rows = num_sequences + nodes.iter().map(Vec::len).sum::<usize>();
-    match (curve.seconds(num_sequences), curve.seconds(rows)) {
-        (Some(plain), Some(actual)) => actual - plain - gained * plain / num_sequences as f64,
+    let drafted = nodes.iter().map(Vec::len).sum();
+    match (price.seconds(0), price.seconds(drafted)) {
+        (Some(plain), Some(actual)) => actual - plain - gained * plain / price.plain as f64,
         _ => 0.0,
     }
 }

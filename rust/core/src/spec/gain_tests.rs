@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::spec::Signals;
 
+const ALONE: Others = Others { sequences: 0, rows: 0 };
+
 fn staircase() -> CostCurve {
     let mut curve = CostCurve::default();
     for (rows, seconds) in
@@ -38,7 +40,7 @@ fn brute_force(curve: &CostCurve, chains: &[Vec<f64>]) -> f64 {
 fn best_lengths(curve: &CostCurve, chains: &[Vec<f64>]) -> Vec<usize> {
     let survivals: Vec<Vec<f64>> =
         chains.iter().map(|chain| (1..=chain.len()).map(|k| chain[..k].iter().product()).collect()).collect();
-    best_nodes(curve, &survivals)
+    best_nodes(Price::new(curve, chains.len(), ALONE), &survivals)
         .into_iter()
         .map(|nodes| {
             assert!(nodes.iter().enumerate().all(|(index, &node)| index == node));
@@ -78,7 +80,7 @@ proptest! {
         let draft = Draft::new(&signals, Some(&parents)).unwrap();
         let mut gain = Gain::new(Settings { exploration: 0.0, ..Settings::default() }).unwrap();
         let survivals = draft.survivals(gain.estimates(draft).iter().map(|estimate| estimate.mean));
-        let nodes = gain.choose(&curve, &[draft]).remove(0);
+        let nodes = gain.choose(&curve, ALONE, &[draft]).remove(0);
         check_outcome(draft, &nodes, &[]).unwrap();
         let gained: f64 = nodes.iter().map(|&node| survivals[node]).sum();
         let got = (1.0 + gained) / curve.seconds(1 + nodes.len()).unwrap();
@@ -128,7 +130,7 @@ fn step(
     told: bool,
 ) -> (usize, usize) {
     let draft = Draft::chain(signals);
-    let chosen = gain.choose(curve, &[draft]);
+    let chosen = gain.choose(curve, ALONE, &[draft]);
     let length = chosen[0].len();
     let accepted = matching.min(length);
     let next = match told {
@@ -136,7 +138,7 @@ fn step(
         true if matching > length && length < signals.len() => Next::Token(length),
         true => Next::Other,
     };
-    gain.observe(curve, &[draft], &chosen, &[(0..accepted).collect()], &[next]).unwrap();
+    gain.observe(curve, ALONE, &[draft], &chosen, &[(0..accepted).collect()], &[next]).unwrap();
     (length, accepted)
 }
 
@@ -215,9 +217,9 @@ fn nothing_is_spent_without_a_curve_or_a_proposal() {
     let mut gain = Gain::new(Settings::default()).unwrap();
     let (mut signals, empty) = (Signals::default(), Signals::default());
     signals.push(90, 1, 0.9);
-    assert_eq!(gain.choose(&CostCurve::default(), &[Draft::chain(&signals)]), [[0; 0]]);
-    assert_eq!(gain.choose(&staircase(), &[Draft::chain(&empty); 2]), [[0; 0]; 2]);
-    assert!(gain.choose(&staircase(), &[]).is_empty());
+    assert_eq!(gain.choose(&CostCurve::default(), ALONE, &[Draft::chain(&signals)]), [[0; 0]]);
+    assert_eq!(gain.choose(&staircase(), ALONE, &[Draft::chain(&empty); 2]), [[0; 0]; 2]);
+    assert!(gain.choose(&staircase(), ALONE, &[]).is_empty());
 }
 
 #[test]
@@ -232,7 +234,7 @@ fn siblings_are_judged_by_the_one_that_was_kept() {
     };
     for _ in 0..60 {
         let next = [Next::Token(2)];
-        gain.observe(&staircase(), &[draft], &[vec![0, 1]], &[vec![1]], &next).unwrap();
+        gain.observe(&staircase(), ALONE, &[draft], &[vec![0, 1]], &[vec![1]], &next).unwrap();
     }
     let [first, second] = sum(&gain);
     assert!(first < 0.55 && second > 0.4 && first + second <= 1.0, "{first} {second}");
@@ -248,14 +250,55 @@ fn refuses_outcomes_that_cannot_be() {
     let draft = Draft::new(&signals, Some(&[-1, 0, -1])).unwrap();
     let next = [Next::Unknown];
     let mut observe = |chosen: &[usize], path: &[usize]| {
-        gain.observe(&curve, &[draft], &[chosen.to_vec()], &[path.to_vec()], &next).is_ok()
+        gain.observe(&curve, ALONE, &[draft], &[chosen.to_vec()], &[path.to_vec()], &next).is_ok()
     };
     assert!(observe(&[0, 1, 2], &[0, 1]) && observe(&[2], &[2]) && observe(&[], &[]));
     assert!(!observe(&[3], &[]) && !observe(&[1], &[]) && !observe(&[2, 0], &[]));
     assert!(!observe(&[0, 1], &[1]) && !observe(&[0], &[2]) && !observe(&[0, 2], &[0, 2]));
-    assert!(gain.observe(&curve, &[draft], &[vec![]], &[], &next).is_err());
+    assert!(gain.observe(&curve, ALONE, &[draft], &[vec![]], &[], &next).is_err());
     assert!(Draft::new(&signals, Some(&[-1])).is_err());
     assert!(Draft::new(&signals, Some(&[-1, 1, 0])).is_err());
     assert!(Gain::new(Settings { exploration: 1.0, ..Settings::default() }).is_err());
     assert!(Gain::new(Settings { memory: 0.0, ..Settings::default() }).is_err());
+}
+
+/// Free up to 31 rows, and twice as dear from 32 on.
+fn jump() -> CostCurve {
+    let mut curve = CostCurve::default();
+    for (rows, seconds) in [(1, 0.1), (31, 0.1), (32, 0.2), (64, 0.2)] {
+        (0..3).for_each(|_| curve.observe(rows, seconds));
+    }
+    curve
+}
+
+#[test]
+fn a_sequence_beside_others_drafts_as_in_a_batch_of_all() {
+    let settings = Settings { exploration: 0.0, ..Settings::default() };
+    let mut signals = Signals::default();
+    (0..6).for_each(|_| signals.push(9, 3, 0.9));
+    let (own, none) = (Draft::chain(&signals), Signals::default());
+    for count in [1, 2, 8, 27, 30, 31, 40] {
+        let [mut alone, mut batch] = [(); 2].map(|()| Gain::new(settings).unwrap());
+        for accepted in [6, 6, 0, 0, 0, 0, 6] {
+            let others = Others { sequences: count, rows: 0 };
+            let beside = alone.choose(&jump(), others, &[own]);
+            let mut drafts = vec![own];
+            drafts.resize(1 + count, Draft::chain(&none));
+            let together = batch.choose(&jump(), ALONE, &drafts);
+            assert_eq!(beside[0], together[0], "beside {count}");
+            let paths = vec![(0..accepted.min(beside[0].len())).collect::<Vec<_>>()];
+            alone.observe(&jump(), others, &[own], &beside, &paths, &[Next::Other]).unwrap();
+            let mut all_paths = paths;
+            all_paths.resize(1 + count, Vec::new());
+            batch
+                .observe(&jump(), ALONE, &drafts, &together, &all_paths, &vec![Next::Other; 1 + count])
+                .unwrap();
+        }
+    }
+    let mut gain = Gain::new(settings).unwrap();
+    assert_eq!(gain.choose(&jump(), ALONE, &[own])[0].len(), 6);
+    let full = Others { sequences: 30, rows: 0 };
+    assert_eq!(gain.choose(&jump(), full, &[own])[0].len(), 0);
+    let past = Others { sequences: 4, rows: 40 };
+    assert_eq!(gain.choose(&jump(), past, &[own])[0].len(), 6, "past the jump a row is free again");
 }

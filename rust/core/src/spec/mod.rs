@@ -9,6 +9,7 @@ pub mod acceptance;
 pub mod automaton;
 pub mod corpus;
 pub mod cost;
+mod edges;
 pub mod gain;
 pub mod index;
 pub mod ngram;

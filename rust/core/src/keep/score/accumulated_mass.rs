@@ -3,7 +3,7 @@
 use super::{Score, mean};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 
 pub(super) const METHOD: Method<dyn Score> =
     Method { name: "accumulated_mass", build: |params| Ok(Box::new(AccumulatedMass::from_params(params)?)) };
@@ -34,8 +34,8 @@ impl AccumulatedMass {
 }
 
 impl Score for AccumulatedMass {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::All]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::All]
     }
 
     fn by_layer(&self) -> bool {

@@ -4,7 +4,7 @@
 use super::{Score, kernel_from, pooled};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 use crate::ops::key_mass::MASS_ONE;
 
 pub(super) const METHOD: Method<dyn Score> =
@@ -30,8 +30,8 @@ impl GlobalLocal {
 }
 
 impl Score for GlobalLocal {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::Last(self.window), Rows::All]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::Last(self.window), QueryRows::All]
     }
 
     fn protect(&self) -> Protect {

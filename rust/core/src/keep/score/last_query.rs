@@ -4,7 +4,7 @@ use super::Score;
 use super::accumulated_mass::mean_of_heads;
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Protect, Rows};
+use crate::keep::{Layer, Mass, Protect, QueryRows};
 
 pub(super) const METHOD: Method<dyn Score> =
     Method { name: "last_query", build: |_| Ok(Box::new(LastQuery)) };
@@ -15,8 +15,8 @@ pub(super) const METHOD: Method<dyn Score> =
 pub struct LastQuery;
 
 impl Score for LastQuery {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::Last(1)]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::Last(1)]
     }
 
     fn by_layer(&self) -> bool {

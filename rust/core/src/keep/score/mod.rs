@@ -32,7 +32,7 @@ pub use window_mass::WindowMass;
 pub use window_tokens::WindowTokens;
 
 use super::method::{self, Method};
-use super::{Layer, Mass, Params, Protect, Rows};
+use super::{Layer, Mass, Params, Protect, QueryRows};
 use crate::error::{Error, Result};
 use crate::ops::key_mass::MASS_ONE;
 use crate::simd::Isa;
@@ -40,7 +40,7 @@ use crate::simd::Isa;
 /// A rule that values the keys of one layer.
 pub trait Score: Debug + Send + Sync {
     /// The rows whose probability mass it needs, one [`Mass`] each.
-    fn rows(&self) -> Vec<Rows> {
+    fn rows(&self) -> Vec<QueryRows> {
         Vec::new()
     }
 

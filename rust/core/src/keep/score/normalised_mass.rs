@@ -3,7 +3,7 @@
 use super::{Score, mean};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 
 pub(super) const METHOD: Method<dyn Score> =
     Method { name: "normalised_mass", build: |params| Ok(Box::new(NormalisedMass::from_params(params)?)) };
@@ -35,8 +35,8 @@ impl NormalisedMass {
 }
 
 impl Score for NormalisedMass {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::Probes { recent: self.recent, random: self.random, seed: self.seed }]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::Probes { recent: self.recent, random: self.random, seed: self.seed }]
     }
 
     fn protect(&self) -> Protect {

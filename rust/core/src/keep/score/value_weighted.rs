@@ -3,7 +3,7 @@
 use super::{Score, build, norm};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 
 pub(super) const METHOD: Method<dyn Score> =
     Method { name: "value_weighted", build: |params| Ok(Box::new(ValueWeighted::from_params(params)?)) };
@@ -28,7 +28,7 @@ impl ValueWeighted {
 }
 
 impl Score for ValueWeighted {
-    fn rows(&self) -> Vec<Rows> {
+    fn rows(&self) -> Vec<QueryRows> {
         self.score.rows()
     }
 

@@ -3,7 +3,7 @@
 use super::{Score, kernel_from, mean, pooled};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 
 pub(super) const METHOD: Method<dyn Score> =
     Method { name: "window_mass", build: |params| Ok(Box::new(WindowMass::from_params(params)?)) };
@@ -29,8 +29,8 @@ impl WindowMass {
 }
 
 impl Score for WindowMass {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::Last(self.window)]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::Last(self.window)]
     }
 
     fn protect(&self) -> Protect {

@@ -3,7 +3,7 @@
 use super::{Score, mean};
 use crate::error::Result;
 use crate::keep::method::Method;
-use crate::keep::{Layer, Mass, Params, Protect, Rows};
+use crate::keep::{Layer, Mass, Params, Protect, QueryRows};
 
 /// How a window's tokens make its score.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub(super) const METHOD: Method<dyn Score> =
 ///
 /// Which pool a task wants is the caller's to say (the paper trains a classifier). The released
 /// code pools each query head alone; here the heads of a group are averaged first, which differs
-/// for [`Pool::Max`] only. The last window before the suffix may be shorter.
+/// for `Pool::Max` only. The last window before the suffix may be shorter.
 #[derive(Debug, Clone, Copy)]
 pub struct WindowTokens {
     /// Tokens of a window.
@@ -55,8 +55,8 @@ impl WindowTokens {
 }
 
 impl Score for WindowTokens {
-    fn rows(&self) -> Vec<Rows> {
-        vec![Rows::Last(self.suffix)]
+    fn rows(&self) -> Vec<QueryRows> {
+        vec![QueryRows::Last(self.suffix)]
     }
 
     fn by_layer(&self) -> bool {

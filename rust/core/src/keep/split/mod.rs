@@ -1,7 +1,6 @@
 //! Who gets how much: one absolute budget of tokens over all planes becomes one integer a plane,
 //! and the integers sum to it exactly. One file an implementation.
 
-mod apportion;
 mod chosen;
 
 methods! { Method<dyn Split>:
@@ -16,7 +15,6 @@ methods! { Method<dyn Split>:
 use std::fmt::Debug;
 
 pub use across_heads::{AcrossHeads, Blend};
-pub use apportion::apportion;
 pub use chosen::select_planes;
 pub use global_prefix::GlobalPrefix;
 pub use head_scores::HeadScores;
@@ -26,6 +24,7 @@ pub use uniform::Uniform;
 
 use super::method::{self, Method};
 use super::{Params, Protect};
+pub use crate::allocate::apportion;
 use crate::error::{Error, Result};
 
 /// The scores of all planes of one sequence. After a first eviction planes hold different numbers of

@@ -55,7 +55,7 @@ fn a_bad_plan_is_refused() {
     let run = |change: &dyn Fn(&mut Case)| {
         let mut bad = case(3, 64);
         change(&mut bad);
-        let params = Params {
+        let params = AttentionParams {
             num_heads: bad.heads,
             num_kv_heads: bad.kv_heads,
             layer: bad.layer,

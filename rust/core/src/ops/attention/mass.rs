@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 
 use super::block::{self, Coded};
-use super::problem::{Floats, Pages, Params, Problem, Queries, SERIAL_WORK, check_problem, dynamic};
+use super::problem::{AttentionParams, Floats, Pages, Problem, Queries, SERIAL_WORK, check_problem, dynamic};
 use super::{coded, work};
 use crate::error::{Error, Result};
 use crate::format::page::Formats;
@@ -89,7 +89,7 @@ pub fn attention_mass(
     pages: Pages<'_>,
     layout: &PageLayout,
     plan: &Plan,
-    params: &Params<'_>,
+    params: &AttentionParams<'_>,
     rows: &[u32],
     out: MassOutput<'_>,
 ) -> Result<()> {

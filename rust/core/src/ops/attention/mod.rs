@@ -1,18 +1,18 @@
 //! Attention of a step's rows over the pages that its plan names.
 //!
 //! The work is cut into *pieces* from the plan alone, never from the number of threads: a block of
-//! rows, a run of reads or parts of reads, one kv head ([`work`]). A piece keeps a running softmax
+//! rows, a run of reads or parts of reads, one kv head (`work`). A piece keeps a running softmax
 //! over its keys, as in FlashAttention (Dao et al., 2022), and leaves a partial result; partial
 //! results of a row are merged in the order of the pieces, as in Flash-Decoding (Dao et al., 2023).
 //! So the result is the same bits on any number of threads, and on any instruction set.
 //!
 //! Inside a piece all query heads of a kv head go over its keys together. Few query rows read the
-//! pages directly ([`stream`], [`coded_stream`]); more rows share tiles that were widened and turned once
-//! ([`tile`], [`coded_tile`]). A [`task`] alone chooses among them; those over codes build on those over
+//! pages directly (`stream`, `coded_stream`); more rows share tiles that were widened and turned once
+//! (`tile`, `coded_tile`). A `task` alone chooses among them; those over codes build on those over
 //! plain pages.
 //!
-//! From the lowest file to the highest: [`vectors`] and [`problem`]; [`block`], the keys that meet at once
-//! and who sees them; [`work`]; [`partial`]; [`coded`] and [`hidden`]; the ways of reading; [`task`].
+//! From the lowest file to the highest: `vectors` and `problem`; `block`, the keys that meet at once
+//! and who sees them; `work`; `partial`; `coded` and `hidden`; the ways of reading; `task`.
 
 mod block;
 mod coded;
@@ -43,7 +43,7 @@ use crate::parallel::{Parallel, Serial, lock_whole};
 use crate::simd::Isa;
 pub use mass::{KeyColumns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
-pub use problem::{Floats, FloatsMut, Output, Pages, Params, Queries};
+pub use problem::{AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
 use problem::{Problem, SERIAL_WORK, check_problem, dynamic};
 use work::Work;
 
@@ -78,7 +78,7 @@ pub fn tree_attention(
     pages: Pages<'_>,
     layout: &PageLayout,
     plan: &Plan,
-    params: &Params<'_>,
+    params: &AttentionParams<'_>,
     out: Output<'_>,
 ) -> Result<()> {
     check_problem(layout, plan, params)?;
@@ -130,7 +130,7 @@ fn check(
     queries: &Queries<'_>,
     layout: &PageLayout,
     plan: &Plan,
-    params: &Params<'_>,
+    params: &AttentionParams<'_>,
     out: &Output<'_>,
 ) -> Result<()> {
     let (heads, dim, rows) = (params.num_heads, layout.head_dim, plan.num_rows());

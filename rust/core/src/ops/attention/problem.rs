@@ -75,7 +75,7 @@ pub struct Output<'a> {
 
 /// What the scores are made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Params<'a> {
+pub struct AttentionParams<'a> {
     /// Query heads; a multiple of `num_kv_heads`.
     pub num_heads: usize,
     /// Key-value heads.
@@ -117,7 +117,7 @@ impl FloatsMut<'_> {
 pub(super) struct Problem<'a> {
     pub(super) plan: &'a Plan,
     pub(super) layout: &'a PageLayout,
-    pub(super) params: &'a Params<'a>,
+    pub(super) params: &'a AttentionParams<'a>,
     pub(super) queries: Queries<'a>,
     pub(super) formats: &'a Formats,
 }
@@ -144,7 +144,7 @@ pub(super) fn dynamic(pool: &dyn Parallel, num_tasks: usize, task: &(dyn Fn(usiz
 }
 
 /// What does not depend on the queries and the results.
-pub(super) fn check_problem(layout: &PageLayout, plan: &Plan, params: &Params<'_>) -> Result<()> {
+pub(super) fn check_problem(layout: &PageLayout, plan: &Plan, params: &AttentionParams<'_>) -> Result<()> {
     let (heads, kv_heads, dim) = (params.num_heads, params.num_kv_heads, layout.head_dim);
     if !(1..=MOST_HEAD_DIM).contains(&dim) {
         return Err(Error::value("head_dim", dim, format!("1 to {MOST_HEAD_DIM}")));

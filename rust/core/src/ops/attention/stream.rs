@@ -8,7 +8,7 @@ use super::hidden::{not_finite, weigh_apart};
 use super::partial::{Partial, absorb};
 use super::problem::Problem;
 use crate::format::Element;
-use crate::simd::ahead::Run;
+use crate::simd::ahead::MemoryRange;
 use crate::simd::product::{dots, weigh};
 use crate::simd::{Lanes, WIDTH};
 
@@ -78,7 +78,7 @@ fn score<const Q: usize, const K: usize, E: Element, L: Lanes>(
     let scores = &mut scores.as_flattened_mut()[..Q * TILE_KEYS];
     for first in (0..block.shown.count).step_by(K) {
         for key in ahead.by_ref().take(K) {
-            Run::of(key).prefetch(l);
+            MemoryRange::of(key).prefetch(l);
         }
         // The last keys again where the count is no multiple.
         let index: [usize; K] = std::array::from_fn(|k| (first + k).min(block.shown.count - 1));
@@ -147,7 +147,7 @@ fn add<const Q: usize, E: Element, L: Lanes>(
     let each = TILE_KEYS.div_ceil(width);
     for d in 0..width {
         for value in ahead.by_ref().take(each) {
-            Run::of(value).prefetch(l);
+            MemoryRange::of(value).prefetch(l);
         }
         let mut sums = [l.splat(0.0); Q];
         for q in 0..Q {

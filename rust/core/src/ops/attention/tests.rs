@@ -181,7 +181,7 @@ impl Case {
         let dim = self.layout.head_dim;
         let mut out = vec![7.0; self.q.len()];
         let mut lse = vec![7.0; self.plan.num_rows() * self.heads];
-        let params = Params {
+        let params = AttentionParams {
             num_heads: self.heads,
             num_kv_heads: self.kv_heads,
             layer: self.layer,

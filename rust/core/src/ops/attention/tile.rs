@@ -12,7 +12,7 @@ use super::problem::Problem;
 use crate::format::Element;
 use crate::simd::ahead::Ahead;
 use crate::simd::math::exp2_nonpositive;
-use crate::simd::product::{Product, Rows, groups};
+use crate::simd::product::{Product, RowLayout, groups};
 use crate::simd::{Lanes, WIDTH};
 
 /// Keys that are widened together: a multiple of the rows of one group of a product.
@@ -95,7 +95,7 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
             let last = (lanes + PANELS).min(end) - 1;
             let product = Product {
                 a: keys,
-                rows: Rows::apart(width * WIDTH),
+                rows: RowLayout::apart(width * WIDTH),
                 n: dim,
                 panels: &[panel(lanes), panel(last)][..=last - lanes],
                 to: &mut scores[lanes * TILE_KEYS + first..],
@@ -124,7 +124,7 @@ fn add<E: Element, L: Lanes>(
     let (widened, scores) = (&mut *scratch.values, &*scratch.scores);
     let (count, queries) = (block.shown.count, block.shown.queries.clone());
     let weights = &scores[queries.start / WIDTH * TILE_KEYS..];
-    let rows = Rows { first: queries.start % WIDTH, stride: 1, block_stride: TILE_KEYS * WIDTH };
+    let rows = RowLayout { first: queries.start % WIDTH, stride: 1, block_stride: TILE_KEYS * WIDTH };
     let some = queries.len().min(PANELS * WIDTH);
     let ahead = &mut Ahead::new(&next.keys[..next.shown.count], width / PANELS * groups::<L>(PANELS, some));
     for first in (0..width).step_by(PANELS) {

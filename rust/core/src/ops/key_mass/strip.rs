@@ -5,7 +5,7 @@
 //! instruction set, and a CUDA thread finds the same bits with a plain loop.
 
 use crate::simd::ahead::Ahead;
-use crate::simd::product::{Product, Rows};
+use crate::simd::product::{Product, RowLayout};
 use crate::simd::{Lanes, WIDTH, math};
 
 /// The integer that stands for probability 1. A sum holds 2^24 rows.
@@ -54,7 +54,7 @@ impl Strip {
         scale: f32,
     ) -> &mut [[f32; WIDTH]] {
         let scores = &mut self.scores[first..first + count];
-        let rows = Rows::apart(stride);
+        let rows = RowLayout::apart(stride);
         let (n, panels) = (self.queries.len(), &[&self.queries[..]]);
         let product = Product { a: keys, rows, n, panels, to: &mut *scores, to_row: 1, to_panel: 0 };
         product.broadcast::<1, false, f32, L>(l, count, &mut Ahead::nothing());

@@ -46,7 +46,7 @@ pub fn rule(name: &str, parameters: Parameters) -> Result<Rule> {
 
 /// What is verified. The fields are parallel arrays over sequences, or over draft tokens.
 #[derive(Debug, Clone, Copy)]
-pub struct Request<'a> {
+pub struct Verification<'a> {
     /// Draft tokens of all sequences, `[N]`.
     pub tokens: &'a [i64],
     /// For each, the index of its parent within the sequence's tree, or -1; parents come first.
@@ -133,7 +133,7 @@ fn of<'a>(warps: &[&'a Warp], sequence: usize) -> &'a Warp {
     warps[if warps.len() == 1 { 0 } else { sequence }]
 }
 
-impl Request<'_> {
+impl Verification<'_> {
     fn num_sequences(&self) -> usize {
         self.offsets.len() - 1
     }
@@ -210,9 +210,9 @@ impl Request<'_> {
 /// # Errors
 /// [`Error::Shape`] and [`Error::Value`] for arguments that do not fit, before anything is read;
 /// [`Error::Logits`] if a row that was read is no distribution, for the lowest such sequence.
-pub fn verify(isa: Isa, pool: &dyn Parallel, request: &Request<'_>, verdict: Verdict<'_>) -> Result<()> {
-    let depth = request.check(&verdict)?;
-    let count = request.num_sequences();
+pub fn verify(isa: Isa, pool: &dyn Parallel, given: &Verification<'_>, verdict: Verdict<'_>) -> Result<()> {
+    let depth = given.check(&verdict)?;
+    let count = given.num_sequences();
     verdict.accepted.fill(-1);
     let mut accepted = verdict.accepted;
     let slots: smallvec::SmallVec<[Mutex<Slot<'_>>; 8]> = verdict
@@ -228,7 +228,7 @@ pub fn verify(isa: Isa, pool: &dyn Parallel, request: &Request<'_>, verdict: Ver
     let failure = Mutex::new(None::<(usize, Error)>);
     let task = |sequence: usize| {
         let Ok(mut slot) = slots[sequence].lock() else { return };
-        if let Err(error) = Workspace::with(|workspace| one(isa, request, sequence, workspace, &mut slot))
+        if let Err(error) = Workspace::with(|workspace| one(isa, given, sequence, workspace, &mut slot))
             && let Ok(mut failure) = failure.lock()
             && failure.as_ref().is_none_or(|(first, _)| sequence < *first)
         {
@@ -236,7 +236,7 @@ pub fn verify(isa: Isa, pool: &dyn Parallel, request: &Request<'_>, verdict: Ver
         }
     };
     // A row takes at least 0.1 ns a token: below 100 µs of work another thread does not pay.
-    let is_short = (count + request.tokens.len()) * request.target.vocabulary() < 1 << 19;
+    let is_short = (count + given.tokens.len()) * given.target.vocabulary() < 1 << 19;
     let pool = if is_short { &Serial as &dyn Parallel } else { pool };
     pool.run(count, &task);
     match failure.into_inner() {
@@ -254,15 +254,15 @@ struct Slot<'a> {
 
 fn one(
     isa: Isa,
-    request: &Request<'_>,
+    given: &Verification<'_>,
     sequence: usize,
     workspace: &mut Workspace,
     slot: &mut Slot<'_>,
 ) -> Result<()> {
     let mut accepted = Accepted { rows: slot.rows, count: 0 };
-    let mut walk = Walk::new(isa, request, sequence, workspace)?;
-    let Rule { method, parameters } = &request.rule;
-    let is_coupled = request.warp(sequence).is_greedy() || (method.compares && request.draft.is_none());
+    let mut walk = Walk::new(isa, given, sequence, workspace)?;
+    let Rule { method, parameters } = &given.rule;
+    let is_coupled = given.warp(sequence).is_greedy() || (method.compares && given.draft.is_none());
     let token = match is_coupled {
         true => coupled::walk(&mut walk, &mut accepted)?,
         false => (method.walk)(&mut walk, &mut accepted, parameters)?,

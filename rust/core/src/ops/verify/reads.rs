@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Sums over calls and threads. A [`super::Request`] without it counts nothing.
+/// Sums over calls and threads. A [`super::Verification`] without it counts nothing.
 #[derive(Debug, Default)]
 pub struct Reads {
     target_rows: AtomicU64,

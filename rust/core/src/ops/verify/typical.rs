@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::rng::Domain;
 use crate::simd::math;
 
-pub(super) const METHOD: Method = Method { name: "typical", compares: false, only_chains: false, walk: walk };
+pub(super) const METHOD: Method = Method { name: "typical", compares: false, only_chains: false, walk };
 
 /// A row reached by passing tokens.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use super::{Reads, Request, of};
+use super::{Reads, Verification, of};
 use crate::error::Result;
 use crate::ops::logits::Logits;
 use crate::ops::warp::{Counts, Excess, Law, Warp, Warper};
@@ -75,34 +75,34 @@ pub(super) struct Walk<'a> {
 impl<'a> Walk<'a> {
     pub(super) fn new(
         isa: Isa,
-        request: &Request<'a>,
+        given: &Verification<'a>,
         sequence: usize,
         workspace: &'a mut Workspace,
     ) -> Result<Self> {
-        let range = request.offsets[sequence] as usize..request.offsets[sequence + 1] as usize;
-        let (warp, draft_warp) = (of(request.warps, sequence), of(request.draft_warps, sequence));
-        let follows = warp.has_penalties() || (request.draft.is_some() && draft_warp.has_penalties());
-        workspace.warper.read = request.reads.map(|_| 0);
-        workspace.counts.reset(if follows { request.target.vocabulary() } else { 0 });
-        if let (true, Some(histories)) = (follows, request.histories) {
+        let range = given.offsets[sequence] as usize..given.offsets[sequence + 1] as usize;
+        let (warp, draft_warp) = (of(given.warps, sequence), of(given.draft_warps, sequence));
+        let follows = warp.has_penalties() || (given.draft.is_some() && draft_warp.has_penalties());
+        workspace.warper.read = given.reads.map(|_| 0);
+        workspace.counts.reset(if follows { given.target.vocabulary() } else { 0 });
+        if let (true, Some(histories)) = (follows, given.histories) {
             let (prompt, output) = histories[sequence];
             workspace.counts.load(prompt, output)?;
         }
         Ok(Self {
             isa,
-            stream: request.stream(sequence),
-            position: request.position(sequence),
+            stream: given.stream(sequence),
+            position: given.position(sequence),
             workspace,
-            tokens: &request.tokens[range.clone()],
-            parents: &request.parents[range.clone()],
+            tokens: &given.tokens[range.clone()],
+            parents: &given.parents[range.clone()],
             sequence,
             first_row: range.start + sequence,
-            target: request.target,
-            draft: request.draft,
+            target: given.target,
+            draft: given.draft,
             warp,
             draft_warp,
             follows,
-            reads: request.reads,
+            reads: given.reads,
         })
     }
 

@@ -1,0 +1,79 @@
+"""Published ways to search, one function each, with the paper's defaults.
+
+Each gives a policy for :meth:`hornbeam.LM.search`::
+
+    policy = hb.recipes.rebase(width=4, max_depth=2)
+    lm.search(prompt, recipe=policy, step=hb.search.StepEnd(max_tokens=8))
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hornbeam.search import DVTS, AStar, BestOfN, ParticleFilter, Rebase, StepBeam
+
+__all__ = ["a_star", "best_of_n", "dvts", "particle_filter", "rebase", "step_beam"]
+
+
+def best_of_n(n: int = 16, **settings: Any) -> BestOfN:
+    """``n`` independent paths. ``select=`` says whether the most votes or the greatest value wins.
+
+    Args:
+        n: paths.
+        settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
+    """
+    return BestOfN(n=n, **settings)
+
+
+def step_beam(width: int = 16, *, children: int = 4, **settings: Any) -> StepBeam:
+    """Beam search over steps (Snell et al. 2024, arXiv 2408.03314).
+
+    Args:
+        width: children of a round.
+        children: continuations of each of the best leaves.
+        settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
+    """
+    return StepBeam(width=width, children=children, **settings)
+
+
+def dvts(width: int = 16, *, children: int = 4, **settings: Any) -> DVTS:
+    """Diverse verifier tree search (Beeching et al. 2024).
+
+    Args:
+        width: children of a round.
+        children: continuations of a subtree's best leaf.
+        settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
+    """
+    return DVTS(width=width, children=children, **settings)
+
+
+def rebase(width: int = 16, *, balance: float = 0.2, **settings: Any) -> Rebase:
+    """Reward-balanced search (Wu et al. 2024, arXiv 2408.00724).
+
+    Args:
+        width: children of the first round.
+        balance: the temperature of the shares.
+        settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
+    """
+    return Rebase(width=width, balance=balance, **settings)
+
+
+def particle_filter(width: int = 16, *, balance: float = 1.0, **settings: Any) -> ParticleFilter:
+    """Particle filtering (Puri et al. 2025, arXiv 2502.01618).
+
+    Args:
+        width: particles.
+        balance: the temperature of the draws.
+        settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
+    """
+    return ParticleFilter(width=width, balance=balance, **settings)
+
+
+def a_star(children: int = 4, **settings: Any) -> AStar:
+    """A*-Decoding. Its own cost of a path is not at hand; ``cost=`` chooses one of ours.
+
+    Args:
+        children: continuations of the leaf that goes on.
+        settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
+    """
+    return AStar(children=children, **settings)

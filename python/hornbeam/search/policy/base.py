@@ -1,0 +1,109 @@
+"""What a policy is: which leaves are expanded next, and into how many children."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+from hornbeam import _native
+from hornbeam.errors import ArgumentError
+from hornbeam.integers import whole_number
+
+__all__ = ["Expansion", "NativeSearch", "Policy", "Search"]
+
+
+class Expansion(NamedTuple):
+    """Some children of a leaf that are to be written and valued."""
+
+    trial: int
+    """Names the expansion in :meth:`Search.tell`."""
+    leaf: int
+    """The node to go on from; 0 is the prompt."""
+    first_child: int
+    """The number of the first child; the others follow."""
+    children: int
+    """How many."""
+
+
+class Search:
+    """A policy at work on one prompt: asked for expansions, and told what became of them, in any order."""
+
+    def ask(self, most: int | None = None) -> list[Expansion]:
+        """What to do next, with at most ``most`` children in all. Nothing while something that decides it
+        is still to be told, and nothing any more once the search is over."""
+        raise NotImplementedError
+
+    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None:
+        """What the children of the expansion ``trial`` are worth, in their order (``values``), and which of
+        them have ended (``finished``). To tell the same again does nothing.
+
+        Raises:
+            ArgumentError: the trial was not asked; there is not one value a child; a value is not finite,
+                or out of the policy's range; or something else was told before. Nothing has changed then.
+        """
+        raise NotImplementedError
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing is left to ask and to be told."""
+        raise NotImplementedError
+
+    def live(self) -> list[bool]:
+        """Which nodes may still be gone on from, by number."""
+        raise NotImplementedError
+
+
+class NativeSearch(Search):
+    """A policy that runs in the core."""
+
+    def __init__(self, native: _native.SearchPolicy) -> None:
+        self._native = native
+
+    def ask(self, most: int | None = None) -> list[Expansion]:
+        """As :class:`Search` has it."""
+        limit = (1 << 64) - 1 if most is None else max(most, 0)
+        return [Expansion(*asked) for asked in self._native.ask(limit)]
+
+    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None:
+        """As :class:`Search` has it."""
+        self._native.tell(trial, list(values), list(finished))
+
+    @property
+    def is_over(self) -> bool:
+        """As :class:`Search` has it."""
+        return self._native.is_over
+
+    def live(self) -> list[bool]:
+        """As :class:`Search` has it."""
+        return self._native.live()
+
+    def nodes(self) -> list[tuple[int, int, float, str]]:
+        """(parent, depth, value, state) of every node, by number; states are asked, open and finished."""
+        return self._native.nodes()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A way to search, and how its steps are sampled. One of your own overrides :meth:`open`.
+
+    Attributes:
+        temperature: of the steps; 0 is greedy, so that siblings are all the same.
+        top_p: of the steps.
+        max_depth: steps of a path.
+    """
+
+    name: ClassVar[str]
+    wants_probability: ClassVar[bool] = False
+    """Whether it takes values from 0 to 1 alone."""
+
+    temperature: float = 1.0
+    top_p: float | None = None
+    max_depth: int = 25
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "max_depth", whole_number(self.max_depth, "max_depth", 1))
+
+    def open(self, seed: int) -> Search:
+        """Begins a search; ``seed`` names the random numbers of the policy's own."""
+        raise ArgumentError(f"{type(self).__name__} has no method open, expected a class that overrides it")

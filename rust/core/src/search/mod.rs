@@ -1,0 +1,63 @@
+//! Search over texts: which leaves are expanded next, into how many children. Knows neither models nor texts.
+//!
+//! A [`Policy`] is asked for expansions and told what became of them, in any order. Nodes are numbered as they are
+//! handed out, so that everything that follows depends on what was told and not on when.
+
+mod best_first;
+mod node;
+mod rounds;
+pub mod share;
+
+use std::fmt::Debug;
+
+pub use best_first::{BestFirst, CostSoFar};
+pub use node::{Node, Nodes, ROOT, State};
+pub use rounds::Rounds;
+
+use crate::error::Result;
+
+/// Some children of a leaf that are to be written and valued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expansion {
+    /// Names the expansion in [`Policy::tell`].
+    pub trial: u64,
+    /// The node to go on from.
+    pub leaf: u32,
+    /// The number of the first child; the others follow.
+    pub first_child: u32,
+    /// How many children.
+    pub children: u32,
+}
+
+/// What became of one child.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Outcome {
+    /// What the path to it is worth: higher is better.
+    pub value: f64,
+    /// Whether there is nothing to go on from: an answer, or the end of what may be written.
+    pub is_finished: bool,
+}
+
+/// Decides where to search.
+pub trait Policy: Debug + Send {
+    /// What to do next, with at most `most` children in all. Nothing while something is left to be told that decides
+    /// what comes next; and nothing any more once the search is over.
+    fn ask(&mut self, most: u64) -> Vec<Expansion>;
+
+    /// What became of the children of an expansion, in their order. To tell the same again does nothing.
+    ///
+    /// # Errors
+    /// [`Error::Value`](crate::Error::Value) for a trial that was not asked, another number of outcomes, a value that
+    /// is not finite or outside of the policy's range, or other outcomes than were told before. Nothing has changed
+    /// then.
+    fn tell(&mut self, trial: u64, outcomes: &[Outcome]) -> Result<()>;
+
+    /// Whether nothing is left to ask and to be told.
+    fn is_over(&self) -> bool;
+
+    /// All nodes so far.
+    fn nodes(&self) -> &Nodes;
+
+    /// Marks the nodes whose texts may still be gone on with: `[nodes]`.
+    fn live(&self) -> Vec<bool>;
+}
