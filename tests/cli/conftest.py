@@ -30,5 +30,7 @@ def folder(tmp_path: Path) -> Path:
     """A tiny model with a byte tokenizer, as a folder of safetensors."""
     path = tmp_path / "model"
     models.llama().save_pretrained(path)
-    models.byte_tokenizer().save_pretrained(path)
+    tokenizer = models.byte_tokenizer()
+    tokenizer.model_max_length = 512
+    tokenizer.save_pretrained(path)
     return path

@@ -117,3 +117,17 @@ def test_the_page_of_a_text_beyond_the_context_is_refused(run: Run, folder: Path
     result = run(*options)
     assert (result.exit_code, result.stdout) == (0, f"written to {html}\n"), result.output
     assert html.read_text(encoding="utf-8").startswith("<!doctype html>")
+
+
+def test_a_long_document_needs_no_warning(folder: Path, tmp_path: Path) -> None:
+    """transformers warns of texts that are longer than the model's context; a corpus is not for the model."""
+    (tmp_path / "long.txt").write_text("a" * 600)
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-m", "hornbeam", "corpus", tmp_path / "long.txt", "--out", out, "--model", folder],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "python")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

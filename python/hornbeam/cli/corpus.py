@@ -44,7 +44,7 @@ def corpus(
             from hornbeam import speculation
         tokenizer = open_tokenizer(model, prepared(model, screen), screen)
         skipped: list[Path] = []
-        with screen.waiting("indexing"):
+        with loading.quiet(), screen.waiting("indexing"):
             index = speculation.index_files(paths, tokenizer, skipped=skipped.append)
             speculation.save_corpus(index, out)
         if skipped:

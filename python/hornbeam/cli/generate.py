@@ -131,7 +131,8 @@ def generate(
             place = choices.device_of(device)
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
-        prompt_ids = inputs.token_ids(tokenizer, text, system, raw)
+        with loading.quiet(), screen.waiting("reading the prompt"):
+            prompt_ids = inputs.token_ids(tokenizer, text, system, raw)
         lm = opening.open_lm(model, path, tokenizer, dtype, place, screen)
         options = {
             "draft": source,

@@ -52,7 +52,7 @@ def keep(
             from hornbeam.text import pieces_of
         path = prepared(model, screen)
         tokenizer = open_tokenizer(model, path, screen)
-        with screen.waiting("reading the text"):
+        with loading.quiet(), screen.waiting("reading the text"):
             token_ids = list(tokenizer(words)["input_ids"])
         lm = open_lm(model, path, tokenizer, dtype, place, screen)
         if len(token_ids) > lm.max_positions:

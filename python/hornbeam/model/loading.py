@@ -37,6 +37,7 @@ __all__ = [
     "load",
     "load_model",
     "load_tokenizer",
+    "quiet",
     "resolve",
 ]
 
@@ -160,7 +161,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> Any:
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = _model_folder(path)
-    with _quiet():
+    with quiet():
         plain = _tokenizer_class(folder) in ("PreTrainedTokenizerFast", "TokenizersBackend")
         tokenizer_class = PreTrainedTokenizerFast if plain else AutoTokenizer
         return tokenizer_class.from_pretrained(folder, **_LOCAL_OPTIONS)
@@ -192,7 +193,7 @@ def load_model(
     from transformers import AutoModelForCausalLM
 
     folder = _model_folder(path)
-    with _quiet():
+    with quiet():
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, **_LOCAL_OPTIONS
         )
@@ -221,7 +222,7 @@ def _prepare(source: Path, prepared: Path, shipped: ShippedModel, progress: Prog
     scratch = prepared.with_name(f".{prepared.name}-{secrets.token_hex(8)}")
     scratch.mkdir()
     try:
-        with _quiet():
+        with quiet():
             _convert(source, scratch, progress)
         _share(scratch)
         try:
@@ -309,7 +310,7 @@ def _require(what: str, install: str, modules: tuple[str, ...]) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps transformers' log lines and progress bars off the terminal; errors still raise."""
     from transformers.utils import logging
 
