@@ -72,7 +72,7 @@ test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of 
 
 .PHONY: lint
 lint: dev ## Check format, lints and types
-	rustfmt --check --edition 2024 $$(git ls-files '*.rs')
+	rustfmt --check --edition 2024 $$(find rust -name '*.rs')
 	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
 	$(VENV)/bin/ruff format --check .
