@@ -188,8 +188,9 @@ class LM(EngineFace):
                 under the raw model, whatever the draft; in :attr:`Generation.logprobs`.
             defaults: what of the checkpoint's ``generation_config`` counts where an argument is left out:
                 ``"text"`` what shapes a text however it is sampled (penalties, suppressed and forced tokens,
-                bad words, n-gram rules, least lengths, sequence bias), ``"checkpoint"`` its sampling too,
-                ``"none"`` nothing but its end tokens. With ``warp`` no penalty of it.
+                bad words, n-gram rules, least lengths, sequence bias), ``"checkpoint"`` its sampling too
+                (what of it is not honoured is refused by name), ``"none"`` nothing but its end tokens. With
+                ``warp`` no penalty of it.
             echo: the same of the prompt's tokens, in :attr:`Generation.prompt_logprobs`; it is computed anew.
 
         Returns:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -107,3 +108,23 @@ def test_defaults_that_there_are_not() -> None:
         hb.LM(models.llama()).generate(PROMPT, defaults="all")
     with pytest.raises(ArgumentError, match="defaults is None, expected"):
         hb.LM(models.llama()).generate(PROMPT, warp=hb.Warp(), defaults=None)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"num_beams": 4},
+        {"guidance_scale": 1.5},
+        {"typical_p": 0.9},
+        {"eta_cutoff": 0.01},
+        {"stop_strings": ["x"]},
+        {"max_time": 3.0},
+    ],
+    ids=lambda fields: next(iter(fields)),
+)
+def test_what_is_not_honoured_is_refused_where_all_is_asked_for(fields: dict[str, Any]) -> None:
+    lm = hb.LM(changed(**fields))
+    [(name, value)] = fields.items()
+    with pytest.raises(ArgumentError, match=re.escape(f"has {name}={value!r}, which is not honoured")):
+        lm.generate(PROMPT, max_new_tokens=3, defaults="checkpoint")
+    assert lm.generate(PROMPT, max_new_tokens=3).token_ids == plain(models.llama(), PROMPT)[:3]

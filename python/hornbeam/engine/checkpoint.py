@@ -36,6 +36,26 @@ _TEXT_FIELDS: dict[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": (None, []),
 }
 
+# What else shapes a text and is not honoured here, with the values that ask for nothing: refused where a
+# caller asks for all that the checkpoint says.
+_REFUSED_FIELDS: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "guidance_scale": (None, 1),
+    "typical_p": (None, 1),
+    "epsilon_cutoff": (None, 0),
+    "eta_cutoff": (None, 0),
+    "top_h": (None,),
+    "penalty_alpha": (None, 0),
+    "dola_layers": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "watermarking_config": (None,),
+    "encoder_repetition_penalty": (None, 1),
+    "encoder_no_repeat_ngram_size": (None, 0),
+    "renormalize_logits": (None, False),
+    "stop_strings": (None,),
+    "max_time": (None,),
+}
 
 _PENALTIES = ("repetition_penalty", "frequency_penalty", "presence_penalty")
 
@@ -51,10 +71,22 @@ class Checkpoint:
         self.model = model
 
     def sampling(self, defaults: Defaults, warp: Warp) -> Warp:
-        """The warp of a request that names none of its own."""
+        """The warp of a request that names none of its own.
+
+        Raises:
+            ArgumentError: all of the checkpoint's defaults are asked for, and one is not honoured here.
+        """
         config = getattr(self.model, "generation_config", None)
         if defaults == "none" or config is None:
             return warp
+        if defaults == "checkpoint":
+            for name, plain in _REFUSED_FIELDS.items():
+                value = getattr(config, name, None)
+                if value not in plain:
+                    raise ArgumentError(
+                        f"the checkpoint's generation_config has {name}={value!r}, which is not honoured; "
+                        "expected defaults='text' or 'none'"
+                    )
         given: dict[str, Any] = {
             name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p", *_PENALTIES)
         }
