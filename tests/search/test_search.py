@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import hornbeam as hb
+from hornbeam.engine import searching
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.search import Budget, Path, StepEnd
 from tests import models
@@ -156,25 +158,21 @@ def test_no_budget_is_passed(
     assert result.best is not None
 
 
-def test_seconds_end_a_search(lm: hb.LM) -> None:
-    ticks = iter(range(10**6))
-
-    def slow(paths: Sequence[Path]) -> list[float]:
-        import time
-
-        time.sleep(0.02 * next(ticks))
-        return score(paths)
-
+def test_seconds_end_a_search(lm: hb.LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock of the test's own, which moves by a hundredth each time it is read."""
+    reads = iter(range(10**6))
+    monkeypatch.setattr(searching, "time", SimpleNamespace(perf_counter=lambda: next(reads) / 100))
     result = lm.search(
         PROMPT,
         recipe=hb.recipes.rebase(width=3, max_depth=1000),
-        value=slow,
+        value=score,
         step=STEP,
-        budget=Budget(seconds=0.1),
+        budget=Budget(seconds=0.5),
         draft=None,
     )
     assert result.stop == "seconds"
     assert result.best is not None
+    assert 0.5 <= result.ledger.seconds < 0.52
 
 
 class Fails:

@@ -33,17 +33,10 @@ RECIPES = (
 
 def draft(name: str, corpus: Path | None) -> Any:
     """A draft source by its name."""
-    from hornbeam import speculation
+    from hornbeam.speculation import open_corpus
+    from hornbeam.speculation.named import NAMED_DRAFTS, draft_of
 
-    index = None if corpus is None else speculation.open_corpus(corpus)
-    sources = {
-        "auto": speculation.Auto(corpus=index),
-        "suffix": speculation.Suffix(corpus=index),
-        "head": speculation.FeatureHead(),
-        "recycling": speculation.TokenRecycling(),
-        "none": None,
-    }
-    return sources[name]
+    return draft_of(name) if corpus is None else NAMED_DRAFTS[name](corpus=open_corpus(corpus))
 
 
 def check_recipe(name: str, option: str, head_scores: Path | None) -> None:
@@ -64,7 +57,7 @@ def recipe(name: str, budget: str | None, head_scores: Path | None) -> Any:
     """A recipe by its name, with its own budget where none is given.
 
     Raises:
-        ArgumentError: the budget is none.
+        ArgumentError: the budget is not a count, a percentage or a byte size.
     """
     from hornbeam.keep import HeadScores
     from hornbeam.recipes import keep as recipes

@@ -72,7 +72,7 @@ def recipe_of(given: Any) -> Recipe | None:
     """What ``keep=`` says: a recipe, the one of a name with its defaults, or None.
 
     Raises:
-        ArgumentError: it is none.
+        ArgumentError: it is not a recipe.
     """
     if given is None or isinstance(given, Recipe):
         return given

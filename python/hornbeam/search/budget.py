@@ -19,8 +19,8 @@ Amounts = list[int]
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits; ``None`` is none. None is ever passed, but for ``seconds`` by the forward pass, or the call
-    of a value, that was under way.
+    """What a search may spend. What is left out has no limit. No limit is passed, except ``seconds``: by the
+    forward pass or the call of ``value`` that was under way.
 
     Attributes:
         tokens: that the model writes.

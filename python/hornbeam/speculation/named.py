@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from hornbeam.errors import ArgumentError
@@ -14,7 +15,7 @@ from hornbeam.speculation.draft.token_recycling import TokenRecycling
 
 __all__ = ["NAMED_DRAFTS", "draft_of", "stop_rule_of"]
 
-NAMED_DRAFTS = {
+NAMED_DRAFTS: dict[str, Callable[..., Any]] = {
     "auto": Auto,
     "suffix": Suffix,
     "ngram": NGram,
@@ -28,7 +29,7 @@ def draft_of(given: Any) -> Any:
     """The draft source that ``draft=`` says: itself, the one of a name, or None.
 
     Raises:
-        ArgumentError: it is none.
+        ArgumentError: it is not a draft source.
     """
     if given is None or given == "none":
         return None
