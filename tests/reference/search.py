@@ -138,3 +138,56 @@ def a_star(children: int, max_depth: int, cost: str, answers: int, tell: Tell) -
             heapq.heappush(heap, (path + (1.0 - value[node]), node))
         number += children
     return asked
+
+
+def ets_worth(
+    chosen: Sequence[int],
+    parents: Sequence[int],
+    shares: Sequence[Fraction],
+    costs: Sequence[int],
+    clusters: Sequence[int],
+    weights: tuple[Fraction, Fraction],
+) -> Fraction:
+    """ETS's objective (Hooper et al. 2025, section 4) of the leaves ``chosen``, of a tree of which node 0 is
+    the root: ``shares`` and ``clusters`` are of leaves (0 and -1 elsewhere), ``costs`` of all nodes;
+    ``weights`` are those of cost and coverage."""
+    nodes = set()
+    for leaf in chosen:
+        at = leaf
+        while at not in nodes:
+            nodes.add(at)
+            at = parents[at]
+    all_clusters = {cluster for cluster in clusters if cluster >= 0}
+    covered = {clusters[leaf] for leaf in chosen} - {-1}
+    return (
+        sum((shares[leaf] for leaf in chosen), Fraction(0))
+        - weights[0] * Fraction(sum(costs[node] for node in nodes), sum(costs))
+        + weights[1] * Fraction(len(covered), max(len(all_clusters), 1))
+    )
+
+
+def ets_leaves(
+    values: Sequence[float],
+    parents: Sequence[int],
+    leaves: Sequence[int],
+    clusters: Sequence[int],
+    costs: Sequence[int],
+    width: int,
+    balance: float,
+    weights: tuple[Fraction, Fraction],
+) -> tuple[Fraction, list[list[int]]]:
+    """The best sets of leaves by trying all, and their worth."""
+    counts = rebase_shares(values, width, balance)
+    shares, labels = [Fraction(0)] * len(parents), [-1] * len(parents)
+    for leaf, count, cluster in zip(leaves, counts, clusters, strict=True):
+        shares[leaf], labels[leaf] = Fraction(count, sum(counts)), cluster
+    best: tuple[Fraction, list[list[int]]] | None = None
+    for subset in range(1, 1 << len(leaves)):
+        chosen = [leaf for place, leaf in enumerate(leaves) if subset >> place & 1]
+        worth = ets_worth(chosen, parents, shares, costs, labels, weights)
+        if best is None or worth > best[0]:
+            best = (worth, [chosen])
+        elif worth == best[0]:
+            best[1].append(chosen)
+    assert best is not None
+    return best

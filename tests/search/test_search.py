@@ -25,6 +25,7 @@ RECIPES: dict[str, Any] = {
     "step_beam": hb.recipes.step_beam(width=6, children=3, max_depth=3),
     "dvts": hb.recipes.dvts(width=6, children=3, max_depth=3),
     "rebase": hb.recipes.rebase(width=6, max_depth=3),
+    "ets": hb.recipes.ets(width=6, max_depth=3),
     "particle_filter": hb.recipes.particle_filter(width=6, max_depth=3),
     "a_star": hb.recipes.a_star(children=3, max_depth=3),
 }
@@ -76,7 +77,11 @@ def test_the_tree_is_the_policys(lm: hb.LM, name: str) -> None:
         for one in asked:
             paths = [result.tree.paths[one.first_child + index] for index in range(one.children)]
             assert all(path.parent.node == one.leaf for path in paths if path.parent is not None)
-            alone.tell(one.trial, [path.value for path in paths], [path.is_finished for path in paths])
+            sizes = [-(-(len(path.token_ids) - path.step) // lm.tree.page_tokens) for path in paths]
+            notes = policy.notes(paths, [size * lm.tree.slab_bytes for size in sizes])
+            alone.tell(
+                one.trial, [path.value for path in paths], [path.is_finished for path in paths], **notes
+            )
     assert alone.is_over
     assert len(result.tree.paths) == 1 + result.ledger.verifier_calls
     assert result.ledger.tokens == sum(
@@ -260,6 +265,59 @@ def test_pruned_paths_give_their_pages_back(lm: hb.LM) -> None:
     assert max(held) <= 8
     page = lm.tree.slab_bytes
     assert result.ledger.kv_bytes <= 4 * 3 * page + 4 * page
+
+
+def test_few_bytes_cost_time_and_no_path(lm: hb.LM) -> None:
+    """Below what a search would hold, branches are let go and computed anew: the same paths in fewer bytes
+    at a time, which are really free."""
+    recipe = hb.recipes.rebase(width=8, balance=5.0, max_depth=5)
+    options: dict[str, Any] = {"recipe": recipe, "value": score, "step": STEP, "draft": None}
+    lm.clear_cache()
+    plain = lm.search(PROMPT, **options)
+    page = lm.tree.slab_bytes
+    # The deepest path and a child of it: steps of one page, with a copy of the page before.
+    for limit in (plain.ledger.kv_bytes // 2, (4 * 2 + 2) * page):
+        lm.clear_cache()
+        pages = []
+
+        def value(paths: Sequence[Path], pages: list[int] = pages) -> list[float]:
+            stats = lm.tree.stats()
+            pages.append(stats["slabs"] - stats["free_slabs"])
+            return score(paths)
+
+        found = lm.search(PROMPT, **options | {"value": value}, budget=Budget(kv_bytes=limit))
+        assert shown(found) == shown(plain)
+        assert found.stop == "over"
+        assert found.ledger.kv_bytes <= limit < plain.ledger.kv_bytes
+        assert found.ledger.forwards > plain.ledger.forwards
+        prompt_pages = -(-len(PROMPT.encode()) // lm.tree.page_tokens) + 1
+        assert max(pages) <= limit // page + prompt_pages
+    tight = lm.search(PROMPT, **options, budget=Budget(kv_bytes=9 * page))
+    assert tight.stop == "kv_bytes"
+    assert max(path.depth for path in tight.tree.paths.values()) == 4
+
+
+def test_worth_and_work_decide_what_is_let_go(lm: hb.LM) -> None:
+    """Of branches of one length the one of least value goes first."""
+    ledger = hb.search.Ledger(Budget())
+    memory = searching.SearchMemory(lm.engine, len(PROMPT.encode()), ledger)
+    prompt = list(PROMPT.encode())
+    requests = [lm.engine.submit(prompt, max_new_tokens=6, draft=None, seed=seed) for seed in range(3)]
+    lm.engine.run(requests)
+    root = Path(0, None, "", [], [], 0, prompt)
+    values = [0.5, 0.1, 0.9]
+    paths = {
+        node: Path(node, root, "", request.output, [], 0, prompt, value=values[node - 1])
+        for node, request in enumerate(requests, start=1)
+    }
+    memory.hold(paths, requests)
+    assert ledger.reserve(kv_bytes=memory.bytes())
+    ledger.settle({"kv_bytes": memory.bytes()}, kv_bytes=memory.bytes())
+    memory.make_room(memory.bytes() // 3, memory.bytes(), paths, leaves={3})
+    assert 2 not in memory
+    assert 3 in memory
+    memory.close()
+    assert len(memory) == 0
 
 
 @pytest.mark.parametrize(

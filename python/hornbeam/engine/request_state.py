@@ -263,10 +263,10 @@ class RequestState:
             self.waits_for = None
         return self.waits_for is not None
 
-    def close(self) -> None:
-        """Releases the branch, if there is one."""
+    def close(self, keep: bool = True) -> None:
+        """Releases the branch, if there is one; with ``keep`` it stays cached."""
         if self._branch is not None:
-            self._branch.drop()
+            self._branch.drop(keep)
         self._branch = None
         self.is_read = False
 

@@ -58,12 +58,13 @@ class Requests(Host):
             elif request.done:
                 self._retire(request)
 
-    def close(self, request: Request) -> None:
-        """Ends a request if it is under way, and lets go of all that it holds."""
+    def close(self, request: Request, keep: bool = True) -> None:
+        """Ends a request if it is under way, and lets go of all that it holds; with ``keep`` it stays
+        cached."""
         if not request.done:
             request.interrupt()
         self._retire(request)
-        request.close()
+        request.close(keep)
         if request.keeper is not None:
             request.keeper.forget(request)
 
@@ -112,14 +113,14 @@ class Requests(Host):
             if not self._is_stepping:
                 self._mend()
 
-    def close_all(self, requests: Sequence[Request]) -> None:
+    def close_all(self, requests: Sequence[Request], keep: bool = True) -> None:
         """Closes what is still under way, or still held, of a call that ends, while no other thread is within
-        a step."""
+        a step. With ``keep`` it stays cached."""
         left = [request for request in requests if not (request.done and request.is_closed)]
         if left:
             with self._lock:
                 for request in left:
-                    self.close(request)
+                    self.close(request, keep)
 
     def _mend(self) -> None:
         """Ends what a step that was interrupted has left half-way: what was committed is emitted, what was

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.request import Call, Request
+from hornbeam.engine.search_memory import SearchMemory
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.integers import whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 __all__ = ["Searching", "search"]
 
 Finish = Callable[[Path], Any]
+Child = tuple[int, Path]
+"""The number of a node that is to be written, and the leaf that it goes on from."""
 
 
 @dataclass
@@ -61,10 +64,10 @@ class Searching:
     draft: Any
     select: Callable[[Sequence[Path]], Path | None]
     tree: SearchTree = field(default_factory=SearchTree)
-    _held: dict[int, Request] = field(default_factory=dict)  # by node: the branches of what is live
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.budget)
+        self._memory = SearchMemory(self.engine, len(self.prompt), self.ledger)
         self._search = self.policy.open(self.seed)
         self._call = Call()
         self._written: list[Request] = []  # of the round under way
@@ -104,9 +107,8 @@ class Searching:
         except Exception as raised:
             stop, error = "error", raised
         finally:
-            self.engine.close_all([*self._written, *self._held.values()])
-            self._held.clear()
-            self.ledger.release_bytes(self.ledger.kv_bytes_held)
+            self.engine.close_all(self._written)
+            self._memory.close()
             restore_modes(modes)
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
@@ -133,16 +135,22 @@ class Searching:
             return None
         room = self.ledger.left("tokens")
         each = self.step.max_tokens if room is None else min(self.step.max_tokens, room // total)
-        kv_bytes = total * self._bytes_of_child(each)
-        reserved = {"tokens": total * each, "verifier_calls": total, "kv_bytes": kv_bytes}
+        reserved = {"tokens": total * each, "verifier_calls": total}
         if not self.ledger.reserve(**reserved):
             raise ArgumentError(f"the policy asked for {total} children, expected at most {most}")
-        used = {"tokens": 0, "verifier_calls": 0, "kv_bytes": 0}
+        used = {"tokens": 0, "verifier_calls": 0}
+        self._written, paths = [], []
+        children = [
+            (expansion.first_child + index, self.tree.paths[expansion.leaf])
+            for expansion in asked
+            for index in range(expansion.children)
+        ]
         try:
-            if (cut := self._write(asked, each)) is not None:
-                return cut
-            used["kv_bytes"] = self._bytes([*self._held.values(), *self._written]) - self.ledger.kv_bytes_held
-            paths = [self._path(request) for request in self._written]
+            while len(paths) < total:
+                wave = self._wave(children[len(paths) :], each)
+                if (cut := self._write(wave, each)) is not None:
+                    return cut
+                paths += map(self._path, wave, self._written[len(paths) :])
             used["verifier_calls"] = total
             values = values_of(self.value, paths)
         finally:
@@ -152,52 +160,93 @@ class Searching:
         self._take(asked, [replace(path, value=value) for path, value in zip(paths, values, strict=True)])
         return None
 
+    def _wave(self, children: Sequence[Child], each: int) -> list[Child]:
+        """As many of the children as there is room for at a time; branches that are needed least are let go
+        for them, and computed anew when they are needed again."""
+        limit = self.budget.kv_bytes
+        if limit is None:
+            return list(children)
+        assert not isinstance(limit, str)
+        found: list[Child] = []
+        leaves, needed = set[int](), 0
+        for node, leaf in children:
+            more = self._memory.step_bytes(each)
+            if leaf.node not in self._memory and leaf.node not in leaves:
+                more += self._memory.path_bytes(leaf)
+            if found and self._memory.bytes() + needed + more > limit:
+                break
+            found.append((node, leaf))
+            leaves.add(leaf.node)
+            needed += more
+            if len(found) == 1:
+                self._memory.make_room(needed, limit, self.tree.paths, leaves)
+        return found
+
     def _take(self, asked: Sequence[Expansion], paths: Sequence[Path]) -> None:
         """Tells the policy, and keeps what it may go on from."""
+        page = self.engine.tree.page_tokens
+        pages = [-(-(len(path.token_ids) - path.step) // page) for path in paths]
+        notes = self.policy.notes(paths, [count * self.engine.tree.slab_bytes for count in pages])
         begin = 0
         for expansion in asked:
-            own = paths[begin : begin + expansion.children]
+            own = slice(begin, begin + expansion.children)
             self._search.tell(
                 expansion.trial,
-                [path.value for path in own if path.value is not None],
-                [path.is_finished for path in own],
+                [path.value for path in paths[own] if path.value is not None],
+                [path.is_finished for path in paths[own]],
+                **{name: each[own] for name, each in notes.items()},
             )
             begin += expansion.children
-        for path, request in zip(paths, self._written, strict=True):
-            self.tree.paths[path.node] = path
-            self._held[path.node] = request
+        self.tree.paths.update((path.node, path) for path in paths)
         self._written = []
         self._let_go()
 
-    def _write(self, asked: Sequence[Expansion], each: int) -> Stop | None:
-        """Writes the children of a round, of at most ``each`` tokens."""
-        prompts, nodes = [], []
-        for expansion in asked:
-            leaf = self.tree.paths[expansion.leaf]
-            for index in range(expansion.children):
-                nodes.append((expansion.first_child + index, leaf))
-                prompts.append([*self.prompt, *leaf.token_ids])
-        self._nodes = nodes
-        options = replace(self._options, max_new_tokens=each)
-        numbers = [node for node, _ in nodes]
-        self._written = self.engine.submit_all(
-            prompts, options, streams=False, owner=self._call, numbers=numbers
-        )
-        while (waiting := next((r for r in self._written if not r.done), None)) is not None:
+    def _write(self, wave: Sequence[Child], each: int) -> Stop | None:
+        """Writes some children of a round, of at most ``each`` tokens."""
+        reserved = sum(self._memory.step_bytes(each) for _ in wave)
+        leaves = {leaf.node: leaf for _, leaf in wave if leaf.node not in self._memory}
+        reserved += sum(map(self._memory.path_bytes, leaves.values()))
+        if not self.ledger.reserve(kv_bytes=reserved):
+            return "kv_bytes"
+        used = 0
+        numbers = [node for node, _ in wave]
+        written: list[Request] = []
+        try:
+            written = self.engine.submit_all(
+                [[*self.prompt, *leaf.token_ids] for _, leaf in wave],
+                replace(self._options, max_new_tokens=each),
+                streams=False,
+                owner=self._call,
+                numbers=numbers,
+            )
+            self._written += written
+            if (cut := self._step(written)) is not None:
+                return cut
+            self._memory.hold(numbers, written)
+            # Runs of tokens that were two may have become one, in fewer pages.
+            used = max(self._memory.bytes() - self.ledger.kv_bytes_held, 0)
+        finally:
+            self.ledger.settle({"kv_bytes": reserved}, kv_bytes=used)
+            self._memory.give_back([])
+        return None
+
+    def _step(self, written: Sequence[Request]) -> Stop | None:
+        """Takes steps until these are done."""
+        while (waiting := next((request for request in written if not request.done), None)) is not None:
             if (cut := self._is_spent(within=True)) is not None:
                 return cut
             self.ledger.reserve(forwards=1)
             self.engine.drive(waiting)
             self.ledger.settle({"forwards": 1}, forwards=1)
             self._note_time()
-        for request in self._written:
+        for request in written:
             if request.error is not None:
                 raise request.error
         return None
 
-    def _path(self, request: Request) -> Path:
+    def _path(self, child: Child, request: Request) -> Path:
         """The path that a child ends."""
-        node, leaf = self._nodes[request.place]
+        node, leaf = child
         text = leaf.text + request.generation().text
         logprobs = [*leaf.logprobs, *(entry.logprob for entry in request.logprobs)]
         tokens = [*leaf.token_ids, *request.output]
@@ -221,19 +270,21 @@ class Searching:
     def _affordable(self) -> tuple[int | None, Stop | None]:
         """How many children a round may have (None: as many as the policy likes), and what limits them."""
         found: list[tuple[int, Stop]] = []
-        tokens, calls, room = (self.ledger.left(kind) for kind in ("tokens", "verifier_calls", "kv_bytes"))
+        tokens, calls = self.ledger.left("tokens"), self.ledger.left("verifier_calls")
+        limit = self.budget.kv_bytes
         if tokens is not None:
             found.append((max(tokens // self.step.max_tokens, min(tokens, 1)), "tokens"))
         if calls is not None:
             found.append((calls, "verifier_calls"))
-        if room is not None:
-            found.append((room // self._bytes_of_child(self.step.max_tokens), "kv_bytes"))
+        if limit is not None:
+            # The deepest path alone has to fit; what else is held is let go for it.
+            assert not isinstance(limit, str)
+            live = enumerate(self._search.live())
+            leaves = [self.tree.paths[node] for node, is_live in live if is_live and node in self.tree.paths]
+            deepest = max(map(self._memory.path_bytes, leaves), default=0)
+            if deepest + self._memory.step_bytes(self.step.max_tokens) > limit:
+                found.append((0, "kv_bytes"))
         return min(found, default=(1 << 30, None))
-
-    def _bytes_of_child(self, tokens: int) -> int:
-        """Bytes of pages that a child may take at most: its own, and a copy of its parent's last."""
-        tree = self.engine.tree
-        return (-(-tokens // tree.page_tokens) + 1) * tree.slab_bytes
 
     def _note_time(self) -> None:
         now = time.perf_counter()
@@ -242,21 +293,7 @@ class Searching:
 
     def _let_go(self) -> None:
         """Gives back the pages of paths that nothing goes on from."""
-        live = self._search.live()
-        gone = [node for node in self._held if not live[node]]
-        self.engine.close_all([self._held.pop(node) for node in gone])
-        self.ledger.release_bytes(self.ledger.kv_bytes_held - self._bytes(list(self._held.values())))
-
-    def _bytes(self, requests: Sequence[Request]) -> int:
-        """Bytes of the pages below the prompt that these hold, each counted once."""
-        begin, page = len(self.prompt), self.engine.tree.page_tokens
-        nodes = {
-            number: max(start + count - max(start, begin), 0)
-            for request in requests
-            if not request.is_closed
-            for number, start, count in request.branch.nodes()
-        }
-        return sum(-(-count // page) for count in nodes.values()) * self.engine.tree.slab_bytes
+        self._memory.keep_only({node for node, is_live in enumerate(self._search.live()) if is_live})
 
 
 def search(

@@ -19,7 +19,7 @@ from hornbeam.recipes.keep import (
     window_kv,
     zip_cache,
 )
-from hornbeam.recipes.search import a_star, best_of_n, dvts, particle_filter, rebase, step_beam
+from hornbeam.recipes.search import a_star, best_of_n, dvts, ets, particle_filter, rebase, step_beam
 from hornbeam.recipes.spec import (
     auto,
     eagle2,
@@ -42,6 +42,7 @@ __all__ = [
     "dvts",
     "eagle2",
     "ems",
+    "ets",
     "expected_attention",
     "h2o",
     "int8",

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from hornbeam.search import DVTS, AStar, BestOfN, ParticleFilter, Rebase, StepBeam
+from hornbeam.search import DVTS, AStar, BestOfN, Ets, ParticleFilter, Rebase, StepBeam
 
-__all__ = ["a_star", "best_of_n", "dvts", "particle_filter", "rebase", "step_beam"]
+__all__ = ["a_star", "best_of_n", "dvts", "ets", "particle_filter", "rebase", "step_beam"]
 
 
 def best_of_n(n: int = 16, **settings: Any) -> BestOfN:
@@ -56,6 +56,16 @@ def rebase(width: int = 16, *, balance: float = 0.2, **settings: Any) -> Rebase:
         settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
     """
     return Rebase(width=width, balance=balance, **settings)
+
+
+def ets(width: int = 16, **settings: Any) -> Ets:
+    """Efficient tree search (Hooper et al. 2025, arXiv 2502.13575).
+
+    Args:
+        width: children of the first round.
+        settings: further fields of the policy, such as ``coverage_weight``, ``cost`` and ``clusters``.
+    """
+    return Ets(width=width, **settings)
 
 
 def particle_filter(width: int = 16, *, balance: float = 1.0, **settings: Any) -> ParticleFilter:

@@ -16,6 +16,7 @@ from hornbeam.search.policy import (
     POLICIES,
     AStar,
     BestOfN,
+    Ets,
     Expansion,
     ParticleFilter,
     Policy,
@@ -24,6 +25,7 @@ from hornbeam.search.policy import (
     StepBeam,
 )
 from hornbeam.search.step_end import StepEnd
+from hornbeam.search.subtree import best_subtree
 from hornbeam.search.value import Likelihood
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Answer",
     "BestOfN",
     "Budget",
+    "Ets",
     "Expansion",
     "Ledger",
     "Likelihood",
@@ -45,6 +48,7 @@ __all__ = [
     "SearchTree",
     "StepBeam",
     "StepEnd",
+    "best_subtree",
     "select",
 ]
 

@@ -3,13 +3,18 @@
 use std::sync::Mutex;
 
 use hornbeam_core::Error;
+use hornbeam_core::allocate::{NO_CLUSTER, Tree};
 use hornbeam_core::ledger::{self, Amounts, Cost, KINDS};
 use hornbeam_core::parallel::lock_whole;
-use hornbeam_core::search::share::{Beam, Independent, Particles, Rebase, Share, Subtrees};
+use hornbeam_core::search::feature::Feature;
+use hornbeam_core::search::share::{Beam, Ets, EtsSettings, Independent, Particles, Rebase, Share, Subtrees};
 use hornbeam_core::search::{BestFirst, CostSoFar, Outcome, Policy, Rounds, State};
 use pyo3::prelude::*;
 
 use crate::error::{OrRaise, attached};
+
+/// Steps are compared by runs of up to so many tokens.
+const LONGEST: usize = 2;
 
 /// A policy: what to expand next.
 #[pyclass(module = "hornbeam._native", frozen)]
@@ -49,6 +54,13 @@ impl SearchPolicy {
         Self::rounds(Rebase::new(temperature), width, max_depth)
     }
 
+    /// As `rebase`, over the leaves of the subtree that is worth what it costs.
+    #[staticmethod]
+    fn ets(width: u64, max_depth: u32, temperature: f64, cost: f64, coverage: f64, distance: f64) -> Self {
+        let settings = EtsSettings { temperature, cost, coverage, distance };
+        Self::rounds(Ets::new(settings), width, max_depth)
+    }
+
     /// Drawn by `softmax(logit(value) / temperature)`.
     #[staticmethod]
     fn particles(width: u64, max_depth: u32, temperature: f64, seed: u64) -> Self {
@@ -78,17 +90,44 @@ impl SearchPolicy {
         })
     }
 
-    /// What became of the children of a trial.
-    fn tell(&self, py: Python<'_>, trial: u64, values: Vec<f64>, finished: Vec<bool>) -> PyResult<()> {
+    /// What became of the children of a trial. `costs` is what it costs to hold each; `steps` has the tokens of each,
+    /// or `features` a vector of each, to tell them apart by.
+    #[pyo3(signature = (trial, values, finished, costs=None, steps=None, features=None))]
+    #[allow(clippy::too_many_arguments)]
+    fn tell(
+        &self,
+        py: Python<'_>,
+        trial: u64,
+        values: Vec<f64>,
+        finished: Vec<bool>,
+        costs: Option<Vec<u64>>,
+        steps: Option<Vec<Vec<u32>>>,
+        features: Option<Vec<Vec<f32>>>,
+    ) -> PyResult<()> {
         attached(py, || {
-            if values.len() != finished.len() {
-                return Err(Error::shape("finished", finished.len(), values.len()));
-            }
-            let outcomes: Vec<Outcome> = values
+            let one_each = |name, found: Option<usize>| match found {
+                Some(found) if found != values.len() => Err(Error::shape(name, found, values.len())),
+                _ => Ok(()),
+            };
+            one_each("finished", Some(finished.len()))?;
+            one_each("costs", costs.as_ref().map(Vec::len))?;
+            one_each("steps", steps.as_ref().map(Vec::len))?;
+            one_each("features", features.as_ref().map(Vec::len))?;
+            let mut outcomes: Vec<Outcome> = values
                 .iter()
                 .zip(&finished)
-                .map(|(&value, &is_finished)| Outcome { value, is_finished })
+                .map(|(&value, &is_finished)| Outcome::new(value, is_finished))
                 .collect();
+            for (index, outcome) in outcomes.iter_mut().enumerate() {
+                if let Some(costs) = &costs {
+                    outcome.cost = costs[index];
+                }
+                if let Some(features) = &features {
+                    outcome.feature = Feature::Dense(features[index].clone());
+                } else if let Some(steps) = &steps {
+                    outcome.feature = Feature::ngrams(&steps[index], LONGEST);
+                }
+            }
             lock_whole(&self.core).tell(trial, &outcomes)
         })
     }
@@ -117,6 +156,68 @@ impl SearchPolicy {
         })
     }
 }
+
+/// The subtree of greatest worth: (its worth, whether each node is in it). Worths are read to 44 bits behind the point.
+#[pyfunction]
+fn best_subtree(
+    py: Python<'_>,
+    parents: Vec<u32>,
+    gains: Vec<f64>,
+    clusters: Vec<Option<u32>>,
+    bonuses: Vec<f64>,
+) -> PyResult<(f64, Vec<bool>)> {
+    attached(py, || {
+        let n = parents.len();
+        for (name, found) in [("gains", gains.len()), ("clusters", clusters.len())] {
+            if found != n {
+                return Err(Error::shape(name, found, n));
+            }
+        }
+        for (node, &parent) in parents.iter().enumerate() {
+            if parent as usize >= node.max(1) {
+                return Err(Error::value("parents", parent, format!("a node before node {node}")));
+            }
+        }
+        let total: f64 = gains.iter().chain(&bonuses).map(|worth| worth.abs()).sum();
+        if !total.is_finite() || total > WORTH_LIMIT {
+            let expected = format!("finite numbers that sum to at most {WORTH_LIMIT}");
+            return Err(Error::value("the absolute worths together", total, expected));
+        }
+        if let Some(bonus) = bonuses.iter().find(|bonus| **bonus < 0.0) {
+            return Err(Error::value("bonuses", bonus, "numbers of 0 or more"));
+        }
+        let mut has_child = vec![false; n];
+        parents.iter().skip(1).for_each(|&parent| has_child[parent as usize] = true);
+        for (node, cluster) in clusters.iter().enumerate() {
+            match cluster {
+                Some(cluster) if *cluster as usize >= bonuses.len() || has_child[node] => {
+                    let expected = format!("of leaves alone, and less than {}", bonuses.len());
+                    return Err(Error::value("clusters", cluster, expected));
+                }
+                _ => {}
+            }
+        }
+        if let Some((_, gain)) = gains.iter().enumerate().find(|&(node, &gain)| has_child[node] && gain > 0.0)
+        {
+            return Err(Error::value("gains", gain, "0 or less but for leaves"));
+        }
+        if n == 0 {
+            return Err(Error::value("parents", "empty", "at least the root"));
+        }
+        let fixed =
+            |worths: &[f64]| worths.iter().map(|w| (w * WORTH_ONE).round() as i64).collect::<Vec<_>>();
+        let clusters: Vec<u32> = clusters.iter().map(|cluster| cluster.unwrap_or(NO_CLUSTER)).collect();
+        let (gains, bonuses) = (fixed(&gains), fixed(&bonuses));
+        let tree = Tree { parents: &parents, gains: &gains, clusters: &clusters, bonuses: &bonuses };
+        let (worth, chosen) = hornbeam_core::allocate::best_subtree(&tree);
+        Ok((worth as f64 / WORTH_ONE, chosen))
+    })
+}
+
+/// The greatest sum of worths, so that no sum of them overflows.
+const WORTH_LIMIT: f64 = 65536.0;
+/// One, in the core's integers.
+const WORTH_ONE: f64 = (1u64 << 44) as f64;
 
 /// What may be spent, and what was. Amounts are tokens, forwards, bytes, verifier calls and nanoseconds.
 #[pyclass(module = "hornbeam._native", frozen)]
@@ -227,5 +328,6 @@ impl Ledger {
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<SearchPolicy>()?;
+    m.add_function(wrap_pyfunction!(best_subtree, m)?)?;
     m.add_class::<Ledger>()
 }

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from hornbeam import _native
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
+
+if TYPE_CHECKING:
+    from hornbeam.search.path import Path
 
 __all__ = ["Expansion", "NativeSearch", "Policy", "Search"]
 
@@ -34,9 +37,10 @@ class Search:
         is still to be told, and nothing any more once the search is over."""
         raise NotImplementedError
 
-    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None:
+    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool], **notes: Any) -> None:
         """What the children of the expansion ``trial`` are worth, in their order (``values``), and which of
-        them have ended (``finished``). To tell the same again does nothing.
+        them have ended (``finished``). To tell the same again does nothing. ``notes`` are what the policy's
+        :meth:`Policy.notes` gives, one a child.
 
         Raises:
             ArgumentError: the trial was not asked; there is not one value a child; a value is not finite,
@@ -65,9 +69,11 @@ class NativeSearch(Search):
         limit = (1 << 64) - 1 if most is None else max(most, 0)
         return [Expansion(*asked) for asked in self._native.ask(limit)]
 
-    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool]) -> None:
-        """As :class:`Search` has it."""
-        self._native.tell(trial, list(values), list(finished))
+    def tell(self, trial: int, values: Sequence[float], finished: Sequence[bool], **notes: Any) -> None:
+        """As :class:`Search` has it. The notes are ``costs``, what it costs to hold each child's step (1
+        where not told), and ``steps`` (the tokens of each) or ``features`` (a vector of each) to tell them
+        apart by."""
+        self._native.tell(trial, list(values), list(finished), **notes)
 
     @property
     def is_over(self) -> bool:
@@ -103,6 +109,11 @@ class Policy:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "max_depth", whole_number(self.max_depth, "max_depth", 1))
+
+    def notes(self, paths: Sequence[Path], kv_bytes: Sequence[int]) -> dict[str, Any]:
+        """What :meth:`Search.tell` is to be told of these paths beside their values, as its keyword
+        arguments. ``kv_bytes`` is what the pages of each last step take."""
+        return {}
 
     def open(self, seed: int) -> Search:
         """Begins a search; ``seed`` names the random numbers of the policy's own."""

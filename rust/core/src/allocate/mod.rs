@@ -2,7 +2,7 @@
 //!
 //! All decisions are on integers or on comparisons of floats that were computed elsewhere, ties go to the lowest
 //! index, and what a rule needs beside its output lies in a [`Scratch`] that the caller keeps: no call allocates
-//! once that has grown.
+//! once that has grown, but for those of [`best_subtree`], which branches.
 
 mod apportion;
 mod bisect;
@@ -11,6 +11,7 @@ mod knapsack;
 mod marginal;
 mod mass;
 mod scratch;
+mod subtree;
 mod threshold;
 
 pub use apportion::apportion;
@@ -20,6 +21,7 @@ pub use knapsack::knapsack;
 pub use marginal::by_marginal_gain;
 pub use mass::smallest_mass;
 pub use scratch::Scratch;
+pub use subtree::{NONE as NO_CLUSTER, Tree, best_subtree};
 pub use threshold::at_least;
 
 /// One, as a weight: fixed-point weights are relative to the greatest.

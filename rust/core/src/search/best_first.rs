@@ -193,7 +193,7 @@ mod tests {
                     sums.push(step);
                     known.push(value);
                     heap.push(Entry(total + (1.0 - value), number as u32));
-                    told.push(Outcome { value, is_finished: ends[number % 200] == 0 });
+                    told.push(Outcome::new(value, ends[number % 200] == 0));
                 }
                 search.tell(expansion.trial, &told).unwrap();
             }

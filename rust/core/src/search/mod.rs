@@ -4,6 +4,7 @@
 //! handed out, so that everything that follows depends on what was told and not on when.
 
 mod best_first;
+pub mod feature;
 mod node;
 mod rounds;
 pub mod share;
@@ -15,6 +16,7 @@ pub use node::{Node, Nodes, ROOT, State};
 pub use rounds::Rounds;
 
 use crate::error::Result;
+use feature::Feature;
 
 /// Some children of a leaf that are to be written and valued.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +32,23 @@ pub struct Expansion {
 }
 
 /// What became of one child.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     /// What the path to it is worth: higher is better.
     pub value: f64,
     /// Whether there is nothing to go on from: an answer, or the end of what may be written.
     pub is_finished: bool,
+    /// What it costs to hold the step, in units of the caller's; 1 counts nodes.
+    pub cost: u64,
+    /// What the step says.
+    pub feature: Feature,
+}
+
+impl Outcome {
+    /// With a cost of 1 and no feature.
+    pub fn new(value: f64, is_finished: bool) -> Self {
+        Self { value, is_finished, cost: 1, feature: Feature::Unknown }
+    }
 }
 
 /// Decides where to search.

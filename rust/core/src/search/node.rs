@@ -1,5 +1,6 @@
 //! The nodes of a search.
 
+use super::feature::Feature;
 use super::{Expansion, Outcome};
 use crate::error::{Error, Result};
 
@@ -28,6 +29,8 @@ pub struct Node {
     pub branch: u32,
     /// What the path is worth; 1 at the root.
     pub value: f64,
+    /// What it costs to hold its step; 1 at the root.
+    pub cost: u64,
     /// What is known of it.
     pub state: State,
     /// The trial that it came of.
@@ -38,15 +41,23 @@ pub struct Node {
 #[derive(Debug, Clone)]
 pub struct Nodes {
     all: Vec<Node>,
+    features: Vec<Feature>,
     trials: Vec<Expansion>,
     num_told: usize,
 }
 
 impl Default for Nodes {
     fn default() -> Self {
-        let root =
-            Node { parent: ROOT, depth: 0, branch: 0, value: 1.0, state: State::Open, trial: u64::MAX };
-        Self { all: vec![root], trials: Vec::new(), num_told: 0 }
+        let root = Node {
+            parent: ROOT,
+            depth: 0,
+            branch: 0,
+            value: 1.0,
+            cost: 1,
+            state: State::Open,
+            trial: u64::MAX,
+        };
+        Self { all: vec![root], features: vec![Feature::Unknown], trials: Vec::new(), num_told: 0 }
     }
 }
 
@@ -54,6 +65,11 @@ impl Nodes {
     /// The nodes, by number.
     pub fn all(&self) -> &[Node] {
         &self.all
+    }
+
+    /// What the step of each node says, by number.
+    pub fn features(&self) -> &[Feature] {
+        &self.features
     }
 
     /// How many trials are left to be told.
@@ -72,7 +88,16 @@ impl Nodes {
         for index in 0..children {
             let branch = if leaf == ROOT { siblings + index } else { parent.branch };
             let depth = parent.depth + 1;
-            self.all.push(Node { parent: leaf, depth, branch, value: 0.0, state: State::Asked, trial });
+            self.all.push(Node {
+                parent: leaf,
+                depth,
+                branch,
+                value: 0.0,
+                cost: 1,
+                state: State::Asked,
+                trial,
+            });
+            self.features.push(Feature::Unknown);
         }
         let expansion = Expansion { trial, leaf, first_child, children };
         self.trials.push(expansion);
@@ -109,13 +134,22 @@ impl Nodes {
         let first = expansion.first_child as usize;
         let children = &mut self.all[first..first + outcomes.len()];
         let is_new = children.first().is_none_or(|child| child.state == State::Asked);
-        for (child, outcome) in children.iter_mut().zip(outcomes) {
+        let features = &mut self.features[first..first + outcomes.len()];
+        for ((child, feature), outcome) in children.iter_mut().zip(features).zip(outcomes) {
             let state = if outcome.is_finished { State::Finished } else { State::Open };
-            if !is_new && (child.value, child.state) != (outcome.value, state) {
+            if is_new {
+                (child.value, child.state, child.cost) = (outcome.value, state, outcome.cost);
+                feature.clone_from(&outcome.feature);
+            } else if (child.value, child.state) != (outcome.value, state) {
                 let expected = format!("{} as it was told before", child.value);
                 return Err(Error::value("a value", outcome.value, expected));
+            } else if child.cost != outcome.cost || *feature != outcome.feature {
+                return Err(Error::value(
+                    "a cost",
+                    outcome.cost,
+                    "what was told before, and its feature too",
+                ));
             }
-            (child.value, child.state) = (outcome.value, state);
         }
         self.num_told += usize::from(is_new);
         Ok(is_new)

@@ -48,6 +48,7 @@ impl Policy for Rounds {
         } else {
             let round = Round {
                 nodes: self.nodes.all(),
+                features: self.nodes.features(),
                 leaves: &self.frontier,
                 ended: &self.ended,
                 width: self.width,

@@ -1,6 +1,7 @@
 //! How a round's children are shared out over its leaves. One method a file.
 
 mod beam;
+mod ets;
 mod independent;
 mod particles;
 mod rebase;
@@ -9,18 +10,22 @@ mod subtrees;
 use std::fmt::Debug;
 
 pub use beam::Beam;
+pub use ets::{Ets, EtsSettings};
 pub use independent::Independent;
 pub use particles::Particles;
 pub use rebase::Rebase;
 pub use subtrees::Subtrees;
 
 use super::Node;
+use super::feature::Feature;
 
 /// A round that is to be shared out.
 #[derive(Debug, Clone, Copy)]
 pub struct Round<'a> {
     /// All nodes, by number.
     pub nodes: &'a [Node],
+    /// What their steps say.
+    pub features: &'a [Feature],
     /// Leaves that can be gone on from, ascending.
     pub leaves: &'a [u32],
     /// Leaves that ended in the round before, ascending.
@@ -65,6 +70,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const PUBLISHED: EtsSettings = EtsSettings { temperature: 0.2, cost: 1.0, coverage: 1.5, distance: 0.05 };
+
     fn shares() -> Vec<Box<dyn Share>> {
         vec![
             Box::new(Independent),
@@ -72,6 +79,7 @@ mod tests {
             Box::new(Subtrees { children: 4 }),
             Box::new(Rebase::new(0.2)),
             Box::new(Particles::new(1.0, 7)),
+            Box::new(Ets::new(PUBLISHED)),
         ]
     }
 
@@ -81,7 +89,7 @@ mod tests {
         #[test]
         fn rounds_keep_their_width(
             width in 1u64..20, values in prop::collection::vec(0.0f64..=1.0, 400), ends in prop::collection::vec(0u8..5, 400),
-            depth in 1u32..6, which in 0usize..5,
+            depth in 1u32..6, which in 0usize..6,
         ) {
             let run = |reversed: bool| {
                 let mut search = Rounds::new(shares().remove(which), width, depth);
@@ -102,7 +110,8 @@ mod tests {
                     }
                     for expansion in asked {
                         let outcome = |i: u32| Outcome {
-                            value: values[i as usize % 400], is_finished: ends[i as usize % 400] == 0,
+                            feature: Feature::ngrams(&[ends[(i as usize + 1) % 400].into()], 1),
+                            ..Outcome::new(values[i as usize % 400], ends[i as usize % 400] == 0)
                         };
                         let told: Vec<Outcome> =
                             (0..expansion.children).map(|i| outcome(expansion.first_child + i)).collect();
@@ -123,12 +132,12 @@ mod tests {
 
         #[test]
         fn no_more_children_than_can_be_paid_for(
-            width in 1u64..20, values in prop::collection::vec(0.0f64..=1.0, 20), most in 0u64..25, which in 0usize..5,
+            width in 1u64..20, values in prop::collection::vec(0.0f64..=1.0, 20), most in 0u64..25, which in 0usize..6,
         ) {
             let mut search = Rounds::new(shares().remove(which), width, 9);
             for expansion in search.ask(u64::MAX) {
                 let told = values[..expansion.children as usize].iter();
-                let told: Vec<_> = told.map(|value| Outcome { value: *value, is_finished: false }).collect();
+                let told: Vec<_> = told.map(|value| Outcome::new(*value, false)).collect();
                 search.tell(expansion.trial, &told).unwrap();
             }
             let total: u64 = search.ask(most).iter().map(|e| u64::from(e.children)).sum();
@@ -140,14 +149,14 @@ mod tests {
     fn what_is_told_wrongly_changes_nothing() {
         let mut search = Rounds::new(Box::new(Rebase::new(0.2)), 2, 4);
         let [expansion] = search.ask(u64::MAX)[..] else { panic!("one expansion of the root") };
-        let good = [Outcome { value: 0.5, is_finished: false }, Outcome { value: 0.25, is_finished: false }];
-        let nan = [Outcome { value: f64::NAN, is_finished: false }; 2];
+        let good = [Outcome::new(0.5, false), Outcome::new(0.25, false)];
+        let nan = [Outcome::new(f64::NAN, false), Outcome::new(0.5, false)];
         assert!(search.tell(9, &good).unwrap_err().to_string().contains("trial is 9"));
         assert!(search.tell(expansion.trial, &good[..1]).unwrap_err().to_string().contains("outcomes is 1"));
         assert!(search.tell(expansion.trial, &nan).unwrap_err().to_string().contains("a finite number"));
         assert!(search.ask(u64::MAX).is_empty());
         search.tell(expansion.trial, &good).unwrap();
-        assert!(search.tell(expansion.trial, &[good[1], good[0]]).is_err());
+        assert!(search.tell(expansion.trial, &[good[1].clone(), good[0].clone()]).is_err());
         assert!(!search.ask(u64::MAX).is_empty());
     }
 
@@ -158,6 +167,7 @@ mod tests {
             depth: 1,
             branch: 0,
             value: *value,
+            cost: 1,
             state: State::Open,
             trial: 0,
         };
@@ -165,9 +175,18 @@ mod tests {
         for (index, node) in nodes.iter_mut().enumerate() {
             node.branch = index as u32;
         }
+        let features = vec![Feature::Unknown; nodes.len()];
         let leaves: Vec<u32> = (0..(values.len() - ended) as u32).collect();
         let ended: Vec<u32> = (leaves.len() as u32..values.len() as u32).collect();
-        let round = Round { nodes: &nodes, leaves: &leaves, ended: &ended, width, most: u64::MAX, number: 1 };
+        let round = Round {
+            nodes: &nodes,
+            features: &features,
+            leaves: &leaves,
+            ended: &ended,
+            width,
+            most: u64::MAX,
+            number: 1,
+        };
         let mut out = vec![0; leaves.len()];
         share.counts(&round, &mut out);
         out

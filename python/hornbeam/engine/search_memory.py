@@ -1,0 +1,111 @@
+"""The branches that a search holds, and the bytes of pages that they take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import TYPE_CHECKING
+
+from hornbeam.engine.request import Request
+from hornbeam.search.budget import Ledger
+from hornbeam.search.path import Path
+
+if TYPE_CHECKING:
+    from hornbeam.engine.engine import Engine
+
+__all__ = ["SearchMemory"]
+
+
+class SearchMemory:
+    """Branches by the number of their node, charged to the ledger of the search.
+
+    Args:
+        engine: whose pages they are.
+        num_prompt: tokens of the prompt, whose pages do not count.
+        ledger: of the search.
+    """
+
+    def __init__(self, engine: Engine, num_prompt: int, ledger: Ledger) -> None:
+        self._engine = engine
+        self._num_prompt = num_prompt
+        self._ledger = ledger
+        self._held: dict[int, Request] = {}
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._held
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def hold(self, nodes: Iterable[int], requests: Iterable[Request]) -> None:
+        """Takes the branches of requests that have ended."""
+        self._held.update(zip(nodes, requests, strict=True))
+
+    def keep_only(self, live: Collection[int]) -> None:
+        """Gives back the pages of all others."""
+        self.give_back([node for node in self._held if node not in live])
+
+    def give_back(self, nodes: Iterable[int], keep: bool = False) -> None:
+        """Gives back the pages of these; with ``keep`` they stay cached until there is pressure."""
+        self._engine.close_all([self._held.pop(node) for node in list(nodes)], keep=keep)
+        self._ledger.release_bytes(max(self._ledger.kv_bytes_held - self.bytes(), 0))
+
+    def close(self) -> None:
+        """Lets go of everything; it stays cached until there is pressure."""
+        self.give_back(self._held, keep=True)
+
+    def bytes(self, others: Iterable[Request] = ()) -> int:
+        """Of the pages below the prompt that all branches and those of ``others`` hold, each counted once."""
+        counts: dict[int, int] = {}
+        for request in (*self._held.values(), *others):
+            counts.update(self._nodes(request))
+        page = self._engine.tree.page_tokens
+        return sum(-(-count // page) for count in counts.values()) * self._engine.tree.slab_bytes
+
+    def step_bytes(self, tokens: int) -> int:
+        """Of the pages that a step of so many tokens takes at most: its own, a copy of its parent's last."""
+        tree = self._engine.tree
+        return (-(-tokens // tree.page_tokens) + 1) * tree.slab_bytes
+
+    def path_bytes(self, path: Path) -> int:
+        """Of the pages that a path takes at most if it is read anew."""
+        found, at = 0, path
+        while at.parent is not None:
+            found += self.step_bytes(len(at.token_ids) - at.step)
+            at = at.parent
+        return found
+
+    def make_room(self, needed: int, limit: int, paths: Mapping[int, Path], leaves: Collection[int]) -> None:
+        """Gives back branches until ``needed`` bytes are free below ``limit``, or none is left but those of
+        ``leaves``. First what nobody goes on from, then by rank of value times the tokens to be computed
+        anew: nodes in ``paths`` have values."""
+        while self.bytes() + needed > limit:
+            found = [node for node in self._held if node not in leaves]
+            if not found:
+                return
+            sharers = Counter(number for request in self._held.values() for number in self._nodes(request))
+            ranked = sorted(found, key=lambda node: (self._value(paths, node), node))
+            rank = {node: place + 1 for place, node in enumerate(ranked)}
+
+            def loss(node: int, sharers: Counter[int] = sharers, rank: dict[int, int] = rank) -> int:
+                nodes = self._nodes(self._held[node])
+                return rank[node] * sum(count for number, count in nodes.items() if sharers[number] == 1)
+
+            # What frees nothing by itself is let go with the first that does.
+            self.give_back([min(found, key=lambda node: (loss(node), node))])
+
+    @staticmethod
+    def _value(paths: Mapping[int, Path], node: int) -> float:
+        value = paths[node].value if node in paths else None
+        return float("-inf") if value is None else value
+
+    def _nodes(self, request: Request) -> dict[int, int]:
+        """Tokens below the prompt, by the number of the tree's node."""
+        if request.is_closed:
+            return {}
+        begin = self._num_prompt
+        return {
+            number: start + count - max(start, begin)
+            for number, start, count in request.branch.nodes()
+            if start + count > begin
+        }
