@@ -788,6 +788,7 @@ class SearchPolicy:
 def best_subtree(
     parents: Sequence[int], gains: Sequence[float], clusters: Sequence[int | None], bonuses: Sequence[float]
 ) -> tuple[float, list[bool]]: ...
+
 @final
 class Ledger:
     def __new__(cls, limits: Sequence[int | None]) -> Ledger: ...

@@ -304,7 +304,7 @@ class LM(EngineFace):
         seed: int = 0,
         draft: Any = DEFAULT_DRAFT,
         select: Callable[[Sequence[Path]], Path | None] = best,
-        keep: None = None,
+        keep: Recipe | str | None = None,
         prefill: None = None,
         attend: None = None,
     ) -> SearchResult:
@@ -323,7 +323,8 @@ class LM(EngineFace):
             seed: one seed, one search, whatever the draft and other requests.
             draft: as in :meth:`generate`; the paths are the same.
             select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
-            keep, prefill, attend: refused by name if given: a search does not have them yet.
+            keep: as in :meth:`generate`; a step goes on from what its leaf has kept.
+            prefill, attend: refused by name if given: a search does not have them yet.
 
         Returns:
             A :class:`hornbeam.search.SearchResult`, at whatever point the search ended.

@@ -1,9 +1,9 @@
 """What a tree search costs on the default model, against the same search over transformers.
 
 REBASE of width 16 over few-shot prompts of about 1,000 tokens: 6 steps of 48 tokens, the value is the mean
-log-probability. The other sides hold text in between, or keep transformers' cache and reorder it. They are told
-which tokens to take, after having drawn their own, so that all search the same tree; their log-probabilities have to
-agree with ours.
+log-probability. The other sides hold text in between, or keep transformers' cache and reorder it. They are
+told which tokens to take, after having drawn their own, so that all search the same tree; their
+log-probabilities have to agree with ours.
 
     hornbeam bench search_wall [--quick] [--only ROW ...]
 

@@ -367,9 +367,9 @@ class Engine(Requests):
                 request.close()  # its keys are of the model before: the text is read anew
             whole = [*request.prompt, *request.output, *fresh]
             request.prolong(fresh, self.checkpoint.options_of(options, request.place, whole))
-            before, request.index = request.index, next(self._free_indices())
+            request.index = next(self._free_indices())
             if request.keeper is not None:
-                request.keeper.prolong(request, before)
+                request.keeper.prolong(request)
             self._requests.append(request)
             self.group_of(request).start(request)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections import deque
 from collections.abc import Sequence
@@ -32,6 +33,7 @@ __all__ = ["SHARED_PREFIX", "RequestState"]
 SHARED_PREFIX = 16
 
 _UNLIMITED = 1 << 30
+_SERIALS = itertools.count()
 
 
 class RequestState:
@@ -59,6 +61,7 @@ class RequestState:
         self.ambient = ambient
         #: Told apart from all other live requests of the engine by it.
         self.index = index
+        self.serial = next(_SERIALS)  # no other request ever has it
         #: Which prompt of a call it is.
         self.place = place
         #: Those of one call are read before any of them decodes.
@@ -195,7 +198,7 @@ class RequestState:
         that grows with the text: the output is when it is first added to."""
         child = twin(self)
         child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number = key.number
+        child.number, child.serial = key.number, next(_SERIALS)
         child._is_shared = self._is_shared = True
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)

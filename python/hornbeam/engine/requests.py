@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host, HostKeywords
+from hornbeam.engine.random_key import RandomKey
 from hornbeam.engine.request import Request
 from hornbeam.engine.request_state import RequestState
 from hornbeam.errors import StateError
@@ -16,6 +17,8 @@ from hornbeam.results import Piece
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
+
+    from hornbeam.engine.options import Options
 
 __all__ = ["Requests"]
 
@@ -104,6 +107,35 @@ class Requests(Host):
         return request.keeper.reusable(len(request.prompt))
 
     # -- after an interrupt --------------------------------------------------------------------------------
+
+    def go_on_from(
+        self, parents: Sequence[Request], numbers: Sequence[int], options: Options
+    ) -> list[Request]:
+        """One request for each of ``parents``, which have ended and hold their branches: it goes on from
+        there with random numbers of its own, reduced or not as its parent is. What a parent wrote is the end
+        of its prompt."""
+        found: list[Request] = []
+        with self._lock:
+            self._check_between_steps()
+            indices = self._free_indices()
+            for parent, number in zip(parents, numbers, strict=True):
+                if parent.served_changes != self._seen_changes and parent.keeper is not None:
+                    raise StateError(
+                        "the model has changed since a text with keep= was written, and what its cache has "
+                        "let go cannot be computed again"
+                    )
+                if parent.keeper is not None:
+                    parent.keeper.catch_up(parent)
+                    if parent.error is not None:
+                        raise parent.error
+                child = parent.continued(next(indices), RandomKey(number), parent.branch.fork())
+                found.append(child)
+                if parent.keeper is not None:
+                    parent.keeper.fork(parent, child)
+                child.prolong([], options)
+                self._requests.append(child)
+                self.group_of(child).start(child)
+        return found
 
     def interrupt(self, requests: Sequence[Request]) -> None:
         """Ends these requests with what there is, and what an interrupted step has left half-way."""

@@ -34,6 +34,9 @@ class SearchMemory:
     def __contains__(self, node: object) -> bool:
         return node in self._held
 
+    def __getitem__(self, node: int) -> Request:
+        return self._held[node]
+
     def __len__(self) -> int:
         return len(self._held)
 

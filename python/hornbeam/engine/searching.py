@@ -50,6 +50,7 @@ class Searching:
         budget: what may be spent.
         seed: of everything random.
         draft: of every path.
+        keep: of every path; a step goes on from what its leaf has kept.
         select: chooses among the finished paths.
     """
 
@@ -62,6 +63,7 @@ class Searching:
     budget: Budget
     seed: int
     draft: Any
+    keep: Any
     select: Callable[[Sequence[Path]], Path | None]
     tree: SearchTree = field(default_factory=SearchTree)
 
@@ -75,6 +77,7 @@ class Searching:
         self.tree.paths[0] = root
         self._options: Options = self.engine.options_of(
             draft=self.draft,
+            keep=self.keep,
             temperature=self.policy.temperature,
             top_p=self.policy.top_p,
             stopping_criterion=None if self.step.delimiter is None else self._is_step,
@@ -164,7 +167,7 @@ class Searching:
         """As many of the children as there is room for at a time; branches that are needed least are let go
         for them, and computed anew when they are needed again."""
         limit = self.budget.kv_bytes
-        if limit is None:
+        if limit is None or self.keep is not None:
             return list(children)
         assert not isinstance(limit, str)
         found: list[Child] = []
@@ -212,13 +215,7 @@ class Searching:
         numbers = [node for node, _ in wave]
         written: list[Request] = []
         try:
-            written = self.engine.submit_all(
-                [[*self.prompt, *leaf.token_ids] for _, leaf in wave],
-                replace(self._options, max_new_tokens=each),
-                streams=False,
-                owner=self._call,
-                numbers=numbers,
-            )
+            written = self._submit(wave, numbers, replace(self._options, max_new_tokens=each))
             self._written += written
             if (cut := self._step(written)) is not None:
                 return cut
@@ -229,6 +226,12 @@ class Searching:
             self.ledger.settle({"kv_bytes": reserved}, kv_bytes=used)
             self._memory.give_back([])
         return None
+
+    def _submit(self, wave: Sequence[Child], numbers: list[int], options: Options) -> list[Request]:
+        if self.keep is not None and all(leaf.node for _, leaf in wave):
+            return self.engine.go_on_from([self._memory[leaf.node] for _, leaf in wave], numbers, options)
+        prompts = [[*self.prompt, *leaf.token_ids] for _, leaf in wave]
+        return self.engine.submit_all(prompts, options, streams=False, owner=self._call, numbers=numbers)
 
     def _step(self, written: Sequence[Request]) -> Stop | None:
         """Takes steps until these are done."""
@@ -276,7 +279,11 @@ class Searching:
             found.append((max(tokens // self.step.max_tokens, min(tokens, 1)), "tokens"))
         if calls is not None:
             found.append((calls, "verifier_calls"))
-        if limit is not None:
+        if limit is not None and self.keep is not None:
+            # What a branch has let go cannot be computed anew: there are as many children as there is room.
+            room = self.ledger.left("kv_bytes") or 0
+            found.append((room // self._memory.step_bytes(self.step.max_tokens), "kv_bytes"))
+        elif limit is not None:
             # The deepest path alone has to fit; what else is held is let go for it.
             assert not isinstance(limit, str)
             live = enumerate(self._search.live())
@@ -307,6 +314,7 @@ def search(
     budget: Any,
     seed: Any,
     draft: Any,
+    keep: Any,
     select: Any,
     **refused: Any,
 ) -> SearchResult:
@@ -337,4 +345,4 @@ def search(
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select).run()
+    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, keep, select).run()

@@ -43,7 +43,7 @@ class Keeper:
         if self.is_press and self.repeats:
             raise ArgumentError("a press reads the hidden states of a prompt, expected when=AfterPrefill()")
         self.reduction = Reduction(engine, self.recipe)
-        self.states: dict[int, State] = {}
+        self.states: dict[int, State] = {}  # by the serial number of the sequence
         #: Where a caller sets it: positions that each plane showed after the last reduction, by sequence.
         self.record: dict[int, list[NDArray[np.int32]]] | None = None
         self._ready: list[Request] = []
@@ -65,7 +65,7 @@ class Keeper:
         """The most tokens that a draft may have: a commit ends where a reduction is due, so that the text
         is that of decoding without drafts."""
         period = self.recipe.when.period
-        return None if period is None else max(period - self.states[sequence.index].since - 1, 0)
+        return None if period is None else max(period - self.states[sequence.serial].since - 1, 0)
 
     def watch(
         self, step: Step, rows: Seq[NDArray[np.int64]], sequences: Seq[Request]
@@ -73,7 +73,7 @@ class Keeper:
         """The observer of a step, if any query of these sequences is wanted, whose rows these are."""
         takes = []
         for own, sequence in zip(rows, sequences, strict=True):
-            state = self.states.setdefault(sequence.index, State(self.tree.device))
+            state = self.states.setdefault(sequence.serial, State(self.tree.device))
             takes.append(self._take(state, sequence, own, step))
         wanted = (len(take.index) or take.mass is not None or len(take.all_rows) for take in takes)
         if not any(wanted):
@@ -116,16 +116,21 @@ class Keeper:
         for i, (sequence, path) in enumerate(zip(sequences, paths, strict=True)):
             seen = None if watch is None else watch.takes[i]
             with self._changing(sequence):
-                if sequence.is_read:
+                if sequence.is_read or self._has_decoded(sequence):
                     self._on_decoding(seen, sequence, path)
                 else:
                     self._on_prompt(seen, sequence)
         for sequence in list(self._ready):
             self.settle(sequence, waiting)
 
+    def _has_decoded(self, sequence: Request) -> bool:
+        """Whether what it reads as its prompt is what another has written."""
+        state = self.states.get(sequence.serial)
+        return state is not None and state.prefilled
+
     def _on_prompt(self, seen: Observed | None, sequence: Request) -> None:
         """Some of its prompt was committed."""
-        state = self.states.setdefault(sequence.index, State(self.tree.device))
+        state = self.states.setdefault(sequence.serial, State(self.tree.device))
         if seen is not None:
             if seen.layers:
                 self.scoring.remember(state, seen.positions, torch.stack(seen.layers))
@@ -152,7 +157,7 @@ class Keeper:
             if any(_shares(sequence.prompt, other.prompt) for other in waiting):
                 return
             with self._changing(sequence):
-                state = self.states[sequence.index]
+                state = self.states[sequence.serial]
                 if self._is_due(state, True):
                     self._reduce(sequence, state)
         self._ready = [other for other in self._ready if other is not sequence]
@@ -160,16 +165,16 @@ class Keeper:
     @contextmanager
     def _changing(self, sequence: Request) -> Iterator[None]:
         """While it lasts, what is known of a sequence changes: an interrupt leaves it broken."""
-        self._broken.add(sequence.index)
+        self._broken.add(sequence.serial)
         try:
             yield
         except Exception as error:
             sequence.fail(error)
-        self._broken.discard(sequence.index)
+        self._broken.discard(sequence.serial)
 
     def _on_decoding(self, seen: Observed | None, sequence: Request, path: list[int]) -> None:
         """Some of its tokens were committed: the rows of ``path``."""
-        state = self.states[sequence.index]
+        state = self.states[sequence.serial]
         state.since += len(path)
         end = state.num_seen = sequence.branch.length
         # Another sequence of the step may have asked for its queries, and this one for none.
@@ -188,14 +193,14 @@ class Keeper:
 
     def is_broken(self, sequence: Request) -> bool:
         """Whether an interrupt has left what is known of the sequence behind its branch."""
-        state = self.states.get(sequence.index)
+        state = self.states.get(sequence.serial)
         is_behind = state is not None and state.num_seen not in (0, sequence.branch.length)
-        return sequence.index in self._broken or is_behind
+        return sequence.serial in self._broken or is_behind
 
     def fork(self, sequence: Request, child: Request) -> None:
         """A sequence goes on from where another is."""
-        if sequence.index in self.states:
-            self.states[child.index] = self.states[sequence.index].fork()
+        if sequence.serial in self.states:
+            self.states[child.serial] = self.states[sequence.serial].fork()
         if self.is_awaiting(sequence):
             self._ready.append(child)
 
@@ -203,16 +208,22 @@ class Keeper:
         """Another object stands for the sequence from now on."""
         self._ready = [successor if other is sequence else other for other in self._ready]
 
-    def prolong(self, sequence: Request, before: int) -> None:
-        """A sequence that had ended, under the index ``before``, goes on with more of its prompt."""
-        if before in self.states:
-            state = self.states[sequence.index] = self.states.pop(before)
-            state.prefilled = False
+    def prolong(self, sequence: Request) -> None:
+        """A sequence that had ended goes on with more of its prompt."""
+        if sequence.serial in self.states:
+            self.states[sequence.serial].prefilled = False
+
+    def catch_up(self, sequence: Request) -> None:
+        """Makes up for a reduction that was left out as the sequence ended; others are to go on from it."""
+        state = self.states[sequence.serial]
+        if self._is_due(state, False):
+            with self._changing(sequence):
+                self._reduce(sequence, state)
 
     def forget(self, sequence: Request) -> None:
         """A sequence has ended."""
-        self.states.pop(sequence.index, None)
-        self._broken.discard(sequence.index)
+        self.states.pop(sequence.serial, None)
+        self._broken.discard(sequence.serial)
         self._ready = [other for other in self._ready if other is not sequence]
 
     def _is_due(self, state: State, prefilled: bool) -> bool:
