@@ -22,7 +22,7 @@ from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
-from hornbeam.search import Budget, Path, Policy, SearchResult, StepEnd
+from hornbeam.search import Budget, Path, Policy, SearchProgress, SearchResult, StepEnd
 from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
@@ -304,6 +304,7 @@ class LM(EngineFace):
         seed: int = 0,
         draft: Any = DEFAULT_DRAFT,
         select: Callable[[Sequence[Path]], Path | None] = best,
+        watch: Callable[[SearchProgress], Any] | None = None,
         keep: None = None,
         prefill: None = None,
         attend: None = None,
@@ -323,6 +324,8 @@ class LM(EngineFace):
             seed: one seed, one search, whatever the draft and other requests.
             draft: as in :meth:`generate`; the paths are the same.
             select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
+            watch: is told after each round where the search stands; what it raises ends the search as
+                what ``value`` raises does.
             keep, prefill, attend: refused by name if given: a search does not have them yet.
 
         Returns:
@@ -343,6 +346,7 @@ class LM(EngineFace):
             seed=seed,
             draft=draft,
             select=select,
+            watch=watch,
             keep=keep,
             prefill=prefill,
             attend=attend,

@@ -7,8 +7,10 @@ that it holds. They share its pages, and read one row of their own before they w
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.request import Call, Request
@@ -17,12 +19,15 @@ from hornbeam.integers import whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.prompt import prompts_of
 from hornbeam.search.budget import Budget, Ledger
+from hornbeam.search.history import NodeRecord, SearchHistory
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Expansion, Policy
+from hornbeam.search.progress import SearchProgress
 from hornbeam.search.select import answers
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import Likelihood, values_of
 from hornbeam.text import decode
+from hornbeam.trace import described, model_facts
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["Searching", "search"]
 
 Finish = Callable[[Path], Any]
+Watch = Callable[[SearchProgress], Any]
 
 
 @dataclass
@@ -48,6 +54,7 @@ class Searching:
         seed: of everything random.
         draft: of every path.
         select: chooses among the finished paths.
+        watch: is told after each round where the search stands.
     """
 
     engine: Engine
@@ -60,13 +67,17 @@ class Searching:
     seed: int
     draft: Any
     select: Callable[[Sequence[Path]], Path | None]
+    watch: Watch | None = None
     tree: SearchTree = field(default_factory=SearchTree)
+    history: SearchHistory = field(default_factory=SearchHistory)
     _held: dict[int, Request] = field(default_factory=dict)  # by node: the branches of what is live
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.budget)
+        self.history.began = datetime.now().isoformat(" ", "seconds")
         self._search = self.policy.open(self.seed)
         self._call = Call()
+        self._observers: list[Watch] = [] if self.watch is None else [self.watch]
         self._written: list[Request] = []  # of the round under way
         root = Path(0, None, "", [], [], 0, self.prompt)
         self.tree.paths[0] = root
@@ -117,7 +128,8 @@ class Searching:
             )
         finished = self.tree.finished
         best = self.select(finished) if finished else max(valued, key=lambda path: (path.value, -path.node))
-        return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error)
+        self._tell_about()
+        return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error, self.history)
 
     def _round(self) -> Stop | None:
         """One round; why the search ends with it, if it does."""
@@ -166,8 +178,48 @@ class Searching:
         for path, request in zip(paths, self._written, strict=True):
             self.tree.paths[path.node] = path
             self._held[path.node] = request
+        written = self._records(paths)
         self._written = []
-        self._let_go()
+        kv_bytes = self.ledger.kv_bytes_held
+        gone = self._let_go()
+        live = [node for node, is_live in enumerate(self._search.live()) if is_live]
+        self.history.note(self.ledger, written=written, released=gone, live=live, kv_bytes=kv_bytes)
+        progress = SearchProgress(len(self.history.rounds), self.tree, live, self.ledger, self.budget)
+        for observer in self._observers:
+            observer(progress)
+
+    def _records(self, paths: Sequence[Path]) -> dict[int, NodeRecord]:
+        """What there is to know of the nodes of a round while all of it is held."""
+        parts = {node: self._pages(request) for node, request in self._held.items()}
+        holders = Counter(part for pages in parts.values() for part in pages)
+        slab, number = self.engine.tree.slab_bytes, len(self.history.rounds) + 1
+        return {
+            path.node: NodeRecord(
+                number,
+                request.stats.reused_tokens,
+                slab * sum(pages for part, pages in parts[path.node].items() if holders[part] == 1),
+            )
+            for path, request in zip(paths, self._written, strict=True)
+        }
+
+    def _tell_about(self) -> None:
+        """Names in the history what was searched, and how."""
+        policy, engine, history = self.policy, self.engine, self.history
+        history.budget = self.budget
+        history.model = model_facts(engine)
+        if engine.tokenizer is not None:
+            history.prompt = decode(engine.tokenizer, self.prompt)
+        history.settings = {
+            "recipe": type(policy).__name__,
+            **{entry.name: described(getattr(policy, entry.name)) for entry in fields(policy)},
+            "value": described(self.value),
+            "finish": described(self.finish),
+            "delimiter": "none" if self.step.delimiter is None else repr(self.step.delimiter),
+            "max_step_tokens": str(self.step.max_tokens),
+            "select": described(self.select),
+            "draft": described(self._options.draft),
+            "seed": str(self.seed),
+        }
 
     def _write(self, asked: Sequence[Expansion], each: int) -> Stop | None:
         """Writes the children of a round, of at most ``each`` tokens."""
@@ -240,23 +292,30 @@ class Searching:
         self.ledger.spend_seconds(now - self._clock)
         self._clock = now
 
-    def _let_go(self) -> None:
-        """Gives back the pages of paths that nothing goes on from."""
+    def _let_go(self) -> list[int]:
+        """Gives back the pages of paths that nothing goes on from, and says which."""
         live = self._search.live()
         gone = [node for node in self._held if not live[node]]
         self.engine.close_all([self._held.pop(node) for node in gone])
         self.ledger.release_bytes(self.ledger.kv_bytes_held - self._bytes(list(self._held.values())))
+        return gone
 
     def _bytes(self, requests: Sequence[Request]) -> int:
         """Bytes of the pages below the prompt that these hold, each counted once."""
+        pages: dict[int, int] = {}
+        for request in requests:
+            pages.update(self._pages(request))
+        return sum(pages.values()) * self.engine.tree.slab_bytes
+
+    def _pages(self, request: Request) -> dict[int, int]:
+        """How many pages below the prompt a request holds, by the tree's own nodes."""
+        if request.is_closed:
+            return {}
         begin, page = len(self.prompt), self.engine.tree.page_tokens
-        nodes = {
-            number: max(start + count - max(start, begin), 0)
-            for request in requests
-            if not request.is_closed
+        return {
+            number: -(-max(start + count - max(start, begin), 0) // page)
             for number, start, count in request.branch.nodes()
         }
-        return sum(-(-count // page) for count in nodes.values()) * self.engine.tree.slab_bytes
 
 
 def search(
@@ -271,6 +330,7 @@ def search(
     seed: Any,
     draft: Any,
     select: Any,
+    watch: Any,
     **refused: Any,
 ) -> SearchResult:
     """What :meth:`hornbeam.LM.search` does, its arguments checked.
@@ -291,7 +351,7 @@ def search(
             raise ArgumentError(f"{name} is {given!r}, expected {expected}")
     if value is None:
         value = Likelihood(as_probability=recipe.wants_probability)
-    for name, given in (("value", value), ("finish", finish), ("select", select)):
+    for name, given in (("value", value), ("finish", finish), ("select", select), ("watch", watch)):
         if given is not None and not callable(given):
             raise ArgumentError(f"{name} is {given!r}, expected a callable")
     if step.delimiter is not None and engine.tokenizer is None:
@@ -300,4 +360,6 @@ def search(
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select).run()
+    return Searching(
+        engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select, watch
+    ).run()
