@@ -324,8 +324,8 @@ class LM(EngineFace):
             seed: one seed, one search, whatever the draft and other requests.
             draft: as in :meth:`generate`; the paths are the same.
             select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
-            watch: is told after each round where the search stands; what it raises ends the search as
-                what ``value`` raises does.
+            watch: is told after each round, and at the end, where the search stands; what it raises
+                ends the search as what ``value`` raises does.
             keep, prefill, attend: refused by name if given: a search does not have them yet.
 
         Returns:

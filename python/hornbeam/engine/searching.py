@@ -7,19 +7,18 @@ that it holds. They share its pages, and read one row of their own before they w
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields, replace
-from datetime import datetime
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.request import Call, Request
+from hornbeam.engine.search_records import describe, node_records
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.integers import whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.prompt import prompts_of
 from hornbeam.search.budget import Budget, Ledger
-from hornbeam.search.history import NodeRecord, SearchHistory
+from hornbeam.search.history import SearchHistory
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Expansion, Policy
 from hornbeam.search.progress import SearchProgress
@@ -27,7 +26,6 @@ from hornbeam.search.select import answers
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import Likelihood, values_of
 from hornbeam.text import decode
-from hornbeam.trace import described, model_facts
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
@@ -71,13 +69,14 @@ class Searching:
     tree: SearchTree = field(default_factory=SearchTree)
     history: SearchHistory = field(default_factory=SearchHistory)
     _held: dict[int, Request] = field(default_factory=dict)  # by node: the branches of what is live
+    _observers: list[Callable[[], None]] = field(default_factory=list)  # called after a round and at the end
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.budget)
-        self.history.began = datetime.now().isoformat(" ", "seconds")
+        describe(self.history, self)
         self._search = self.policy.open(self.seed)
         self._call = Call()
-        self._observers: list[Watch] = [] if self.watch is None else [self.watch]
+        self._observers.append(self._tell_watch)
         self._written: list[Request] = []  # of the round under way
         root = Path(0, None, "", [], [], 0, self.prompt)
         self.tree.paths[0] = root
@@ -108,6 +107,7 @@ class Searching:
                 if cut is not None:
                     stop = cut
                     break
+                self._notify()
         except KeyboardInterrupt as interrupt:
             end_frames(interrupt)
             self.engine.interrupt(self._written)
@@ -119,6 +119,10 @@ class Searching:
             self._held.clear()
             self.ledger.release_bytes(self.ledger.kv_bytes_held)
             restore_modes(modes)
+        try:
+            self._notify()
+        except Exception as raised:
+            stop, error = "error", error or raised
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
@@ -128,7 +132,6 @@ class Searching:
             )
         finished = self.tree.finished
         best = self.select(finished) if finished else max(valued, key=lambda path: (path.value, -path.node))
-        self._tell_about()
         return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error, self.history)
 
     def _round(self) -> Stop | None:
@@ -178,48 +181,23 @@ class Searching:
         for path, request in zip(paths, self._written, strict=True):
             self.tree.paths[path.node] = path
             self._held[path.node] = request
-        written = self._records(paths)
-        self._written = []
+        pages = {node: self._pages(request) for node, request in self._held.items()}
+        written = node_records(self.engine, paths, self._written, pages, len(self.history.rounds) + 1)
         kv_bytes = self.ledger.kv_bytes_held
+        self._written = []
         gone = self._let_go()
         live = [node for node, is_live in enumerate(self._search.live()) if is_live]
         self.history.note(self.ledger, written=written, released=gone, live=live, kv_bytes=kv_bytes)
-        progress = SearchProgress(len(self.history.rounds), self.tree, live, self.ledger, self.budget)
+
+    def _notify(self) -> None:
         for observer in self._observers:
-            observer(progress)
+            observer()
 
-    def _records(self, paths: Sequence[Path]) -> dict[int, NodeRecord]:
-        """What there is to know of the nodes of a round while all of it is held."""
-        parts = {node: self._pages(request) for node, request in self._held.items()}
-        holders = Counter(part for pages in parts.values() for part in pages)
-        slab, number = self.engine.tree.slab_bytes, len(self.history.rounds) + 1
-        return {
-            path.node: NodeRecord(
-                number,
-                request.stats.reused_tokens,
-                slab * sum(pages for part, pages in parts[path.node].items() if holders[part] == 1),
-            )
-            for path, request in zip(paths, self._written, strict=True)
-        }
-
-    def _tell_about(self) -> None:
-        """Names in the history what was searched, and how."""
-        policy, engine, history = self.policy, self.engine, self.history
-        history.budget = self.budget
-        history.model = model_facts(engine)
-        if engine.tokenizer is not None:
-            history.prompt = decode(engine.tokenizer, self.prompt)
-        history.settings = {
-            "recipe": type(policy).__name__,
-            **{entry.name: described(getattr(policy, entry.name)) for entry in fields(policy)},
-            "value": described(self.value),
-            "finish": described(self.finish),
-            "delimiter": "none" if self.step.delimiter is None else repr(self.step.delimiter),
-            "max_step_tokens": str(self.step.max_tokens),
-            "select": described(self.select),
-            "draft": described(self._options.draft),
-            "seed": str(self.seed),
-        }
+    def _tell_watch(self) -> None:
+        if self.watch is not None:
+            rounds = self.history.rounds
+            live = rounds[-1].live if rounds else []
+            self.watch(SearchProgress(len(rounds), self.tree, live, self.ledger, self.budget))
 
     def _write(self, asked: Sequence[Expansion], each: int) -> Stop | None:
         """Writes the children of a round, of at most ``each`` tokens."""

@@ -45,7 +45,7 @@ function heatOf(value, [low, high]) {
 function nodeSaid(node) {
   if (!node.node) return "the prompt";
   const end = node.is_finished ? "finished" : node.released ? `released after round ${node.released}` : "held to the end";
-  return `node ${node.node}, round ${node.round}, value ${shortly(node.value)}, ${number(node.tokens)} ${node.tokens === 1 ? "token" : "tokens"}, ${end}${node.onWay ? ", on the chosen path" : ""}: ${quoted(node.text)}`;
+  return `node ${node.node}, round ${node.round ?? "\u2013"}, value ${shortly(node.value)}, ${number(node.tokens)} ${node.tokens === 1 ? "token" : "tokens"}, ${end}${node.onWay ? ", on the chosen path" : ""}: ${quoted(node.text)}`;
 }
 
 /** The drawing of a whole tree in so much width. Calls pick(node) for a node that is clicked or reached by a key. */

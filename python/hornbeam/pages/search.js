@@ -57,7 +57,7 @@ function showAnswers() {
 
 function showTable() {
   const columns = [
-    ["node", node => node.node], ["parent", node => node.parent], ["step", node => node.depth], ["round", node => node.round],
+    ["node", node => node.node], ["parent", node => node.parent], ["step", node => node.depth], ["round", node => node.round ?? "\u2013"],
     ["value", node => shortly(node.value)], ["tokens", node => number(node.tokens)], ["tokens shared", node => number(node.reused_tokens ?? 0)],
     ["own pages", node => sized(node.kv_bytes ?? 0)], ["released after", node => node.released ?? "\u2013"],
     ["mean log-prob.", node => shortly(node.mean_logprob)], ["finished", node => node.is_finished ? "yes" : ""],
@@ -72,7 +72,7 @@ function showTable() {
 
 function pick(node) {
   picked = node;
-  if (node.round > shown) showRound(node.round);
+  if ((node.round ?? 0) > shown) showRound(node.round);
   for (const [key, group] of drawing?.drawn ?? []) {
     const isPicked = key === node.node;
     group.classList.toggle("picked", isPicked);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any, Protocol
 
 from hornbeam import _native
@@ -12,6 +12,10 @@ from hornbeam.search.budget import KINDS, Account
 from hornbeam.search.history import NodeRecord, SearchHistory
 
 __all__ = ["Found", "Written", "told"]
+
+
+#: Of a path whose round was not recorded there is none of this.
+_RECORDED = tuple(entry.name for entry in fields(NodeRecord))
 
 
 class Written(Protocol):
@@ -111,5 +115,5 @@ def _node(path: Written, record: NodeRecord | None) -> dict[str, Any]:
         "mean_logprob": mean if math.isfinite(mean) else None,
         "is_finished": path.is_finished,
         "answer": path.answer,
-        **(asdict(record) if record is not None else {}),
+        **(dict.fromkeys(_RECORDED) if record is None else asdict(record)),
     }
