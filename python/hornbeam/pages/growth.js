@@ -1,6 +1,6 @@
 // The tree of a search: a column for each step, a row for each leaf, the chosen path along the uppermost row.
 
-const LEAST = 10, TALL = 640, HEAD = 22;
+const LEAST = 10, TALL = 760, HEAD = 22;
 
 /** Nodes by number, the prompt's being 0, with children, row and whether they lie on the chosen path. */
 function growTree(told) {
@@ -41,10 +41,14 @@ function heatOf(value, [low, high]) {
   return `color-mix(in oklab, var(--heat-high) ${(100 * share).toFixed(1)}%, var(--heat-low))`;
 }
 
+/** Whether a node and all below it were released before the last round was over. */
+const wasReleased = node => Boolean(node.released) && node.released < data.rounds.length;
+const heldUntil = node => wasReleased(node) ? `released after round ${node.released}` : "held to the end";
+
 /** What is said of a node in a line. */
 function nodeSaid(node) {
   if (!node.node) return "the prompt";
-  const end = node.is_finished ? "finished" : node.released ? `released after round ${node.released}` : "held to the end";
+  const end = node.is_finished ? "finished" : heldUntil(node);
   return `node ${node.node}, round ${node.round ?? "\u2013"}, value ${shortly(node.value)}, ${number(node.tokens)} ${node.tokens === 1 ? "token" : "tokens"}, ${end}${node.onWay ? ", on the chosen path" : ""}: ${quoted(node.text)}`;
 }
 
@@ -102,7 +106,7 @@ function drawLeaf(node, x, y, { row, column, size, labels, range }) {
   if (labels) {
     const most = column - 2 * size - 12, value = node.node ? shortly(node.value) : "prompt";
     const text = node.node && most > 90 ? `${value} ${node.text.trim().slice(0, 160)}` : value;
-    group.append(svg("text", { x: x + size + 4, y: y - 3 + (row < 16 ? 2 : 0) }, fitted(text, most)[0]));
+    group.append(svg("text", { x: x + size + 4, y: y - 3 }, fitted(text, most)[0]));
   }
   return group;
 }

@@ -59,7 +59,7 @@ function showTable() {
   const columns = [
     ["node", node => node.node], ["parent", node => node.parent], ["step", node => node.depth], ["round", node => node.round ?? "\u2013"],
     ["value", node => shortly(node.value)], ["tokens", node => number(node.tokens)], ["tokens shared", node => number(node.reused_tokens ?? 0)],
-    ["own pages", node => sized(node.kv_bytes ?? 0)], ["released after", node => node.released ?? "\u2013"],
+    ["own pages", node => sized(node.kv_bytes ?? 0)], ["released after", node => wasReleased(node) ? node.released : "\u2013"],
     ["mean log-prob.", node => shortly(node.mean_logprob)], ["finished", node => node.is_finished ? "yes" : ""],
   ];
   const head = make("tr", {}, ...columns.map(([name]) => make("th", { class: "number" }, name)), make("th", {}, "text of the step"));
@@ -87,7 +87,7 @@ function pick(node) {
     ["tokens of the step", number(node.tokens)],
     ["tokens shared", number(node.reused_tokens ?? 0)],
     ["pages of its own", sized(node.kv_bytes ?? 0)],
-    ["pages released", node.released ? `after round ${node.released}` : "at the end"],
+    ["pages", heldUntil(node)],
     ["mean log-probability", shortly(node.mean_logprob)],
     ["finished", node.is_finished ? node.answer === null ? "yes" : `yes: ${quoted(node.answer)}` : "no"],
     ["children", number(node.children.length)],
@@ -115,7 +115,7 @@ function showRound(round) {
   el("place").textContent = record ? `round ${shown} of ${last}: ${number(record.nodes.length)} written, ${number(record.live.length)} to go on from` : "no round";
   const mark = (element, node) => {
     element.classList.toggle("later", (node.round ?? 0) > shown);
-    element.classList.toggle("released", Boolean(node.released) && node.released <= shown);
+    element.classList.toggle("released", wasReleased(node) && node.released <= shown);
   };
   for (const [key, group] of drawing?.drawn ?? []) mark(group, tree.all.get(key));
   for (const link of drawing?.links.children ?? []) mark(link, tree.all.get(Number(link.dataset.node)));

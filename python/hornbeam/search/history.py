@@ -18,8 +18,8 @@ class NodeRecord:
         round: in which it was written, the first being 1.
         reused_tokens: of the prompt and the path before it, those whose pages were there already.
         kv_bytes: of the pages that it alone held when its round was written.
-        released: the round after which nothing went on from it and its pages were given back; None if
-            they were held to the end.
+        released: the round after which it was let go; None if it was held when the search was broken off.
+            Pages that nodes below it share are given back with the last of those.
     """
 
     round: int

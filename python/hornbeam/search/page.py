@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
 from typing import Any, Protocol
 
@@ -63,7 +63,8 @@ def told(result: Found) -> dict[str, Any]:
         result: of a search.
     """
     history, best = result.history, result.best
-    paths: Iterable[Written] = (result.tree.paths[node] for node in sorted(result.tree.paths) if node)
+    paths: list[Written] = [result.tree.paths[node] for node in sorted(result.tree.paths) if node]
+    released = _released(paths, history.nodes)
     root: Written | None = result.tree.paths.get(0)
     return {
         "version": _native.__version__,
@@ -75,6 +76,8 @@ def told(result: Found) -> dict[str, Any]:
         "stop": result.stop,
         "error": None if result.error is None else f"{type(result.error).__name__}: {result.error}",
         "text": None if best is None else best.text,
+        "answer": None if best is None else best.answer,
+        "value": None if best is None else best.value,
         "best": None if best is None else best.node,
         "path": way_to(best),
         "answers": [
@@ -84,7 +87,9 @@ def told(result: Found) -> dict[str, Any]:
         "budget": {kind: getattr(history.budget, kind) for kind in KINDS},
         "ledger": spent(result.ledger),
         "rounds": [asdict(record) for record in history.rounds],
-        "nodes": [_node(path, history.nodes.get(path.node)) for path in paths],
+        "nodes": [
+            _node(path, history.nodes.get(path.node)) | {"released": released[path.node]} for path in paths
+        ],
     }
 
 
@@ -100,6 +105,17 @@ def way_to(path: Any) -> list[int]:
         found.append(path.node)
         path = path.parent
     return found[::-1]
+
+
+def _released(paths: Iterable[Written], records: Mapping[int, NodeRecord]) -> dict[int, int | None]:
+    """The round after which neither a node nor one below it was held any more; None where some were."""
+    found = {path.node: records[path.node].released if path.node in records else None for path in paths}
+    # Children have greater numbers than their parents.
+    for path in sorted(paths, key=lambda path: -path.node):
+        below, own = found[path.node], found.get(path.parent.node)
+        if path.parent.node:
+            found[path.parent.node] = None if below is None or own is None else max(below, own)
+    return found
 
 
 def _node(path: Written, record: NodeRecord | None) -> dict[str, Any]:
