@@ -56,7 +56,7 @@ function nodeSaid(node) {
 function drawGrowth(tree, range, width, pick) {
   const row = Math.min(24, Math.max(LEAST, TALL / tree.rows));
   const column = Math.max(LEAST, (width - 14) / (tree.depth + 1));
-  const size = Math.max(3, Math.min(8, 0.42 * row, 0.36 * column));
+  const size = Math.max(3, Math.min(8, 0.38 * row, 0.36 * column));
   const labels = row >= 13 && column >= 46;
   const x = node => 8 + size + node.depth * column, y = node => HEAD + row * (node.row + 0.5);
   const full = Math.max(width, 14 + column * (tree.depth + 1)), height = HEAD + row * tree.rows + 4;
