@@ -19,7 +19,7 @@ import hornbeam as hb
 from hornbeam.cli import choices, tasks
 from hornbeam.cli.named import function_of
 from hornbeam.cli.screen import Screen
-from hornbeam.cli.search_screen import drawn, searching
+from hornbeam.cli.search_screen import drawn, searching, vote_lines
 from hornbeam.errors import ArgumentError
 from hornbeam.model import loading
 from hornbeam.recipes import search as recipes
@@ -304,12 +304,12 @@ def test_a_tree_keeps_to_its_lines_and_to_the_best(most: int) -> None:
 
 def test_a_terminal_has_the_tree_and_another_output_lines() -> None:
     screen = Screen()
-    screen.progress = Console(file=io.StringIO(), force_terminal=True, width=60, height=20)
+    screen.progress = Console(file=io.StringIO(), force_terminal=True, width=80, height=20)
     screen.notes = Console(file=io.StringIO(), width=60)
     with searching(screen) as watch:
         watch(progress(2))
         shown = screen.progress.file.getvalue()  # type: ignore[attr-defined]
-    assert "round 2: 12 paths, 8 live, 1 finished, best value 0.990" in shown
+    assert "round 2: 12 paths, ● 8 live, ■ 1 finished, best value 0.990" in shown
     assert "0 of 100 tokens" in shown
     assert "│││├■ 0.460 step 4" in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
     assert "\x1b[31m step" not in shown, "codes of the model's text are not obeyed"
@@ -322,6 +322,22 @@ def test_a_terminal_has_the_tree_and_another_output_lines() -> None:
     lines = screen.notes.file.getvalue().splitlines()  # type: ignore[attr-defined]
     assert [line.split(":")[0] for line in lines] == ["round 1", "round 2"]
     assert "0 tokens, 0 forward passes, 0 paths valued, KV 0.0 MB at most, 0.00 s" in lines[0]
+
+
+def test_votes_are_said_where_there_are_some() -> None:
+    def answers(*votes: tuple[str, int]) -> list[Any]:
+        return [SimpleNamespace(text=text, votes=count, value=0.5 * count) for text, count in votes]
+
+    assert vote_lines([]) == vote_lines(answers(("a", 1))) == []
+    assert vote_lines(answers(("a", 1), ("b", 1))) == ["2 finished paths, each with an answer of its own"]
+    assert vote_lines(answers(("a", 3))) == ["3 votes, values 1.500 in all: a"]
+    many = vote_lines(answers(("word \x1b" * 40, 2), *((letter, 1) for letter in "abcdef")))
+    assert many[0].startswith("2 votes, values 1.000 in all: word \ufffdword")
+    assert many[0].endswith("…")
+    assert len(many[0]) == len("2 votes, values 1.000 in all: ") + 80
+    assert many[1] == "1 vote, values 0.500 in all: a"
+    assert many[-1] == "and 2 further answers"
+    assert len(many) == 6
 
 
 def test_a_stand_in_for_a_path_is_not_needed() -> None:

@@ -20,6 +20,7 @@ BEST_STYLE = "bold green"
 BAR = 20
 # Answers that are named with their votes.
 NAMED = 5
+ANSWER_LENGTH = 80
 # Lines of the terminal that the tree leaves to what stands above and below it.
 OTHER_LINES = 4
 
@@ -53,19 +54,20 @@ def searching(screen: Screen) -> Iterator[Callable[[Any], None]]:
 
         def draw(progress: Any) -> None:
             lines = max(console.height - OTHER_LINES - len(limits(progress)), 3)
-            spinner.update(text=Text(standing(progress)))
+            spinner.update(text=Text(standing(progress, marks=True)))
             live.update(Group(spinner, *limits(progress), drawn(progress, lines)), refresh=True)
 
         yield draw
 
 
-def standing(progress: Any) -> str:
-    """A line about where a search stands."""
+def standing(progress: Any, *, marks: bool = False) -> str:
+    """A line about where a search stands; with the marks of the tree where that is drawn below."""
     paths = [path for path in progress.tree.paths.values() if path.node]
     values = [path.value for path in paths if path.value is not None]
     best = f", best value {max(values):.3f}" if values else ""
-    finished = len(progress.tree.finished)
-    return f"round {progress.round}: {len(paths)} paths, {len(progress.live)} live, {finished} finished{best}"
+    live, finished = (f"{LIVE} ", f"{FINISHED} ") if marks else ("", "")
+    counts = f"{live}{len(progress.live)} live, {finished}{len(progress.tree.finished)} finished"
+    return f"round {progress.round}: {len(paths)} paths, {counts}{best}"
 
 
 def limits(progress: Any) -> list[Text]:
@@ -159,15 +161,21 @@ def _amount(kind: str, amount: float) -> str:
 
 def vote_lines(answers: list[Any]) -> list[str]:
     """The answers that most finished paths gave, with their votes."""
-    if len(answers) == sum(answer.votes for answer in answers) == 1:
-        return []
+    if all(answer.votes == 1 for answer in answers):
+        count = len(answers)
+        return [f"{count} finished paths, each with an answer of its own"] if count > 1 else []
     lines = []
     for answer in answers[:NAMED]:
         votes = f"{answer.votes} vote{'s' * (answer.votes != 1)}"
-        lines.append(f"{votes}, values {answer.value:.3f} in all: {in_line(answer.text)}")
+        lines.append(f"{votes}, values {answer.value:.3f} in all: {_short(answer.text)}")
     if len(answers) > NAMED:
         lines.append(f"and {len(answers) - NAMED} further answers")
     return lines
+
+
+def _short(text: str) -> str:
+    line = in_line(text)
+    return line if len(line) <= ANSWER_LENGTH else f"{line[: ANSWER_LENGTH - 1]}…"
 
 
 def ending(stop: str) -> str:
