@@ -29,13 +29,19 @@ class Described(Protocol):
     engine: Engine
     prompt: list[int]
     policy: Policy
-    value: Any
     finish: Any
     step: StepEnd
     budget: Budget
     seed: int
     draft: Any
-    select: Any
+
+    @property
+    def value(self) -> Any:
+        """What values paths."""
+
+    @property
+    def select(self) -> Any:
+        """What chooses among the finished ones."""
 
 
 def describe(history: SearchHistory, search: Described) -> None:
