@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hornbeam.pages import render
 
-NAMES = ("trace", "keep")
+NAMES = ("trace", "search", "keep")
 HOSTILE = (
     "</script><script>alert(1)</script>",
     "<!--<script>",

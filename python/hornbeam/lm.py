@@ -16,13 +16,13 @@ from hornbeam.engine.face import EngineFace
 from hornbeam.engine.host import HostKeywords
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
-from hornbeam.engine.searching import search
+from hornbeam.engine.search_call import search
 from hornbeam.engine.stream import TokenStream
 from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
-from hornbeam.search import Budget, Path, Policy, SearchResult, StepEnd
+from hornbeam.search import Budget, Path, Policy, SearchProgress, SearchResult, StepEnd
 from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
@@ -304,6 +304,7 @@ class LM(EngineFace):
         seed: int = 0,
         draft: Any = DEFAULT_DRAFT,
         select: Callable[[Sequence[Path]], Path | None] = best,
+        watch: Callable[[SearchProgress], Any] | None = None,
         keep: Recipe | str | None = None,
         prefill: None = None,
         attend: None = None,
@@ -323,6 +324,8 @@ class LM(EngineFace):
             seed: one seed, one search, whatever the draft and other requests.
             draft: as in :meth:`generate`; the paths are the same.
             select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
+            watch: is told after each round, and at the end, where the search stands; what it raises
+                ends the search as what ``value`` raises does.
             keep: as in :meth:`generate`; a step goes on from what its leaf has kept.
             prefill, attend: refused by name if given: a search does not have them yet.
 
@@ -344,6 +347,7 @@ class LM(EngineFace):
             seed=seed,
             draft=draft,
             select=select,
+            watch=watch,
             keep=keep,
             prefill=prefill,
             attend=attend,

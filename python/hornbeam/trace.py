@@ -24,7 +24,7 @@ from hornbeam.text import pieces_of
 if TYPE_CHECKING:
     from hornbeam.results import Piece, Stats
 
-__all__ = ["Trace"]
+__all__ = ["Trace", "described", "model_facts"]
 
 
 class Traced(Protocol):
@@ -115,7 +115,7 @@ class Trace:
         sequences = [self._told(sequence, self._steps[index]) for index, sequence in self._sequences.items()]
         engine = next((sequence.engine for sequence in self._sequences.values()), None)
         return {
-            "model": None if engine is None else _model(engine),
+            "model": None if engine is None else model_facts(engine),
             "version": _native.__version__,
             "began": self._began.isoformat(" ", "seconds"),
             "sequences": sequences,
@@ -194,7 +194,7 @@ class Trace:
         Path(path).write_text(self.to_html(), encoding="utf-8")
 
 
-def _model(engine: Any) -> dict[str, str]:
+def model_facts(engine: Any) -> dict[str, str]:
     """What a page calls the model: the end of its path, its class, and how it is held."""
     model = engine.model
     # The folder of a model that a package ships ends with the digest of what it was made from.
@@ -216,25 +216,25 @@ def _settings(options: Any, number: int) -> dict[str, str]:
     found |= _changed(warp, always=("temperature",))
     if warp.is_greedy:
         found["temperature"] += " (greedy)"
-    found["draft"] = _described(options.draft)
+    found["draft"] = described(options.draft)
     if options.draft is not None:
-        found |= {"length": _described(options.length), "verify": options.rule.name}
+        found |= {"length": described(options.length), "verify": options.rule.name}
     keep = options.keep
     found["keep"] = "everything" if keep is None else f"{keep.name}, budget {keep.budget}"
     found["max_new_tokens"] = str(options.max_new_tokens)
     if options.stop:
         found["stop"] = ", ".join(map(repr, options.stop))
     if options.processor is not None:
-        found["logits_processor"] = ", ".join(map(_described, options.processor.processors))
+        found["logits_processor"] = ", ".join(map(described, options.processor.processors))
     if options.criterion is not None:
-        found["stopping_criterion"] = _described(options.criterion)
+        found["stopping_criterion"] = described(options.criterion)
     return found
 
 
 def _changed(value: Any, always: tuple[str, ...] = ()) -> dict[str, str]:
     """The fields of a dataclass that are not as by default, and those named, as text."""
     return {
-        field.name: _described(getattr(value, field.name))
+        field.name: described(getattr(value, field.name))
         for field in fields(value)
         if field.name in always or (field.repr and not _is_default(field, getattr(value, field.name)))
     }
@@ -245,7 +245,7 @@ def _is_default(field: Field[Any], value: Any) -> bool:
     return default is not MISSING and type(value) is type(default) and bool(value == default)
 
 
-def _described(value: Any) -> str:
+def described(value: Any) -> str:
     """A value as one would write it, without what is as by default and without addresses of objects."""
     if value is None:
         return "none"
@@ -254,7 +254,7 @@ def _described(value: Any) -> str:
     if isinstance(value, Mapping):
         return f"{len(value)} entries"
     if isinstance(value, (tuple, list)):
-        return f"[{', '.join(map(_described, value))}]" if len(value) <= 8 else f"{len(value)} entries"
+        return f"[{', '.join(map(described, value))}]" if len(value) <= 8 else f"{len(value)} entries"
     if is_dataclass(value) and not isinstance(value, type):
         said = ", ".join(f"{name}={text}" for name, text in _changed(value).items())
         return type(value).__name__ + (f"({said})" if said else "")

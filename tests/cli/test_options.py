@@ -116,10 +116,11 @@ class TestBeforeAModelIsLoaded:
         assert "No such file" in result.stderr
 
 
-@pytest.mark.parametrize("name", ["generate", "keep", "corpus"])
+@pytest.mark.parametrize("name", ["generate", "search", "keep", "corpus"])
 def test_a_model_that_there_is_not(run: Run, tmp_path: Path, name: str) -> None:
     rest = {
         "generate": ["hello"],
+        "search": ["hello"],
         "keep": ["--text", __file__, "--html", tmp_path / "out.html"],
         "corpus": [__file__, "--out", tmp_path / "out"],
     }

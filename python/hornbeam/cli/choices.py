@@ -8,7 +8,18 @@ from typing import Any
 
 from hornbeam.errors import ArgumentError
 
-__all__ = ["RECIPES", "check_recipe", "check_writable", "device_of", "draft", "recipe", "trace"]
+__all__ = [
+    "RECIPES",
+    "SEARCH_RECIPES",
+    "check_recipe",
+    "check_search_recipe",
+    "check_writable",
+    "device_of",
+    "draft",
+    "recipe",
+    "search_recipe",
+    "trace",
+]
 
 #: The recipes of :mod:`hornbeam.recipes.keep`, named here so that a wrong one is refused without torch.
 RECIPES = (
@@ -29,6 +40,17 @@ RECIPES = (
     "window_kv",
     "zip_cache",
 )
+
+#: The recipes of :mod:`hornbeam.recipes.search`, likewise, and which arguments their own options become.
+SEARCH_RECIPES = {
+    "a_star": {"--children": "children"},
+    "best_of_n": {"--width": "n"},
+    "dvts": {"--width": "width", "--children": "children"},
+    "ets": {"--width": "width", "--balance": "balance"},
+    "particle_filter": {"--width": "width", "--balance": "balance"},
+    "rebase": {"--width": "width", "--balance": "balance"},
+    "step_beam": {"--width": "width", "--children": "children"},
+}
 
 
 def draft(name: str, corpus: Path | None) -> Any:
@@ -68,6 +90,42 @@ def recipe(name: str, budget: str | None, head_scores: Path | None) -> Any:
         return make(*given)
     split = HeadScores.load(head_scores)
     return replace(make(*given, head_scores=split.scores), split=split)
+
+
+def check_search_recipe(name: str, options: dict[str, Any]) -> dict[str, Any]:
+    """Refuses the name of no recipe, and options that it does not take; gives its arguments.
+
+    Args:
+        name: of the recipe.
+        options: by their names, such as ``--width``; None where one is left out.
+
+    Raises:
+        ArgumentError: as it says.
+    """
+    if name not in SEARCH_RECIPES:
+        raise ArgumentError(f'--recipe is "{name}", expected one of: {", ".join(SEARCH_RECIPES)}')
+    own, arguments = SEARCH_RECIPES[name], {}
+    for option, value in options.items():
+        if value is None:
+            continue
+        if option not in own:
+            takers = ", ".join(other for other, taken in SEARCH_RECIPES.items() if option in taken)
+            raise ArgumentError(f"{option} goes with --recipe {takers}, got {name}")
+        arguments[own[option]] = value
+    return arguments
+
+
+def search_recipe(name: str, arguments: dict[str, Any]) -> Any:
+    """A recipe of :mod:`hornbeam.recipes.search`.
+
+    Raises:
+        ArgumentError: an argument is out of range.
+    """
+    from hornbeam.recipes import search as recipes
+
+    policy = getattr(recipes, name)(**arguments)
+    policy.open(0)  # which looks at what a policy's own arguments are
+    return policy
 
 
 def device_of(name: str | None) -> str:

@@ -12,6 +12,7 @@ from hornbeam.cli.generate import generate
 from hornbeam.cli.keep import keep
 from hornbeam.cli.narrow_help import Command, Group
 from hornbeam.cli.reporting import reported
+from hornbeam.cli.search import search
 
 __all__ = ["app"]
 
@@ -42,7 +43,7 @@ def hornbeam(
     """Adaptive decoding for PyTorch causal language models."""
 
 
-for command in (generate, corpus, keep, info):
+for command in (generate, search, corpus, keep, info):
     app.command(cls=Command)(command)
 app.command(
     cls=Command,

@@ -21,7 +21,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from hornbeam.bench.compare import Comparison, Timing
 
-__all__ = ["Screen"]
+__all__ = ["REFRESHES", "Screen", "in_line"]
 
 DRAFT_STYLE = "green"
 
@@ -30,6 +30,11 @@ REFRESHES = 4
 
 # A model may write anything; a terminal would obey its control codes.
 _CONTROL_CODES = {code: "\ufffd" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def in_line(text: str) -> str:
+    """A text on one line, without codes that a terminal would obey."""
+    return " ".join(text.translate(_CONTROL_CODES).split())
 
 
 class Screen:
@@ -45,6 +50,10 @@ class Screen:
     def note(self, text: str) -> None:
         """A line about what was done."""
         self.notes.print(text, soft_wrap=True)
+
+    def plain(self, text: str) -> None:
+        """A line about what was done, which may hold any text: nothing in it is markup."""
+        self.notes.print(Text(in_line(text)), soft_wrap=True)
 
     def token_text(self, text: str, _tokens: list[int], source: str) -> None:
         """Prints a piece of the answer as soon as it is certain."""

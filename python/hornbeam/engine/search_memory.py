@@ -44,9 +44,11 @@ class SearchMemory:
         """Takes the branches of requests that have ended."""
         self._held.update(zip(nodes, requests, strict=True))
 
-    def keep_only(self, live: Collection[int]) -> None:
-        """Gives back the pages of all others."""
-        self.give_back([node for node in self._held if node not in live])
+    def keep_only(self, live: Collection[int]) -> list[int]:
+        """Gives back the pages of all others, and says which."""
+        gone = [node for node in self._held if node not in live]
+        self.give_back(gone)
+        return gone
 
     def give_back(self, nodes: Iterable[int], keep: bool = False) -> None:
         """Gives back the pages of these; with ``keep`` they stay cached until there is pressure."""
@@ -57,13 +59,16 @@ class SearchMemory:
         """Lets go of everything; it stays cached until there is pressure."""
         self.give_back(self._held, keep=True)
 
-    def bytes(self, others: Iterable[Request] = ()) -> int:
-        """Of the pages below the prompt that all branches and those of ``others`` hold, each counted once."""
-        counts: dict[int, int] = {}
-        for request in (*self._held.values(), *others):
-            counts.update(self._nodes(request))
-        page = self._engine.tree.page_tokens
-        return sum(-(-count // page) for count in counts.values()) * self._engine.tree.slab_bytes
+    def bytes(self) -> int:
+        """Of the pages below the prompt that all branches hold, each counted once."""
+        pages: dict[int, int] = {}
+        for request in self._held.values():
+            pages.update(self._pages(request))
+        return sum(pages.values()) * self._engine.tree.slab_bytes
+
+    def pages(self) -> dict[int, dict[int, int]]:
+        """How many pages below the prompt each branch holds, by the tree's own nodes."""
+        return {node: self._pages(request) for node, request in self._held.items()}
 
     def step_bytes(self, tokens: int) -> int:
         """Of the pages that a step of so many tokens takes at most: its own, a copy of its parent's last."""
@@ -101,6 +106,10 @@ class SearchMemory:
     def _value(paths: Mapping[int, Path], node: int) -> float:
         value = paths[node].value if node in paths else None
         return float("-inf") if value is None else value
+
+    def _pages(self, request: Request) -> dict[int, int]:
+        page = self._engine.tree.page_tokens
+        return {number: -(-count // page) for number, count in self._nodes(request).items()}
 
     def _nodes(self, request: Request) -> dict[int, int]:
         """Tokens below the prompt, by the number of the tree's node."""

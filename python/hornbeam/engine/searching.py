@@ -13,27 +13,29 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.search_memory import SearchMemory
+from hornbeam.engine.search_records import describe, node_records
 from hornbeam.errors import ArgumentError, BudgetExhausted
-from hornbeam.integers import whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
-from hornbeam.prompt import prompts_of
 from hornbeam.search.budget import Budget, Ledger
+from hornbeam.search.history import SearchHistory
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Expansion, Policy
+from hornbeam.search.progress import SearchProgress
 from hornbeam.search.select import answers
 from hornbeam.search.step_end import StepEnd
-from hornbeam.search.value import Likelihood, values_of
+from hornbeam.search.value import values_of
 from hornbeam.text import decode
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.options import Options
 
-__all__ = ["Searching", "search"]
+__all__ = ["Searching"]
 
 Finish = Callable[[Path], Any]
 Child = tuple[int, Path]
 """The number of a node that is to be written, and the leaf that it goes on from."""
+Watch = Callable[[SearchProgress], Any]
 
 
 @dataclass
@@ -52,6 +54,7 @@ class Searching:
         draft: of every path.
         keep: of every path; a step goes on from what its leaf has kept.
         select: chooses among the finished paths.
+        watch: is told after each round where the search stands.
     """
 
     engine: Engine
@@ -65,13 +68,18 @@ class Searching:
     draft: Any
     keep: Any
     select: Callable[[Sequence[Path]], Path | None]
+    watch: Watch | None = None
     tree: SearchTree = field(default_factory=SearchTree)
+    history: SearchHistory = field(default_factory=SearchHistory)
+    _observers: list[Callable[[], None]] = field(default_factory=list)  # called after a round and at the end
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.budget)
         self._memory = SearchMemory(self.engine, len(self.prompt), self.ledger)
+        describe(self.history, self)
         self._search = self.policy.open(self.seed)
         self._call = Call()
+        self._observers.append(self._tell_watch)
         self._written: list[Request] = []  # of the round under way
         root = Path(0, None, "", [], [], 0, self.prompt)
         self.tree.paths[0] = root
@@ -103,6 +111,7 @@ class Searching:
                 if cut is not None:
                     stop = cut
                     break
+                self._notify()
         except KeyboardInterrupt as interrupt:
             end_frames(interrupt)
             self.engine.interrupt(self._written)
@@ -113,6 +122,10 @@ class Searching:
             self.engine.close_all(self._written)
             self._memory.close()
             restore_modes(modes)
+        try:
+            self._notify()
+        except Exception as raised:
+            stop, error = "error", error or raised
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
@@ -122,7 +135,7 @@ class Searching:
             )
         finished = self.tree.finished
         best = self.select(finished) if finished else max(valued, key=lambda path: (path.value, -path.node))
-        return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error)
+        return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error, self.history)
 
     def _round(self) -> Stop | None:
         """One round; why the search ends with it, if it does."""
@@ -201,8 +214,24 @@ class Searching:
             )
             begin += expansion.children
         self.tree.paths.update((path.node, path) for path in paths)
+        written = node_records(
+            self.engine, paths, self._written, self._memory.pages(), len(self.history.rounds) + 1
+        )
+        kv_bytes = self.ledger.kv_bytes_held
         self._written = []
-        self._let_go()
+        gone = self._let_go()
+        live = [node for node, is_live in enumerate(self._search.live()) if is_live]
+        self.history.note(self.ledger, written=written, released=gone, live=live, kv_bytes=kv_bytes)
+
+    def _notify(self) -> None:
+        for observer in self._observers:
+            observer()
+
+    def _tell_watch(self) -> None:
+        if self.watch is not None:
+            rounds = self.history.rounds
+            live = rounds[-1].live if rounds else []
+            self.watch(SearchProgress(len(rounds), self.tree, live, self.ledger, self.budget))
 
     def _write(self, wave: Sequence[Child], each: int) -> Stop | None:
         """Writes some children of a round, of at most ``each`` tokens."""
@@ -298,51 +327,6 @@ class Searching:
         self.ledger.spend_seconds(now - self._clock)
         self._clock = now
 
-    def _let_go(self) -> None:
-        """Gives back the pages of paths that nothing goes on from."""
-        self._memory.keep_only({node for node, is_live in enumerate(self._search.live()) if is_live})
-
-
-def search(
-    engine: Engine,
-    prompt: Any,
-    *,
-    recipe: Any,
-    value: Any,
-    finish: Any,
-    step: Any,
-    budget: Any,
-    seed: Any,
-    draft: Any,
-    keep: Any,
-    select: Any,
-    **refused: Any,
-) -> SearchResult:
-    """What :meth:`hornbeam.LM.search` does, its arguments checked.
-
-    Raises:
-        ArgumentError: one of them is not of its kind.
-    """
-    for name, given in refused.items():
-        if given is not None:
-            raise ArgumentError(f"{name} is given, expected None: a search does not have it yet")
-    kinds = (
-        ("recipe", recipe, Policy, "a policy of hornbeam.search such as hb.recipes.rebase(width=16)"),
-        ("step", step, StepEnd, "a hornbeam.search.StepEnd"),
-        ("budget", budget, Budget, "a hornbeam.Budget"),
-    )
-    for name, given, kind, expected in kinds:
-        if not isinstance(given, kind):
-            raise ArgumentError(f"{name} is {given!r}, expected {expected}")
-    if value is None:
-        value = Likelihood(as_probability=recipe.wants_probability)
-    for name, given in (("value", value), ("finish", finish), ("select", select)):
-        if given is not None and not callable(given):
-            raise ArgumentError(f"{name} is {given!r}, expected a callable")
-    if step.delimiter is not None and engine.tokenizer is None:
-        raise ArgumentError("step has a delimiter, but this LM has no tokenizer; expected delimiter=None")
-    seed = whole_number(seed, "seed", 0, 2**64 - 1)
-    prompts, many = prompts_of(engine, prompt)
-    if many and len(prompts) > 1:
-        raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, keep, select).run()
+    def _let_go(self) -> list[int]:
+        """Gives back the pages of paths that nothing goes on from, and says which."""
+        return self._memory.keep_only({node for node, is_live in enumerate(self._search.live()) if is_live})

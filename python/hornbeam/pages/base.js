@@ -61,6 +61,18 @@ function spell(node, text) {
   return node;
 }
 
+const pen = document.createElement("canvas").getContext("2d");
+pen.font = '12px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
+const SIGNS = new Intl.Segmenter("en", { granularity: "grapheme" });
+
+/** A text cut to so many pixels, with its spaces marked, and its width. */
+function fitted(text, most) {
+  const all = [...SIGNS.segment(text === "" ? "\u2205" : inLine(text).replace(/ /g, "\u00b7"))].map(part => part.segment);
+  let shown = all.join("");
+  for (let left = all.length; left > 1 && pen.measureText(shown).width > most; left--) shown = all.slice(0, left - 1).join("") + "\u2026";
+  return [shown, Math.min(Math.ceil(pen.measureText(shown).width), most)];
+}
+
 /** Calls draw(width) now and whenever the width of an element changes. */
 function onWidth(node, draw) {
   let last = -1;

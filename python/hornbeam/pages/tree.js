@@ -1,17 +1,6 @@
 // The tree of one step, folded into bands so that all of it lies within the width that there is.
 
 const ROW = 28, BOX = 22, GAP = 20, BAND = 20, INDENT = 22;
-const pen = document.createElement("canvas").getContext("2d");
-pen.font = '12px ui-monospace, Menlo, Consolas, "DejaVu Sans Mono", monospace';
-const SIGNS = new Intl.Segmenter("en", { granularity: "grapheme" });
-
-/** A text cut to so many pixels, with its spaces marked, and its width. */
-function fitted(text, most) {
-  const all = [...SIGNS.segment(text === "" ? "\u2205" : inLine(text).replace(/ /g, "\u00b7"))].map(part => part.segment);
-  let shown = all.join("");
-  for (let left = all.length; left > 1 && pen.measureText(shown).width > most; left--) shown = all.slice(0, left - 1).join("") + "\u2026";
-  return [shown, Math.min(Math.ceil(pen.measureText(shown).width), most)];
-}
 
 /** Nodes of a step, parents first: the last certain token, the draft, and the target's own token. */
 function treeNodes(step, most) {

@@ -10,6 +10,7 @@ a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for exp
 from hornbeam.methods import export
 from hornbeam.search import select
 from hornbeam.search.budget import Account, Budget, Ledger
+from hornbeam.search.history import NodeRecord, RoundRecord, SearchHistory
 from hornbeam.search.path import Answer, Path, SearchResult, SearchTree
 from hornbeam.search.policy import (
     DVTS,
@@ -24,6 +25,7 @@ from hornbeam.search.policy import (
     Search,
     StepBeam,
 )
+from hornbeam.search.progress import SearchProgress
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.subtree import best_subtree
 from hornbeam.search.value import Likelihood
@@ -39,11 +41,15 @@ __all__ = [
     "Expansion",
     "Ledger",
     "Likelihood",
+    "NodeRecord",
     "ParticleFilter",
     "Path",
     "Policy",
     "Rebase",
+    "RoundRecord",
     "Search",
+    "SearchHistory",
+    "SearchProgress",
     "SearchResult",
     "SearchTree",
     "StepBeam",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import html
+import os
+import pathlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
+from hornbeam.pages import render
 from hornbeam.search.budget import Ledger
+from hornbeam.search.history import SearchHistory
+from hornbeam.search.page import told
 
 __all__ = ["Answer", "Path", "SearchResult", "SearchTree", "Stop"]
 
@@ -105,6 +111,7 @@ class SearchResult:
         stop: why it ended: ``"over"`` by itself, the kind of cost that ran out, ``"interrupted"`` by
             Ctrl-C, or ``"error"``.
         error: what a value, ``finish``, a draft or the model raised, where ``stop`` is ``"error"``.
+        history: what was written, released and spent round by round.
     """
 
     best: Path | None
@@ -113,6 +120,32 @@ class SearchResult:
     tree: SearchTree
     stop: Stop
     error: BaseException | None = None
+    history: SearchHistory = field(default_factory=SearchHistory)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The whole search as plain values: settings, what was spent, every round and node, the answers, and
+        the numbers of the chosen path's nodes."""
+        return told(self)
+
+    def to_html(self) -> str:
+        """A page that shows the search: no script, style, font or image comes from elsewhere."""
+        return render("search", self.to_dict())
+
+    def save_page(self, path: str | os.PathLike[str]) -> None:
+        """Writes the page.
+
+        Args:
+            path: the file.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        pathlib.Path(path).write_text(self.to_html(), encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        """The page, in a frame of its own, for notebooks."""
+        page = html.escape(self.to_html(), quote=True)
+        return f'<iframe srcdoc="{page}" style="width: 100%; height: 40em; border: 0"></iframe>'
 
     def __repr__(self) -> str:
         return (
