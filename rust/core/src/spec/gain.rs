@@ -23,6 +23,7 @@
 use super::acceptance::{Acceptance, Estimate};
 use super::cost::{CostCurve, Others};
 use super::{Draft, Next};
+use crate::allocate::by_rate;
 use crate::{Error, Result};
 
 /// Steps of one row a sequence that may be lost before any time was spent: without it no draft
@@ -297,16 +298,8 @@ fn best_nodes(price: Price<'_>, survivals: &[Vec<f64>]) -> Nodes {
     // A parent comes before its child, so where they tie it is taken first.
     candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
 
-    let mut tokens = price.plain as f64;
-    let rate = |tokens: f64, drafted| price.seconds(drafted).map_or(0.0, |seconds| tokens / seconds);
-    let (mut best, mut best_rate) = (0, rate(tokens, 0));
-    for (index, &(survival, ..)) in candidates.iter().enumerate() {
-        tokens += survival;
-        let rate = rate(tokens, index + 1);
-        if rate > best_rate * (1.0 + 1e-9) {
-            (best, best_rate) = (index + 1, rate);
-        }
-    }
+    let gains = candidates.iter().map(|&(survival, ..)| survival);
+    let best = by_rate(price.plain as f64, gains, |drafted| price.seconds(drafted));
     let mut nodes = vec![Vec::new(); survivals.len()];
     for &(_, token, sequence) in &candidates[..best] {
         nodes[sequence].push(token);

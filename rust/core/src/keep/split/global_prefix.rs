@@ -2,6 +2,7 @@
 
 use super::pyramid::by_layer;
 use super::{Answer, Question, Scores, Split, apportion, expect, fixed};
+use crate::allocate::by_common_level;
 use crate::error::{Error, Result};
 use crate::keep::Params;
 use crate::keep::method::Method;
@@ -65,18 +66,7 @@ impl Split for GlobalPrefix {
             let ranked = shares_before(&rows).enumerate().map(|(rank, share)| (share, layer, rank));
             shares.extend(ranked);
         }
-        // Stable: within a layer shares rise already.
-        shares.sort();
-        out.iter_mut().zip(&floors).for_each(|(out, floor)| *out = *floor as u32);
-        let mut left = total - floor;
-        for (_, layer, rank) in shares {
-            for plane in layer * heads..(layer + 1) * heads {
-                if left > 0 && rank >= floors[plane] as usize && rank < caps[plane] as usize {
-                    out[plane] += 1;
-                    left -= 1;
-                }
-            }
-        }
+        by_common_level(total - floor, heads, &mut shares, &floors, &caps, out);
         Ok(())
     }
 
