@@ -22,7 +22,7 @@ from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
-from hornbeam.search import Budget, Path, Policy, SearchResult, StepEnd
+from hornbeam.search import Budget, Path, Policy, SearchResult, StepEnd, TokenPolicy
 from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
@@ -296,7 +296,7 @@ class LM(EngineFace):
         self,
         prompt: Any,
         *,
-        recipe: Policy,
+        recipe: Policy | TokenPolicy,
         value: Callable[[Sequence[Path]], Any] | None = None,
         finish: Callable[[Path], Any] | None = None,
         step: StepEnd = StepEnd(),  # noqa: B008  # frozen
@@ -304,6 +304,7 @@ class LM(EngineFace):
         seed: int = 0,
         draft: Any = DEFAULT_DRAFT,
         select: Callable[[Sequence[Path]], Path | None] = best,
+        logits_processor: Any = None,
         keep: None = None,
         prefill: None = None,
         attend: None = None,
@@ -323,6 +324,9 @@ class LM(EngineFace):
             seed: one seed, one search, whatever the draft and other requests.
             draft: as in :meth:`generate`; the paths are the same.
             select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
+            logits_processor: of a search over tokens, which asks once a step about all beams: token ids
+                ``[beams, n]`` and log-probabilities ``[beams, V]``. It takes no ``value``, ``finish``, ``step``
+                and ``draft``, and draws nothing by ``seed``.
             keep, prefill, attend: refused by name if given: a search does not have them yet.
 
         Returns:
@@ -343,6 +347,7 @@ class LM(EngineFace):
             seed=seed,
             draft=draft,
             select=select,
+            logits_processor=logits_processor,
             keep=keep,
             prefill=prefill,
             attend=attend,

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.beam_searching import BeamSearching
+from hornbeam.engine.options import DEFAULT_DRAFT
 from hornbeam.engine.request import Call, Request
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.integers import whole_number
@@ -18,7 +20,7 @@ from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.prompt import prompts_of
 from hornbeam.search.budget import Budget, Ledger
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
-from hornbeam.search.policy.base import Expansion, Policy
+from hornbeam.search.policy.base import Expansion, Policy, TokenPolicy
 from hornbeam.search.select import answers
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import Likelihood, values_of
@@ -271,6 +273,7 @@ def search(
     seed: Any,
     draft: Any,
     select: Any,
+    logits_processor: Any,
     **refused: Any,
 ) -> SearchResult:
     """What :meth:`hornbeam.LM.search` does, its arguments checked.
@@ -282,13 +285,32 @@ def search(
         if given is not None:
             raise ArgumentError(f"{name} is given, expected None: a search does not have it yet")
     kinds = (
-        ("recipe", recipe, Policy, "a policy of hornbeam.search such as hb.recipes.rebase(width=16)"),
+        ("recipe", recipe, (Policy, TokenPolicy), "a policy of hornbeam.search such as hb.recipes.rebase(width=16)"),
         ("step", step, StepEnd, "a hornbeam.search.StepEnd"),
         ("budget", budget, Budget, "a hornbeam.Budget"),
     )
     for name, given, kind, expected in kinds:
         if not isinstance(given, kind):
             raise ArgumentError(f"{name} is {given!r}, expected {expected}")
+    if isinstance(recipe, TokenPolicy):
+        return search_tokens(
+            engine,
+            prompt,
+            recipe,
+            budget,
+            seed,
+            select,
+            logits_processor,
+            value=(value, value is None),
+            finish=(finish, finish is None),
+            step=(step, step == StepEnd()),
+            draft=(draft, draft is None or draft is DEFAULT_DRAFT),
+        )
+    if logits_processor is not None:
+        raise ArgumentError(
+            f"logits_processor is given, expected None: {type(recipe).__name__} searches over steps, which do not "
+            "have it yet"
+        )
     if value is None:
         value = Likelihood(as_probability=recipe.wants_probability)
     for name, given in (("value", value), ("finish", finish), ("select", select)):
@@ -297,7 +319,36 @@ def search(
     if step.delimiter is not None and engine.tokenizer is None:
         raise ArgumentError("step has a delimiter, but this LM has no tokenizer; expected delimiter=None")
     seed = whole_number(seed, "seed", 0, 2**64 - 1)
+    prompt = _one_prompt(engine, prompt)
+    return Searching(engine, prompt, recipe, value, finish, step, budget, seed, draft, select).run()
+
+
+def _one_prompt(engine: Engine, prompt: Any) -> list[int]:
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select).run()
+    return prompts[0]
+
+
+def search_tokens(
+    engine: Engine,
+    prompt: Any,
+    recipe: TokenPolicy,
+    budget: Budget,
+    seed: Any,
+    select: Any,
+    logits_processor: Any,
+    **unused: tuple[Any, bool],
+) -> SearchResult:
+    """As :func:`search`, of a recipe that searches over tokens; ``unused`` says of each argument that has no
+    meaning there what was given and whether that is its default."""
+    for name, (given, is_default) in unused.items():
+        if not is_default:
+            raise ArgumentError(
+                f"{name} is {given!r}, expected it to be left out: {type(recipe).__name__} searches over tokens, "
+                "and scores them by their log-probabilities"
+            )
+    if not callable(select):
+        raise ArgumentError(f"select is {select!r}, expected a callable")
+    whole_number(seed, "seed", 0, 2**64 - 1)
+    return BeamSearching(engine, _one_prompt(engine, prompt), recipe, budget, select, logits_processor).run()

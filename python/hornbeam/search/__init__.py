@@ -2,9 +2,8 @@
 
 A :class:`Policy` says which leaves are expanded next and into how many children; :meth:`hornbeam.LM.search`
 writes them, all children of a round in one ragged batch, over prefixes that are computed once. A policy can
-be used without
-a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and told what became
-    of them.
+be used without a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and told
+what became of them. A :class:`TokenPolicy` chooses single tokens: beam search.
 """
 
 from hornbeam.methods import export
@@ -15,13 +14,16 @@ from hornbeam.search.policy import (
     DVTS,
     POLICIES,
     AStar,
+    Beam,
     BestOfN,
+    DiverseBeam,
     Expansion,
     ParticleFilter,
     Policy,
     Rebase,
     Search,
     StepBeam,
+    TokenPolicy,
 )
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import Likelihood
@@ -31,8 +33,10 @@ __all__ = [
     "AStar",
     "Account",
     "Answer",
+    "Beam",
     "BestOfN",
     "Budget",
+    "DiverseBeam",
     "Expansion",
     "Ledger",
     "Likelihood",
@@ -45,6 +49,7 @@ __all__ = [
     "SearchTree",
     "StepBeam",
     "StepEnd",
+    "TokenPolicy",
     "select",
 ]
 
