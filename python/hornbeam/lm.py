@@ -324,9 +324,9 @@ class LM(EngineFace):
             seed: one seed, one search, whatever the draft and other requests.
             draft: as in :meth:`generate`; the paths are the same.
             select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
-            logits_processor: of a search over tokens, which asks once a step about all beams: token ids
-                ``[beams, n]`` and log-probabilities ``[beams, V]``. It takes no ``value``, ``finish``, ``step``
-                and ``draft``, and draws nothing by ``seed``.
+            logits_processor: of a search over tokens, which asks it once a step about all beams: token ids
+                ``[beams, n]`` and log-probabilities ``[beams, V]``. Such a search takes no ``value``,
+                ``finish``, ``step`` and ``draft``, and draws nothing by ``seed``.
             keep, prefill, attend: refused by name if given: a search does not have them yet.
 
         Returns:

@@ -92,7 +92,9 @@ class BeamSearching:
     def _write(self) -> Stop:
         """Takes steps; why they end."""
         plain = self.engine.options_of(draft=None, defaults="none")
-        self.engine.submit_all([self.prompt], plain, streams=False, releases=True, owner=self._call, beams=self.beams)
+        self.engine.submit_all(
+            [self.prompt], plain, streams=False, releases=True, owner=self._call, beams=self.beams
+        )
         while (waiting := next((row for row in self.beams.rows if not row.done), None)) is not None:
             spent: tuple[Stop, ...] = ("forwards", "seconds")
             if (cut := next((kind for kind in spent if self.ledger.left(kind) == 0), None)) is not None:
@@ -139,7 +141,7 @@ class BeamSearching:
         }
         return sum(-(-count // page) for count in nodes.values()) * self.engine.tree.slab_bytes
 
-    # -- what there is at the end ------------------------------------------------------------------------------
+    # -- what there is at the end ----------------------------------------------------------------------------
 
     def _result(self, stop: Stop, error: BaseException | None) -> SearchResult:
         groups = self.beams.groups
@@ -149,7 +151,10 @@ class BeamSearching:
                 raise error
             raise BudgetExhausted(f"the budget of {stop} was spent before the first token: {self.ledger!r}")
         root = Path(0, None, "", [], [], 0, self.prompt)
-        paths = [root, *(self._path(number, beam, root) for number, beam in enumerate([*ended, *under_way], 1))]
+        paths = [
+            root,
+            *(self._path(number, beam, root) for number, beam in enumerate([*ended, *under_way], 1)),
+        ]
         finished = [replace(path, is_finished=True) for path in paths[1 : len(ended) + 1]]
         tree = SearchTree({path.node: path for path in [root, *finished, *paths[len(ended) + 1 :]]})
         best = self.select(finished) if finished else paths[1]

@@ -1,5 +1,5 @@
-"""The rows of a search over tokens: beams that share the pages of their prompt, and whose next tokens are chosen
-together.
+"""The rows of a search over tokens: beams that share the pages of their prompt, and whose next tokens are
+chosen together.
 
 A beam is a request that takes each step with the others, one row each. A beam that two go on from is forked;
 one that none goes on from is let go of.
@@ -101,8 +101,8 @@ class Beams:
     # -- a step --------------------------------------------------------------------------------------------
 
     def verdicts(self, active: Sequence[Request], logits: torch.Tensor) -> list[Verdict]:
-        """Decides which beams go on, from the logits ``[len(active), V]``. What a step that was taken back has
-        decided stays decided: processors are asked once."""
+        """Decides which beams go on, from the logits ``[len(active), V]``. What a step that was taken back
+        has decided stays decided: processors are asked once."""
         if self._decision is None or self._decision.before is not self.now:
             order = sorted(range(len(active)), key=lambda index: active[index].place)
             if order != list(range(len(active))):

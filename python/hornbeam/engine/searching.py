@@ -285,7 +285,12 @@ def search(
         if given is not None:
             raise ArgumentError(f"{name} is given, expected None: a search does not have it yet")
     kinds = (
-        ("recipe", recipe, (Policy, TokenPolicy), "a policy of hornbeam.search such as hb.recipes.rebase(width=16)"),
+        (
+            "recipe",
+            recipe,
+            (Policy, TokenPolicy),
+            "a policy of hornbeam.search such as hb.recipes.rebase(width=16)",
+        ),
         ("step", step, StepEnd, "a hornbeam.search.StepEnd"),
         ("budget", budget, Budget, "a hornbeam.Budget"),
     )
@@ -308,8 +313,8 @@ def search(
         )
     if logits_processor is not None:
         raise ArgumentError(
-            f"logits_processor is given, expected None: {type(recipe).__name__} searches over steps, which do not "
-            "have it yet"
+            f"logits_processor is given, expected None: {type(recipe).__name__} searches over steps, which do "
+            "not have it yet"
         )
     if value is None:
         value = Likelihood(as_probability=recipe.wants_probability)
@@ -345,8 +350,8 @@ def search_tokens(
     for name, (given, is_default) in unused.items():
         if not is_default:
             raise ArgumentError(
-                f"{name} is {given!r}, expected it to be left out: {type(recipe).__name__} searches over tokens, "
-                "and scores them by their log-probabilities"
+                f"{name} is {given!r}, expected it to be left out: {type(recipe).__name__} searches over "
+                "tokens, and scores them by their log-probabilities"
             )
     if not callable(select):
         raise ArgumentError(f"select is {select!r}, expected a callable")

@@ -99,9 +99,7 @@ def beam(width: int = 8, *, length_penalty: float = 1.0, **settings: Any) -> Bea
     return Beam(width=width, length_penalty=length_penalty, **settings)
 
 
-def diverse_beam(
-    width: int = 8, *, groups: int = 4, diversity: float = 0.5, **settings: Any
-) -> DiverseBeam:
+def diverse_beam(width: int = 8, *, groups: int = 4, diversity: float = 0.5, **settings: Any) -> DiverseBeam:
     """Diverse beam search over tokens (Vijayakumar et al. 2016, arXiv 1610.02424).
 
     Args:

@@ -2,8 +2,8 @@
 
 A :class:`Policy` says which leaves are expanded next and into how many children; :meth:`hornbeam.LM.search`
 writes them, all children of a round in one ragged batch, over prefixes that are computed once. A policy can
-be used without a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and told
-what became of them. A :class:`TokenPolicy` chooses single tokens: beam search.
+be used without a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and
+told what became of them. A :class:`TokenPolicy` chooses single tokens: beam search.
 """
 
 from hornbeam.methods import export

@@ -317,8 +317,8 @@ def _by_score(beams: list[Ended]) -> list[Ended]:
 def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """What ``torch.topk(values, count)`` gives, ``values`` being ``[n]``.
 
-    Of blocks only the ``count + 1`` with the greatest maxima can hold the ``count + 1`` greatest. Where two of
-    these are equal, ``torch.topk`` itself has the say.
+    Only the ``count + 1`` blocks with the greatest maxima can hold the ``count + 1`` greatest numbers. Where
+    two of these are equal, ``torch.topk`` itself has the say.
     """
     size = next((size for size in _BLOCKS if len(values) % size == 0), 0)
     if len(values) < _MANY or not size or len(values) < size * (count + 1):

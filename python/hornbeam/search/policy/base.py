@@ -120,8 +120,8 @@ class TokenPolicy:
         width: beams under way.
         length_penalty: a score is the sum of the log-probabilities over the length to this power: above 0 it
             favours long texts, below 0 short ones.
-        early_stopping: True ends the search once ``width`` beams have ended; False once the best beam under way
-            could not be better than the worst of these if it ended at its length; ``"never"`` once it
+        early_stopping: True ends the search once ``width`` beams have ended; False once the best beam under
+            way could not be better than the worst of these if it ended at its length; ``"never"`` once it
             could not at any length.
         max_new_tokens: tokens of a beam, the end token included.
     """

@@ -20,9 +20,9 @@ class DiverseBeam(TokenPolicy):
 
     Each step ``groups`` groups of ``width / groups`` beams choose one after the other. Before a group does, a
     token loses ``diversity`` of its log-probability for each beam of an earlier group that goes on with it in
-    this step. As the algorithm assigns it, a beam keeps what it has paid: scores include it. The paper's beams
-    all have one length; here beams of a group end, and are scored, as in :class:`Beam`, and a group that is
-    over chooses nothing any more.
+    this step. As the algorithm assigns it, a beam keeps what it has paid: scores include it. The paper's
+    beams all have one length; here beams of a group end, and are scored, as in :class:`Beam`, and a group
+    that is over chooses nothing any more.
 
     Attributes:
         groups: a divisor of ``width``.
