@@ -313,8 +313,8 @@ def search(
         )
     if logits_processor is not None:
         raise ArgumentError(
-            f"logits_processor is given, expected None: {type(recipe).__name__} searches over steps, which do "
-            "not have it yet"
+            f"logits_processor is given, expected None: {type(recipe).__name__} searches over steps, which "
+            "do not have it yet"
         )
     if value is None:
         value = Likelihood(as_probability=recipe.wants_probability)
