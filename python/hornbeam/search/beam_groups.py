@@ -103,8 +103,8 @@ class BeamGroup:
         """``width`` beams of no tokens, of which all but the first are out of the question."""
         width = rules.width
         tokens = torch.zeros((width, rules.max_new_tokens), dtype=torch.int64, device=device)
-        logprobs = torch.zeros((width, rules.max_new_tokens), device=device)
-        scores = torch.full((width,), OUT, device=device)
+        logprobs = torch.zeros((width, rules.max_new_tokens), dtype=torch.float32, device=device)
+        scores = torch.full((width,), OUT, dtype=torch.float32, device=device)
         scores[0] = 0.0
         return cls(
             rules,
@@ -115,7 +115,7 @@ class BeamGroup:
             (0,) * width,
             tokens,
             logprobs,
-            torch.full((width,), OUT, device=device),
+            torch.full_like(scores, OUT),
             torch.zeros(width, dtype=torch.int64, device=device),
             torch.zeros(width, dtype=torch.bool, device=device),
         )
