@@ -322,13 +322,13 @@ def _largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     size = next((size for size in _BLOCKS if len(values) % size == 0), 0)
     if len(values) < _MANY or not size or len(values) < size * (count + 1):
-        return torch.topk(values, count)  # type: ignore[return-value]
+        return torch.topk(values, count)
     # The columns are the blocks: a maximum over rows is taken many columns at a time.
     blocks = values.view(size, -1)
     chosen = torch.topk(blocks.amax(0), count + 1).indices
     found, at = torch.topk(blocks.index_select(1, chosen).view(-1), count + 1)
     is_told_apart = bool((found[1:] != found[:-1]).all()) and found[-1].item() > _NEARLY_OUT
     if not is_told_apart:
-        return torch.topk(values, count)  # type: ignore[return-value]
+        return torch.topk(values, count)
     places = torch.div(at, count + 1, rounding_mode="floor") * blocks.shape[1] + chosen[at % (count + 1)]
     return found[:count], places[:count]
