@@ -50,7 +50,7 @@ def test_texts_and_scores_are_those_of_transformers(name: str) -> None:
         assert result.stop == "over"
         assert result.best is result.tree.finished[0]
         short += any(len(path.token_ids) < count for path in result.tree.finished)
-    assert short > 3, "or nothing has ended before its time"
+    assert short > 1, "or nothing has ended before its time"
     assert ours.tree.stats()["branches"] == 0
     ours.tree.debug_check()
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from hornbeam.engine.beams import Beams
+from hornbeam.engine.beams import Beams, Standing
 from hornbeam.engine.request import Call
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
@@ -44,7 +44,7 @@ class BeamSearching:
     budget: Budget
     select: Callable[[Sequence[Path]], Path | None]
     processor: Any
-    _reserved: dict[str, int] = field(default_factory=dict)  # for the step under way
+    _peak_bytes: int = 0
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.budget)
@@ -61,7 +61,7 @@ class BeamSearching:
         )
         processors = self.engine.checkpoint.processors_of(asked, 0, self.prompt)
         groups = self.policy.start(count, asked.eos_token_ids, self.engine.runner.shape.device)
-        self.beams = Beams(groups, processors, self._charge)
+        self.beams = Beams(groups, processors, self._limit)
 
     def run(self) -> SearchResult:
         """Searches to the end, or as far as the budget goes.
@@ -84,7 +84,7 @@ class BeamSearching:
             stop, error = "error", raised
         finally:
             self.engine.close_all(self.beams.rows)
-            self.ledger.settle(self._reserved)
+            self._note()
             self.ledger.release_bytes(self.ledger.kv_bytes_held)
             restore_modes(modes)
         return self._result(stop, error)
@@ -102,33 +102,36 @@ class BeamSearching:
             self.ledger.reserve(forwards=1)
             self.engine.drive(waiting)
             self.ledger.settle({"forwards": 1}, forwards=1)
-            now = time.perf_counter()
-            self.ledger.spend_seconds(now - self._clock)
-            self._clock = now
+            self._note()
         error = next((row.error for row in self.beams.rows if row.error is not None), None)
         if error is not None:
             raise error
-        return self.beams.cut or "over"
+        return self.beams.now.cut or "over"
 
-    def _charge(self, beams: Beams) -> Stop | None:
-        """Settles the step that was taken, and reserves what the next can cost at most: a token a beam, and a
-        page for each that is not the prompt's."""
-        held = self._bytes(list(beams.now.branches.values()))
-        if self._reserved:
-            grown = max(held - self.ledger.kv_bytes_held, 0)
-            self.ledger.settle(self._reserved, tokens=self._reserved["tokens"], kv_bytes=grown)
-            self._reserved = {}
-        self.ledger.release_bytes(max(self.ledger.kv_bytes_held - held, 0))
-        count = len(beams.groups.rows)
-        if not count:
-            return None
-        pages = count if beams.groups.num_tokens else 0
-        wanted = {"tokens": count, "kv_bytes": pages * self.engine.tree.slab_bytes}
-        if self.ledger.reserve(**wanted):
-            self._reserved = wanted
-            return None
-        left = self.ledger.left("tokens")
-        return "kv_bytes" if left is None or left >= count else "tokens"
+    def _limit(self, now: Standing) -> Stop | None:
+        """The kind of cost that does not allow the next step, which writes a token a beam, and takes at most a
+        page for each, unless it is the prompt's."""
+        held = self._bytes(list(now.branches.values()))
+        self._peak_bytes = max(self._peak_bytes, held)
+        count, tokens, kv_bytes = len(now.groups.rows), self.budget.tokens, self.budget.kv_bytes
+        if tokens is not None and now.written + count > tokens:
+            return "tokens" if count else None
+        pages = count if now.groups.num_tokens else 0
+        room = None if kv_bytes is None else int(kv_bytes)
+        if room is not None and held + pages * self.engine.tree.slab_bytes > room:
+            return "kv_bytes" if count else None
+        return None
+
+    def _note(self) -> None:
+        """Notes in the ledger what was spent."""
+        written = self.beams.now.written - self.ledger.tokens
+        kv_bytes = max(self._peak_bytes - self.ledger.kv_bytes_held, 0)
+        spent = {"tokens": written, "kv_bytes": kv_bytes}
+        self.ledger.reserve(**spent)
+        self.ledger.settle(spent, **spent)
+        now = time.perf_counter()
+        self.ledger.spend_seconds(now - self._clock)
+        self._clock = now
 
     def _bytes(self, branches: Sequence[Branch]) -> int:
         """Bytes of the pages below the prompt that these hold, each counted once."""

@@ -24,10 +24,10 @@ from hornbeam.speculation.step_draft import Verdict
 if TYPE_CHECKING:
     from hornbeam.cache.branch import Branch
 
-__all__ = ["BeamRow", "Beams"]
+__all__ = ["BeamRow", "Beams", "Standing"]
 
 
-class _Now(NamedTuple):
+class Standing(NamedTuple):
     """Where the beams stand between two steps; replaced as a whole, so that no interrupt divides it.
 
     Attributes:
@@ -35,12 +35,16 @@ class _Now(NamedTuple):
         rows: their requests, by place.
         branches: what each holds, by place.
         pending: the token that each goes on with, by place.
+        written: tokens that were written so far, over all beams.
+        cut: the kind of cost that does not allow the next step, if there is one.
     """
 
     groups: BeamGroups
     rows: dict[int, BeamRow]
     branches: dict[int, Branch]
     pending: dict[int, int]
+    written: int = 0
+    cut: Stop | None = None
 
 
 class _Decision(NamedTuple):
@@ -51,7 +55,7 @@ class _Decision(NamedTuple):
         groups: which beams there are after it.
     """
 
-    before: _Now
+    before: Standing
     groups: BeamGroups
 
 
@@ -62,21 +66,19 @@ class Beams:
         groups: before the first step.
         processors: each with token ids ``[beams, n]`` and log-probabilities ``[beams, V]`` of all beams, the
             first step's included, where all beams are the same.
-        charge: called between steps: the kind of cost that does not allow the next, if there is one.
+        limit: of where the beams stand: the kind of cost that does not allow the next step, if there is one.
+            May be asked again.
     """
 
     def __init__(
         self,
         groups: BeamGroups,
         processors: Sequence[Processor],
-        charge: Callable[[Beams], Stop | None],
+        limit: Callable[[Standing], Stop | None],
     ) -> None:
         self.processors = tuple(processors)
-        self.charge = charge
-        self.now = _Now(groups, {}, {}, {})
-        #: The kind of cost that ended the search.
-        self.cut: Stop | None = None
-        self._charged: _Now | None = None
+        self.limit = limit
+        self.now = Standing(groups, {}, {}, {})
         self._decision: _Decision | None = None
 
     @property
@@ -91,12 +93,11 @@ class Beams:
 
     def begin(self, row: BeamRow) -> None:
         """The prompt, which is the first row."""
-        self.now = self.now._replace(rows={0: row})
-        self.cut = self.charge(self)
+        self.now = self.now._replace(rows={0: row}, cut=self.limit(self.now))
 
     def is_under_way(self, place: int) -> bool:
         """Whether the beam at a place takes part in the next step."""
-        return self.cut is None and place in self.groups.rows
+        return self.now.cut is None and place in self.groups.rows
 
     # -- a step --------------------------------------------------------------------------------------------
 
@@ -143,17 +144,15 @@ class Beams:
             for place in groups.rows:
                 if place not in rows:
                     rows[place] = now.rows[0].sibling(place, branches[place], pending[place])
-        self.now = _Now(groups, rows, branches, pending)
+        after = Standing(groups, rows, branches, pending, now.written + len(now.groups.rows))
+        self.now = after._replace(cut=self.limit(after))
 
-    def settle(self) -> None:
-        """All beams are where they are to be after a step: the next one is charged. May be called again."""
-        now = self.now
-        going = [row for row in now.rows.values() if not row.done]
-        if now.groups.num_tokens == 1:
-            for row in going:
-                row.engine.join(row)
-        if self._charged is not now and all(row.fresh is None for row in going):
-            self._charged, self.cut = now, self.charge(self)
+    def join(self) -> None:
+        """Has the beams that the first step has made take part in the next. May be called again."""
+        if self.groups.num_tokens == 1:
+            for row in self.rows:
+                if not row.done:
+                    row.engine.join(row)
 
 
 class BeamRow(Together):
@@ -212,9 +211,16 @@ class BeamRow(Together):
         self._branch = now.branches[self.place]
         if all(before is not branch for branch in now.branches.values()):
             before.drop(keep=False)
+        self.beams.join()
         self.fresh = None
-        self.beams.settle()
         return [Piece(self.pending, "plain", "")]
+
+    def close(self) -> None:
+        """Releases what it holds, and what it was to hold next."""
+        super().close()
+        held = self.beams.now.branches.get(self.place)
+        if held is not None:
+            held.drop()
 
     def fail(self, error: BaseException) -> None:
         """Ends all of them."""
