@@ -109,17 +109,18 @@ class BeamSearching:
         return self.beams.now.cut or "over"
 
     def _limit(self, now: Standing) -> Stop | None:
-        """The kind of cost that does not allow the next step, which writes a token a beam, and takes at most a
-        page for each, unless it is the prompt's."""
+        """The kind of cost that does not allow the next step: a token a beam, and at most a page for each,
+        unless it is the prompt's."""
         held = self._bytes(list(now.branches.values()))
         self._peak_bytes = max(self._peak_bytes, held)
         count, tokens, kv_bytes = len(now.groups.rows), self.budget.tokens, self.budget.kv_bytes
+        if not count:
+            return None
         if tokens is not None and now.written + count > tokens:
-            return "tokens" if count else None
+            return "tokens"
         pages = count if now.groups.num_tokens else 0
-        room = None if kv_bytes is None else int(kv_bytes)
-        if room is not None and held + pages * self.engine.tree.slab_bytes > room:
-            return "kv_bytes" if count else None
+        if kv_bytes is not None and held + pages * self.engine.tree.slab_bytes > int(kv_bytes):
+            return "kv_bytes"
         return None
 
     def _note(self) -> None:
