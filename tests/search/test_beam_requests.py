@@ -33,9 +33,9 @@ def lm() -> hb.LM:
     return ending()
 
 
-def under_way(lm: hb.LM, recipe: Any) -> BeamSearching:
+def under_way(lm: hb.LM, recipe: Any, processor: Any = None) -> BeamSearching:
     """A search that nobody waits for; whoever steps the engine steps it too."""
-    search = BeamSearching(lm.engine, PROMPT, recipe, Budget(), select.best, None)
+    search = BeamSearching(lm.engine, PROMPT, recipe, Budget(), select.best, processor)
     options = lm.engine.options_of(draft=None, defaults="none")
     lm.engine.submit_all([PROMPT], options, streams=False, releases=True, beams=search.beams)
     return search
@@ -75,14 +75,17 @@ def test_searches_of_several_threads_share_steps(lm: hb.LM) -> None:
 
 
 def test_a_step_that_is_taken_back_is_decided_once(lm: hb.LM) -> None:
+    """The other is asked after the beams, and fails."""
     alone = lm.search(PROMPT, recipe=BEAM)
+    counted = Fails(0, RuntimeError())
+    search = under_way(lm, BEAM, counted)
     failing = lm.engine.submit(
         "xyz", max_new_tokens=50, eos_token_id=[], logits_processor=Fails(4, RuntimeError("of its own"))
     )
-    counted = Fails(0, RuntimeError())
-    result = lm.search(PROMPT, recipe=BEAM, logits_processor=counted)
+    while lm.engine.step():
+        pass
     assert "of its own" in str(failing.error)
-    check_same(found(result), found(alone))
+    check_same(ended(search), found(alone))
     assert counted.calls == 18
     lm.tree.debug_check()
 
