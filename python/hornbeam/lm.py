@@ -22,7 +22,7 @@ from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
-from hornbeam.search import Budget, Path, Policy, SearchProgress, SearchResult, StepEnd
+from hornbeam.search import Budget, Path, Policy, SearchProgress, SearchResult, StepEnd, TokenPolicy
 from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
@@ -296,7 +296,7 @@ class LM(EngineFace):
         self,
         prompt: Any,
         *,
-        recipe: Policy,
+        recipe: Policy | TokenPolicy,
         value: Callable[[Sequence[Path]], Any] | None = None,
         finish: Callable[[Path], Any] | None = None,
         step: StepEnd = StepEnd(),  # noqa: B008  # frozen
@@ -306,6 +306,7 @@ class LM(EngineFace):
         select: Callable[[Sequence[Path]], Path | None] = best,
         watch: Callable[[SearchProgress], Any] | None = None,
         keep: Recipe | str | None = None,
+        logits_processor: Any = None,
         prefill: None = None,
         attend: None = None,
     ) -> SearchResult:
@@ -327,6 +328,10 @@ class LM(EngineFace):
             watch: is told after each round, and at the end, where the search stands; what it raises
                 ends the search as what ``value`` raises does.
             keep: as in :meth:`generate`; a step goes on from what its leaf has kept.
+            logits_processor: of a search over steps as in :meth:`generate`, for a processor without a state;
+                a search over tokens asks it once a step about all beams: token ids
+                ``[beams, n]`` and log-probabilities ``[beams, V]``. Such a search takes no ``value``,
+                ``finish``, ``step`` and ``draft``, and draws nothing by ``seed``.
             prefill, attend: refused by name if given: a search does not have them yet.
 
         Returns:
@@ -348,6 +353,7 @@ class LM(EngineFace):
             draft=draft,
             select=select,
             watch=watch,
+            logits_processor=logits_processor,
             keep=keep,
             prefill=prefill,
             attend=attend,

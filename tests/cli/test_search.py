@@ -23,7 +23,7 @@ from hornbeam.cli.search_screen import drawn, searching, vote_lines
 from hornbeam.errors import ArgumentError
 from hornbeam.model import loading
 from hornbeam.recipes import search as recipes
-from hornbeam.search import Budget, Ledger, SearchProgress, SearchTree, StepEnd
+from hornbeam.search import Budget, Ledger, Policy, SearchProgress, SearchTree, StepEnd
 from hornbeam.search import Path as Way
 from tests import models
 from tests.cli.conftest import Run
@@ -76,7 +76,8 @@ def search(run: Run, folder: Path, *options: str) -> Any:
 
 
 def test_the_recipes_that_are_named_are_those_that_there_are() -> None:
-    assert list(choices.SEARCH_RECIPES) == sorted(recipes.__all__)
+    over_steps = [name for name in recipes.__all__ if isinstance(getattr(recipes, name)(), Policy)]
+    assert list(choices.SEARCH_RECIPES) == sorted(over_steps)
     for name, own in choices.SEARCH_RECIPES.items():
         fields = inspect.signature(type(getattr(recipes, name)())).parameters
         assert set(own.values()) <= set(fields)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from hornbeam.engine.processors import EachPrompt, RowProcessor
+from hornbeam.engine.processors import EachPrompt, Processor, RowProcessor
 from hornbeam.errors import ArgumentError
 from hornbeam.warp import Warp
 
@@ -134,6 +134,24 @@ class Checkpoint:
         if own is None:
             return options.with_processor(RowProcessor(parts, is_pure=True))
         return options.with_processor(RowProcessor([*parts, *own.processors], own.is_pure))
+
+    def processors_of(self, options: Options, index: int, prompt: Sequence[int]) -> tuple[Processor, ...]:
+        """What :meth:`options_of` makes of the same arguments, where no warp takes the penalty: transformers'
+        own processors in its order, then the caller's.
+
+        Args:
+            options: of the call.
+            index: its place in the call.
+            prompt: its token ids.
+
+        Raises:
+            ArgumentError: the caller's processor is none.
+        """
+        given = options.own_processor
+        own = given.made(index, prompt) if isinstance(given, EachPrompt) else given
+        fields = {} if options.defaults == "none" else self.text_fields()
+        parts = _processors(fields, options, len(prompt), self._device)
+        return (*parts, *(() if own is None else own.processors))
 
     @property
     def _device(self) -> str:

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hornbeam.engine.ambient import Ambient
+from hornbeam.engine.beams import BeamRow, Beams
 from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
@@ -122,6 +123,7 @@ class Engine(Requests):
         owner: object = None,
         before: Sequence[Sequence[int]] | None = None,
         lockstep: Lockstep | None = None,
+        beams: Beams | None = None,
         numbers: Sequence[int] | None = None,
     ) -> list[Request]:
         """Adds the prompts of one call. Equal ones get different random numbers; a prompt alone and the same
@@ -135,12 +137,16 @@ class Engine(Requests):
             owner: they end with this object, if it is given.
             before: of each prompt the padding that processors and criteria see before it.
             lockstep: what they are asked about together, if they step together. Without drafts.
+            beams: what the one prompt is the first row of, in a search over tokens. Without drafts.
             numbers: which random sequence each is, in place of the numbers of equal prompts.
         """
         make: Callable[..., Request] = Request
         if lockstep is not None:
             options = replace(options, lockstep=lockstep, draft=None)
             make = partial(InLockstep, lockstep=lockstep)
+        if beams is not None:
+            options = replace(options, beams=beams, draft=None)
+            make = partial(BeamRow, beams=beams)
 
         def work() -> list[Request]:
             if options.draft is not None and options.length.needs_costs and not self._calibrated:

@@ -62,6 +62,7 @@ class StepGraphs:
             (options.rule.shares_noise or (bool(options.rule.compares) and is_chosen))
             and options.processor is None
             and options.lockstep is None
+            and options.beams is None
             and not adjusts(options.warp)
             and sum(1 + len(d.tokens) for d in drafts) + bucket(len(drafts)) <= CAPTURED_ROWS
         )

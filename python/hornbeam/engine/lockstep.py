@@ -17,7 +17,7 @@ from hornbeam.engine.request import Request
 if TYPE_CHECKING:
     from hornbeam.cache.tree import PrefixTree
 
-__all__ = ["InLockstep", "Lockstep"]
+__all__ = ["InLockstep", "Lockstep", "Together"]
 
 Criterion = Callable[[torch.Tensor, Any], Any]
 
@@ -102,15 +102,13 @@ class Lockstep:
         return torch.tensor(padded, dtype=torch.int64, device=self.device)
 
 
-class InLockstep(Request):
-    """A request of a :class:`Lockstep`. The last token of its prompt is a row of its first step of decoding,
-    so that the first tokens of all come of one step."""
+class Together(Request):
+    """A request that takes each step together with others. The last token of its prompt is a row of its first
+    step of decoding, so that the first tokens of all come of one step."""
 
-    def __init__(self, *arguments: Any, lockstep: Lockstep, **options: Any) -> None:
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.lockstep = lockstep
         self.pending = self.prompt[-1]
-        lockstep.add(self)
 
     @property
     def wants_token(self) -> bool:
@@ -118,26 +116,9 @@ class InLockstep(Request):
         return False
 
     @property
-    def committed(self) -> list[int]:
-        """All but the last token of prompt and output."""
-        return [*self.prompt, *self.output][:-1]
-
-    @property
-    def num_committed(self) -> int:
-        """Their number."""
-        return len(self.prompt) + len(self.output) - 1
-
-    @property
     def can_wait(self) -> bool:
         """Not while the others go on."""
         return False
-
-    def fail(self, error: BaseException) -> None:
-        """Ends all of them."""
-        super().fail(error)
-        for other in self.lockstep.requests:
-            if not other.done:
-                other.error = error
 
     def rows_wanted(self, begin: int, count: int) -> range:
         """None."""
@@ -149,9 +130,35 @@ class InLockstep(Request):
         if self.num_committed == 0:
             self.is_read = True
 
-    def _is_stopped(self, more: list[int]) -> bool:
-        return self.lockstep.stopped[self.place]
-
     def restored(self) -> None:
         """Its prompt is read, and nothing more is wanted of it."""
         self.is_read = True
+
+
+class InLockstep(Together):
+    """A request of a :class:`Lockstep`."""
+
+    def __init__(self, *arguments: Any, lockstep: Lockstep, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.lockstep = lockstep
+        lockstep.add(self)
+
+    @property
+    def committed(self) -> list[int]:
+        """All but the last token of prompt and output."""
+        return [*self.prompt, *self.output][:-1]
+
+    @property
+    def num_committed(self) -> int:
+        """Their number."""
+        return len(self.prompt) + len(self.output) - 1
+
+    def fail(self, error: BaseException) -> None:
+        """Ends all of them."""
+        super().fail(error)
+        for other in self.lockstep.requests:
+            if not other.done:
+                other.error = error
+
+    def _is_stopped(self, more: list[int]) -> bool:
+        return self.lockstep.stopped[self.place]

@@ -20,6 +20,7 @@ from hornbeam.trace import Trace
 from hornbeam.warp import Warp
 
 if TYPE_CHECKING:
+    from hornbeam.engine.beams import Beams
     from hornbeam.engine.lockstep import Lockstep
 
 __all__ = ["DEFAULT_DRAFT", "DEFAULT_LENGTH", "Keywords", "Options"]
@@ -73,6 +74,7 @@ class Options:
     processor: RowProcessor | None = None
     """What the checkpoint asks for, then the caller's own, for one sequence."""
     lockstep: Lockstep | None = None
+    beams: Beams | None = None
     criterion: Criterion | None = None
     eos_token_ids: frozenset[int] = frozenset()
     trace: Trace | None = None
@@ -195,7 +197,7 @@ class Options:
     def drafting_key(self) -> tuple[Hashable, ...]:
         """Equal for requests that are drafted for and verified together. Their processors may differ."""
         kind = None if self.processor is None else self.processor.is_pure
-        shared = (self.draft, self.length, self.warp, kind, self.lockstep, self.rule)
+        shared = (self.draft, self.length, self.warp, kind, self.lockstep, self.beams, self.rule)
         return tuple(_identity(value) for value in shared)
 
 

@@ -38,6 +38,12 @@ class Requests(Host):
         used = {request.index for request in self._requests}
         return (index for index in count() if index not in used)
 
+    def join(self, request: Request) -> None:
+        """Adds a request that goes on from one under way, in the midst of a step, unless it is there."""
+        if request not in self._requests:
+            request.index = next(self._free_indices())
+            self._requests.append(request)
+
     def is_alone(self, request: RequestState) -> bool:
         """Whether no other request can end before this one goes on."""
         return all(

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.beam_searching import BeamSearching
+from hornbeam.engine.options import DEFAULT_DRAFT
+from hornbeam.engine.processors import EachPrompt
 from hornbeam.engine.searching import Searching
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
 from hornbeam.prompt import prompts_of
 from hornbeam.search.budget import Budget
 from hornbeam.search.path import SearchResult
-from hornbeam.search.policy.base import Policy
+from hornbeam.search.policy.base import Policy, TokenPolicy
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import Likelihood
 
@@ -20,49 +23,73 @@ if TYPE_CHECKING:
 __all__ = ["search"]
 
 
-def search(
-    engine: Engine,
-    prompt: Any,
-    *,
-    recipe: Any,
-    value: Any,
-    finish: Any,
-    step: Any,
-    budget: Any,
-    seed: Any,
-    draft: Any,
-    keep: Any,
-    select: Any,
-    watch: Any,
-    **refused: Any,
-) -> SearchResult:
+def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
     """What :meth:`hornbeam.LM.search` does, its arguments checked.
 
     Raises:
         ArgumentError: one of them is not of its kind.
     """
-    for name, given in refused.items():
-        if given is not None:
-            raise ArgumentError(f"{name} is given, expected None: a search does not have it yet")
-    kinds = (
-        ("recipe", recipe, Policy, "a policy of hornbeam.search such as hb.recipes.rebase(width=16)"),
-        ("step", step, StepEnd, "a hornbeam.search.StepEnd"),
-        ("budget", budget, Budget, "a hornbeam.Budget"),
-    )
-    for name, given, kind, expected in kinds:
-        if not isinstance(given, kind):
-            raise ArgumentError(f"{name} is {given!r}, expected {expected}")
-    if value is None:
-        value = Likelihood(as_probability=recipe.wants_probability)
-    for name, given in (("value", value), ("finish", finish), ("select", select), ("watch", watch)):
-        if given is not None and not callable(given):
-            raise ArgumentError(f"{name} is {given!r}, expected a callable")
-    if step.delimiter is not None and engine.tokenizer is None:
+    for name in ("prefill", "attend"):
+        if (refused := given.pop(name)) is not None:
+            raise ArgumentError(f"{name} is {refused!r}, expected None: a search does not have it yet")
+    recipe, budget, step = given["recipe"], given["budget"], given["step"]
+    if not isinstance(recipe, (Policy, TokenPolicy)):
+        raise ArgumentError(
+            f"recipe is {recipe!r}, expected a policy of hornbeam.search such as hb.recipes.rebase(width=16)"
+        )
+    if not isinstance(step, StepEnd):
+        raise ArgumentError(f"step is {step!r}, expected a hornbeam.search.StepEnd")
+    if not isinstance(budget, Budget):
+        raise ArgumentError(f"budget is {budget!r}, expected a hornbeam.Budget")
+    for name in ("value", "finish", "select", "watch"):
+        if given[name] is not None and not callable(given[name]):
+            raise ArgumentError(f"{name} is {given[name]!r}, expected a callable")
+    given["seed"] = whole_number(given["seed"], "seed", 0, 2**64 - 1)
+    if isinstance(recipe, TokenPolicy):
+        return _over_tokens(engine, prompt, **given)
+    return _over_steps(engine, prompt, **given)
+
+
+def _over_steps(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
+    if given["value"] is None:
+        given["value"] = Likelihood(as_probability=given["recipe"].wants_probability)
+    if given["step"].delimiter is not None and engine.tokenizer is None:
         raise ArgumentError("step has a delimiter, but this LM has no tokenizer; expected delimiter=None")
-    seed = whole_number(seed, "seed", 0, 2**64 - 1)
+    if isinstance(given["logits_processor"], EachPrompt):
+        raise ArgumentError(
+            "logits_processor keeps a state for each text, expected one whose answer depends on its "
+            "arguments alone: the texts of a search branch"
+        )
+    given["policy"] = given.pop("recipe")
+    return Searching(engine, _one_prompt(engine, prompt), **given).run()
+
+
+def _over_tokens(
+    engine: Engine, prompt: Any, *, recipe: TokenPolicy, budget: Budget, select: Any, **given: Any
+) -> SearchResult:
+    """Of a recipe that searches over tokens, where some arguments have no meaning."""
+    unused = {
+        "value": given["value"] is None,
+        "finish": given["finish"] is None,
+        "step": given["step"] == StepEnd(),
+        "draft": given["draft"] is None or given["draft"] is DEFAULT_DRAFT,
+        "keep": given["keep"] is None,
+        "watch": given["watch"] is None,
+    }
+    for name, is_default in unused.items():
+        if not is_default:
+            raise ArgumentError(
+                f"{name} is {given[name]!r}, expected it to be left out: {type(recipe).__name__} searches "
+                "over tokens, and scores them by their log-probabilities"
+            )
+    if select is None:
+        raise ArgumentError("select is None, expected a callable")
+    processor = given["logits_processor"]
+    return BeamSearching(engine, _one_prompt(engine, prompt), recipe, budget, select, processor).run()
+
+
+def _one_prompt(engine: Engine, prompt: Any) -> list[int]:
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(
-        engine, prompts[0], recipe, value, finish, step, budget, seed, draft, keep, select, watch
-    ).run()
+    return prompts[0]

@@ -11,9 +11,10 @@ from hornbeam.search.budget import Ledger
 from hornbeam.search.path import Path
 
 if TYPE_CHECKING:
+    from hornbeam.cache.branch import Branch
     from hornbeam.engine.engine import Engine
 
-__all__ = ["SearchMemory"]
+__all__ = ["SearchMemory", "pages_below"]
 
 
 class SearchMemory:
@@ -85,19 +86,19 @@ class SearchMemory:
 
     def make_room(self, needed: int, limit: int, paths: Mapping[int, Path], leaves: Collection[int]) -> None:
         """Gives back branches until ``needed`` bytes are free below ``limit``, or none is left but those of
-        ``leaves``. First what nobody goes on from, then by rank of value times the tokens to be computed
+        ``leaves``. First what nobody goes on from, then by rank of value times the pages to be computed
         anew: nodes in ``paths`` have values."""
         while self.bytes() + needed > limit:
             found = [node for node in self._held if node not in leaves]
             if not found:
                 return
-            sharers = Counter(number for request in self._held.values() for number in self._nodes(request))
+            sharers = Counter(number for request in self._held.values() for number in self._pages(request))
             ranked = sorted(found, key=lambda node: (self._value(paths, node), node))
             rank = {node: place + 1 for place, node in enumerate(ranked)}
 
             def loss(node: int, sharers: Counter[int] = sharers, rank: dict[int, int] = rank) -> int:
-                nodes = self._nodes(self._held[node])
-                return rank[node] * sum(count for number, count in nodes.items() if sharers[number] == 1)
+                pages = self._pages(self._held[node])
+                return rank[node] * sum(count for number, count in pages.items() if sharers[number] == 1)
 
             # What frees nothing by itself is let go with the first that does.
             self.give_back([min(found, key=lambda node: (loss(node), node))])
@@ -108,16 +109,17 @@ class SearchMemory:
         return float("-inf") if value is None else value
 
     def _pages(self, request: Request) -> dict[int, int]:
-        page = self._engine.tree.page_tokens
-        return {number: -(-count // page) for number, count in self._nodes(request).items()}
+        return {} if request.is_closed else pages_below(request.branch, self._num_prompt)
 
-    def _nodes(self, request: Request) -> dict[int, int]:
-        """Tokens below the prompt, by the number of the tree's node."""
-        if request.is_closed:
-            return {}
-        begin = self._num_prompt
-        return {
-            number: start + count - max(start, begin)
-            for number, start, count in request.branch.nodes()
-            if start + count > begin
-        }
+
+def pages_below(branch: Branch, num_prompt: int) -> dict[int, int]:
+    """How many pages hold what a branch has behind its first ``num_prompt`` tokens, by the prefix tree's own
+    nodes."""
+    if branch.is_closed:
+        return {}
+    page = branch.tree.page_tokens
+    return {
+        number: -(-(start + count - max(start, num_prompt)) // page)
+        for number, start, count in branch.nodes()
+        if start + count > num_prompt
+    }

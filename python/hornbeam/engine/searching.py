@@ -54,6 +54,7 @@ class Searching:
         draft: of every path.
         keep: of every path; a step goes on from what its leaf has kept.
         select: chooses among the finished paths.
+        logits_processor: of every path, its answer depends on its arguments alone.
         watch: is told after each round where the search stands.
     """
 
@@ -68,6 +69,7 @@ class Searching:
     draft: Any
     keep: Any
     select: Callable[[Sequence[Path]], Path | None]
+    logits_processor: Any = None
     watch: Watch | None = None
     tree: SearchTree = field(default_factory=SearchTree)
     history: SearchHistory = field(default_factory=SearchHistory)
@@ -86,6 +88,7 @@ class Searching:
         self._options: Options = self.engine.options_of(
             draft=self.draft,
             keep=self.keep,
+            logits_processor=self.logits_processor,
             temperature=self.policy.temperature,
             top_p=self.policy.top_p,
             stopping_criterion=None if self.step.delimiter is None else self._is_step,

@@ -36,6 +36,8 @@ class Verifier:
 
     def verify(self, active: Seq[Request], drafts: Seq[StepDraft], logits: torch.Tensor) -> list[Verdict]:
         """Decides from the logits of the rows ``[pending, *tokens]`` of every draft, in their order."""
+        if (beams := self.options.beams) is not None:
+            return beams.verdicts(active, logits)
         # What was chosen, not drawn, is accepted where a draw from the target says the same.
         rule = self.options.rule
         if rule.compares and not self.is_ratio_test:

@@ -19,7 +19,17 @@ from hornbeam.recipes.keep import (
     window_kv,
     zip_cache,
 )
-from hornbeam.recipes.search import a_star, best_of_n, dvts, ets, particle_filter, rebase, step_beam
+from hornbeam.recipes.search import (
+    a_star,
+    beam,
+    best_of_n,
+    diverse_beam,
+    dvts,
+    ets,
+    particle_filter,
+    rebase,
+    step_beam,
+)
 from hornbeam.recipes.spec import (
     auto,
     eagle2,
@@ -38,7 +48,9 @@ __all__ = [
     "a_star",
     "ada_kv",
     "auto",
+    "beam",
     "best_of_n",
+    "diverse_beam",
     "dvts",
     "eagle2",
     "ems",

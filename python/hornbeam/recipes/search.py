@@ -10,9 +10,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from hornbeam.search import DVTS, AStar, BestOfN, Ets, ParticleFilter, Rebase, StepBeam
+from hornbeam.search import DVTS, AStar, Beam, BestOfN, DiverseBeam, Ets, ParticleFilter, Rebase, StepBeam
 
-__all__ = ["a_star", "best_of_n", "dvts", "ets", "particle_filter", "rebase", "step_beam"]
+__all__ = [
+    "a_star",
+    "beam",
+    "best_of_n",
+    "diverse_beam",
+    "dvts",
+    "ets",
+    "particle_filter",
+    "rebase",
+    "step_beam",
+]
 
 
 def best_of_n(n: int = 16, **settings: Any) -> BestOfN:
@@ -87,3 +97,26 @@ def a_star(children: int = 4, **settings: Any) -> AStar:
         settings: further fields of the policy, such as ``max_depth`` and ``temperature``.
     """
     return AStar(children=children, **settings)
+
+
+def beam(width: int = 8, *, length_penalty: float = 1.0, **settings: Any) -> Beam:
+    """Beam search over tokens, the texts and scores of transformers' ``num_beams=width``.
+
+    Args:
+        width: beams.
+        length_penalty: a score is the sum of log-probabilities over the length to this power.
+        settings: further fields of the policy: ``early_stopping`` and ``max_new_tokens``.
+    """
+    return Beam(width=width, length_penalty=length_penalty, **settings)
+
+
+def diverse_beam(width: int = 8, *, groups: int = 4, diversity: float = 0.5, **settings: Any) -> DiverseBeam:
+    """Diverse beam search over tokens (Vijayakumar et al. 2016, arXiv 1610.02424).
+
+    Args:
+        width: beams of all groups.
+        groups: which choose one after the other.
+        diversity: what a token costs for each time that an earlier group has chosen it in the same step.
+        settings: further fields of the policy, such as ``length_penalty`` and ``max_new_tokens``.
+    """
+    return DiverseBeam(width=width, groups=groups, diversity=diversity, **settings)

@@ -2,9 +2,8 @@
 
 A :class:`Policy` says which leaves are expanded next and into how many children; :meth:`hornbeam.LM.search`
 writes them, all children of a round in one ragged batch, over prefixes that are computed once. A policy can
-be used without
-a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and told what became
-    of them.
+be used without a model too: :meth:`Policy.open` gives a :class:`Search`, which is asked for expansions and
+told what became of them. A :class:`TokenPolicy` chooses single tokens: beam search.
 """
 
 from hornbeam.methods import export
@@ -16,7 +15,9 @@ from hornbeam.search.policy import (
     DVTS,
     POLICIES,
     AStar,
+    Beam,
     BestOfN,
+    DiverseBeam,
     Ets,
     Expansion,
     ParticleFilter,
@@ -24,6 +25,7 @@ from hornbeam.search.policy import (
     Rebase,
     Search,
     StepBeam,
+    TokenPolicy,
 )
 from hornbeam.search.progress import SearchProgress
 from hornbeam.search.step_end import StepEnd
@@ -35,8 +37,10 @@ __all__ = [
     "AStar",
     "Account",
     "Answer",
+    "Beam",
     "BestOfN",
     "Budget",
+    "DiverseBeam",
     "Ets",
     "Expansion",
     "Ledger",
@@ -54,6 +58,7 @@ __all__ = [
     "SearchTree",
     "StepBeam",
     "StepEnd",
+    "TokenPolicy",
     "best_subtree",
     "select",
 ]

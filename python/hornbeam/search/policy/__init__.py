@@ -2,8 +2,10 @@
 
 from hornbeam.methods import export, methods_in
 from hornbeam.search.policy.a_star import AStar
-from hornbeam.search.policy.base import Expansion, Policy, Search
+from hornbeam.search.policy.base import Expansion, Policy, Search, TokenPolicy
+from hornbeam.search.policy.beam import Beam
 from hornbeam.search.policy.best_of_n import BestOfN
+from hornbeam.search.policy.diverse_beam import DiverseBeam
 from hornbeam.search.policy.dvts import DVTS
 from hornbeam.search.policy.ets import Ets
 from hornbeam.search.policy.particle_filter import ParticleFilter
@@ -13,7 +15,9 @@ from hornbeam.search.policy.step_beam import StepBeam
 __all__ = [
     "DVTS",
     "AStar",
+    "Beam",
     "BestOfN",
+    "DiverseBeam",
     "Ets",
     "Expansion",
     "ParticleFilter",
@@ -21,8 +25,9 @@ __all__ = [
     "Rebase",
     "Search",
     "StepBeam",
+    "TokenPolicy",
 ]
 
-POLICIES = methods_in(__name__, __path__, lambda found: issubclass(found, Policy))
+POLICIES = methods_in(__name__, __path__, lambda found: issubclass(found, (Policy, TokenPolicy)))
 """All policies of this folder, by name; those above are named for type checkers."""
 export(globals(), POLICIES)

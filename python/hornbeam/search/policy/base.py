@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 from hornbeam import _native
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
+from hornbeam.search.beam_groups import BeamGroups, BeamRules
 
 if TYPE_CHECKING:
     from hornbeam.search.path import Path
 
-__all__ = ["Expansion", "NativeSearch", "Policy", "Search"]
+__all__ = ["Expansion", "NativeSearch", "Policy", "Search", "TokenPolicy"]
 
 
 class Expansion(NamedTuple):
@@ -118,3 +120,53 @@ class Policy:
     def open(self, seed: int) -> Search:
         """Begins a search; ``seed`` names the random numbers of the policy's own."""
         raise ArgumentError(f"{type(self).__name__} has no method open, expected a class that overrides it")
+
+
+@dataclass(frozen=True)
+class TokenPolicy:
+    """A search over tokens: the next tokens of all its beams are chosen together, from the log-probabilities
+    of one step. One of your own overrides :meth:`start`.
+
+    Attributes:
+        width: beams under way.
+        length_penalty: a score is the sum of the log-probabilities over the length to this power: above 0 it
+            favours long texts, below 0 short ones.
+        early_stopping: True ends the search once ``width`` beams have ended; False once the best beam under
+            way could not be better than the worst of these if it ended at its length; ``"never"`` once it
+            could not at any length.
+        max_new_tokens: tokens of a beam, the end token included.
+    """
+
+    name: ClassVar[str]
+
+    width: int = 8
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "width", whole_number(self.width, "width", 1))
+        object.__setattr__(self, "max_new_tokens", whole_number(self.max_new_tokens, "max_new_tokens", 1))
+        self._check_number("length_penalty")
+        given: Any = self.early_stopping
+        if not isinstance(given, bool) and not (isinstance(given, str) and given == "never"):
+            raise ArgumentError(f"early_stopping is {given!r}, expected True, False or 'never'")
+
+    def _check_number(self, name: str) -> None:
+        value: Any = getattr(self, name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise ArgumentError(f"{name} is {value!r}, expected a finite number")
+
+    def _rules(self, width: int, max_new_tokens: int, eos_token_ids: Collection[int]) -> BeamRules:
+        ends = tuple(sorted(eos_token_ids))
+        return BeamRules(width, self.length_penalty, self.early_stopping, max_new_tokens, ends)
+
+    def start(self, max_new_tokens: int, eos_token_ids: Collection[int], device: Any) -> BeamGroups:
+        """The beams at the end of a prompt.
+
+        Args:
+            max_new_tokens: tokens of a beam, as many as there is room for.
+            eos_token_ids: tokens that end one.
+            device: of the scores.
+        """
+        return BeamGroups.start(self._rules(self.width, max_new_tokens, eos_token_ids), device, 1, 0.0)
