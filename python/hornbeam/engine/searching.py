@@ -11,12 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.durable import Begun, begin, go_on
 from hornbeam.engine.request import Call, Request
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.integers import whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.prompt import prompts_of
 from hornbeam.search.budget import Budget, Ledger
+from hornbeam.search.checkpoint import Round
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Expansion, Policy
 from hornbeam.search.select import answers
@@ -61,7 +63,10 @@ class Searching:
     draft: Any
     select: Callable[[Sequence[Path]], Path | None]
     tree: SearchTree = field(default_factory=SearchTree)
+    last: Round | None = None  # the last that is whole
     _held: dict[int, Request] = field(default_factory=dict)  # by node: the branches of what is live
+    _live: list[int] = field(default_factory=list)  # nodes whose pages count as held, read or not
+    _observers: list[Callable[[], None]] = field(default_factory=list)  # called after a round and at the end
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.budget)
@@ -97,6 +102,7 @@ class Searching:
                 if cut is not None:
                     stop = cut
                     break
+                self._notify()
         except KeyboardInterrupt as interrupt:
             end_frames(interrupt)
             self.engine.interrupt(self._written)
@@ -108,6 +114,10 @@ class Searching:
             self._held.clear()
             self.ledger.release_bytes(self.ledger.kv_bytes_held)
             restore_modes(modes)
+        try:
+            self._notify()
+        except Exception as raised:
+            stop, error = "error", error or raised
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
@@ -130,9 +140,12 @@ class Searching:
         asked = self._search.ask(most)
         total = sum(expansion.children for expansion in asked)
         if not total:
+            if not self._search.is_over:
+                raise ArgumentError("the policy asked for nothing, expected an expansion or the end of it")
             return None
-        room = self.ledger.left("tokens")
-        each = self.step.max_tokens if room is None else min(self.step.max_tokens, room // total)
+        if gone := {expansion.leaf for expansion in asked} - {0, *self._live}:
+            raise ArgumentError(f"the policy goes on from node {min(gone)}, expected one that is live")
+        each = self._each(total)
         kv_bytes = total * self._bytes_of_child(each)
         reserved = {"tokens": total * each, "verifier_calls": total, "kv_bytes": kv_bytes}
         if not self.ledger.reserve(**reserved):
@@ -141,33 +154,38 @@ class Searching:
         try:
             if (cut := self._write(asked, each)) is not None:
                 return cut
-            used["kv_bytes"] = self._bytes([*self._held.values(), *self._written]) - self.ledger.kv_bytes_held
             paths = [self._path(request) for request in self._written]
             used["verifier_calls"] = total
             values = values_of(self.value, paths)
         finally:
             used["tokens"] = sum(len(request.output) for request in self._written)
+            used["kv_bytes"] = sum(self._bytes_of_step(len(request.output)) for request in self._written)
             self.ledger.settle(reserved, **used)
             self._note_time()
-        self._take(asked, [replace(path, value=value) for path, value in zip(paths, values, strict=True)])
+        valued = [replace(path, value=value) for path, value in zip(paths, values, strict=True)]
+        self._take(Round(most, each, asked, valued))
         return None
 
-    def _take(self, asked: Sequence[Expansion], paths: Sequence[Path]) -> None:
+    def _take(self, done: Round) -> None:
         """Tells the policy, and keeps what it may go on from."""
-        begin = 0
-        for expansion in asked:
-            own = paths[begin : begin + expansion.children]
-            self._search.tell(
-                expansion.trial,
-                [path.value for path in own if path.value is not None],
-                [path.is_finished for path in own],
-            )
-            begin += expansion.children
-        for path, request in zip(paths, self._written, strict=True):
-            self.tree.paths[path.node] = path
+        done.tell(self._search)
+        for path, request in zip(done.paths, self._written, strict=True):
             self._held[path.node] = request
+        self.remember(done)
         self._written = []
         self._let_go()
+        done.spent = self.ledger.snapshot()
+        self.last = done
+
+    def remember(self, done: Round) -> None:
+        """Adds the paths of a round that the policy was told."""
+        for path in done.paths:
+            self.tree.paths[path.node] = path
+            self._live.append(path.node)
+
+    def _notify(self) -> None:
+        for observer in self._observers:
+            observer()
 
     def _write(self, asked: Sequence[Expansion], each: int) -> Stop | None:
         """Writes the children of a round, of at most ``each`` tokens."""
@@ -187,9 +205,11 @@ class Searching:
             if (cut := self._is_spent(within=True)) is not None:
                 return cut
             self.ledger.reserve(forwards=1)
-            self.engine.drive(waiting)
-            self.ledger.settle({"forwards": 1}, forwards=1)
-            self._note_time()
+            try:
+                self.engine.drive(waiting)
+            finally:
+                self.ledger.settle({"forwards": 1}, forwards=1)
+                self._note_time()
         for request in self._written:
             if request.error is not None:
                 raise request.error
@@ -230,10 +250,17 @@ class Searching:
             found.append((room // self._bytes_of_child(self.step.max_tokens), "kv_bytes"))
         return min(found, default=(1 << 30, None))
 
+    def _each(self, total: int) -> int:
+        """Tokens that each of ``total`` children of a round may have."""
+        room = self.ledger.left("tokens")
+        return self.step.max_tokens if room is None else min(self.step.max_tokens, room // max(total, 1))
+
     def _bytes_of_child(self, tokens: int) -> int:
         """Bytes of pages that a child may take at most: its own, and a copy of its parent's last."""
-        tree = self.engine.tree
-        return (-(-tokens // tree.page_tokens) + 1) * tree.slab_bytes
+        return self._bytes_of_step(tokens) + self.engine.tree.slab_bytes
+
+    def _bytes_of_step(self, tokens: int) -> int:
+        return -(-tokens // self.engine.tree.page_tokens) * self.engine.tree.slab_bytes
 
     def _note_time(self) -> None:
         now = time.perf_counter()
@@ -245,18 +272,19 @@ class Searching:
         live = self._search.live()
         gone = [node for node in self._held if not live[node]]
         self.engine.close_all([self._held.pop(node) for node in gone])
-        self.ledger.release_bytes(self.ledger.kv_bytes_held - self._bytes(list(self._held.values())))
+        self._live = [node for node in self._live if live[node]]
+        self.ledger.release_bytes(self.ledger.kv_bytes_held - self._bytes_of_live())
 
-    def _bytes(self, requests: Sequence[Request]) -> int:
-        """Bytes of the pages below the prompt that these hold, each counted once."""
-        begin, page = len(self.prompt), self.engine.tree.page_tokens
-        nodes = {
-            number: max(start + count - max(start, begin), 0)
-            for request in requests
-            if not request.is_closed
-            for number, start, count in request.branch.nodes()
-        }
-        return sum(-(-count // page) for count in nodes.values()) * self.engine.tree.slab_bytes
+    def _bytes_of_live(self) -> int:
+        """Bytes of the pages below the prompt that live paths fill, those of each step counted once. So they
+        depend on the search alone, not on what was cached, or is still to be read again."""
+        steps: dict[int, int] = {}
+        for node in self._live:
+            path = self.tree.paths[node]
+            while path.parent is not None and path.node not in steps:
+                steps[path.node] = self._bytes_of_step(len(path.token_ids) - path.step)
+                path = path.parent
+        return sum(steps.values())
 
 
 def search(
@@ -271,6 +299,8 @@ def search(
     seed: Any,
     draft: Any,
     select: Any,
+    checkpoint: Any = None,
+    resume: Any = None,
     **refused: Any,
 ) -> SearchResult:
     """What :meth:`hornbeam.LM.search` does, its arguments checked.
@@ -278,26 +308,34 @@ def search(
     Raises:
         ArgumentError: one of them is not of its kind.
     """
-    for name, given in refused.items():
-        if given is not None:
+    for name, argument in refused.items():
+        if argument is not None:
             raise ArgumentError(f"{name} is given, expected None: a search does not have it yet")
+    begun = Begun.of(resume, checkpoint, prompt, recipe, step, budget, seed)
+    prompt, recipe, step, budget, seed = begun.prompt, begun.recipe, begun.step, begun.budget, begun.seed
+    given = {"value": value, "finish": finish}
     kinds = (
         ("recipe", recipe, Policy, "a policy of hornbeam.search such as hb.recipes.rebase(width=16)"),
         ("step", step, StepEnd, "a hornbeam.search.StepEnd"),
         ("budget", budget, Budget, "a hornbeam.Budget"),
     )
-    for name, given, kind, expected in kinds:
-        if not isinstance(given, kind):
-            raise ArgumentError(f"{name} is {given!r}, expected {expected}")
+    for name, argument, kind, expected in kinds:
+        if not isinstance(argument, kind):
+            raise ArgumentError(f"{name} is {argument!r}, expected {expected}")
     if value is None:
         value = Likelihood(as_probability=recipe.wants_probability)
-    for name, given in (("value", value), ("finish", finish), ("select", select)):
-        if given is not None and not callable(given):
-            raise ArgumentError(f"{name} is {given!r}, expected a callable")
+    for name, argument in (("value", value), ("finish", finish), ("select", select)):
+        if argument is not None and not callable(argument):
+            raise ArgumentError(f"{name} is {argument!r}, expected a callable")
     if step.delimiter is not None and engine.tokenizer is None:
         raise ArgumentError("step has a delimiter, but this LM has no tokenizer; expected delimiter=None")
     seed = whole_number(seed, "seed", 0, 2**64 - 1)
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select).run()
+    searching = Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select)
+    if begun.folder is not None:
+        go_on(searching, begun.folder, given)
+    elif checkpoint is not None:
+        begin(searching, checkpoint, given)
+    return searching.run()
