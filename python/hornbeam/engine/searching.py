@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.durable import Begun, begin, go_on
@@ -22,6 +23,7 @@ from hornbeam.search.checkpoint import Round
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Expansion, Policy
 from hornbeam.search.select import answers
+from hornbeam.search.select import best as greatest
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import Likelihood, values_of
 from hornbeam.text import decode
@@ -113,11 +115,12 @@ class Searching:
             self.engine.close_all([*self._written, *self._held.values()])
             self._held.clear()
             self.ledger.release_bytes(self.ledger.kv_bytes_held)
+            self._note_time()
             restore_modes(modes)
         try:
             self._notify()
         except Exception as raised:
-            stop, error = "error", error or raised
+            stop, error = ("error", raised) if error is None else (stop, error)
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
@@ -126,7 +129,13 @@ class Searching:
                 f"the budget of {stop} was spent before any path was valued: {self.ledger!r}"
             )
         finished = self.tree.finished
-        best = self.select(finished) if finished else max(valued, key=lambda path: (path.value, -path.node))
+        best = greatest(finished or valued)
+        try:
+            if finished and not isinstance(best := self.select(finished), (Path, NoneType)):
+                raise ArgumentError(f"select gave {best!r}, expected a path or None")
+        except Exception as raised:
+            best = greatest(finished)
+            stop, error = ("error", raised) if error is None else (stop, error)
         return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error)
 
     def _round(self) -> Stop | None:
