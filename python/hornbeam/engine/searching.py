@@ -157,7 +157,7 @@ class Searching:
         each = self._each(total)
         kv_bytes = total * self._bytes_of_child(each)
         reserved = {"tokens": total * each, "verifier_calls": total, "kv_bytes": kv_bytes}
-        if not self.ledger.reserve(**reserved):
+        if total > most or not self.ledger.reserve(**reserved):
             raise ArgumentError(f"the policy asked for {total} children, expected at most {most}")
         used = {"tokens": 0, "verifier_calls": 0, "kv_bytes": 0}
         try:
