@@ -252,7 +252,8 @@ def test_pages_of_a_round_that_is_cut_count(lm: hb.LM) -> None:
 
     cut = lm.search(PROMPT, recipe=recipe, value=value, step=STEP, draft=None)
     assert whole.ledger.kv_bytes == 4 * lm.tree.slab_bytes
-    assert cut.ledger.kv_bytes == 8 * lm.tree.slab_bytes
+    # The steps of the second round have rows on two pages each.
+    assert cut.ledger.kv_bytes == (4 + 8) * lm.tree.slab_bytes
     assert (cut.ledger.tokens, cut.ledger.verifier_calls) == (48, 8)
 
 
@@ -266,6 +267,26 @@ def test_bytes_do_not_depend_on_what_was_cached(lm: hb.LM) -> None:
         first, second = (lm.search(PROMPT, recipe=recipe, budget=budget, **options) for _ in range(2))
         assert first.tree.paths.keys() == second.tree.paths.keys()
         assert first.ledger.kv_bytes == second.ledger.kv_bytes <= pages * lm.tree.slab_bytes
+
+
+@settings(max_examples=40, deadline=None)
+@given(recipe=recipes(), num_prompt=st.integers(1, 40), max_tokens=st.integers(1, 20), seed=st.integers(0, 9))
+def test_no_more_pages_are_held_than_are_counted(
+    lm: hb.LM, recipe: Any, num_prompt: int, max_tokens: int, seed: int
+) -> None:
+    lm.clear_cache()
+    held: list[int] = []
+    prompt_pages = -(-num_prompt // lm.tree.page_tokens)
+
+    def value(paths: Sequence[Path]) -> list[float]:
+        stats = lm.tree.stats()
+        held.append(stats["slabs"] - stats["free_slabs"] - stats["cached_slabs"])
+        return score(paths)
+
+    options: dict[str, Any] = {"value": value, "finish": ends, "draft": None, "seed": seed}
+    step = StepEnd(delimiter=None, max_tokens=max_tokens)
+    result = lm.search([7] * num_prompt, recipe=recipe, step=step, **options)
+    assert (max(held) - prompt_pages) * lm.tree.slab_bytes <= result.ledger.kv_bytes
 
 
 # -- policies that go wrong ----------------------------------------------------------------------------------

@@ -168,7 +168,7 @@ class Searching:
             values = values_of(self.value, paths)
         finally:
             used["tokens"] = sum(len(request.output) for request in self._written)
-            used["kv_bytes"] = sum(self._bytes_of_step(len(request.output)) for request in self._written)
+            used["kv_bytes"] = sum(map(self._bytes_of_written, self._written))
             self.ledger.settle(reserved, **used)
             self._note_time()
         valued = [replace(path, value=value) for path, value in zip(paths, values, strict=True)]
@@ -266,10 +266,20 @@ class Searching:
 
     def _bytes_of_child(self, tokens: int) -> int:
         """Bytes of pages that a child may take at most: its own, and a copy of its parent's last."""
-        return self._bytes_of_step(tokens) + self.engine.tree.slab_bytes
+        tree = self.engine.tree
+        return (-(-tokens // tree.page_tokens) + 1) * tree.slab_bytes
 
-    def _bytes_of_step(self, tokens: int) -> int:
-        return -(-tokens // self.engine.tree.page_tokens) * self.engine.tree.slab_bytes
+    def _bytes_of_step(self, begin: int, end: int) -> int:
+        """Bytes of the pages that a step with the tokens ``begin`` to ``end`` of an answer has rows on. It
+        holds no more of its own: where paths part, the page that they part on is copied."""
+        # Its first row is that of the token before it; its last token has none yet.
+        first, last = len(self.prompt) + max(begin - 1, 0), len(self.prompt) + end - 2
+        page = self.engine.tree.page_tokens
+        return max(last // page - first // page + 1, int(end > begin)) * self.engine.tree.slab_bytes
+
+    def _bytes_of_written(self, request: Request) -> int:
+        begin = len(request.prompt) - len(self.prompt)
+        return self._bytes_of_step(begin, begin + len(request.output))
 
     def _note_time(self) -> None:
         now = time.perf_counter()
@@ -285,13 +295,13 @@ class Searching:
         self.ledger.release_bytes(self.ledger.kv_bytes_held - self._bytes_of_live())
 
     def _bytes_of_live(self) -> int:
-        """Bytes of the pages below the prompt that live paths fill, those of each step counted once. So they
-        depend on the search alone, not on what was cached, or is still to be read again."""
+        """Bytes of the pages below the prompt of live paths, each step's counted once. So they depend on the
+        search alone, not on what was cached, or is still to be read again."""
         steps: dict[int, int] = {}
         for node in self._live:
             path = self.tree.paths[node]
             while path.parent is not None and path.node not in steps:
-                steps[path.node] = self._bytes_of_step(len(path.token_ids) - path.step)
+                steps[path.node] = self._bytes_of_step(path.step, len(path.token_ids))
                 path = path.parent
         return sum(steps.values())
 
