@@ -172,7 +172,8 @@ def test_seconds_end_a_search(lm: hb.LM, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert result.stop == "seconds"
     assert result.best is not None
-    assert 0.5 <= result.ledger.seconds < 0.52
+    # The forward pass that was under way, and the ends of the round and of the search.
+    assert 0.5 <= result.ledger.seconds < 0.54
 
 
 class Fails:
