@@ -149,6 +149,7 @@ def check_nothing_is_left(lm: hb.LM) -> None:
         },
     ),
     selected=st.sampled_from(["best", "none", "raise", "text"]),
+    delimiter=st.sampled_from([None, "\N{REPLACEMENT CHARACTER}"]),
 )
 def test_whatever_callables_do(
     lm: hb.LM,
@@ -157,11 +158,12 @@ def test_whatever_callables_do(
     finishes: list[str],
     limits: dict[str, Any],
     selected: str,
+    delimiter: str | None,
 ) -> None:
     own = Clock()
     asked = Callables(own, values, finishes)
     selects = {"best": hb.search.select.best, "none": lambda found: None, "text": lambda found: "a path"}
-    step = StepEnd(delimiter=None, max_tokens=6)
+    step = StepEnd(delimiter=delimiter, max_tokens=6)
     budget = Budget(**limits)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(searching, "time", own)

@@ -12,7 +12,7 @@ from hornbeam.engine import searching
 from hornbeam.search import Budget, Rebase, Search
 from hornbeam.search.policy.base import Expansion
 from tests import models
-from tests.search.test_robustness import NotOurs, check_nothing_is_left
+from tests.search.test_robustness import HANG, Clock, NotOurs, check_nothing_is_left
 from tests.search.test_search import PROMPT, STEP, score
 
 
@@ -79,8 +79,8 @@ def test_a_policy_that_goes_wrong(lm: hb.LM, how: str, message: str) -> None:
     check_nothing_is_left(lm)
 
 
-def test_observers_see_each_round_and_the_end(lm: hb.LM) -> None:
-    """Also those that fail: the search ends with what there is."""
+def test_observers_see_each_round_and_the_end(lm: hb.LM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their time is the search's, and where one fails the search ends with what there is."""
     made = searching.Searching(
         lm.engine,
         [1, 2, 3],
@@ -97,6 +97,22 @@ def test_observers_see_each_round_and_the_end(lm: hb.LM) -> None:
     made._observers.append(lambda: seen.append(len(made.tree.paths)))
     made.run()
     assert seen == [3, 5, 7, 7]
+    slow = searching.Searching(
+        lm.engine,
+        [1, 2, 3],
+        hb.recipes.best_of_n(n=2, max_depth=2),
+        score,
+        None,
+        STEP,
+        Budget(),
+        0,
+        None,
+        max,
+    )
+    clock = Clock()
+    monkeypatch.setattr(searching, "time", clock)
+    slow._observers.append(clock.hang)
+    assert 2 * HANG < slow.run().ledger.seconds < 3 * HANG
     failing = searching.Searching(
         lm.engine,
         [1, 2, 3],
