@@ -238,6 +238,15 @@ def test_a_failing_select_leaves_the_best_so_far(lm: hb.LM) -> None:
     assert lm.search(PROMPT, select=lambda paths: None, **options).best is None
 
 
+def test_tokens_that_a_step_did_not_need_are_given_back(lm: hb.LM) -> None:
+    step = StepEnd(delimiter="\N{REPLACEMENT CHARACTER}", max_tokens=6)
+    recipe = hb.recipes.rebase(width=6, max_depth=3)
+    result = lm.search(PROMPT, recipe=recipe, value=score, step=step, draft=None)
+    lengths = [len(path.token_ids) - path.step for path in result.tree.paths.values() if path.node]
+    assert min(lengths) < max(lengths) == 6
+    assert result.ledger.tokens == sum(lengths)
+
+
 def test_pages_of_a_round_that_is_cut_count(lm: hb.LM) -> None:
     """A round that ends within its value or its last forward pass has held its pages."""
     recipe = hb.recipes.best_of_n(n=4, max_depth=3)
