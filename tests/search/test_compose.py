@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import torch
 
 import hornbeam as hb
 from hornbeam.search import Budget, Path, StepEnd
@@ -77,10 +79,11 @@ def test_bytes_limit_the_children_of_a_search_that_keeps_little(lm: hb.LM) -> No
         "keep": KEEPS["snap_kv"],
         "draft": None,
     }
-    limit = 10 * lm.tree.slab_bytes
+    # The text of a child, prompt and all, takes 7 pages at most, while it is written.
+    limit = 3 * 7 * lm.tree.slab_bytes
     result = lm.search(PROMPT, budget=Budget(kv_bytes=limit), **options)
     assert result.ledger.kv_bytes <= limit
-    assert sum(path.depth == 1 for path in result.tree.paths.values()) == 5
+    assert sum(path.depth == 1 for path in result.tree.paths.values()) == 3
 
 
 def test_forks_of_finished_requests_keep_their_own_state(lm: hb.LM) -> None:
@@ -126,3 +129,25 @@ def test_all_at_once(lm: hb.LM) -> None:
         assert shown(lm.search(text, draft=hb.spec.Suffix(), **options)) == want
     for request in beside:
         request.cancel()
+
+
+def in_turn(input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+    """A grammar of sorts: even and odd tokens in turn."""
+    barred = torch.arange(scores.shape[-1]) % 2 == input_ids[0, -1] % 2
+    return scores.masked_fill(barred, float("-inf"))
+
+
+def test_a_grammar_holds_along_every_path(lm: hb.LM) -> None:
+    """The processor is asked about whole texts, drafts among them, whatever step they are of."""
+    options: dict[str, Any] = {
+        "recipe": hb.recipes.rebase(width=4, max_depth=3),
+        "value": score,
+        "step": STEP,
+        "keep": KEEPS["snap_kv"],
+        "logits_processor": in_turn,
+    }
+    plain = lm.search(PROMPT, draft=None, **options)
+    assert shown(lm.search(PROMPT, draft=hb.spec.Suffix(), **options)) == shown(plain)
+    for path in plain.tree.paths.values():
+        text = [path.prompt_ids[-1], *path.token_ids]
+        assert all(a % 2 != b % 2 for a, b in pairwise(text))

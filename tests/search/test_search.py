@@ -177,7 +177,8 @@ def test_seconds_end_a_search(lm: hb.LM, monkeypatch: pytest.MonkeyPatch) -> Non
     )
     assert result.stop == "seconds"
     assert result.best is not None
-    assert 0.5 <= result.ledger.seconds < 0.52
+    # The forward pass that was under way, and the ends of the round and of the search.
+    assert 0.5 <= result.ledger.seconds < 0.54
 
 
 class Fails:
@@ -329,8 +330,8 @@ def test_worth_and_work_decide_what_is_let_go(lm: hb.LM) -> None:
         ({"finish": "yes"}, "finish is 'yes', expected a callable"),
         ({"step": "\n"}, "step is '\\\\n', expected a hornbeam.search.StepEnd"),
         ({"budget": 100}, "budget is 100, expected a hornbeam.Budget"),
-        ({"attend": object()}, "attend is given, expected None"),
-        ({"prefill": object()}, "prefill is given, expected None"),
+        ({"attend": object()}, "attend is <object .*, expected None"),
+        ({"prefill": object()}, "prefill is <object .*, expected None"),
         ({"keep": 3}, "keep is 3"),
         ({"seed": -1}, "seed is -1, expected 0 to"),
         ({"select": "best"}, "select is 'best', expected a callable"),

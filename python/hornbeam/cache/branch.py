@@ -103,9 +103,10 @@ class Branch:
         page_bytes = self.tree.slab_bytes // self.tree.num_planes
         return pages.view(self.tree.num_physical_layers, self.tree.num_kv_heads) * page_bytes
 
-    def nodes(self) -> list[tuple[int, int, int]]:
-        """The nodes of its path, from the root: (number, position of the first token, tokens)."""
-        return [node[:3] for node in self._native.path_nodes(self._id)]
+    def nodes(self) -> list[tuple[int, int, int, int, bool]]:
+        """The nodes of its path, from the root: (number, position of the first token, tokens, the most keys
+        that a plane shows of them, whether what they hold is inexact)."""
+        return [(*node[:4], node[4] != 0) for node in self._native.path_nodes(self._id)]
 
     def stats(self) -> dict[str, int]:
         """Counts: ``tokens``, ``keys`` (the most that a plane shows), ``nodes``, ``inexact_nodes``; and

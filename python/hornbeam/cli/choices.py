@@ -41,7 +41,7 @@ RECIPES = (
     "zip_cache",
 )
 
-#: The recipes of :mod:`hornbeam.recipes.search` over steps, likewise, and which arguments their own options become.
+#: The recipes of :mod:`hornbeam.recipes.search` over steps, likewise, and what their own options become.
 SEARCH_RECIPES = {
     "a_star": {"--children": "children"},
     "best_of_n": {"--width": "n"},

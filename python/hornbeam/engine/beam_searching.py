@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.beams import Beams, Standing
 from hornbeam.engine.request import Call
-from hornbeam.engine.search_memory import pages_below
+from hornbeam.engine.search_memory import bytes_below, pages_of
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.search.beam_groups import Ended
@@ -139,8 +139,8 @@ class BeamSearching:
         """Bytes of the pages below the prompt that these hold, each counted once."""
         pages: dict[int, int] = {}
         for branch in branches:
-            pages.update(pages_below(branch, len(self.prompt)))
-        return sum(pages.values()) * self.engine.tree.slab_bytes
+            pages.update(pages_of(branch))
+        return bytes_below(pages, len(self.prompt), self.engine.tree)
 
     # -- what there is at the end ----------------------------------------------------------------------------
 

@@ -125,7 +125,8 @@ class Requests(Host):
             self._check_between_steps()
             indices = self._free_indices()
             for parent, number in zip(parents, numbers, strict=True):
-                if parent.served_changes != self._seen_changes and parent.keeper is not None:
+                is_outdated = parent.served_changes != self._seen_changes
+                if is_outdated and parent.keeper is not None:
                     raise StateError(
                         "the model has changed since a text with keep= was written, and what its cache has "
                         "let go cannot be computed again"
@@ -134,11 +135,13 @@ class Requests(Host):
                     parent.keeper.catch_up(parent)
                     if parent.error is not None:
                         raise parent.error
-                child = parent.continued(next(indices), RandomKey(number), parent.branch.fork())
+                branch = None if is_outdated else parent.branch.fork()
+                child = parent.continued(next(indices), RandomKey(number), branch)
                 found.append(child)
                 if parent.keeper is not None:
                     parent.keeper.fork(parent, child)
-                child.prolong([], options)
+                whole = [*parent.prompt, *parent.output]
+                child.prolong([], self.checkpoint.options_of(options, parent.place, whole))
                 self._requests.append(child)
                 self.group_of(child).start(child)
         return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.beam_searching import BeamSearching
+from hornbeam.engine.durable import Begun, begin, go_on
 from hornbeam.engine.options import DEFAULT_DRAFT
 from hornbeam.engine.processors import EachPrompt
 from hornbeam.engine.searching import Searching
@@ -32,7 +33,14 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
     for name in ("prefill", "attend"):
         if (refused := given.pop(name)) is not None:
             raise ArgumentError(f"{name} is {refused!r}, expected None: a search does not have it yet")
-    recipe, budget, step = given["recipe"], given["budget"], given["step"]
+    resume, checkpoint = given.pop("resume"), given.pop("checkpoint")
+    begun = Begun.of(
+        resume, checkpoint, prompt, given["recipe"], given["step"], given["budget"], given["seed"]
+    )
+    prompt, recipe, step, budget = begun.prompt, begun.recipe, begun.step, begun.budget
+    given |= {"recipe": recipe, "step": step, "budget": budget, "seed": begun.seed}
+    if resume is not None or checkpoint is not None:
+        _check_durable(recipe, given["keep"])
     if not isinstance(recipe, (Policy, TokenPolicy)):
         raise ArgumentError(
             f"recipe is {recipe!r}, expected a policy of hornbeam.search such as hb.recipes.rebase(width=16)"
@@ -47,10 +55,29 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
     given["seed"] = whole_number(given["seed"], "seed", 0, 2**64 - 1)
     if isinstance(recipe, TokenPolicy):
         return _over_tokens(engine, prompt, **given)
-    return _over_steps(engine, prompt, **given)
+    callables = {name: given[name] for name in ("value", "finish", "logits_processor")}
+    searching = _over_steps(engine, prompt, **given)
+    if begun.folder is not None:
+        go_on(searching, begun.folder, callables)
+    elif checkpoint is not None:
+        begin(searching, checkpoint, callables)
+    return searching.run()
 
 
-def _over_steps(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
+def _check_durable(recipe: Any, keep: Any) -> None:
+    if keep is not None:
+        raise ArgumentError(
+            "keep is given beside checkpoint or resume, expected one of them: what a cache has let go cannot "
+            "be computed again"
+        )
+    if isinstance(recipe, TokenPolicy):
+        raise ArgumentError(
+            f"recipe is {recipe!r}, expected one over steps with checkpoint or resume: nothing is saved of a "
+            "search over tokens"
+        )
+
+
+def _over_steps(engine: Engine, prompt: Any, **given: Any) -> Searching:
     if given["value"] is None:
         given["value"] = Likelihood(as_probability=given["recipe"].wants_probability)
     if given["step"].delimiter is not None and engine.tokenizer is None:
@@ -61,7 +88,7 @@ def _over_steps(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
             "arguments alone: the texts of a search branch"
         )
     given["policy"] = given.pop("recipe")
-    return Searching(engine, _one_prompt(engine, prompt), **given).run()
+    return Searching(engine, _one_prompt(engine, prompt), **given)
 
 
 def _over_tokens(

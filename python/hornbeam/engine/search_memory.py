@@ -12,9 +12,10 @@ from hornbeam.search.path import Path
 
 if TYPE_CHECKING:
     from hornbeam.cache.branch import Branch
+    from hornbeam.cache.tree import PrefixTree
     from hornbeam.engine.engine import Engine
 
-__all__ = ["SearchMemory", "pages_below"]
+__all__ = ["SearchMemory", "bytes_below", "pages_of"]
 
 
 class SearchMemory:
@@ -65,7 +66,7 @@ class SearchMemory:
         pages: dict[int, int] = {}
         for request in self._held.values():
             pages.update(self._pages(request))
-        return sum(pages.values()) * self._engine.tree.slab_bytes
+        return bytes_below(pages, self._num_prompt, self._engine.tree)
 
     def pages(self) -> dict[int, dict[int, int]]:
         """How many pages below the prompt each branch holds, by the tree's own nodes."""
@@ -109,17 +110,23 @@ class SearchMemory:
         return float("-inf") if value is None else value
 
     def _pages(self, request: Request) -> dict[int, int]:
-        return {} if request.is_closed else pages_below(request.branch, self._num_prompt)
+        return {} if request.is_closed else pages_of(request.branch)
 
 
-def pages_below(branch: Branch, num_prompt: int) -> dict[int, int]:
-    """How many pages hold what a branch has behind its first ``num_prompt`` tokens, by the prefix tree's own
-    nodes."""
+def pages_of(branch: Branch) -> dict[int, int]:
+    """The pages that each node of a branch's path takes, by the number of the node. A token lies at its
+    position in a page, whichever node it is of; what a node keeps that was reduced lies together."""
     if branch.is_closed:
         return {}
     page = branch.tree.page_tokens
     return {
-        number: -(-(start + count - max(start, num_prompt)) // page)
-        for number, start, count in branch.nodes()
-        if start + count > num_prompt
+        number: -(-keys // page) if is_reduced else (start + count - 1) // page - start // page + 1
+        for number, start, count, keys, is_reduced in branch.nodes()
+        if count
     }
+
+
+def bytes_below(pages: Mapping[int, int], num_prompt: int, tree: PrefixTree) -> int:
+    """Bytes of these pages but for those of a prompt of so many tokens."""
+    prompt = -(-num_prompt // tree.page_tokens)
+    return max(sum(pages.values()) - prompt, 0) * tree.slab_bytes

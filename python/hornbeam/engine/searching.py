@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.request import Call, Request
@@ -17,11 +18,13 @@ from hornbeam.engine.search_records import describe, node_records
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.search.budget import Budget, Ledger
+from hornbeam.search.checkpoint import Round
 from hornbeam.search.history import SearchHistory
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
-from hornbeam.search.policy.base import Expansion, Policy
+from hornbeam.search.policy.base import Policy, Search
 from hornbeam.search.progress import SearchProgress
 from hornbeam.search.select import answers
+from hornbeam.search.select import best as greatest
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.value import values_of
 from hornbeam.text import decode
@@ -73,6 +76,7 @@ class Searching:
     watch: Watch | None = None
     tree: SearchTree = field(default_factory=SearchTree)
     history: SearchHistory = field(default_factory=SearchHistory)
+    last: Round | None = None  # the last that is whole
     _observers: list[Callable[[], None]] = field(default_factory=list)  # called after a round and at the end
 
     def __post_init__(self) -> None:
@@ -124,11 +128,12 @@ class Searching:
         finally:
             self.engine.close_all(self._written)
             self._memory.close()
+            self._note_time()
             restore_modes(modes)
         try:
             self._notify()
         except Exception as raised:
-            stop, error = "error", error or raised
+            stop, error = ("error", raised) if error is None else (stop, error)
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
@@ -137,7 +142,13 @@ class Searching:
                 f"the budget of {stop} was spent before any path was valued: {self.ledger!r}"
             )
         finished = self.tree.finished
-        best = self.select(finished) if finished else max(valued, key=lambda path: (path.value, -path.node))
+        best = greatest(finished or valued)
+        try:
+            if finished and not isinstance(best := self.select(finished), (Path, NoneType)):
+                raise ArgumentError(f"select gave {best!r}, expected a path or None")
+        except Exception as raised:
+            best = greatest(finished)
+            stop, error = ("error", raised) if error is None else (stop, error)
         return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error, self.history)
 
     def _round(self) -> Stop | None:
@@ -145,17 +156,21 @@ class Searching:
         if (cut := self._is_spent()) is not None:
             return cut
         self._let_go()
-        most, cut = self._affordable()
+        most, cut = self.affordable()
         if not most:
             return cut
         asked = self._search.ask(most)
         total = sum(expansion.children for expansion in asked)
         if not total:
+            if not self._search.is_over:
+                raise ArgumentError("the policy asked for nothing, expected an expansion or the end of it")
             return None
-        room = self.ledger.left("tokens")
-        each = self.step.max_tokens if room is None else min(self.step.max_tokens, room // total)
+        live = self._search.live()
+        if gone := [expansion.leaf for expansion in asked if not live[expansion.leaf]]:
+            raise ArgumentError(f"the policy goes on from node {min(gone)}, expected one that is live")
+        each = self.each(total)
         reserved = {"tokens": total * each, "verifier_calls": total}
-        if not self.ledger.reserve(**reserved):
+        if total > most or not self.ledger.reserve(**reserved):
             raise ArgumentError(f"the policy asked for {total} children, expected at most {most}")
         used = {"tokens": 0, "verifier_calls": 0}
         self._written, paths = [], []
@@ -176,7 +191,8 @@ class Searching:
             used["tokens"] = sum(len(request.output) for request in self._written)
             self.ledger.settle(reserved, **used)
             self._note_time()
-        self._take(asked, [replace(path, value=value) for path, value in zip(paths, values, strict=True)])
+        valued = [replace(path, value=value) for path, value in zip(paths, values, strict=True)]
+        self._take(Round(most, each, asked, valued))
         return None
 
     def _wave(self, children: Sequence[Child], each: int) -> list[Child]:
@@ -201,30 +217,37 @@ class Searching:
                 self._memory.make_room(needed, limit, self.tree.paths, leaves)
         return found
 
-    def _take(self, asked: Sequence[Expansion], paths: Sequence[Path]) -> None:
+    def _take(self, done: Round) -> None:
         """Tells the policy, and keeps what it may go on from."""
-        page = self.engine.tree.page_tokens
-        pages = [-(-(len(path.token_ids) - path.step) // page) for path in paths]
-        notes = self.policy.notes(paths, [count * self.engine.tree.slab_bytes for count in pages])
-        begin = 0
-        for expansion in asked:
-            own = slice(begin, begin + expansion.children)
-            self._search.tell(
-                expansion.trial,
-                [path.value for path in paths[own] if path.value is not None],
-                [path.is_finished for path in paths[own]],
-                **{name: each[own] for name, each in notes.items()},
-            )
-            begin += expansion.children
-        self.tree.paths.update((path.node, path) for path in paths)
+        self.tell(self._search, done)
         written = node_records(
-            self.engine, paths, self._written, self._memory.pages(), len(self.history.rounds) + 1
+            self.engine, done.paths, self._written, self._memory.pages(), len(self.history.rounds) + 1
         )
         kv_bytes = self.ledger.kv_bytes_held
         self._written = []
         gone = self._let_go()
         live = [node for node, is_live in enumerate(self._search.live()) if is_live]
         self.history.note(self.ledger, written=written, released=gone, live=live, kv_bytes=kv_bytes)
+        done.spent = self.ledger.snapshot()
+        self.last = done
+
+    def tell(self, search: Search, done: Round) -> None:
+        """Tells a policy what became of a round that it asked for, and adds its paths to the tree."""
+        page = self.engine.tree.page_tokens
+        pages = [-(-(len(path.token_ids) - path.step) // page) for path in done.paths]
+        done.tell(search, self.policy.notes(done.paths, [n * self.engine.tree.slab_bytes for n in pages]))
+        self.tree.paths.update((path.node, path) for path in done.paths)
+
+    def repeat(self, done: Round, most: int) -> None:
+        """Takes up a round that was saved: nothing is written."""
+        self._search.ask(most)
+        self.tell(self._search, done)
+        self.ledger.go_on_from(done.spent)
+        self._memory.give_back([])
+
+    def observe(self, observer: Callable[[], None]) -> None:
+        """Calls ``observer`` after each round, and at the end."""
+        self._observers.append(observer)
 
     def _notify(self) -> None:
         for observer in self._observers:
@@ -238,7 +261,7 @@ class Searching:
 
     def _write(self, wave: Sequence[Child], each: int) -> Stop | None:
         """Writes some children of a round, of at most ``each`` tokens."""
-        reserved = sum(self._memory.step_bytes(each) for _ in wave)
+        reserved = sum(self._bytes_of_child(leaf, each) for _, leaf in wave)
         leaves = {leaf.node: leaf for _, leaf in wave if leaf.node not in self._memory}
         reserved += sum(map(self._memory.path_bytes, leaves.values()))
         if not self.ledger.reserve(kv_bytes=reserved):
@@ -260,10 +283,21 @@ class Searching:
         return None
 
     def _submit(self, wave: Sequence[Child], numbers: list[int], options: Options) -> list[Request]:
-        if self.keep is not None and all(leaf.node for _, leaf in wave):
-            return self.engine.go_on_from([self._memory[leaf.node] for _, leaf in wave], numbers, options)
-        prompts = [[*self.prompt, *leaf.token_ids] for _, leaf in wave]
-        return self.engine.submit_all(prompts, options, streams=False, owner=self._call, numbers=numbers)
+        """Children go on from their leaf's branch where it is held; else the path is read anew."""
+        places = [place for place, (_, leaf) in enumerate(wave) if leaf.node in self._memory]
+        others = [place for place, (_, leaf) in enumerate(wave) if leaf.node not in self._memory]
+        prompts = [[*self.prompt, *wave[place][1].token_ids] for place in others]
+        anew = self.engine.submit_all(
+            prompts,
+            options,
+            streams=False,
+            owner=self._call,
+            numbers=[numbers[place] for place in others],
+        )
+        parents = [self._memory[wave[place][1].node] for place in places]
+        held = self.engine.go_on_from(parents, [numbers[place] for place in places], options)
+        found = dict(zip([*others, *places], [*anew, *held], strict=True))
+        return [found[place] for place in range(len(wave))]
 
     def _step(self, written: Sequence[Request]) -> Stop | None:
         """Takes steps until these are done."""
@@ -271,9 +305,11 @@ class Searching:
             if (cut := self._is_spent(within=True)) is not None:
                 return cut
             self.ledger.reserve(forwards=1)
-            self.engine.drive(waiting)
-            self.ledger.settle({"forwards": 1}, forwards=1)
-            self._note_time()
+            try:
+                self.engine.drive(waiting)
+            finally:
+                self.ledger.settle({"forwards": 1}, forwards=1)
+                self._note_time()
         for request in written:
             if request.error is not None:
                 raise request.error
@@ -302,7 +338,7 @@ class Searching:
             kinds = ("tokens", "verifier_calls", *kinds)
         return next((kind for kind in kinds if self.ledger.left(kind) == 0), None)
 
-    def _affordable(self) -> tuple[int | None, Stop | None]:
+    def affordable(self) -> tuple[int | None, Stop | None]:
         """How many children a round may have (None: as many as the policy likes), and what limits them."""
         found: list[tuple[int, Stop]] = []
         tokens, calls = self.ledger.left("tokens"), self.ledger.left("verifier_calls")
@@ -313,17 +349,32 @@ class Searching:
             found.append((calls, "verifier_calls"))
         if limit is not None and self.keep is not None:
             # What a branch has let go cannot be computed anew: there are as many children as there is room.
-            room = self.ledger.left("kv_bytes") or 0
-            found.append((room // self._memory.step_bytes(self.step.max_tokens), "kv_bytes"))
+            most = max(
+                (self._bytes_of_child(leaf, self.step.max_tokens) for leaf in self._leaves()), default=1
+            )
+            found.append(((self.ledger.left("kv_bytes") or 0) // most, "kv_bytes"))
         elif limit is not None:
             # The deepest path alone has to fit; what else is held is let go for it.
             assert not isinstance(limit, str)
-            live = enumerate(self._search.live())
-            leaves = [self.tree.paths[node] for node, is_live in live if is_live and node in self.tree.paths]
-            deepest = max(map(self._memory.path_bytes, leaves), default=0)
+            deepest = max(map(self._memory.path_bytes, self._leaves()), default=0)
             if deepest + self._memory.step_bytes(self.step.max_tokens) > limit:
                 found.append((0, "kv_bytes"))
         return min(found, default=(1 << 30, None))
+
+    def _leaves(self) -> list[Path]:
+        live = enumerate(self._search.live())
+        return [self.tree.paths[node] for node, is_live in live if is_live and node in self.tree.paths]
+
+    def _bytes_of_child(self, leaf: Path, tokens: int) -> int:
+        """Bytes of pages that a child of ``leaf`` may take beside it: with ``keep`` what a reduction writes anew,
+        which may be all."""
+        others = 0 if self.keep is None else len(self.prompt) + len(leaf.token_ids)
+        return self._memory.step_bytes(others + tokens)
+
+    def each(self, total: int) -> int:
+        """Tokens that each of ``total`` children of a round may have."""
+        room = self.ledger.left("tokens")
+        return self.step.max_tokens if room is None else min(self.step.max_tokens, room // max(total, 1))
 
     def _note_time(self) -> None:
         now = time.perf_counter()

@@ -31,7 +31,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from hornbeam.model.attributes import Attributes, has_memory, signs_of
 from hornbeam.model.shadow import Shadow, is_config
 
-__all__ = ["Change", "ModelState"]
+__all__ = ["Change", "ModelState", "parts_of"]
 
 #: Numbers of a weight that are compared before each call.
 SAMPLES = 16
@@ -162,7 +162,7 @@ class ModelState:
     def _sampled(self) -> list[Tensor]:
         """:data:`SAMPLES` numbers of each tensor, as bytes; one tensor for each type and device."""
         parts: dict[tuple[Any, ...], list[Tensor]] = {}
-        inner = map(_some, chain.from_iterable(map(_memory, self._wrappers)))
+        inner = map(_some, chain.from_iterable(map(parts_of, self._wrappers)))
         for view in chain(self._views, inner):
             parts.setdefault((view.dtype, view.device), []).append(view)
         return [torch.cat(own).view(torch.uint8) for own in parts.values()]
@@ -256,9 +256,9 @@ def _is_plain(tensor: Tensor) -> bool:
     return bool(has_memory(tensor) and tensor.numel()) and not tensor.is_quantized
 
 
-def _memory(tensor: Tensor) -> list[Tensor]:
+def parts_of(tensor: Tensor) -> list[Tensor]:
     """The strided tensors that a tensor consists of."""
     if _is_wrapper(tensor):
         names, _ = tensor.__tensor_flatten__()  # type: ignore[attr-defined]
-        return [part for name in names for part in _memory(getattr(tensor, name))]
+        return [part for name in names for part in parts_of(getattr(tensor, name))]
     return [tensor] if _is_plain(tensor) else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,3 +155,17 @@ class Ledger(Account):
 
     def __init__(self, budget: Budget | None = None) -> None:
         super().__init__(_native.Ledger((budget or Budget()).limits()), 0)
+
+    def snapshot(self) -> list[int]:
+        """What was spent of each of :data:`KINDS`, time in nanoseconds and of bytes those that are held; then
+        the most bytes that were held."""
+        return [*self._native.spent(0), self._native.peak_bytes(0)]
+
+    def go_on_from(self, snapshot: Sequence[int]) -> None:
+        """Notes what was spent up to a later :meth:`snapshot` of the same search, whatever the limits are."""
+        *wanted, peak = snapshot
+        held = KINDS.index("kv_bytes")
+        wanted_held, wanted[held] = wanted[held], max(peak, self.kv_bytes_held)
+        for kind, (now, then) in enumerate(zip(self._native.spent(0), wanted, strict=True)):
+            self._native.spend(0, kind, then - now)
+        self.release_bytes(self.kv_bytes_held - wanted_held)

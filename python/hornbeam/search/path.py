@@ -5,15 +5,23 @@ from __future__ import annotations
 import html
 import os
 import pathlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
+from hornbeam.errors import ArgumentError
 from hornbeam.pages import render
 from hornbeam.search.budget import Ledger
 from hornbeam.search.history import SearchHistory
 from hornbeam.search.page import told
+from hornbeam.search.tree_file import read_tree, write_tree
 
-__all__ = ["Answer", "Path", "SearchResult", "SearchTree", "Stop"]
+__all__ = ["Answer", "Path", "SearchResult", "SearchTree", "Stop", "packed", "unpacked"]
+
+TREE = "hornbeam search tree"
 
 Stop = Literal["over", "tokens", "forwards", "kv_bytes", "verifier_calls", "seconds", "interrupted", "error"]
 
@@ -97,6 +105,93 @@ class SearchTree:
     def finished(self) -> list[Path]:
         """Those that ended, by node."""
         return [self.paths[node] for node in sorted(self.paths) if self.paths[node].is_finished]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Writes all paths to a file, whole or not at all: safetensors, with what is text as JSON.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ArgumentError: a path has not as many log-probabilities as tokens.
+            OSError: it cannot be written.
+        """
+        root = self.paths[0]
+        tensors, data = packed([self.paths[node] for node in sorted(self.paths) if node])
+        tensors["prompt"] = torch.tensor(root.prompt_ids, dtype=torch.int64)
+        write_tree(pathlib.Path(path), TREE, tensors, data)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> SearchTree:
+        """What :meth:`save` wrote.
+
+        Args:
+            path: the file.
+
+        Raises:
+            ArgumentError: it is another kind of file, of a later version, or damaged.
+        """
+        tensors, data, _ = read_tree(pathlib.Path(path), TREE, "path")
+        prompt: list[int] = tensors["prompt"].tolist()
+        paths = {0: Path(0, None, "", [], [], 0, prompt)}
+        unpacked(tensors, data, paths)
+        return cls(paths)
+
+
+def packed(paths: Sequence[Path]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Columns of paths, one element each, parents before their children, and what of them is text. Of each
+    path its last step alone: the rest is its parent's.
+
+    Raises:
+        ArgumentError: a path has not as many log-probabilities as tokens.
+    """
+    for path in paths:
+        if len(path.logprobs) != len(path.token_ids):
+            raise ArgumentError(
+                f"path {path.node} has {len(path.logprobs)} log-probabilities, expected one for each of its "
+                f"{len(path.token_ids)} tokens"
+            )
+    steps = [path.token_ids[path.step :] for path in paths]
+    tensors = {
+        "node": torch.tensor([path.node for path in paths], dtype=torch.int64),
+        "parent": torch.tensor([path.parent.node if path.parent else 0 for path in paths], dtype=torch.int64),
+        "length": torch.tensor([len(step) for step in steps], dtype=torch.int64),
+        "token": torch.tensor([token for step in steps for token in step], dtype=torch.int64),
+        "logprob": torch.tensor(
+            [one for path in paths for one in path.logprobs[path.step :]], dtype=torch.float64
+        ),
+        "value": torch.tensor(
+            [float("nan") if path.value is None else path.value for path in paths], dtype=torch.float64
+        ),
+        "finished": torch.tensor([path.is_finished for path in paths], dtype=torch.bool),
+    }
+    return tensors, {"text": [path.step_text for path in paths], "answer": [path.answer for path in paths]}
+
+
+def unpacked(tensors: Mapping[str, Tensor], data: Mapping[str, Any], known: dict[int, Path]) -> list[Path]:
+    """The paths of :func:`packed`; ``known`` has those that they go on from, by node, and gets them."""
+    columns = [tensors[name].tolist() for name in ("node", "parent", "length", "value", "finished")]
+    tokens, logprobs = tensors["token"].tolist(), tensors["logprob"].tolist()
+    found, begin = [], 0
+    for node, number, length, value, is_finished, text, answer in zip(
+        *columns, data["text"], data["answer"], strict=True
+    ):
+        parent, own = known[number], slice(begin, begin + length)
+        begin += length
+        known[node] = Path(
+            node,
+            parent,
+            parent.text + text,
+            parent.token_ids + tokens[own],
+            parent.logprobs + logprobs[own],
+            len(parent.token_ids),
+            parent.prompt_ids,
+            is_finished,
+            answer,
+            None if value != value else value,
+        )
+        found.append(known[node])
+    return found
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,6 +44,6 @@ def values_of(value: Any, paths: Sequence[Path]) -> list[float]:
         got = f"{len(found)} values" if isinstance(found, (list, tuple)) else repr(found)
         raise ArgumentError(f"value gave {got} for {len(paths)} paths, expected one number a path")
     for one in found:
-        if isinstance(one, bool) or not isinstance(one, (int, float)) or not math.isfinite(one):
+        if isinstance(one, bool) or not isinstance(one, (int, float)) or not abs(one) <= sys.float_info.max:
             raise ArgumentError(f"value gave {one!r} for a path, expected a finite number")
     return [float(one) for one in found]
