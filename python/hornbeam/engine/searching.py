@@ -349,9 +349,8 @@ class Searching:
             found.append((calls, "verifier_calls"))
         if limit is not None and self.keep is not None:
             # What a branch has let go cannot be computed anew: there are as many children as there is room.
-            most = max(
-                (self._bytes_of_child(leaf, self.step.max_tokens) for leaf in self._leaves()), default=1
-            )
+            sizes = (self._bytes_of_child(leaf, self.step.max_tokens) for leaf in self._leaves())
+            most = max(sizes, default=1)
             found.append(((self.ledger.left("kv_bytes") or 0) // most, "kv_bytes"))
         elif limit is not None:
             # The deepest path alone has to fit; what else is held is let go for it.
@@ -366,8 +365,8 @@ class Searching:
         return [self.tree.paths[node] for node, is_live in live if is_live and node in self.tree.paths]
 
     def _bytes_of_child(self, leaf: Path, tokens: int) -> int:
-        """Bytes of pages that a child of ``leaf`` may take beside it: with ``keep`` what a reduction writes anew,
-        which may be all."""
+        """Bytes of pages that a child of ``leaf`` may take beside it: with ``keep`` what a reduction writes
+        anew, which may be all."""
         others = 0 if self.keep is None else len(self.prompt) + len(leaf.token_ids)
         return self._memory.step_bytes(others + tokens)
 
