@@ -297,7 +297,7 @@ class LM(EngineFace):
         prompt: Any,
         *,
         recipe: Policy,
-        value: Callable[[Sequence[Path]], Any] | None = None,
+        value: Callable[[Sequence[Path]], Any] | LM | None = None,
         finish: Callable[[Path], Any] | None = None,
         step: StepEnd = StepEnd(),  # noqa: B008  # frozen
         budget: Budget = Budget(),  # noqa: B008  # frozen
@@ -315,8 +315,9 @@ class LM(EngineFace):
         Args:
             prompt: one prompt, as in :meth:`generate`.
             recipe: where to search: a policy of :mod:`hornbeam.search`, see :mod:`hornbeam.recipes`.
-            value: of a list of :class:`hornbeam.search.Path`, one finite number each, higher is better; by
-                default the model's own mean log-probability.
+            value: of a list of :class:`hornbeam.search.Path`, one finite number each, higher is better, see
+                :class:`hornbeam.search.Value`; by default the model's own mean log-probability. An
+                :class:`LM` is taken as a :class:`hornbeam.search.RewardModel`.
             finish: asked about each path after a step: true, or its answer as text, if it is finished.
             step: where steps end.
             budget: what may be spent.

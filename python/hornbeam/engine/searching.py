@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.beginning import begin
+from hornbeam.engine.face import EngineFace
 from hornbeam.engine.request import Call, Request
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.integers import whole_number
@@ -21,12 +23,14 @@ from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Expansion, Policy
 from hornbeam.search.select import answers
 from hornbeam.search.step_end import StepEnd
-from hornbeam.search.value import Likelihood, values_of
+from hornbeam.search.values import Likelihood, RewardModel
+from hornbeam.search.values.base import SearchFacts, ValueTraits, open_value, said_of, values_of
 from hornbeam.text import decode
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.options import Options
+    from hornbeam.engine.reading import Reading
 
 __all__ = ["Searching", "search"]
 
@@ -48,6 +52,7 @@ class Searching:
         seed: of everything random.
         draft: of every path.
         select: chooses among the finished paths.
+        said: the prompt, as values are told of it.
     """
 
     engine: Engine
@@ -60,6 +65,7 @@ class Searching:
     seed: int
     draft: Any
     select: Callable[[Sequence[Path]], Path | None]
+    said: Any = None
     tree: SearchTree = field(default_factory=SearchTree)
     _held: dict[int, Request] = field(default_factory=dict)  # by node: the branches of what is live
 
@@ -68,13 +74,15 @@ class Searching:
         self._search = self.policy.open(self.seed)
         self._call = Call()
         self._written: list[Request] = []  # of the round under way
+        self._ends: list[Reading] = []  # that read the last tokens of these, where hidden states are wanted
         root = Path(0, None, "", [], [], 0, self.prompt)
         self.tree.paths[0] = root
+        self._needs_hidden = ValueTraits.of(self.value).needs_hidden
         self._options: Options = self.engine.options_of(
             draft=self.draft,
             temperature=self.policy.temperature,
             top_p=self.policy.top_p,
-            stopping_criterion=None if self.step.delimiter is None else self._is_step,
+            stopping_criterion=self._is_step if self.step.delimiter or self._needs_hidden else None,
             logprobs=0,
             seed=self.seed,
         )
@@ -88,6 +96,9 @@ class Searching:
                 path was valued.
         """
         modes = modes_of_torch()
+        size = self.engine.model.config.get_text_config().hidden_size
+        has_text = self.engine.tokenizer is not None
+        self._value = open_value(self.value, SearchFacts(self.said, self.prompt, has_text, size))
         stop: Stop = "over"
         error: BaseException | None = None
         self._clock = time.perf_counter()
@@ -99,15 +110,16 @@ class Searching:
                     break
         except KeyboardInterrupt as interrupt:
             end_frames(interrupt)
-            self.engine.interrupt(self._written)
+            self.engine.interrupt([*self._written, *self._ends])
             stop, error = "interrupted", interrupt
         except Exception as raised:
             stop, error = "error", raised
         finally:
-            self.engine.close_all([*self._written, *self._held.values()])
+            self.engine.close_all([*self._written, *self._ends, *self._held.values()])
             self._held.clear()
             self.ledger.release_bytes(self.ledger.kv_bytes_held)
             restore_modes(modes)
+            self._value.close()
         valued = [path for path in self.tree.paths.values() if path.node]
         if not valued:
             if error is not None:
@@ -141,10 +153,11 @@ class Searching:
         try:
             if (cut := self._write(asked, each)) is not None:
                 return cut
-            used["kv_bytes"] = self._bytes([*self._held.values(), *self._written]) - self.ledger.kv_bytes_held
+            held = [*self._held.values(), *self._written, *self._ends]
+            used["kv_bytes"] = self._bytes(held) - self.ledger.kv_bytes_held
             paths = [self._path(request) for request in self._written]
             used["verifier_calls"] = total
-            values = values_of(self.value, paths)
+            values = values_of(self._value, paths)
         finally:
             used["tokens"] = sum(len(request.output) for request in self._written)
             self.ledger.settle(reserved, **used)
@@ -163,10 +176,10 @@ class Searching:
                 [path.is_finished for path in own],
             )
             begin += expansion.children
-        for path, request in zip(paths, self._written, strict=True):
+        for path, request in zip(paths, self._ends or self._written, strict=True):
             self.tree.paths[path.node] = path
             self._held[path.node] = request
-        self._written = []
+        self._written, self._ends = [], []
         self._let_go()
 
     def _write(self, asked: Sequence[Expansion], each: int) -> Stop | None:
@@ -183,14 +196,26 @@ class Searching:
         self._written = self.engine.submit_all(
             prompts, options, streams=False, owner=self._call, numbers=numbers
         )
-        while (waiting := next((r for r in self._written if not r.done), None)) is not None:
+        if self._needs_hidden:
+            begin(self.engine, self._written, [self._held.get(leaf.node) for _, leaf in nodes])
+        if (cut := self._drive(self._written)) is not None or not self._needs_hidden:
+            return cut
+        texts = [[*request.prompt, *request.output] for request in self._written]
+        self._ends = self.engine.read(texts, after=self._written, owner=self._call, wants_hidden=True)
+        cut = self._drive(self._ends)
+        self.engine.close_all(self._written)  # whose branches the readings have, or do not need
+        return cut
+
+    def _drive(self, requests: Sequence[Request]) -> Stop | None:
+        """Waits for requests, within what there is to spend."""
+        while (waiting := next((r for r in requests if not r.done), None)) is not None:
             if (cut := self._is_spent(within=True)) is not None:
                 return cut
             self.ledger.reserve(forwards=1)
             self.engine.drive(waiting)
             self.ledger.settle({"forwards": 1}, forwards=1)
             self._note_time()
-        for request in self._written:
+        for request in requests:
             if request.error is not None:
                 raise request.error
         return None
@@ -201,13 +226,21 @@ class Searching:
         text = leaf.text + request.generation().text
         logprobs = [*leaf.logprobs, *(entry.logprob for entry in request.logprobs)]
         tokens = [*leaf.token_ids, *request.output]
-        path = Path(node, leaf, text, tokens, logprobs, len(leaf.token_ids), self.prompt)
+        hidden = self._ends[request.place].hidden if self._ends else None
+        path = Path(node, leaf, text, tokens, logprobs, len(leaf.token_ids), self.prompt, hidden=hidden)
         said = self.finish(path) if self.finish is not None else None
         is_finished = bool(said) or request.finish in ("eos", "context", "stop")
+        is_finished |= self._is_full([*self.prompt, *tokens])
         return replace(path, is_finished=is_finished, answer=said if isinstance(said, str) else None)
 
     def _is_step(self, prompt_ids: list[int], output_ids: list[int]) -> bool:
-        return self.step.is_met(decode(self.engine.tokenizer, output_ids))
+        if self._is_full([*prompt_ids, *output_ids]):
+            return True
+        return self.step.delimiter is not None and self.step.is_met(decode(self.engine.tokenizer, output_ids))
+
+    def _is_full(self, token_ids: Sequence[int]) -> bool:
+        """Whether a text that is to be read to its end has no position left."""
+        return self._needs_hidden and len(token_ids) >= self.engine.max_positions
 
     # -- what there is to spend ------------------------------------------------------------------------------
 
@@ -233,7 +266,7 @@ class Searching:
     def _bytes_of_child(self, tokens: int) -> int:
         """Bytes of pages that a child may take at most: its own, and a copy of its parent's last."""
         tree = self.engine.tree
-        return (-(-tokens // tree.page_tokens) + 1) * tree.slab_bytes
+        return (-(-(tokens + self._needs_hidden) // tree.page_tokens) + 1) * tree.slab_bytes
 
     def _note_time(self) -> None:
         now = time.perf_counter()
@@ -245,6 +278,7 @@ class Searching:
         live = self._search.live()
         gone = [node for node in self._held if not live[node]]
         self.engine.close_all([self._held.pop(node) for node in gone])
+        self._value.forget(gone)
         self.ledger.release_bytes(self.ledger.kv_bytes_held - self._bytes(list(self._held.values())))
 
     def _bytes(self, requests: Sequence[Request]) -> int:
@@ -291,6 +325,8 @@ def search(
             raise ArgumentError(f"{name} is {given!r}, expected {expected}")
     if value is None:
         value = Likelihood(as_probability=recipe.wants_probability)
+    elif isinstance(value, EngineFace):
+        value = RewardModel(value)
     for name, given in (("value", value), ("finish", finish), ("select", select)):
         if given is not None and not callable(given):
             raise ArgumentError(f"{name} is {given!r}, expected a callable")
@@ -300,4 +336,10 @@ def search(
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select).run()
+    if ValueTraits.of(value).needs_hidden and len(prompts[0]) >= engine.max_positions:
+        raise ArgumentError(
+            f"prompt has {len(prompts[0])} tokens, expected less than the model's {engine.max_positions} "
+            "positions: the value needs the hidden state of what follows"
+        )
+    said = said_of(engine.tokenizer, prompt[0] if many else prompt, prompts[0])
+    return Searching(engine, prompts[0], recipe, value, finish, step, budget, seed, draft, select, said).run()

@@ -24,7 +24,15 @@ from hornbeam.search.policy import (
     StepBeam,
 )
 from hornbeam.search.step_end import StepEnd
-from hornbeam.search.value import Likelihood
+from hornbeam.search.values import (
+    VALUES,
+    Likelihood,
+    OpenValue,
+    RewardModel,
+    SearchFacts,
+    Value,
+    ValueHead,
+)
 
 __all__ = [
     "DVTS",
@@ -36,16 +44,21 @@ __all__ = [
     "Expansion",
     "Ledger",
     "Likelihood",
+    "OpenValue",
     "ParticleFilter",
     "Path",
     "Policy",
     "Rebase",
+    "RewardModel",
     "Search",
+    "SearchFacts",
     "SearchResult",
     "SearchTree",
     "StepBeam",
     "StepEnd",
+    "Value",
+    "ValueHead",
     "select",
 ]
 
-export(globals(), POLICIES)
+export(globals(), POLICIES, VALUES)

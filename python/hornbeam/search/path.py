@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+from torch import Tensor
+
 from hornbeam.search.budget import Ledger
 
 __all__ = ["Answer", "Path", "SearchResult", "SearchTree", "Stop"]
@@ -27,6 +29,8 @@ class Path:
         is_finished: whether there is nothing to go on from.
         answer: what ``finish`` gave for it, or its whole text.
         value: what it is worth; None until it was valued.
+        hidden: the model's last hidden state at the path's last token, behind the last norm: float32
+            ``[hidden size]`` on the CPU. Only where the value says ``needs_hidden = True``.
     """
 
     node: int
@@ -39,6 +43,7 @@ class Path:
     is_finished: bool = False
     answer: str | None = None
     value: float | None = None
+    hidden: Tensor | None = None
 
     @property
     def depth(self) -> int:
