@@ -129,6 +129,13 @@ class ToySearch(Search):
     def live(self):
         return [True, self.told < 2, False, False, False]
 """,
+    "search/values/toy_value.py": """
+from hornbeam.search.values.base import Value
+
+class ToyValue(Value):
+    def __call__(self, paths):
+        return [float(path.node) for path in paths]
+""",
 }
 
 #: Asks for all of them as for those that come with the package.
@@ -159,12 +166,11 @@ out = lm.generate(prompt, max_new_tokens=12, draft=hb.spec.ToyDraft(), length=hb
 assert out.token_ids == plain and out.stats.accepted == 0
 
 step = hb.search.StepEnd(delimiter=None, max_tokens=5)
-value = lambda paths: [float(path.node) for path in paths]
-found = lm.search(prompt, recipe=hb.search.ToyPolicy(), value=value, step=step, draft=None)
+found = lm.search(prompt, recipe=hb.search.ToyPolicy(), value=hb.search.ToyValue(), step=step, draft=None)
 assert found.stop == "over" and sorted(found.tree.paths) == [0, 1, 2, 3, 4] and found.best.node == 4
 
 for package, names in (
-    (hb.search, {"ToyPolicy"}),
+    (hb.search, {"ToyPolicy", "ToyValue"}),
     (hb.keep, {"ToyScore", "ToySplit", "ToyReduction", "ToyMoment"}),
     (hb.spec, {"ToyDraft", "ToyStop"}),
     (hb.spec.shape, {"ToyShape"}),
@@ -197,7 +203,7 @@ def test_what_type_checkers_are_told_is_all_that_is_found() -> None:
         keep: ("keep/score", "keep/split", "keep/reduce", "keep/when"),
         speculation: ("speculation/draft", "speculation/stop"),
         speculation.shape: ("speculation/shape",),
-        search: ("search/policy",),
+        search: ("search/policy", "search/values"),
     }
     for package, folders in families.items():
         text = Path(str(package.__file__)).read_text(encoding="utf-8")

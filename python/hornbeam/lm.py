@@ -12,18 +12,15 @@ from hornbeam import cuda
 from hornbeam.engine.answering import answer
 from hornbeam.engine.checkpoint import Defaults
 from hornbeam.engine.engine import Engine
-from hornbeam.engine.face import EngineFace
 from hornbeam.engine.host import HostKeywords
 from hornbeam.engine.options import DEFAULT_DRAFT, DEFAULT_LENGTH, Keywords
 from hornbeam.engine.request import Request
-from hornbeam.engine.search_call import search
+from hornbeam.engine.search_face import SearchFace
 from hornbeam.engine.stream import TokenStream
 from hornbeam.integers import whole_number
 from hornbeam.keep import Recipe
 from hornbeam.prompt import Prompt, prompts_of, scored_texts
 from hornbeam.results import Generation, Likelihood
-from hornbeam.search import Budget, Path, Policy, SearchProgress, SearchResult, StepEnd, TokenPolicy
-from hornbeam.search.select import best
 from hornbeam.speculation.rule import Rule
 from hornbeam.trace import Trace
 from hornbeam.warp import Warp
@@ -40,7 +37,7 @@ class _Options(Keywords, total=False):
     stream: Callable[..., Any] | None
 
 
-class LM(EngineFace):
+class LM(SearchFace):
     """A transformers causal LM, its tokenizer, and a prefix tree of KV pages.
 
     Args:
@@ -291,85 +288,6 @@ class LM(EngineFace):
 
         found: list[list[Likelihood]] = self.engine.score(read)
         return found if many else found[0]
-
-    def search(
-        self,
-        prompt: Any = None,
-        *,
-        recipe: Policy | TokenPolicy | None = None,
-        value: Callable[[Sequence[Path]], Any] | None = None,
-        finish: Callable[[Path], Any] | None = None,
-        step: StepEnd | None = None,
-        budget: Budget | None = None,
-        seed: int | None = None,
-        draft: Any = DEFAULT_DRAFT,
-        select: Callable[[Sequence[Path]], Path | None] = best,
-        watch: Callable[[SearchProgress], Any] | None = None,
-        keep: Recipe | str | None = None,
-        logits_processor: Any = None,
-        checkpoint: str | os.PathLike[str] | None = None,
-        resume: str | os.PathLike[str] | None = None,
-        prefill: None = None,
-        attend: None = None,
-    ) -> SearchResult:
-        """Writes several continuations step by step, and goes on from those that are worth it.
-
-        The children of a round are written in one ragged batch, beside other requests; a prefix is read once.
-
-        Args:
-            prompt: one prompt, as in :meth:`generate`. With ``resume`` it may be left out, as ``recipe``,
-                ``step``, ``budget`` and ``seed`` may: all but ``budget`` have to be the same if given.
-            recipe: where to search: a policy of :mod:`hornbeam.search`, see :mod:`hornbeam.recipes`.
-            value: of a list of :class:`hornbeam.search.Path`, one finite number each, higher is better; by
-                default the model's own mean log-probability.
-            finish: asked about each path after a step: true, or its answer as text, if it is finished.
-            step: where steps end, ``StepEnd()`` by default.
-            budget: what may be spent, without limits by default. With ``resume`` it counts what was spent
-                before.
-            seed: one seed, one search, whatever the draft and other requests; 0 by default.
-            draft: as in :meth:`generate`; the paths are the same.
-            select: chooses among the finished paths, see :mod:`hornbeam.search.select`.
-            watch: is told after each round, and at the end, where the search stands; what it raises
-                ends the search as what ``value`` raises does.
-            keep: as in :meth:`generate`; a step goes on from what its leaf has kept.
-            logits_processor: of a search over steps as in :meth:`generate`, for a processor without a state;
-                a search over tokens asks it once a step about all beams: token ids
-                ``[beams, n]`` and log-probabilities ``[beams, V]``. Such a search takes no ``value``,
-                ``finish``, ``step`` and ``draft``, and draws nothing by ``seed``.
-            checkpoint: a folder that the search is written into after each round, so that it can be gone on
-                with whatever ends the process.
-            resume: such a folder, whose search is gone on with, and written into it. What is code
-                (``value``, ``finish``, ``select``) is given again, as is a recipe of your own.
-            prefill, attend: refused by name if given: a search does not have them yet.
-
-        Returns:
-            A :class:`hornbeam.search.SearchResult`, at whatever point the search ended.
-
-        Raises:
-            ArgumentError: an argument is not of its kind; ``checkpoint`` holds a search already; or
-                ``resume`` holds none, another one, one of another model, or a file that is damaged or of a
-                later version.
-            BudgetExhausted: the budget was spent before any path was valued.
-        """
-        return search(
-            self.engine,
-            prompt,
-            recipe=recipe,
-            value=value,
-            finish=finish,
-            step=step,
-            budget=budget,
-            seed=seed,
-            draft=draft,
-            select=select,
-            watch=watch,
-            logits_processor=logits_processor,
-            checkpoint=checkpoint,
-            resume=resume,
-            keep=keep,
-            prefill=prefill,
-            attend=attend,
-        )
 
     def calibrate(self, *, force: bool = False) -> None:
         """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen

@@ -126,7 +126,7 @@ def _replay(searching: Searching, folder: SearchFolder) -> int:
     """Tells the policy the rounds of the folder, and returns how many of them stand."""
     ahead = searching.policy.open(searching.seed)
     for count, old in enumerate(folder.rounds):
-        most = max(searching.affordable()[0] or 0, old.most)
+        most = max(searching.spending.affordable(searching.leaves())[0], old.most)
         asked = ahead.ask(most)
         if asked != old.asked:
             if most == old.most:
@@ -135,7 +135,7 @@ def _replay(searching: Searching, folder: SearchFolder) -> int:
                     f"where it asked for {old.asked}; expected one that decides by what it is told alone"
                 )
             return count
-        each = max(searching.each(sum(one.children for one in asked)), old.each)
+        each = max(searching.spending.each(sum(one.children for one in asked)), old.each)
         if each > old.each and any(len(path.token_ids) - path.step == old.each for path in old.paths):
             return count
         searching.tell(ahead, old)

@@ -25,6 +25,7 @@ from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
 from hornbeam.engine.processors import check_shared
 from hornbeam.engine.random_key import RandomKey
+from hornbeam.engine.reading import Reading, readings
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.requests import Requests
 from hornbeam.engine.scheduling import Chunks, schedule
@@ -195,6 +196,18 @@ class Engine(Requests):
             return requests
 
         return self.exclusively(work, [lm.engine for lm in lms_of(options.draft)])
+
+    def read(self, texts: Sequence[list[int]], **asked: Any) -> list[Reading]:
+        """Adds requests that read ``texts`` to their end, see :func:`hornbeam.engine.reading.readings`, whose
+        keywords ``asked`` are. They hold their branches until :meth:`close_all`."""
+
+        def work() -> list[Reading]:
+            self._sweep()
+            found = readings(self, self._free_indices(), texts, **asked)
+            self._requests.extend(found)
+            return found
+
+        return self.exclusively(work)
 
     def score(
         self, read: Callable[[], tuple[Sequence[list[int]], Sequence[list[list[int]]]]]

@@ -15,6 +15,7 @@ from hornbeam.engine.blame import Blamed, blaming
 from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.logprobs import token_entries
 from hornbeam.engine.outcomes import tell_sources
+from hornbeam.engine.reading import Reading
 from hornbeam.engine.request import Request
 from hornbeam.engine.scheduling import Schedule
 from hornbeam.engine.verifying import process
@@ -65,6 +66,11 @@ class RaggedStep:
         self.taken = [*self.decoding, *(chunk.request for chunk in self.chunks)]
         #: The chunks whose prompts are complete with them, and that have no token yet.
         self.first = [chunk for chunk in self.chunks if chunk.is_last and chunk.request.wants_token]
+        #: Those whose texts end with this step and that ask for the hidden state there, by their place.
+        self._seers: dict[int, Reading] = {}
+        for place, chunk in enumerate(self.chunks, len(self.decoding)):
+            if isinstance(chunk.request, Reading) and chunk.request.wants_hidden and chunk.is_last:
+                self._seers[place] = chunk.request
         self.observers: list[tuple[Keeper, list[Request], QueryObserver | None]] = []
 
     def _count(self, phase: Phase, begin: float) -> float:
@@ -102,6 +108,9 @@ class RaggedStep:
             if graphs is None:
                 self._verify(output.logits)
             tokens = self._first_tokens(output.logits[num_decoding:])
+            if output.hidden is not None:
+                for place, reading in self._seers.items():
+                    reading.take_hidden(output.hidden[-1][int(step.rows[place][-1])])
             now = self._count("verify", now)
             if graphs is not None or self.engine.runner.is_asynchronous:
                 # The pass has ended when the verdicts are read.
@@ -224,7 +233,7 @@ class RaggedStep:
             if not np.array_equal(places, np.arange(len(places))):
                 wanted = torch.from_numpy(places.copy())
                 computed = None if computed is None else computed[torch.argsort(wanted)]
-        hidden = any(self.engine.group_of(request).hidden_layers for request in self.taken)
+        hidden = bool(self._seers) or any(self.engine.group_of(r).hidden_layers for r in self.taken)
         observers = [(keeper, watch) for keeper, _, watch in self.observers if watch is not None]
         with ExitStack() as stack:
             for keeper, watch in observers:

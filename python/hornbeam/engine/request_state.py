@@ -193,6 +193,10 @@ class RequestState:
             if not self.output:
                 self.stats.reused_tokens = self.num_matched
 
+    def start_after(self, branch: Branch) -> None:
+        """Takes up a branch that holds its whole prompt."""
+        self._branch, self.stats.reused_tokens = branch, branch.length
+
     def continued(self, index: int, key: RandomKey, branch: Branch | None) -> Self:
         """A request that goes on from here, with a branch and random numbers of its own. Nothing is copied
         that grows with the text: the output is when it is first added to."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.beam_searching import BeamSearching
 from hornbeam.engine.durable import Begun, begin, go_on
+from hornbeam.engine.face import EngineFace
 from hornbeam.engine.options import DEFAULT_DRAFT
 from hornbeam.engine.processors import EachPrompt
 from hornbeam.engine.searching import Searching
@@ -16,7 +17,8 @@ from hornbeam.search.budget import Budget
 from hornbeam.search.path import SearchResult
 from hornbeam.search.policy.base import Policy, TokenPolicy
 from hornbeam.search.step_end import StepEnd
-from hornbeam.search.value import Likelihood
+from hornbeam.search.values import Likelihood, RewardModel
+from hornbeam.search.values.base import ValueTraits, said_of
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
@@ -49,6 +51,8 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
         raise ArgumentError(f"step is {step!r}, expected a hornbeam.search.StepEnd")
     if not isinstance(budget, Budget):
         raise ArgumentError(f"budget is {budget!r}, expected a hornbeam.Budget")
+    if isinstance(given["value"], EngineFace):
+        given["value"] = RewardModel(given["value"])
     for name in ("value", "finish", "select", "watch"):
         if given[name] is not None and not callable(given[name]):
             raise ArgumentError(f"{name} is {given[name]!r}, expected a callable")
@@ -87,8 +91,22 @@ def _over_steps(engine: Engine, prompt: Any, **given: Any) -> Searching:
             "logits_processor keeps a state for each text, expected one whose answer depends on its "
             "arguments alone: the texts of a search branch"
         )
+    prompt_ids = _one_prompt(engine, prompt)
+    if ValueTraits.of(given["value"]).needs_hidden:
+        if given["keep"] is not None:
+            raise ArgumentError(
+                "keep is given beside a value that needs hidden states, expected one of them: what is read "
+                "for the value would count as written"
+            )
+        if len(prompt_ids) >= engine.max_positions:
+            raise ArgumentError(
+                f"prompt has {len(prompt_ids)} tokens, expected less than the model's {engine.max_positions} "
+                "positions: the value needs the hidden state of what follows"
+            )
+    is_one_of_many = isinstance(prompt, (list, tuple)) and prompts_of(engine, prompt)[1]
+    given["said"] = said_of(engine.tokenizer, prompt[0] if is_one_of_many else prompt, prompt_ids)
     given["policy"] = given.pop("recipe")
-    return Searching(engine, _one_prompt(engine, prompt), **given)
+    return Searching(engine, prompt_ids, **given)
 
 
 def _over_tokens(

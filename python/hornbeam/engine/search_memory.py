@@ -39,6 +39,10 @@ class SearchMemory:
     def __getitem__(self, node: int) -> Request:
         return self._held[node]
 
+    def get(self, node: int) -> Request | None:
+        """The branch of a node; None if it is not held."""
+        return self._held.get(node)
+
     def __len__(self) -> int:
         return len(self._held)
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.beginning import begin
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.search_memory import SearchMemory
 from hornbeam.engine.search_records import describe, node_records
+from hornbeam.engine.search_spending import SearchSpending
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
-from hornbeam.search.budget import Budget, Ledger
+from hornbeam.search.budget import KINDS, Budget, Ledger
 from hornbeam.search.checkpoint import Round
 from hornbeam.search.history import SearchHistory
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
@@ -26,12 +28,13 @@ from hornbeam.search.progress import SearchProgress
 from hornbeam.search.select import answers
 from hornbeam.search.select import best as greatest
 from hornbeam.search.step_end import StepEnd
-from hornbeam.search.value import values_of
+from hornbeam.search.values.base import SearchFacts, ValueTraits, open_value, values_of
 from hornbeam.text import decode
 
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.options import Options
+    from hornbeam.engine.reading import Reading
 
 __all__ = ["Searching"]
 
@@ -59,6 +62,7 @@ class Searching:
         select: chooses among the finished paths.
         logits_processor: of every path, its answer depends on its arguments alone.
         watch: is told after each round where the search stands.
+        said: the prompt, as values are told of it.
     """
 
     engine: Engine
@@ -74,6 +78,7 @@ class Searching:
     select: Callable[[Sequence[Path]], Path | None]
     logits_processor: Any = None
     watch: Watch | None = None
+    said: Any = None
     tree: SearchTree = field(default_factory=SearchTree)
     history: SearchHistory = field(default_factory=SearchHistory)
     last: Round | None = None  # the last that is whole
@@ -87,15 +92,27 @@ class Searching:
         self._call = Call()
         self._observers.append(self._tell_watch)
         self._written: list[Request] = []  # of the round under way
+        self._ends: list[Reading] = []  # that read the last tokens of these, where hidden states are wanted
+        self._alive: set[int] = set()  # nodes that values were not told to forget
         root = Path(0, None, "", [], [], 0, self.prompt)
         self.tree.paths[0] = root
+        self._needs_hidden = ValueTraits.of(self.value).needs_hidden
+        limit = self.budget.limits()[KINDS.index("kv_bytes")]
+        self.spending = SearchSpending(
+            self.ledger,
+            self._memory,
+            self.step,
+            limit,
+            is_reducing=self.keep is not None,
+            more=int(self._needs_hidden),
+        )
         self._options: Options = self.engine.options_of(
             draft=self.draft,
             keep=self.keep,
             logits_processor=self.logits_processor,
             temperature=self.policy.temperature,
             top_p=self.policy.top_p,
-            stopping_criterion=None if self.step.delimiter is None else self._is_step,
+            stopping_criterion=self._is_step if self.step.delimiter or self._needs_hidden else None,
             logprobs=0,
             seed=self.seed,
         )
@@ -108,6 +125,9 @@ class Searching:
             BaseException: what the model, a value or ``finish`` raised, or Ctrl-C, before any
                 path was valued.
         """
+        size = self.engine.model.config.get_text_config().hidden_size
+        has_text = self.engine.tokenizer is not None
+        self._value = open_value(self.value, SearchFacts(self.said, self.prompt, has_text, size))
         modes = modes_of_torch()
         stop: Stop = "over"
         error: BaseException | None = None
@@ -121,15 +141,16 @@ class Searching:
                 self._notify()
         except KeyboardInterrupt as interrupt:
             end_frames(interrupt)
-            self.engine.interrupt(self._written)
+            self.engine.interrupt([*self._written, *self._ends])
             stop, error = "interrupted", interrupt
         except Exception as raised:
             stop, error = "error", raised
         finally:
-            self.engine.close_all(self._written)
+            self.engine.close_all([*self._written, *self._ends])
             self._memory.close()
             self._note_time()
             restore_modes(modes)
+            self._value.close()
         try:
             self._notify()
         except Exception as raised:
@@ -153,10 +174,10 @@ class Searching:
 
     def _round(self) -> Stop | None:
         """One round; why the search ends with it, if it does."""
-        if (cut := self._is_spent()) is not None:
+        if (cut := self.spending.spent()) is not None:
             return cut
         self._let_go()
-        most, cut = self.affordable()
+        most, cut = self.spending.affordable(self.leaves())
         if not most:
             return cut
         asked = self._search.ask(most)
@@ -168,12 +189,12 @@ class Searching:
         live = self._search.live()
         if gone := [expansion.leaf for expansion in asked if not live[expansion.leaf]]:
             raise ArgumentError(f"the policy goes on from node {min(gone)}, expected one that is live")
-        each = self.each(total)
+        each = self.spending.each(total)
         reserved = {"tokens": total * each, "verifier_calls": total}
         if total > most or not self.ledger.reserve(**reserved):
             raise ArgumentError(f"the policy asked for {total} children, expected at most {most}")
         used = {"tokens": 0, "verifier_calls": 0}
-        self._written, paths = [], []
+        self._written, self._ends, paths = [], [], []
         children = [
             (expansion.first_child + index, self.tree.paths[expansion.leaf])
             for expansion in asked
@@ -184,9 +205,11 @@ class Searching:
                 wave = self._wave(children[len(paths) :], each)
                 if (cut := self._write(wave, each)) is not None:
                     return cut
-                paths += map(self._path, wave, self._written[len(paths) :])
+                begin = len(paths)
+                ends = self._ends[begin:] or [None] * len(wave)
+                paths += map(self._path, wave, self._written[begin:], ends)
             used["verifier_calls"] = total
-            values = values_of(self.value, paths)
+            values = values_of(self._value, paths)
         finally:
             used["tokens"] = sum(len(request.output) for request in self._written)
             self.ledger.settle(reserved, **used)
@@ -198,14 +221,13 @@ class Searching:
     def _wave(self, children: Sequence[Child], each: int) -> list[Child]:
         """As many of the children as there is room for at a time; branches that are needed least are let go
         for them, and computed anew when they are needed again."""
-        limit = self.budget.kv_bytes
-        if limit is None or self.keep is not None:
+        limit = self.spending.kv_bytes
+        if limit is None or not self.spending.allows_passes:
             return list(children)
-        assert not isinstance(limit, str)
         found: list[Child] = []
         leaves, needed = set[int](), 0
         for node, leaf in children:
-            more = self._memory.step_bytes(each)
+            more = self.spending.child_bytes(leaf, each)
             if leaf.node not in self._memory and leaf.node not in leaves:
                 more += self._memory.path_bytes(leaf)
             if found and self._memory.bytes() + needed + more > limit:
@@ -237,6 +259,7 @@ class Searching:
         pages = [-(-(len(path.token_ids) - path.step) // page) for path in done.paths]
         done.tell(search, self.policy.notes(done.paths, [n * self.engine.tree.slab_bytes for n in pages]))
         self.tree.paths.update((path.node, path) for path in done.paths)
+        self._alive.update(path.node for path in done.paths)
 
     def repeat(self, done: Round, most: int) -> None:
         """Takes up a round that was saved: nothing is written."""
@@ -261,7 +284,7 @@ class Searching:
 
     def _write(self, wave: Sequence[Child], each: int) -> Stop | None:
         """Writes some children of a round, of at most ``each`` tokens."""
-        reserved = sum(self._bytes_of_child(leaf, each) for _, leaf in wave)
+        reserved = sum(self.spending.child_bytes(leaf, each) for _, leaf in wave)
         leaves = {leaf.node: leaf for _, leaf in wave if leaf.node not in self._memory}
         reserved += sum(map(self._memory.path_bytes, leaves.values()))
         if not self.ledger.reserve(kv_bytes=reserved):
@@ -274,7 +297,17 @@ class Searching:
             self._written += written
             if (cut := self._step(written)) is not None:
                 return cut
-            self._memory.hold(numbers, written)
+            holders: list[Request] = written
+            if self._needs_hidden:
+                texts = [[*request.prompt, *request.output] for request in written]
+                ends = self.engine.read(texts, after=written, owner=self._call, wants_hidden=True)
+                self._ends += ends
+                holders = [*ends]
+                cut = self._step(holders)
+                self.engine.close_all(written)  # whose branches the readings have, or do not need
+                if cut is not None:
+                    return cut
+            self._memory.hold(numbers, holders)
             # Runs of tokens that were two may have become one, in fewer pages.
             used = max(self._memory.bytes() - self.ledger.kv_bytes_held, 0)
         finally:
@@ -284,6 +317,13 @@ class Searching:
 
     def _submit(self, wave: Sequence[Child], numbers: list[int], options: Options) -> list[Request]:
         """Children go on from their leaf's branch where it is held; else the path is read anew."""
+        if self._needs_hidden:
+            prompts = [[*self.prompt, *leaf.token_ids] for _, leaf in wave]
+            written = self.engine.submit_all(
+                prompts, options, streams=False, owner=self._call, numbers=numbers
+            )
+            begin(self.engine, written, [self._memory.get(leaf.node) for _, leaf in wave])
+            return written
         places = [place for place, (_, leaf) in enumerate(wave) if leaf.node in self._memory]
         others = [place for place, (_, leaf) in enumerate(wave) if leaf.node not in self._memory]
         prompts = [[*self.prompt, *wave[place][1].token_ids] for place in others]
@@ -302,7 +342,7 @@ class Searching:
     def _step(self, written: Sequence[Request]) -> Stop | None:
         """Takes steps until these are done."""
         while (waiting := next((request for request in written if not request.done), None)) is not None:
-            if (cut := self._is_spent(within=True)) is not None:
+            if (cut := self.spending.spent(within=True)) is not None:
                 return cut
             self.ledger.reserve(forwards=1)
             try:
@@ -315,65 +355,32 @@ class Searching:
                 raise request.error
         return None
 
-    def _path(self, child: Child, request: Request) -> Path:
+    def _path(self, child: Child, request: Request, end: Reading | None) -> Path:
         """The path that a child ends."""
         node, leaf = child
         text = leaf.text + request.generation().text
         logprobs = [*leaf.logprobs, *(entry.logprob for entry in request.logprobs)]
         tokens = [*leaf.token_ids, *request.output]
-        path = Path(node, leaf, text, tokens, logprobs, len(leaf.token_ids), self.prompt)
+        hidden = None if end is None else end.hidden
+        path = Path(node, leaf, text, tokens, logprobs, len(leaf.token_ids), self.prompt, hidden=hidden)
         said = self.finish(path) if self.finish is not None else None
         is_finished = bool(said) or request.finish in ("eos", "context", "stop")
+        is_finished |= self._is_full([*self.prompt, *tokens])
         return replace(path, is_finished=is_finished, answer=said if isinstance(said, str) else None)
 
     def _is_step(self, prompt_ids: list[int], output_ids: list[int]) -> bool:
-        return self.step.is_met(decode(self.engine.tokenizer, output_ids))
+        if self._is_full([*prompt_ids, *output_ids]):
+            return True
+        return self.step.delimiter is not None and self.step.is_met(decode(self.engine.tokenizer, output_ids))
 
-    # -- what there is to spend ------------------------------------------------------------------------------
+    def _is_full(self, token_ids: Sequence[int]) -> bool:
+        """Whether a text that is to be read to its end has no position left."""
+        return self._needs_hidden and len(token_ids) >= self.engine.max_positions
 
-    def _is_spent(self, within: bool = False) -> Stop | None:
-        """The kind of cost that ran out; within a round what the round has reserved counts as there."""
-        kinds: tuple[Stop, ...] = ("forwards", "seconds")
-        if not within:
-            kinds = ("tokens", "verifier_calls", *kinds)
-        return next((kind for kind in kinds if self.ledger.left(kind) == 0), None)
-
-    def affordable(self) -> tuple[int | None, Stop | None]:
-        """How many children a round may have (None: as many as the policy likes), and what limits them."""
-        found: list[tuple[int, Stop]] = []
-        tokens, calls = self.ledger.left("tokens"), self.ledger.left("verifier_calls")
-        limit = self.budget.kv_bytes
-        if tokens is not None:
-            found.append((max(tokens // self.step.max_tokens, min(tokens, 1)), "tokens"))
-        if calls is not None:
-            found.append((calls, "verifier_calls"))
-        if limit is not None and self.keep is not None:
-            # What a branch has let go cannot be computed anew: there are as many children as there is room.
-            sizes = (self._bytes_of_child(leaf, self.step.max_tokens) for leaf in self._leaves())
-            most = max(sizes, default=1)
-            found.append(((self.ledger.left("kv_bytes") or 0) // most, "kv_bytes"))
-        elif limit is not None:
-            # The deepest path alone has to fit; what else is held is let go for it.
-            assert not isinstance(limit, str)
-            deepest = max(map(self._memory.path_bytes, self._leaves()), default=0)
-            if deepest + self._memory.step_bytes(self.step.max_tokens) > limit:
-                found.append((0, "kv_bytes"))
-        return min(found, default=(1 << 30, None))
-
-    def _leaves(self) -> list[Path]:
+    def leaves(self) -> list[Path]:
+        """The paths that may be gone on from."""
         live = enumerate(self._search.live())
         return [self.tree.paths[node] for node, is_live in live if is_live and node in self.tree.paths]
-
-    def _bytes_of_child(self, leaf: Path, tokens: int) -> int:
-        """Bytes of pages that a child of ``leaf`` may take beside it: with ``keep`` what a reduction writes
-        anew, which may be all."""
-        others = 0 if self.keep is None else len(self.prompt) + len(leaf.token_ids)
-        return self._memory.step_bytes(others + tokens)
-
-    def each(self, total: int) -> int:
-        """Tokens that each of ``total`` children of a round may have."""
-        room = self.ledger.left("tokens")
-        return self.step.max_tokens if room is None else min(self.step.max_tokens, room // max(total, 1))
 
     def _note_time(self) -> None:
         now = time.perf_counter()
@@ -382,4 +389,8 @@ class Searching:
 
     def _let_go(self) -> list[int]:
         """Gives back the pages of paths that nothing goes on from, and says which."""
-        return self._memory.keep_only({node for node, is_live in enumerate(self._search.live()) if is_live})
+        live = {node for node, is_live in enumerate(self._search.live()) if is_live}
+        gone = self._memory.keep_only(live)
+        self._value.forget(sorted(self._alive - live))
+        self._alive &= live
+        return gone

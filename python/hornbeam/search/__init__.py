@@ -30,7 +30,15 @@ from hornbeam.search.policy import (
 from hornbeam.search.progress import SearchProgress
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.subtree import best_subtree
-from hornbeam.search.value import Likelihood
+from hornbeam.search.values import (
+    VALUES,
+    Likelihood,
+    OpenValue,
+    RewardModel,
+    SearchFacts,
+    Value,
+    ValueHead,
+)
 
 __all__ = [
     "DVTS",
@@ -46,12 +54,15 @@ __all__ = [
     "Ledger",
     "Likelihood",
     "NodeRecord",
+    "OpenValue",
     "ParticleFilter",
     "Path",
     "Policy",
     "Rebase",
+    "RewardModel",
     "RoundRecord",
     "Search",
+    "SearchFacts",
     "SearchHistory",
     "SearchProgress",
     "SearchResult",
@@ -59,8 +70,10 @@ __all__ = [
     "StepBeam",
     "StepEnd",
     "TokenPolicy",
+    "Value",
+    "ValueHead",
     "best_subtree",
     "select",
 ]
 
-export(globals(), POLICIES)
+export(globals(), POLICIES, VALUES)

@@ -41,6 +41,8 @@ class Path:
         is_finished: whether there is nothing to go on from.
         answer: what ``finish`` gave for it, or its whole text.
         value: what it is worth; None until it was valued.
+        hidden: the model's last hidden state at the path's last token, behind the last norm: float32
+            ``[hidden size]`` on the CPU. Only where the value says ``needs_hidden = True``.
     """
 
     node: int
@@ -53,6 +55,7 @@ class Path:
     is_finished: bool = False
     answer: str | None = None
     value: float | None = None
+    hidden: Tensor | None = None
 
     @property
     def depth(self) -> int:
