@@ -244,15 +244,6 @@ class RequestState:
         """Whether the sequence holds no branch: not yet, or no more."""
         return self._branch is None
 
-    def record_reduction(self, pages_before: int, keys: int) -> None:
-        """Notes that the branch was reduced to so many keys over all planes."""
-        tree = self.engine.tree
-        self.stats.reductions += 1
-        self.stats.kv_bytes_before = pages_before * (tree.slab_bytes // tree.num_planes)
-        self.stats.kv_bytes = int(self.branch.bytes_by_head().sum())
-        self.stats.kept_share = keys / (self.branch.length * tree.num_planes)
-        self.engine.freed_bytes += max(self.stats.kv_bytes_before - self.stats.kv_bytes, 0)
-
     @property
     def can_wait(self) -> bool:
         """Whether it may be read anew later."""

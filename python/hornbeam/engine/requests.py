@@ -114,6 +114,12 @@ class Requests(Host):
 
     # -- after an interrupt --------------------------------------------------------------------------------
 
+    def changes_seen(self) -> int:
+        """How often the model has changed so far, looked at anew."""
+        with self._lock:
+            self.notice()
+            return self._seen_changes
+
     def go_on_from(
         self, parents: Sequence[Request], numbers: Sequence[int], options: Options
     ) -> list[Request]:
@@ -124,26 +130,31 @@ class Requests(Host):
         with self._lock:
             self._check_between_steps()
             indices = self._free_indices()
-            for parent, number in zip(parents, numbers, strict=True):
-                is_outdated = parent.served_changes != self._seen_changes
-                if is_outdated and parent.keeper is not None:
-                    raise StateError(
-                        "the model has changed since a text with keep= was written, and what its cache has "
-                        "let go cannot be computed again"
-                    )
-                if parent.keeper is not None:
-                    parent.keeper.catch_up(parent)
-                    if parent.error is not None:
-                        raise parent.error
-                branch = None if is_outdated else parent.branch.fork()
-                child = parent.continued(next(indices), RandomKey(number), branch)
-                found.append(child)
-                if parent.keeper is not None:
-                    parent.keeper.fork(parent, child)
-                whole = [*parent.prompt, *parent.output]
-                child.prolong([], self.checkpoint.options_of(options, parent.place, whole))
-                self._requests.append(child)
-                self.group_of(child).start(child)
+            try:
+                for parent, number in zip(parents, numbers, strict=True):
+                    is_outdated = parent.served_changes != self._seen_changes
+                    if is_outdated and parent.keeper is not None:
+                        raise StateError(
+                            "the model has changed since a text with keep= was written, and what its cache "
+                            "has let go cannot be computed again"
+                        )
+                    if parent.keeper is not None:
+                        parent.keeper.catch_up(parent)
+                        if parent.error is not None:
+                            raise parent.error
+                    branch = None if is_outdated else parent.branch.fork()
+                    child = parent.continued(next(indices), RandomKey(number), branch)
+                    found.append(child)
+                    if parent.keeper is not None:
+                        parent.keeper.fork(parent, child)
+                    whole = [*parent.prompt, *parent.output]
+                    child.prolong([], self.checkpoint.options_of(options, parent.place, whole))
+                    self._requests.append(child)
+                    self.group_of(child).start(child)
+            except BaseException:
+                for child in found:
+                    self.close(child)
+                raise
         return found
 
     def interrupt(self, requests: Sequence[Request]) -> None:

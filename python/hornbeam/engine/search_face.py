@@ -44,8 +44,9 @@ class SearchFace(EngineFace):
         The children of a round are written in one ragged batch, beside other requests; a prefix is read once.
 
         Args:
-            prompt: one prompt, as in :meth:`hornbeam.LM.generate`. With ``resume`` it may be left out, as ``recipe``,
-                ``step``, ``budget`` and ``seed`` may: all but ``budget`` have to be the same if given.
+            prompt: one prompt, as in :meth:`hornbeam.LM.generate`. With ``resume`` it may be left out, as
+                ``recipe``, ``step``, ``budget`` and ``seed`` may: all but ``budget`` have to be the same if
+                given.
             recipe: where to search: a policy of :mod:`hornbeam.search`, see :mod:`hornbeam.recipes`.
             value: of a list of :class:`hornbeam.search.Path`, one finite number each, higher is better, see
                 :class:`hornbeam.search.Value`; by default the model's own mean log-probability. An
@@ -60,8 +61,8 @@ class SearchFace(EngineFace):
             watch: is told after each round, and at the end, where the search stands; what it raises
                 ends the search as what ``value`` raises does.
             keep: as in :meth:`hornbeam.LM.generate`; a step goes on from what its leaf has kept.
-            logits_processor: of a search over steps as in :meth:`hornbeam.LM.generate`, for a processor without a state;
-                a search over tokens asks it once a step about all beams: token ids
+            logits_processor: of a search over steps as in :meth:`hornbeam.LM.generate`, for a processor
+                without a state; a search over tokens asks it once a step about all beams: token ids
                 ``[beams, n]`` and log-probabilities ``[beams, V]``. Such a search takes no ``value``,
                 ``finish``, ``step`` and ``draft``, and draws nothing by ``seed``.
             checkpoint: a folder that the search is written into after each round, so that it can be gone on

@@ -56,6 +56,11 @@ class SearchMemory:
         self.give_back(gone)
         return gone
 
+    def drop_outdated(self) -> None:
+        """Gives back what the model computed before it changed, if it has."""
+        changes = self._engine.changes_seen()
+        self.give_back([node for node, one in self._held.items() if one.served_changes != changes])
+
     def give_back(self, nodes: Iterable[int], keep: bool = False) -> None:
         """Gives back the pages of these; with ``keep`` they stay cached until there is pressure."""
         self._engine.close_all([self._held.pop(node) for node in list(nodes)], keep=keep)

@@ -205,9 +205,9 @@ class Searching:
                 wave = self._wave(children[len(paths) :], each)
                 if (cut := self._write(wave, each)) is not None:
                     return cut
-                begin = len(paths)
-                ends = self._ends[begin:] or [None] * len(wave)
-                paths += map(self._path, wave, self._written[begin:], ends)
+                done = len(paths)
+                ends = self._ends[done:] or [None] * len(wave)
+                paths += map(self._path, wave, self._written[done:], ends)
             used["verifier_calls"] = total
             values = values_of(self._value, paths)
         finally:
@@ -284,6 +284,8 @@ class Searching:
 
     def _write(self, wave: Sequence[Child], each: int) -> Stop | None:
         """Writes some children of a round, of at most ``each`` tokens."""
+        if self.keep is None:
+            self._memory.drop_outdated()
         reserved = sum(self.spending.child_bytes(leaf, each) for _, leaf in wave)
         leaves = {leaf.node: leaf for _, leaf in wave if leaf.node not in self._memory}
         reserved += sum(map(self._memory.path_bytes, leaves.values()))
@@ -294,15 +296,13 @@ class Searching:
         written: list[Request] = []
         try:
             written = self._submit(wave, numbers, replace(self._options, max_new_tokens=each))
-            self._written += written
             if (cut := self._step(written)) is not None:
                 return cut
             holders: list[Request] = written
             if self._needs_hidden:
                 texts = [[*request.prompt, *request.output] for request in written]
-                ends = self.engine.read(texts, after=written, owner=self._call, wants_hidden=True)
-                self._ends += ends
-                holders = [*ends]
+                self._ends += self.engine.read(texts, after=written, owner=self._call, wants_hidden=True)
+                holders = [*self._ends[-len(written) :]]
                 cut = self._step(holders)
                 self.engine.close_all(written)  # whose branches the readings have, or do not need
                 if cut is not None:
@@ -316,28 +316,28 @@ class Searching:
         return None
 
     def _submit(self, wave: Sequence[Child], numbers: list[int], options: Options) -> list[Request]:
-        """Children go on from their leaf's branch where it is held; else the path is read anew."""
-        if self._needs_hidden:
-            prompts = [[*self.prompt, *leaf.token_ids] for _, leaf in wave]
-            written = self.engine.submit_all(
-                prompts, options, streams=False, owner=self._call, numbers=numbers
-            )
-            begin(self.engine, written, [self._memory.get(leaf.node) for _, leaf in wave])
-            return written
-        places = [place for place, (_, leaf) in enumerate(wave) if leaf.node in self._memory]
-        others = [place for place, (_, leaf) in enumerate(wave) if leaf.node not in self._memory]
-        prompts = [[*self.prompt, *wave[place][1].token_ids] for place in others]
-        anew = self.engine.submit_all(
-            prompts,
+        """Children go on from their leaf's branch where it is held; else the path is read anew. All are added
+        to what was written."""
+        is_held = [leaf.node in self._memory and not self._needs_hidden for _, leaf in wave]
+        held = [place for place, one in enumerate(is_held) if one]
+        others = [place for place, one in enumerate(is_held) if not one]
+        begin_at = len(self._written)
+        self._written += self.engine.submit_all(
+            [[*self.prompt, *wave[place][1].token_ids] for place in others],
             options,
             streams=False,
             owner=self._call,
             numbers=[numbers[place] for place in others],
         )
-        parents = [self._memory[wave[place][1].node] for place in places]
-        held = self.engine.go_on_from(parents, [numbers[place] for place in places], options)
-        found = dict(zip([*others, *places], [*anew, *held], strict=True))
-        return [found[place] for place in range(len(wave))]
+        if self._needs_hidden:
+            before = [self._memory.get(leaf.node) for _, leaf in wave]
+            begin(self.engine, self._written[begin_at:], before)
+        if held:
+            parents = [self._memory[wave[place][1].node] for place in held]
+            self._written += self.engine.go_on_from(parents, [numbers[place] for place in held], options)
+        found = dict(zip([*others, *held], self._written[begin_at:], strict=True))
+        self._written[begin_at:] = [found[place] for place in range(len(wave))]
+        return self._written[begin_at:]
 
     def _step(self, written: Sequence[Request]) -> Stop | None:
         """Takes steps until these are done."""

@@ -88,7 +88,7 @@ class Reduction:
             state.mass = torch.zeros(int(kept.sum()), dtype=torch.int64, device=tree.device)
         if merged is not None or recipe.rerotate:
             self._rewrite(branch.length, state, kept, table, now, merged)
-        sequence.record_reduction(before, int(kept.sum()))
+        _record(sequence, before, int(kept.sum()))
         # The pool shrinks, unless it would grow again at once.
         if self.engine.graphs is None and before - now.num_pages >= 2 * chunk_pages:
             tree.trim()
@@ -235,3 +235,13 @@ class Reduction:
             keys = turn(keys, torch.from_numpy(target - before[kept.numpy()]), frequencies)
             state.rotated = target
         ops.put_rows(self.tree.chunks, now.entries, keys, values)
+
+
+def _record(sequence: Request, pages_before: int, keys: int) -> None:
+    """Notes that the branch of a sequence was reduced to so many keys over all planes."""
+    tree, stats = sequence.engine.tree, sequence.stats
+    stats.reductions += 1
+    stats.kv_bytes_before = pages_before * (tree.slab_bytes // tree.num_planes)
+    stats.kv_bytes = int(sequence.branch.bytes_by_head().sum())
+    stats.kept_share = keys / (sequence.branch.length * tree.num_planes)
+    sequence.engine.freed_bytes += max(stats.kv_bytes_before - stats.kv_bytes, 0)
