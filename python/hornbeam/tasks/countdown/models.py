@@ -10,6 +10,7 @@ import torch
 
 from hornbeam.errors import ArgumentError
 from hornbeam.lm import LM
+from hornbeam.tasks.countdown.problem import Problem
 from hornbeam.tasks.countdown.tokens import tokenizer
 
 if TYPE_CHECKING:
@@ -17,12 +18,14 @@ if TYPE_CHECKING:
 
     from hornbeam.engine.host import HostKeywords
 
-__all__ = ["MODELS", "folder_of", "load", "training", "value_head_file"]
+__all__ = ["MODELS", "folder_of", "load", "problems", "training", "value_head_file"]
 
 #: Names of models: their size, and ``-traces`` where they look at several operations before each step.
 MODELS = ("small", "large", "small-traces")
 #: Where the weights lie.
 WEIGHTS = Path(__file__).parent / "weights"
+#: Held-out problems, as text, by split.
+PROBLEMS = Path(__file__).parent / "problems.json"
 
 
 def folder_of(size: str = "small", traces: bool = False, folder: Path | None = None) -> Path:
@@ -102,3 +105,18 @@ def training(size: str = "small", traces: bool = False, folder: Path | None = No
     text = (folder_of(size, traces, folder) / "training.json").read_text(encoding="utf-8")
     found: dict[str, Any] = json.loads(text)
     return found
+
+
+def problems(split: str = "test") -> list[Problem]:
+    """Problems that no model was trained on, none of them twice.
+
+    Args:
+        split: ``"test"``, of 500 problems, or ``"development"``, on which the choice of them was made.
+
+    Raises:
+        ArgumentError: there is no such split.
+    """
+    found = json.loads(PROBLEMS.read_text(encoding="utf-8"))["splits"]
+    if split not in found:
+        raise ArgumentError(f"split is {split!r}, expected one of {', '.join(found)}")
+    return [Problem.parse(text) for text in found[split]]
