@@ -72,26 +72,26 @@ class Plan:
     value_batch: int = 48
     rate: float = 3e-3
     shares: tuple[float, float, float] = (0.1, 0.7, 0.2)
-    rollouts: tuple[int, int] = (16_000, 10_000)
+    rollouts: tuple[int, int] = (10_000, 6_000)
     begin: str | None = None
     traces: bool = False
     seed: int = 0
 
 
 PLANS = {
-    "small": Plan(96, 256, 3, 3, steps=3000, joint_from=0.6),
-    "large": Plan(192, 512, 3, 6, steps=1600, joint_from=0.7, rate=1.5e-3, rollouts=(8_000, 6_000)),
+    "small": Plan(96, 256, 3, 3, steps=2400, joint_from=0.55),
+    "large": Plan(192, 512, 3, 6, steps=1200, joint_from=0.7, rate=1.5e-3, rollouts=(4_000, 3_000)),
     "small-traces": Plan(
         96,
         256,
         3,
         3,
-        steps=600,
+        steps=450,
         joint_from=1.0,
         batch=32,
         rate=2e-3,
         shares=(0.2, 0.8, 0.0),
-        rollouts=(0, 4_000),
+        rollouts=(0, 2_500),
         begin="small",
         traces=True,
     ),
