@@ -1,13 +1,13 @@
 """Chooses the held-out problems of Countdown: how hard they are is fixed on the development split.
 
-    python benches/tasks/countdown/choose.py measure            # what the small model solves, by kind
-    python benches/tasks/countdown/choose.py write 3:50 4:300 5:150
+    python benches/tasks/countdown/choose.py
 
-Problems are drawn forward, as those of training are, and belong to a split by their hash. ``measure`` says,
-for problems of 3, 4 and 5 numbers of the development split, how often the one answer of best-of-16 (the value
-head chooses) is right. ``write`` draws the test split with so many problems of each kind, none twice, and a
-development split of the same shares, and says what best-of-16 does on the latter; it never looks at what a
-model does on the test split.
+Problems are drawn forward, as those of training are, and belong to a split by their hash. First the small
+model's best-of-16 is measured on problems of 3, 4 and 5 numbers of the development split, a kind at a time:
+how often the one answer that the value head chooses is right. Then the shares of the kinds, tenths of the
+whole, are those at which that should be nearest to :data:`AIM`, of equal ones those with most problems
+of 4 numbers. 500 problems of these shares are drawn from the test split, none twice, and 500 from the
+development split, on which it is measured once more. What a model does on the test split is never looked at.
 """
 
 from __future__ import annotations
@@ -30,6 +30,9 @@ from hornbeam.tasks.countdown import Problem
 
 FILE = ROOT / "python" / "hornbeam" / "tasks" / "countdown" / "problems.json"
 SEED = 1
+PROBLEMS = 500
+#: What best-of-16 is to solve.
+AIM = 0.32
 LOWER = {"test": 0, "development": data.TEST}
 UPPER = {"test": data.TEST, "development": data.TEST + data.DEVELOPMENT}
 
@@ -64,18 +67,27 @@ def measure(problems: list[Problem]) -> dict[str, float]:
     }
 
 
-def main(words: list[str]) -> None:
+def shares(rates: Mapping[int, float]) -> dict[int, int]:
+    """How many of ten problems are of 3, 4 and 5 numbers, at least one each."""
+    grid = [(three, four, 10 - three - four) for three in range(1, 9) for four in range(1, 10 - three)]
+
+    def off(mix: tuple[int, int, int]) -> tuple[float, int]:
+        expected = sum(count * rates[n] for n, count in zip((3, 4, 5), mix, strict=True)) / 10
+        return round(abs(expected - AIM), 3), -mix[1]
+
+    return dict(zip((3, 4, 5), min(grid, key=off), strict=True))
+
+
+def main() -> None:
     torch.set_num_threads(1)
-    if words[:1] == ["measure"]:
-        for n in (3, 4, 5):
-            print(n, measure(drawn("development", {n: 300})), flush=True)
-        return
-    if words[:1] != ["write"]:
-        sys.exit(__doc__)
-    counts = {int(kind): int(count) for kind, count in (word.split(":") for word in words[1:])}
+    kinds = {n: measure(drawn("development", {n: 300})) for n in (3, 4, 5)}
+    print(json.dumps(kinds, indent=1), flush=True)
+    chosen = shares({n: figures["submitted of 16"] for n, figures in kinds.items()})
+    counts = {n: share * PROBLEMS // 10 for n, share in chosen.items()}
     splits = {split: drawn(split, counts) for split in LOWER}
     report = {
-        "counts": counts,
+        "best of 16 on the development split, by numbers": kinds,
+        "problems by numbers": counts,
         "best of 16 on the development split": measure(splits["development"]),
         "splits": {split: [str(problem) for problem in problems] for split, problems in splits.items()},
     }
@@ -84,4 +96,4 @@ def main(words: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

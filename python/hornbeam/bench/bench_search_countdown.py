@@ -195,13 +195,14 @@ def summary(runs: Sequence[Sequence[Run]], is_any: bool) -> dict[str, Any]:
     }
 
 
-def ratio(ours: Array, theirs: Array) -> dict[str, float]:
-    """Of what is solved, with the interval that holds 95 % of resamples of the problems."""
+def ratio(ours: Array, theirs: Array) -> dict[str, float] | None:
+    """Of what is solved, with the interval that holds 95 % of the resamples; None where one of these
+    has nothing to compare with."""
     picks = _resamples(len(ours))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        drawn = ours[picks].sum(1) / theirs[picks].sum(1)
-        middle = ours.sum() / theirs.sum()
-    return _interval(middle, drawn)
+    base = theirs[picks].sum(1)
+    if not base.all():
+        return None
+    return _interval(ours.sum() / theirs.sum(), ours[picks].sum(1) / base)
 
 
 def tokens_to_reach(
