@@ -31,6 +31,8 @@ from hornbeam.tasks.countdown import Problem
 FILE = ROOT / "python" / "hornbeam" / "tasks" / "countdown" / "problems.json"
 SEED = 1
 PROBLEMS = 500
+#: Draws of 40,000 problems each that a kind is looked for in.
+DRAWS = 40
 #: What best-of-16 is to solve.
 AIM = 0.32
 LOWER = {"test": 0, "development": data.TEST}
@@ -38,12 +40,14 @@ UPPER = {"test": data.TEST, "development": data.TEST + data.DEVELOPMENT}
 
 
 def drawn(split: str, counts: Mapping[int, int]) -> list[Problem]:
-    """So many problems of each kind from a split, each once."""
+    """So many problems of each kind from a split, each once, or all that there are: small ones are few."""
     rng = np.random.default_rng([SEED, LOWER[split]])
     chosen = []
     for n, count in counts.items():
         seen: dict[tuple[tuple[int, ...], int], Problem] = {}
-        while len(seen) < count:
+        for _ in range(DRAWS):
+            if len(seen) == count:
+                break
             found = data.draw(rng, 40_000, n)
             hashes = data.split_of(found.numbers, found.target)
             found = found.where((hashes >= LOWER[split]) & (hashes < UPPER[split]))
@@ -67,9 +71,11 @@ def measure(problems: list[Problem]) -> dict[str, float]:
     }
 
 
-def shares(rates: Mapping[int, float]) -> dict[int, int]:
-    """How many of ten problems are of 3, 4 and 5 numbers, at least one each."""
-    grid = [(three, four, 10 - three - four) for three in range(1, 9) for four in range(1, 10 - three)]
+def shares(rates: Mapping[int, float], most: int) -> dict[int, int]:
+    """How many of ten problems are of 3 (at most ``most``), 4 and 5 numbers, at least one of the last two."""
+    grid = [
+        (three, four, 10 - three - four) for three in range(min(most, 8) + 1) for four in range(1, 10 - three)
+    ]
 
     def off(mix: tuple[int, int, int]) -> tuple[float, int]:
         expected = sum(count * rates[n] for n, count in zip((3, 4, 5), mix, strict=True)) / 10
@@ -82,7 +88,9 @@ def main() -> None:
     torch.set_num_threads(1)
     kinds = {n: measure(drawn("development", {n: 300})) for n in (3, 4, 5)}
     print(json.dumps(kinds, indent=1), flush=True)
-    chosen = shares({n: figures["submitted of 16"] for n, figures in kinds.items()})
+    few = min(len(drawn(split, {3: PROBLEMS})) for split in LOWER)
+    rates = {n: figures["submitted of 16"] for n, figures in kinds.items()}
+    chosen = shares(rates, 10 * few // PROBLEMS)
     counts = {n: share * PROBLEMS // 10 for n, share in chosen.items()}
     splits = {split: drawn(split, counts) for split in LOWER}
     report = {
