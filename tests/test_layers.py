@@ -33,7 +33,7 @@ LAYERS = (
     ("keep", "search", "speculation"),
     ("engine",),
     ("lm", "build"),
-    ("recipes", "integrations"),
+    ("recipes", "integrations", "tasks"),
     ("bench",),
     ("cli",),
     ("__main__",),
