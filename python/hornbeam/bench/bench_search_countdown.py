@@ -31,7 +31,7 @@ from hornbeam.bench.search_lockstep import Run, Writer, oracle, search_all
 from hornbeam.search import Policy
 from hornbeam.tasks import countdown
 
-WIDTHS = (4, 16, 64)
+WIDTHS = (4, 16)
 WIDTH = 16
 SEEDS = 3
 RESAMPLES = 2_000
@@ -41,6 +41,7 @@ RECIPES: dict[str, Callable[[int], Policy]] = {
     "step_beam": lambda width: hb.recipes.step_beam(width, children=4),
     "dvts": lambda width: hb.recipes.dvts(width, children=4),
     "rebase": lambda width: hb.recipes.rebase(width),
+    "ets": lambda width: hb.recipes.ets(width),
     "particle_filter": lambda width: hb.recipes.particle_filter(width),
 }
 #: Children of a leaf that A* is tried with.

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from hornbeam.search import Policy
+from hornbeam.search import Ets, Policy
 from hornbeam.tasks.countdown import Problem, folder_of, tokenizer, value_head_file
 from hornbeam.tasks.countdown.tokens import END, NEWLINE
 from hornbeam.tensor_file import read_tensors
@@ -203,10 +203,13 @@ def search_all(
             for expansion, nodes in trials.values():
                 for child, node in enumerate(nodes):
                     runs[i].take(expansion.first_child + child, node)
+                begin = len(runs[i].nodes[expansion.leaf].ids)
+                notes = {"steps": [node.ids[begin:] for node in nodes]} if isinstance(policy, Ets) else {}
                 runs[i].search.tell(
                     expansion.trial,
                     [node.value for node in nodes],
                     [node.is_right is not None for node in nodes],
+                    **notes,
                 )
             runs[i].note()
 
