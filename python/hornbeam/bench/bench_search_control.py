@@ -16,6 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Iterable
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -59,8 +60,7 @@ def tree(draw: random.Random, leaves: int, levels: int, labels: int) -> Case:
 
 def by_cbc(case: Case) -> float:
     """The optimum, by PuLP and CBC: a binary variable a node and a cluster."""
-    import pulp
-
+    pulp: Any = import_module("pulp")
     parents, gains, clusters, bonuses = case
     problem = pulp.LpProblem("ets", pulp.LpMaximize)
     nodes = [pulp.LpVariable(f"n{node}", cat="Binary") for node in range(len(parents))]

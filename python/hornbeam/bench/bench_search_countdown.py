@@ -53,7 +53,7 @@ Array = np.ndarray[Any, Any]
 def run(quick: bool, only: list[str] | None = None) -> dict[str, Any]:
     """All rows, or those that ``only`` names."""
     bench = Bench(quick)
-    rows = {
+    rows: dict[str, Callable[[], Any]] = {
         "value": partial(bench.recipes, None),
         "oracle": partial(bench.recipes, oracle),
         "a_star": bench.a_star,

@@ -18,6 +18,7 @@ from hornbeam.results import Piece
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
+    from hornbeam.engine.checkpoint import Checkpoint
     from hornbeam.engine.options import Options
 
 __all__ = ["Requests"]
@@ -25,6 +26,9 @@ __all__ = ["Requests"]
 
 class Requests(Host):
     """A host and its requests. Takes no step: :class:`hornbeam.Engine` does."""
+
+    checkpoint: Checkpoint
+    """What the model's files ask of decoding."""
 
     def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
         super().__init__(model, tokenizer, **options)

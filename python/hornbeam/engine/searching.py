@@ -194,7 +194,8 @@ class Searching:
         if total > most or not self.ledger.reserve(**reserved):
             raise ArgumentError(f"the policy asked for {total} children, expected at most {most}")
         used = {"tokens": 0, "verifier_calls": 0}
-        self._written, self._ends, paths = [], [], []
+        self._written, self._ends = [], []
+        paths: list[Path] = []
         children = [
             (expansion.first_child + index, self.tree.paths[expansion.leaf])
             for expansion in asked
@@ -206,7 +207,7 @@ class Searching:
                 if (cut := self._write(wave, each)) is not None:
                     return cut
                 done = len(paths)
-                ends = self._ends[done:] or [None] * len(wave)
+                ends: Sequence[Reading | None] = self._ends[done:] or [None] * len(wave)
                 paths += map(self._path, wave, self._written[done:], ends)
             used["verifier_calls"] = total
             values = values_of(self._value, paths)

@@ -113,7 +113,7 @@ class Policy:
         object.__setattr__(self, "max_depth", whole_number(self.max_depth, "max_depth", 1))
 
     def notes(self, paths: Sequence[Path], kv_bytes: Sequence[int]) -> dict[str, Any]:
-        """What :meth:`Search.tell` is to be told of these paths beside their values, as its keyword
+        """What :meth:`Search.tell` is to be told of ``paths`` beside their values, as its keyword
         arguments. ``kv_bytes`` is what the pages of each last step take."""
         return {}
 

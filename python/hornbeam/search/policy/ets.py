@@ -66,7 +66,8 @@ class Ets(Policy):
             raise ArgumentError(f"distance is {self.distance}, expected a number from 0 to 2")
 
     def notes(self, paths: Sequence[Path], kv_bytes: Sequence[int]) -> dict[str, Any]:
-        """What steps cost, and what tells them apart."""
+        """What the last steps of ``paths`` cost, ``kv_bytes`` if that is asked for, and what tells them
+        apart."""
         found: dict[str, Any] = {}
         if self.cost == "bytes":
             found["costs"] = list(kv_bytes)
