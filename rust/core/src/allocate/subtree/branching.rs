@@ -6,7 +6,7 @@ use super::pricing::{Cover, Pricing};
 use super::tree::{Fixed, NONE, Part, close};
 
 /// Passes before the first branching, and after it.
-const PASSES: [u32; 2] = [300, 40];
+const PASSES: [u32; 2] = [20, 15];
 
 /// Branch and bound on a part.
 #[derive(Debug)]
