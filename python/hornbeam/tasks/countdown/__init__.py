@@ -9,13 +9,22 @@ A problem knows its prompt, where a path ends, what solves it, and which paths c
     assert problem.fault("11 - 3 = 8\\n7 * 5 = 35\\n35 + 8 = 43\\n") is None
 """
 
-from hornbeam.tasks.countdown.models import MODELS, folder_of, load, problems, training, value_head_file
+from hornbeam.tasks.countdown.models import (
+    MODELS,
+    SHIPPED,
+    folder_of,
+    load,
+    problems,
+    training,
+    value_head_file,
+)
 from hornbeam.tasks.countdown.problem import Problem, Step, steps_of
 from hornbeam.tasks.countdown.reach import reachable
 from hornbeam.tasks.countdown.tokens import tokenizer
 
 __all__ = [
     "MODELS",
+    "SHIPPED",
     "Problem",
     "Step",
     "folder_of",

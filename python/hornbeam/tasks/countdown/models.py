@@ -1,4 +1,4 @@
-"""The models that ship with the package, and their value heads."""
+"""The models, their value heads and the held-out problems that ship with the package."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ if TYPE_CHECKING:
 
     from hornbeam.engine.host import HostKeywords
 
-__all__ = ["MODELS", "folder_of", "load", "problems", "training", "value_head_file"]
+__all__ = ["MODELS", "SHIPPED", "folder_of", "load", "problems", "training", "value_head_file"]
 
 #: Names of models: their size, and ``-traces`` where they look at several operations before each step.
 MODELS = ("small", "large", "small-traces")
+#: Those whose weights are in the package; the others are trained by ``benches/tasks/countdown/train.py``.
+SHIPPED = ("small",)
 #: Where the weights lie.
 WEIGHTS = Path(__file__).parent / "weights"
 #: Held-out problems, as text, by split.
