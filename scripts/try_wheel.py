@@ -37,7 +37,9 @@ if "--to-publish" in sys.argv:
 status = native.cuda_status()
 assert status["available"] or status["reason"], status
 assert "torch" not in sys.modules
-for part in ("py.typed", "pages/trace.html", "pages/keep.html", "pages/base.css", "pages/base.js"):
+pages = [f"pages/{name}" for name in ("trace.html", "keep.html", "search.html", "base.css", "base.js")]
+task = [f"tasks/countdown/{name}" for name in ("problems.json", "weights/small/model.safetensors")]
+for part in ("py.typed", *pages, *task):
     assert os.path.isfile(os.path.join(folder, part)), part
 python = sys.version.split()[0]
 print(f"python {python}: hornbeam {info['version']}, {info['instruction_set']}, {info['cuda']}")
