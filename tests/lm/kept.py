@@ -63,7 +63,7 @@ class Spy:
             start(keeper, *arguments)
             self.keepers.append(keeper)
 
-        def closed(sequence):
+        def closed(sequence, keep=True):
             if not sequence.is_closed:
                 tree = sequence.engine.tree
                 table = tree.key_table(sequence.branch)
@@ -71,7 +71,7 @@ class Spy:
                 self.bytes[sequence.index] = sequence.branch.bytes_by_head()
                 self.branch_stats[sequence.index] = sequence.branch.stats()
                 tree.debug_check()
-            close(sequence)
+            close(sequence, keep)
 
         monkeypatch.setattr(Keeper, "__init__", started)
         monkeypatch.setattr(Request, "close", closed)

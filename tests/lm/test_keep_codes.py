@@ -197,7 +197,7 @@ class TestPages:
         def snapshot():
             watching.shown = None
             watching.look()
-            state = watching.keepers[-1].states[0]
+            [state] = watching.keepers[-1].states.values()
             return watching.shown, state.mass.clone(), state.since, lm.tree.stats()
 
         def failing(tree, step, **options):
@@ -208,10 +208,10 @@ class TestPages:
                 raise RuntimeError("the model failed")
             return forward(tree, step, **options)
 
-        def closing(sequence):
+        def closing(sequence, keep=True):
             if not sequence.is_closed:
                 snapshots.append(snapshot())
-            close(sequence)
+            close(sequence, keep)
 
         monkeypatch.setattr(lm.runner, "forward", failing)
         monkeypatch.setattr(hb.engine.request.Request, "close", closing)

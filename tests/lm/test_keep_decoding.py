@@ -141,7 +141,7 @@ class TestRollback:
 
         def snapshot():
             keeper = spy.keepers[-1]
-            state = keeper.states[0]
+            [state] = keeper.states.values()
             branch = self.sequence.branch
             table = lm.tree.key_table(branch)
             rows = table.gather(lm.tree.chunks)
@@ -169,10 +169,10 @@ class TestRollback:
                 raise RuntimeError("the model failed")
             return forward(tree, step, **options)
 
-        def closing(sequence):
+        def closing(sequence, keep=True):
             if not sequence.is_closed and calls[0] == 6:
                 snapshots.append(snapshot())
-            close(sequence)
+            close(sequence, keep)
 
         close = Request.close
         with pytest.MonkeyPatch.context() as patch:

@@ -43,9 +43,9 @@ def test_rounds_add_up(lm: hb.LM, name: str, monkeypatch: pytest.MonkeyPatch) ->
     held: list[tuple[int, int]] = []
     take = searching.Searching._take
 
-    def watched(self: Any, asked: Any, paths: Any) -> None:
+    def watched(self: Any, done: Any) -> None:
         before = self.ledger.kv_bytes_held
-        take(self, asked, paths)
+        take(self, done)
         held.append((before, self.ledger.kv_bytes_held))
 
     monkeypatch.setattr(searching.Searching, "_take", watched)

@@ -91,10 +91,11 @@ def test_observers_see_each_round_and_the_end(lm: hb.LM, monkeypatch: pytest.Mon
         Budget(),
         0,
         None,
+        None,
         max,
     )
     seen: list[int] = []
-    made._observers.append(lambda: seen.append(len(made.tree.paths)))
+    made.observe(lambda: seen.append(len(made.tree.paths)))
     made.run()
     assert seen == [3, 5, 7, 7]
     slow = searching.Searching(
@@ -107,11 +108,12 @@ def test_observers_see_each_round_and_the_end(lm: hb.LM, monkeypatch: pytest.Mon
         Budget(),
         0,
         None,
+        None,
         max,
     )
     clock = Clock()
     monkeypatch.setattr(searching, "time", clock)
-    slow._observers.append(clock.hang)
+    slow.observe(clock.hang)
     assert 2 * HANG < slow.run().ledger.seconds < 3 * HANG
     failing = searching.Searching(
         lm.engine,
@@ -123,9 +125,10 @@ def test_observers_see_each_round_and_the_end(lm: hb.LM, monkeypatch: pytest.Mon
         Budget(),
         0,
         None,
+        None,
         max,
     )
-    failing._observers.append(lambda: (_ for _ in ()).throw(NotOurs("an observer")))
+    failing.observe(lambda: (_ for _ in ()).throw(NotOurs("an observer")))
     result = failing.run()
     assert (result.stop, str(result.error)) == ("error", "an observer")
     assert len(result.tree.paths) == 3

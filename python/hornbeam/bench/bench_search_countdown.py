@@ -1,4 +1,4 @@
-"""Searches on Countdown, an exact verifier at hand: what tree search solves at the tokens of best-of-n.
+"""Searches on Countdown, an exact verifier at hand: what tree search solves at the tokens of best of n.
 
 The small model, its value head and the 500 held-out problems ship with the package (``hornbeam.tasks``); the
 head was trained on outcomes of rollouts alone. A problem counts as solved when the one answer that is handed

@@ -152,7 +152,7 @@ class Ours:
         scoring = keeper.scoring
         seen = self.observers[2 if scoring.moments is not None else 1 if scoring.adds_mass else 0]
         scoring.rules = seen.scoring.rules
-        state = copy.copy(seen.states[0])
+        [state] = map(copy.copy, seen.states.values())
         label, find = repr(keeper.recipe.score), scoring.scores
 
         def scores(*arguments: Any) -> torch.Tensor:

@@ -110,8 +110,7 @@ class BeamSearching:
         return self.beams.now.cut or "over"
 
     def _limit(self, now: Standing) -> Stop | None:
-        """The kind of cost that does not allow the next step: a token a beam, and at most a page for each,
-        unless it is the prompt's."""
+        """The kind of cost that does not allow the next step: a token a beam, and at most a page for each."""
         held = self._bytes(list(now.branches.values()))
         self._peak_bytes = max(self._peak_bytes, held)
         count, tokens, kv_bytes = len(now.groups.rows), self.budget.tokens, self.budget.kv_bytes
@@ -119,8 +118,7 @@ class BeamSearching:
             return None
         if tokens is not None and now.written + count > tokens:
             return "tokens"
-        pages = count if now.groups.num_tokens else 0
-        if kv_bytes is not None and held + pages * self.engine.tree.slab_bytes > int(kv_bytes):
+        if kv_bytes is not None and held + count * self.engine.tree.slab_bytes > int(kv_bytes):
             return "kv_bytes"
         return None
 

@@ -186,8 +186,8 @@ class Searching:
             if not self._search.is_over:
                 raise ArgumentError("the policy asked for nothing, expected an expansion or the end of it")
             return None
-        live = self._search.live()
-        if gone := [expansion.leaf for expansion in asked if not live[expansion.leaf]]:
+        live = {node for node, is_live in enumerate(self._search.live()) if is_live}
+        if gone := {expansion.leaf for expansion in asked} - live:
             raise ArgumentError(f"the policy goes on from node {min(gone)}, expected one that is live")
         each = self.spending.each(total)
         reserved = {"tokens": total * each, "verifier_calls": total}
