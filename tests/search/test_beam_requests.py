@@ -176,7 +176,11 @@ LIMITED = (BEAM, hb.recipes.diverse_beam(width=6, groups=2, max_new_tokens=14))
 
 @pytest.fixture(scope="module")
 def unlimited(lm: hb.LM) -> dict[Any, hb.search.SearchResult]:
-    return {recipe: lm.search(PROMPT, recipe=recipe) for recipe in LIMITED}
+    found = {}
+    for recipe in LIMITED:
+        lm.clear_cache()  # what is cached decides on which pages a beam begins
+        found[recipe] = lm.search(PROMPT, recipe=recipe)
+    return found
 
 
 @settings(max_examples=30, deadline=None)
@@ -197,6 +201,7 @@ def test_no_budget_is_passed(
     kv_bytes = None if kilobytes is None else f"{kilobytes}KB"
     budget = Budget(tokens=tokens, forwards=forwards, kv_bytes=kv_bytes)
     whole = unlimited[recipe]
+    lm.clear_cache()
     try:
         result = lm.search(PROMPT, recipe=recipe, budget=budget)
     except BudgetExhausted:
@@ -348,3 +353,30 @@ def test_options_are_checked(lm: hb.LM, options: dict[str, Any], message: str) -
 def test_settings_are_checked(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         hb.recipes.diverse_beam(**options)
+
+
+def test_a_select_or_a_step_that_fails_leaves_what_there_is(
+    lm: hb.LM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = lm.search(PROMPT, recipe=BEAM)
+    wrong = lm.search(PROMPT, recipe=BEAM, select=lambda paths: "the first")  # type: ignore[arg-type, return-value]
+    assert wrong.stop == "error"
+    assert "select gave 'the first', expected a path or None" in str(wrong.error)
+    assert wrong.best is not None
+    assert plain.best is not None
+    assert wrong.best.token_ids == plain.best.token_ids
+    drive, calls = lm.engine.drive, [0]
+
+    def failing(waiting: Any) -> None:
+        calls[0] += 1
+        if calls[0] == 4:
+            raise RuntimeError("no step")
+        drive(waiting)
+
+    monkeypatch.setattr(lm.engine, "drive", failing)
+    cut = lm.search(PROMPT, recipe=BEAM)
+    assert (cut.stop, str(cut.error)) == ("error", "no step")
+    assert cut.ledger._native.reserved(0) == [0] * 5
+    assert cut.ledger.forwards == 4
+    with pytest.raises(ArgumentError, match="select is None, expected a callable"):
+        lm.search(PROMPT, recipe=hb.recipes.rebase(width=2), select=None)  # type: ignore[arg-type]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from typing import Any
 
@@ -11,11 +11,11 @@ import pytest
 import torch
 
 import hornbeam as hb
-from hornbeam.search import Budget, Path, StepEnd
+from hornbeam.search import Budget, Path
 from tests import models
+from tests.search.test_search import STEP, score
 
 PROMPT = "where to, and by which of the many roads that lead out of the town this morning?"
-STEP = StepEnd(delimiter=None, max_tokens=6)
 KEEPS: dict[str, Any] = {
     "snap_kv": hb.recipes.snap_kv("50%", window=4),
     "streaming_llm": hb.recipes.streaming_llm(24, every=8),
@@ -27,10 +27,6 @@ KEEPS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def lm() -> hb.LM:
     return hb.LM(models.llama(), models.byte_tokenizer())
-
-
-def score(paths: Sequence[Path]) -> list[float]:
-    return [zlib.crc32(bytes(path.token_ids)) / 2**32 for path in paths]
 
 
 def shown(result: Any) -> Any:
@@ -151,3 +147,40 @@ def test_a_grammar_holds_along_every_path(lm: hb.LM) -> None:
     for path in plain.tree.paths.values():
         text = [path.prompt_ids[-1], *path.token_ids]
         assert all(a % 2 != b % 2 for a, b in pairwise(text))
+
+
+def test_searches_in_threads_over_one_prefix_and_one_small_model(lm: hb.LM) -> None:
+    """Each gives the paths that it gives alone, with a draft that another model makes."""
+    drafter = hb.LM(models.llama(), models.byte_tokenizer())
+    recipe = hb.recipes.rebase(width=4, max_depth=3)
+
+    def search(seed: int) -> Any:
+        draft = hb.spec.SmallModel(drafter)
+        return shown(lm.search(PROMPT, recipe=recipe, value=score, step=STEP, seed=seed, draft=draft))
+
+    alone = [search(seed) for seed in range(3)]
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(search, range(3))) == alone
+    assert lm.tree.stats()["branches"] == 0
+    assert lm.engine.requests == []
+
+
+def test_weights_that_change_between_rounds_are_read_anew() -> None:
+    """What was written by the old weights is read by the new ones before the search goes on."""
+    changed = hb.LM(models.llama(), models.byte_tokenizer())
+
+    def value(paths: Sequence[Path]) -> list[float]:
+        if paths[0].depth == 1:
+            with torch.no_grad():
+                changed.model.lm_head.weight.mul_(1.5)
+        return score(paths)
+
+    recipe = hb.recipes.best_of_n(n=2, temperature=0.0, max_depth=2)
+    result = changed.search(PROMPT, recipe=recipe, value=value, step=STEP, draft=None)
+    assert result.stop == "over"
+    path = result.tree.paths[3]
+    assert path.parent is not None
+    prompt = [*path.prompt_ids, *path.parent.token_ids]
+    again = changed.generate(prompt, max_new_tokens=6, draft=None)
+    assert path.token_ids[path.step :] == again.token_ids
+    assert changed.tree.stats()["branches"] == 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,8 @@ import hornbeam as hb
 from hornbeam.engine import searching
 from hornbeam.search import Budget, NodeRecord, Path, SearchProgress, StepEnd
 from tests import models
+from tests.search.test_search import PROMPT, STEP, ends, score
 
-PROMPT = "where to?"
-STEP = StepEnd(delimiter=None, max_tokens=6)
 RECIPES: dict[str, Any] = {
     "best_of_n": hb.recipes.best_of_n(n=4, max_depth=3),
     "step_beam": hb.recipes.step_beam(width=6, children=3, max_depth=4),
@@ -27,14 +25,6 @@ RECIPES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def lm() -> hb.LM:
     return hb.LM(models.llama(), models.byte_tokenizer())
-
-
-def score(paths: Sequence[Path]) -> list[float]:
-    return [zlib.crc32(bytes(path.token_ids)) / 2**32 for path in paths]
-
-
-def ends(path: Path) -> bool:
-    return zlib.crc32(bytes(path.token_ids)) % 5 == 0
 
 
 @pytest.mark.parametrize("name", RECIPES)

@@ -79,55 +79,25 @@ def test_a_policy_that_goes_wrong(lm: hb.LM, how: str, message: str) -> None:
     check_nothing_is_left(lm)
 
 
+def alone(lm: hb.LM, depth: int) -> searching.Searching:
+    """Two paths of so many steps."""
+    recipe = hb.recipes.best_of_n(n=2, max_depth=depth)
+    return searching.Searching(lm.engine, [1, 2, 3], recipe, score, None, STEP, Budget(), 0, None, None, max)
+
+
 def test_observers_see_each_round_and_the_end(lm: hb.LM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Their time is the search's, and where one fails the search ends with what there is."""
-    made = searching.Searching(
-        lm.engine,
-        [1, 2, 3],
-        hb.recipes.best_of_n(n=2, max_depth=3),
-        score,
-        None,
-        STEP,
-        Budget(),
-        0,
-        None,
-        None,
-        max,
-    )
+    made = alone(lm, 3)
     seen: list[int] = []
     made.observe(lambda: seen.append(len(made.tree.paths)))
     made.run()
     assert seen == [3, 5, 7, 7]
-    slow = searching.Searching(
-        lm.engine,
-        [1, 2, 3],
-        hb.recipes.best_of_n(n=2, max_depth=2),
-        score,
-        None,
-        STEP,
-        Budget(),
-        0,
-        None,
-        None,
-        max,
-    )
+    slow = alone(lm, 2)
     clock = Clock()
     monkeypatch.setattr(searching, "time", clock)
     slow.observe(clock.hang)
     assert 2 * HANG < slow.run().ledger.seconds < 3 * HANG
-    failing = searching.Searching(
-        lm.engine,
-        [1, 2, 3],
-        hb.recipes.best_of_n(n=2, max_depth=3),
-        score,
-        None,
-        STEP,
-        Budget(),
-        0,
-        None,
-        None,
-        max,
-    )
+    failing = alone(lm, 3)
     failing.observe(lambda: (_ for _ in ()).throw(NotOurs("an observer")))
     result = failing.run()
     assert (result.stop, str(result.error)) == ("error", "an observer")

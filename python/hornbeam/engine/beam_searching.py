@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.beams import Beams, Standing
 from hornbeam.engine.request import Call
-from hornbeam.engine.search_memory import bytes_below, pages_of
+from hornbeam.engine.search_memory import bytes_of, pages_below
+from hornbeam.engine.search_spending import take_step
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.search.beam_groups import Ended
 from hornbeam.search.budget import Budget, Ledger
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import TokenPolicy
-from hornbeam.search.select import answers
+from hornbeam.search.select import answers, chosen
 from hornbeam.text import continuation
 
 if TYPE_CHECKING:
@@ -100,9 +101,7 @@ class BeamSearching:
             spent: tuple[Stop, ...] = ("forwards", "seconds")
             if (cut := next((kind for kind in spent if self.ledger.left(kind) == 0), None)) is not None:
                 return cut
-            self.ledger.reserve(forwards=1)
-            self.engine.drive(waiting)
-            self.ledger.settle({"forwards": 1}, forwards=1)
+            take_step(self.engine, self.ledger, waiting)
             self._note()
         error = next((row.error for row in self.beams.rows if row.error is not None), None)
         if error is not None:
@@ -137,8 +136,8 @@ class BeamSearching:
         """Bytes of the pages below the prompt that these hold, each counted once."""
         pages: dict[int, int] = {}
         for branch in branches:
-            pages.update(pages_of(branch))
-        return bytes_below(pages, len(self.prompt), self.engine.tree)
+            pages.update(pages_below(branch, len(self.prompt)))
+        return bytes_of(pages, self.engine.tree)
 
     # -- what there is at the end ----------------------------------------------------------------------------
 
@@ -156,7 +155,9 @@ class BeamSearching:
         ]
         finished = [replace(path, is_finished=True) for path in paths[1 : len(ended) + 1]]
         tree = SearchTree({path.node: path for path in [root, *finished, *paths[len(ended) + 1 :]]})
-        best = self.select(finished) if finished else paths[1]
+        best, fault = chosen(self.select, finished, (finished or paths[1:])[0])
+        if fault is not None and error is None:
+            stop, error = "error", fault
         return SearchResult(best, answers(finished), self.ledger, tree, stop, error)
 
     def _path(self, number: int, beam: Ended, root: Path) -> Path:

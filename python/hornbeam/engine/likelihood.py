@@ -13,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hornbeam import cuda
-from hornbeam.engine.options import Options
-from hornbeam.engine.random_key import RandomKey
-from hornbeam.engine.request import Request
+from hornbeam.engine.only_read import OnlyRead
 from hornbeam.errors import ArgumentError
 from hornbeam.results import Likelihood
 
@@ -25,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Scored", "scored_requests"]
 
 
-class Scored(Request):
+class Scored(OnlyRead):
     """Prompt and continuation, all but its last token; of that there may be several.
 
     Args:
@@ -46,18 +44,7 @@ class Scored(Request):
         # Log-probabilities of the shared tokens, and whether each is the likeliest.
         self._shared: list[tuple[float, bool]] = []
         self._last: list[tuple[float, bool]] = []
-        super().__init__(
-            engine, index, RandomKey(0), [*prompt, *shared], Options.greedy(0), streams=False, **options
-        )
-
-    def _begin(self) -> None:
-        super()._begin()
-        self._ending = None  # it ends when it is read
-
-    @property
-    def wants_token(self) -> bool:
-        """Never."""
-        return False
+        super().__init__(engine, index, [*prompt, *shared], **options)
 
     @property
     def num_reusable(self) -> int:
@@ -82,10 +69,6 @@ class Scored(Request):
         if len(logits) > len(tokens):
             [own] = cuda.upload([torch.tensor(self.last_tokens)], logits.device)
             self._last = list(zip(values[-1][own].tolist(), (best[-1] == own).tolist(), strict=True))
-
-    def read_to_the_end(self) -> None:
-        """Ends it."""
-        self._ending = ("scored", 0)
 
     def likelihood(self, last_token: int) -> Likelihood:
         """Of the continuation that ends with this token."""

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hornbeam.engine.ambient import Ambient
-from hornbeam.engine.options import Options
-from hornbeam.engine.random_key import RandomKey
+from hornbeam.engine.only_read import OnlyRead
 from hornbeam.engine.request import Request
 from hornbeam.errors import ArgumentError
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["Reading", "readings"]
 
 
-class Reading(Request):
+class Reading(OnlyRead):
     """A text, and what its last row gives.
 
     Args:
@@ -55,18 +54,7 @@ class Reading(Request):
         self._wants_logits = wants_logits
         #: Whether the hidden state of its last row is asked for.
         self.wants_hidden = wants_hidden
-        super().__init__(
-            engine, index, RandomKey(0), list(tokens), Options.greedy(0), streams=False, **options
-        )
-
-    def _begin(self) -> None:
-        super()._begin()
-        self._ending = None  # it ends when it is read
-
-    @property
-    def wants_token(self) -> bool:
-        """Never."""
-        return False
+        super().__init__(engine, index, list(tokens), **options)
 
     def rows_wanted(self, begin: int, count: int) -> range:
         """The last one, if it is among them and its logits are asked for."""
@@ -80,10 +68,6 @@ class Reading(Request):
     def take_hidden(self, hidden: torch.Tensor) -> None:
         """Keeps the state ``[hidden size]`` of its last row."""
         self.hidden = hidden.detach().to("cpu", torch.float32, copy=True)
-
-    def read_to_the_end(self) -> None:
-        """Ends it."""
-        self._ending = ("scored", 0)
 
     def take_over(self, request: Request) -> None:
         """Goes on with the branch of a request that has ended, which holds the beginning of this text."""

@@ -14,6 +14,7 @@ from hornbeam.engine.request import Request
 from hornbeam.engine.request_state import RequestState
 from hornbeam.errors import StateError
 from hornbeam.results import Piece
+from hornbeam.speculation.declarations import lms_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -120,9 +121,7 @@ class Requests(Host):
 
     def changes_seen(self) -> int:
         """How often the model has changed so far, looked at anew."""
-        with self._lock:
-            self.notice()
-            return self._seen_changes
+        return self.exclusively(lambda: self._seen_changes)
 
     def go_on_from(
         self, parents: Sequence[Request], numbers: Sequence[int], options: Options
@@ -131,34 +130,35 @@ class Requests(Host):
         there with random numbers of its own, reduced or not as its parent is. What a parent wrote is the end
         of its prompt."""
         found: list[Request] = []
-        with self._lock:
-            self._check_between_steps()
+
+        def work() -> None:
             indices = self._free_indices()
-            try:
-                for parent, number in zip(parents, numbers, strict=True):
-                    is_outdated = parent.served_changes != self._seen_changes
-                    if is_outdated and parent.keeper is not None:
-                        raise StateError(
-                            "the model has changed since a text with keep= was written, and what its cache "
-                            "has let go cannot be computed again"
-                        )
-                    if parent.keeper is not None:
-                        parent.keeper.catch_up(parent)
-                        if parent.error is not None:
-                            raise parent.error
-                    branch = None if is_outdated else parent.branch.fork()
-                    child = parent.continued(next(indices), RandomKey(number), branch)
-                    found.append(child)
-                    if parent.keeper is not None:
-                        parent.keeper.fork(parent, child)
-                    whole = [*parent.prompt, *parent.output]
-                    child.prolong([], self.checkpoint.options_of(options, parent.place, whole))
-                    self._requests.append(child)
-                    self.group_of(child).start(child)
-            except BaseException:
-                for child in found:
-                    self.close(child)
-                raise
+            for parent, number in zip(parents, numbers, strict=True):
+                is_outdated = parent.served_changes != self._seen_changes
+                if is_outdated and parent.keeper is not None:
+                    raise StateError(
+                        "the model has changed since a text with keep= was written, and what its cache has "
+                        "let go cannot be computed again"
+                    )
+                if parent.keeper is not None:
+                    parent.keeper.catch_up(parent)
+                    if parent.error is not None:
+                        raise parent.error
+                branch = None if is_outdated else parent.branch.fork()
+                child = parent.continued(next(indices), RandomKey(number), branch)
+                found.append(child)
+                if parent.keeper is not None:
+                    parent.keeper.fork(parent, child)
+                whole = [*parent.prompt, *parent.output]
+                child.prolong([], self.checkpoint.options_of(options, parent.place, whole))
+                self._requests.append(child)
+                self.group_of(child).start(child)
+
+        try:
+            self.exclusively(work, [lm.engine for lm in lms_of(options.draft)])
+        except BaseException:
+            self.close_all(found)
+            raise
         return found
 
     def interrupt(self, requests: Sequence[Request]) -> None:

@@ -53,6 +53,8 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
         raise ArgumentError(f"budget is {budget!r}, expected a hornbeam.Budget")
     if isinstance(given["value"], EngineFace):
         given["value"] = RewardModel(given["value"])
+    if given["select"] is None:
+        raise ArgumentError("select is None, expected a callable")
     for name in ("value", "finish", "select", "watch"):
         if given[name] is not None and not callable(given[name]):
             raise ArgumentError(f"{name} is {given[name]!r}, expected a callable")
@@ -91,7 +93,7 @@ def _over_steps(engine: Engine, prompt: Any, **given: Any) -> Searching:
             "logits_processor keeps a state for each text, expected one whose answer depends on its "
             "arguments alone: the texts of a search branch"
         )
-    prompt_ids = _one_prompt(engine, prompt)
+    prompt_ids, is_listed = _one_prompt(engine, prompt)
     if ValueTraits.of(given["value"]).needs_hidden:
         if given["keep"] is not None:
             raise ArgumentError(
@@ -103,8 +105,7 @@ def _over_steps(engine: Engine, prompt: Any, **given: Any) -> Searching:
                 f"prompt has {len(prompt_ids)} tokens, expected less than the model's {engine.max_positions} "
                 "positions: the value needs the hidden state of what follows"
             )
-    is_one_of_many = isinstance(prompt, (list, tuple)) and prompts_of(engine, prompt)[1]
-    given["said"] = said_of(engine.tokenizer, prompt[0] if is_one_of_many else prompt, prompt_ids)
+    given["said"] = said_of(engine.tokenizer, prompt[0] if is_listed else prompt, prompt_ids)
     given["policy"] = given.pop("recipe")
     return Searching(engine, prompt_ids, **given)
 
@@ -127,14 +128,14 @@ def _over_tokens(
                 f"{name} is {given[name]!r}, expected it to be left out: {type(recipe).__name__} searches "
                 "over tokens, and scores them by their log-probabilities"
             )
-    if select is None:
-        raise ArgumentError("select is None, expected a callable")
     processor = given["logits_processor"]
-    return BeamSearching(engine, _one_prompt(engine, prompt), recipe, budget, select, processor).run()
+    prompt_ids, _ = _one_prompt(engine, prompt)
+    return BeamSearching(engine, prompt_ids, recipe, budget, select, processor).run()
 
 
-def _one_prompt(engine: Engine, prompt: Any) -> list[int]:
+def _one_prompt(engine: Engine, prompt: Any) -> tuple[list[int], bool]:
+    """Its token ids, and whether it is the one item of a list of prompts."""
     prompts, many = prompts_of(engine, prompt)
     if many and len(prompts) > 1:
         raise ArgumentError(f"search takes one prompt, got {len(prompts)}")
-    return prompts[0]
+    return prompts[0], many and isinstance(prompt, (list, tuple))

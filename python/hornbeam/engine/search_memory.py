@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.engine.engine import Engine
 
-__all__ = ["SearchMemory", "bytes_below", "pages_of"]
+__all__ = ["SearchMemory", "bytes_of", "pages_below"]
 
 
 class SearchMemory:
@@ -75,7 +75,7 @@ class SearchMemory:
         pages: dict[int, int] = {}
         for request in self._held.values():
             pages.update(self._pages(request))
-        return bytes_below(pages, self._num_prompt, self._engine.tree)
+        return bytes_of(pages, self._engine.tree)
 
     def pages(self) -> dict[int, dict[int, int]]:
         """How many pages below the prompt each branch holds, by the tree's own nodes."""
@@ -87,8 +87,9 @@ class SearchMemory:
         return (-(-tokens // tree.page_tokens) + 1) * tree.slab_bytes
 
     def path_bytes(self, path: Path) -> int:
-        """Of the pages that a path takes at most if it is read anew."""
-        found, at = 0, path
+        """Of the pages that a path takes at most if it is read anew: that of a prompt alone is one, which a
+        child may have a copy of."""
+        found, at = 0 if path.parent else self._engine.tree.slab_bytes, path
         while at.parent is not None:
             found += self.step_bytes(len(at.token_ids) - at.step)
             at = at.parent
@@ -119,23 +120,33 @@ class SearchMemory:
         return float("-inf") if value is None else value
 
     def _pages(self, request: Request) -> dict[int, int]:
-        return {} if request.is_closed else pages_of(request.branch)
+        return {} if request.is_closed else pages_below(request.branch, self._num_prompt)
 
 
-def pages_of(branch: Branch) -> dict[int, int]:
-    """The pages that each node of a branch's path takes, by the number of the node. A token lies at its
-    position in a page, whichever node it is of; what a node keeps that was reduced lies together."""
+#: Stands for the pages of a prompt itself among those of nodes.
+PROMPT = -1
+
+
+def pages_below(branch: Branch, num_prompt: int) -> dict[int, int]:
+    """The pages that each node of a branch's path takes from the last token of the prompt on, by the number
+    of the node. A token lies at its position in a page, whichever node it is of; what a node keeps that was
+    reduced lies together. A node that ends with the prompt takes a page; of all these one is the prompt's
+    own, :data:`PROMPT`."""
     if branch.is_closed:
         return {}
-    page = branch.tree.page_tokens
-    return {
-        number: -(-keys // page) if is_reduced else (start + count - 1) // page - start // page + 1
-        for number, start, count, keys, is_reduced in branch.nodes()
-        if count
-    }
+    page, begin = branch.tree.page_tokens, num_prompt - 1
+    found = {}
+    for number, start, count, keys, is_reduced in branch.nodes():
+        end = start + count
+        if is_reduced:
+            found[number] = -(-keys // page)
+        elif end > max(start, begin):
+            found[number] = (end - 1) // page - max(start, begin) // page + 1
+            if end == num_prompt:
+                found[PROMPT] = -1
+    return found
 
 
-def bytes_below(pages: Mapping[int, int], num_prompt: int, tree: PrefixTree) -> int:
-    """Bytes of these pages but for those of a prompt of so many tokens."""
-    prompt = -(-num_prompt // tree.page_tokens)
-    return max(sum(pages.values()) - prompt, 0) * tree.slab_bytes
+def bytes_of(pages: Mapping[int, int], tree: PrefixTree) -> int:
+    """Bytes of the pages of nodes, :func:`pages_below`."""
+    return sum(pages.values()) * tree.slab_bytes

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from hornbeam.engine.search_memory import SearchMemory
 from hornbeam.search.budget import Ledger
 from hornbeam.search.path import Path, Stop
 from hornbeam.search.step_end import StepEnd
 
-__all__ = ["SearchSpending"]
+if TYPE_CHECKING:
+    from hornbeam.engine.engine import Engine
+    from hornbeam.engine.request import Request
+
+__all__ = ["SearchSpending", "take_step"]
+
+
+def take_step(engine: Engine, ledger: Ledger, waiting: Request) -> None:
+    """Takes a step that ``waiting`` is to go on in, and charges it, whatever comes of it."""
+    ledger.reserve(forwards=1)
+    try:
+        engine.drive(waiting)
+    finally:
+        ledger.settle({"forwards": 1}, forwards=1)
 
 
 class SearchSpending:

@@ -9,14 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.beginning import begin
 from hornbeam.engine.request import Call, Request
 from hornbeam.engine.search_memory import SearchMemory
 from hornbeam.engine.search_records import describe, node_records
-from hornbeam.engine.search_spending import SearchSpending
+from hornbeam.engine.search_spending import SearchSpending, take_step
 from hornbeam.errors import ArgumentError, BudgetExhausted
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
 from hornbeam.search.budget import KINDS, Budget, Ledger
@@ -25,7 +24,7 @@ from hornbeam.search.history import SearchHistory
 from hornbeam.search.path import Path, SearchResult, SearchTree, Stop
 from hornbeam.search.policy.base import Policy, Search
 from hornbeam.search.progress import SearchProgress
-from hornbeam.search.select import answers
+from hornbeam.search.select import answers, chosen
 from hornbeam.search.select import best as greatest
 from hornbeam.search.step_end import StepEnd
 from hornbeam.search.values.base import SearchFacts, ValueTraits, open_value, values_of
@@ -90,7 +89,7 @@ class Searching:
         describe(self.history, self)
         self._search = self.policy.open(self.seed)
         self._call = Call()
-        self._observers.append(self._tell_watch)
+        self.observe(self._tell_watch)
         self._written: list[Request] = []  # of the round under way
         self._ends: list[Reading] = []  # that read the last tokens of these, where hidden states are wanted
         self._alive: set[int] = set()  # nodes that values were not told to forget
@@ -163,13 +162,9 @@ class Searching:
                 f"the budget of {stop} was spent before any path was valued: {self.ledger!r}"
             )
         finished = self.tree.finished
-        best = greatest(finished or valued)
-        try:
-            if finished and not isinstance(best := self.select(finished), (Path, NoneType)):
-                raise ArgumentError(f"select gave {best!r}, expected a path or None")
-        except Exception as raised:
-            best = greatest(finished)
-            stop, error = ("error", raised) if error is None else (stop, error)
+        best, fault = chosen(self.select, finished, greatest(finished or valued))
+        if fault is not None and error is None:
+            stop, error = "error", fault
         return SearchResult(best, answers(finished), self.ledger, self.tree, stop, error, self.history)
 
     def _round(self) -> Stop | None:
@@ -226,18 +221,19 @@ class Searching:
         if limit is None or not self.spending.allows_passes:
             return list(children)
         found: list[Child] = []
-        leaves, needed = set[int](), 0
+        leaves, needed, held = set[int](), 0, 0
         for node, leaf in children:
             more = self.spending.child_bytes(leaf, each)
-            if leaf.node not in self._memory and leaf.node not in leaves:
+            if leaf.node not in self._memory:
                 more += self._memory.path_bytes(leaf)
-            if found and self._memory.bytes() + needed + more > limit:
+            if found and held + needed + more > limit:
                 break
             found.append((node, leaf))
             leaves.add(leaf.node)
             needed += more
             if len(found) == 1:
                 self._memory.make_room(needed, limit, self.tree.paths, leaves)
+                held = self._memory.bytes()
         return found
 
     def _take(self, done: Round) -> None:
@@ -288,8 +284,9 @@ class Searching:
         if self.keep is None:
             self._memory.drop_outdated()
         reserved = sum(self.spending.child_bytes(leaf, each) for _, leaf in wave)
-        leaves = {leaf.node: leaf for _, leaf in wave if leaf.node not in self._memory}
-        reserved += sum(map(self._memory.path_bytes, leaves.values()))
+        if self.keep is None:
+            anew = [leaf for _, leaf in wave if leaf.node not in self._memory]
+            reserved += sum(map(self._memory.path_bytes, anew))
         if not self.ledger.reserve(kv_bytes=reserved):
             return "kv_bytes"
         used = 0
@@ -323,13 +320,14 @@ class Searching:
         held = [place for place, one in enumerate(is_held) if one]
         others = [place for place, one in enumerate(is_held) if not one]
         begin_at = len(self._written)
-        self._written += self.engine.submit_all(
-            [[*self.prompt, *wave[place][1].token_ids] for place in others],
-            options,
-            streams=False,
-            owner=self._call,
-            numbers=[numbers[place] for place in others],
-        )
+        if others:
+            self._written += self.engine.submit_all(
+                [[*self.prompt, *wave[place][1].token_ids] for place in others],
+                options,
+                streams=False,
+                owner=self._call,
+                numbers=[numbers[place] for place in others],
+            )
         if self._needs_hidden:
             before = [self._memory.get(leaf.node) for _, leaf in wave]
             begin(self.engine, self._written[begin_at:], before)
@@ -345,11 +343,9 @@ class Searching:
         while (waiting := next((request for request in written if not request.done), None)) is not None:
             if (cut := self.spending.spent(within=True)) is not None:
                 return cut
-            self.ledger.reserve(forwards=1)
             try:
-                self.engine.drive(waiting)
+                take_step(self.engine, self.ledger, waiting)
             finally:
-                self.ledger.settle({"forwards": 1}, forwards=1)
                 self._note_time()
         for request in written:
             if request.error is not None:

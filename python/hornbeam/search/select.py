@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from types import NoneType
+from typing import Any
 
+from hornbeam.errors import ArgumentError
 from hornbeam.search.path import Answer, Path
 
 __all__ = ["answers", "best", "majority", "weighted"]
@@ -53,6 +56,22 @@ def weighted(paths: Sequence[Path]) -> Path | None:
     """
     found = answers(paths)
     return max(found, key=lambda answer: answer.value).best if found else None
+
+
+def chosen(
+    select: Callable[[Sequence[Path]], Any], finished: Sequence[Path], otherwise: Path | None
+) -> tuple[Path | None, Exception | None]:
+    """What ``select`` makes of the finished paths, and what went wrong with it; where there are none, or it
+    fails, it is ``otherwise``."""
+    if not finished:
+        return otherwise, None
+    try:
+        found = select(finished)
+        if not isinstance(found, (Path, NoneType)):
+            raise ArgumentError(f"select gave {found!r}, expected a path or None")
+    except Exception as raised:
+        return otherwise, raised
+    return found, None
 
 
 def _greatest(paths: Sequence[Path]) -> Path:
