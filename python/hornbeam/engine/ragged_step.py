@@ -13,7 +13,7 @@ import torch
 
 from hornbeam.engine.blame import Blamed, blaming
 from hornbeam.engine.drafting import Drafting
-from hornbeam.engine.logprobs import token_entries
+from hornbeam.engine.logprobs import Wanted, take_entries, token_entries
 from hornbeam.engine.outcomes import tell_sources
 from hornbeam.engine.reading import Reading
 from hornbeam.engine.request import Request
@@ -306,6 +306,7 @@ class RaggedStep:
     def _cut(self, logits: torch.Tensor, first: dict[int, int]) -> list[Any]:
         """What every request emits when the step is committed, and the rows that stay."""
         paths: list[Any] = []
+        wanted: list[Wanted] = []
         for group in self.groups:
             begin = group.rows.start
             for request, draft, verdict in zip(group.requests, group.drafts, group.verdicts, strict=True):
@@ -316,11 +317,10 @@ class RaggedStep:
                 pieces = self._cut_one(request, fresh, len(fresh))
                 path = [0, *(index + 1 for index in verdict.accepted)][: len(pieces)]
                 if request.options.logprobs is not None:
-                    rows = logits[begin : begin + 1 + len(draft.tokens)][path]
-                    tokens = [piece.token for piece in pieces]
-                    request.logprobs += token_entries(tokens, rows, request.options.logprobs)
+                    wanted.append((request, [piece.token for piece in pieces], [begin + row for row in path]))
                 begin += 1 + len(draft.tokens)
                 paths.append(path)
+        take_entries(wanted, logits)
         for chunk in self.chunks:
             if chunk.request.index in first:
                 self._cut_one(chunk.request, [(first[chunk.request.index], "plain")], len(chunk.token_ids))
