@@ -292,14 +292,14 @@ mod tests {
                 }
                 results.extend(transposed.iter().map(|row| l.load(row)));
             }
-            let mut places = [0; WIDTH];
-            let count = l.positions(l.mask_bits(l.lt(a, b)), 7, &mut places);
-            bits.extend(&places[..count]);
             for v in results {
                 let mut lanes = [0.0f32; WIDTH];
                 l.store(v, &mut lanes);
                 bits.extend(lanes.map(|x| if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }));
             }
+            let mut places = [0; WIDTH];
+            let count = l.positions(l.mask_bits(l.lt(a, b)), 7, &mut places);
+            bits.extend(&places[..count]);
             bits
         }
     }
