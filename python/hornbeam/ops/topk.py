@@ -11,6 +11,9 @@ from hornbeam import _native
 from hornbeam.errors import ArgumentError, ShapeError
 from hornbeam.integers import integer_tensor, whole_number
 
+#: Where results lie, whatever torch's default device is.
+CPU = torch.device("cpu")
+
 __all__ = ["block_topk", "product_key_topk", "topk", "topp"]
 
 
@@ -52,28 +55,24 @@ def topk(
     """
     rows, shape, starts = _rows(scores, "scores", offsets)
     counts = None
-    if isinstance(k, int):
-        width = whole_number(k, "k")
-    elif isinstance(k, Tensor) and k.dim() > 0:
+    if isinstance(k, Tensor) and k.dim() > 0:
         if k.shape != shape:
-            raise ShapeError(f"k is a tensor of shape {tuple(k.shape)}, expected an integer or shape {tuple(shape)}")
-        counts = integer_tensor(k, "k").contiguous().view(-1)
+            raise ShapeError(
+                f"k is a tensor of shape {tuple(k.shape)}, expected an integer or shape {tuple(shape)}"
+            )
+        counts = integer_tensor(k, "k").contiguous()
         width = max(0, int(counts.max())) if counts.numel() else 0
     else:
         width = whole_number(k, "k")
-    if hint is not None:
-        if hint.shape != shape:
-            raise ShapeError(f"hint is a tensor of shape {tuple(hint.shape)}, expected shape {tuple(shape)}")
-        hint = hint.contiguous().view(-1)
     # Before room is made for numbers that no row has.
-    if starts is None and width > rows.shape[1]:
-        raise ArgumentError(f"k is {width}, expected 0 to {rows.shape[1]}, the length of a row")
-    values, indices = _outputs(out, shape, width, rows.dtype)
-    if values.dim() == 2:
-        _native.topk(rows, width, counts, starts, sorted, hint, values, indices)
-    else:
-        flat = (values.view(shape.numel(), width), indices.view(shape.numel(), width))
-        _native.topk(rows, width, counts, starts, sorted, hint, *flat)
+    if starts is None and rows.dim() > 0 and width > rows.shape[-1]:
+        raise ArgumentError(f"k is {width}, expected 0 to {rows.shape[-1]}, the length of a row")
+    if hint is not None:
+        hint = hint.contiguous()
+    values, indices = out if out is not None else _outputs(shape, width, rows.dtype)
+    if out is not None and values.shape[-1:] != (width,):
+        raise ShapeError(f"out has values of shape {tuple(values.shape)}, expected {(*shape, width)}")
+    _native.topk(rows, width, counts, starts, sorted, hint, values, indices)
     return values, indices
 
 
@@ -110,13 +109,12 @@ def topp(
         ArgumentError: `p` is no share, ``cap`` is below ``floor``, a weight is negative, infinite or NaN.
     """
     rows, shape, starts = _rows(weights, "weights", offsets)
-    counts = torch.empty(shape.numel(), dtype=torch.int64, device="cpu")
+    counts = torch.empty(shape, dtype=torch.int64, device=CPU)
     most = None if cap is None else whole_number(cap, "cap")
     _native.topp_counts(rows, starts, p, whole_number(floor, "floor"), most, counts)
     width = int(counts.max()) if counts.numel() else 0
-    values, indices = _outputs(None, shape, width, rows.dtype)
-    flat = (values.view(shape.numel(), width), indices.view(shape.numel(), width))
-    _native.topk(rows, width, counts, starts, sorted, None, *flat)
+    values, indices = _outputs(shape, width, rows.dtype)
+    _native.topk(rows, width, counts, starts, sorted, None, values, indices)
     return values.masked_fill_(indices < 0, 0), indices
 
 
@@ -159,6 +157,8 @@ def product_key_topk(
     k = whole_number(k, "k")
     last = 1 if core is None else 2
     for name, scores in (("scores_a", scores_a), ("scores_b", scores_b)):
+        if not isinstance(scores, Tensor):
+            raise ArgumentError(f"{name} is a {type(scores).__name__}, expected a tensor")
         if scores.dim() < last or not scores.is_floating_point():
             raise ShapeError(
                 f"{name} is {scores.dtype} of shape {tuple(scores.shape)}, expected floats of shape "
@@ -183,9 +183,9 @@ def product_key_topk(
                 f"core is a tensor of shape {tuple(core.shape)}, expected {(rank, rank)} or {(*shape, rank, rank)}"
             )
         square = core.float().reshape(core.shape[:-2].numel(), rank, rank)
-    values, indices = _outputs(None, shape, k, torch.float32)
-    _native.product_key_topk(a, b, k, square, sorted, values.view(count, k), indices.view(count, k))
-    return values, indices
+    values, indices = _outputs(torch.Size([count]), k, torch.float32)
+    _native.product_key_topk(a, b, k, square, sorted, values, indices)
+    return values.view(*shape, k), indices.view(*shape, k)
 
 
 def block_topk(
@@ -217,47 +217,30 @@ def block_topk(
         ArgumentError: ``block`` is less than 1, or `k` is out of range.
     """
     rows, shape, starts = _rows(scores, "scores", offsets)
+    if rows.dim() == 0:
+        raise ShapeError("scores is a tensor without dimensions, expected shape [..., n]")
     block, k = whole_number(block, "block", 1), whole_number(k, "k")
     blocks = -(-rows.shape[-1] // block)
     if starts is None and k > blocks:
         raise ArgumentError(f"k is {k}, expected 0 to {blocks}, the blocks of a row")
-    values, indices = _outputs(None, shape, k, rows.dtype)
-    flat = (values.view(shape.numel(), k), indices.view(shape.numel(), k))
-    _native.block_topk(rows, block, k, starts, sorted, *flat)
+    values, indices = _outputs(shape, k, rows.dtype)
+    _native.block_topk(rows, block, k, starts, sorted, values, indices)
     return values, indices
 
 
 def _rows(scores: Tensor, name: str, offsets: Tensor | None) -> tuple[Tensor, torch.Size, Tensor | None]:
-    """The rows as the native operation takes them, `[rows, n]` or, with offsets, `[n]`; the shape of what has one
-    number a row; and the offsets."""
-    if offsets is not None:
-        starts = integer_tensor(offsets, "offsets").contiguous()
-        if scores.dim() != 1 or starts.dim() != 1 or len(starts) == 0:
-            raise ShapeError(
-                f"{name} and offsets have shapes {tuple(scores.shape)} and {tuple(starts.shape)}, expected [n] and "
-                "[rows + 1]"
-            )
-        return scores.contiguous(), torch.Size([len(starts) - 1]), starts
-    if scores.dim() == 2 and scores.is_contiguous():
-        return scores, scores.shape[:1], None
-    if scores.dim() == 0:
-        raise ShapeError(f"{name} is a tensor without dimensions, expected shape [..., n]")
-    shape = scores.shape[:-1]
-    return scores.contiguous().view(shape.numel(), scores.shape[-1]), shape, None
+    """The rows, contiguous; the shape of what has one number a row; and the offsets."""
+    if not isinstance(scores, Tensor):
+        raise ArgumentError(f"{name} is a {type(scores).__name__}, expected a tensor")
+    rows = scores if scores.is_contiguous() else scores.contiguous()
+    if offsets is None:
+        # Of a tensor without dimensions the native operation says so.
+        return rows, rows.shape[:-1], None
+    starts = integer_tensor(offsets, "offsets").contiguous()
+    return rows, torch.Size([max(0, starts.numel() - 1)]), starts
 
 
-def _outputs(
-    out: tuple[Tensor, Tensor] | None, shape: torch.Size, width: int, dtype: torch.dtype
-) -> tuple[Tensor, Tensor]:
-    """Values and indices `[*shape, width]`: new ones, or those that were given, looked at."""
-    if out is None:
-        places = (*shape, width)
-        return torch.empty(places, dtype=dtype, device="cpu"), torch.empty(places, dtype=torch.int64, device="cpu")
-    values, indices = out
-    for name, tensor, kind in (("values", values, dtype), ("indices", indices, torch.int64)):
-        if tensor.shape != (*shape, width) or tensor.dtype != kind or not tensor.is_contiguous():
-            raise ShapeError(
-                f"out's {name} are {tensor.dtype} of shape {tuple(tensor.shape)}, strided {tensor.stride()}, expected "
-                f"{kind} of shape {(*shape, width)}, contiguous"
-            )
-    return values, indices
+def _outputs(shape: torch.Size, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Values and indices `[*shape, width]`, yet to be written."""
+    values = torch.empty(*shape, width, dtype=dtype, device=CPU)
+    return values, torch.empty(*shape, width, dtype=torch.int64, device=CPU)

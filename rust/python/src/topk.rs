@@ -2,7 +2,8 @@
 
 use half::{bf16, f16};
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::ops::topk::{self, Counts, Order, Rows, Share, Top, TuckerCore};
+use hornbeam_core::ops::topk as operations;
+use hornbeam_core::ops::topk::{Counts, Order, Rows, Share, Top, TuckerCore};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use smallvec::SmallVec;
@@ -14,8 +15,8 @@ use crate::tensor::{Item, Tensor, expect_apart};
 /// Numbers above which the GIL is released: about 10 µs of work.
 const DETACH_ELEMENTS: usize = 1 << 15;
 
-/// The k greatest numbers of every row: `scores [rows, n]`, or `[n]` with int64 `offsets [rows + 1]`; `k` for all, or
-/// int64 `counts [rows]`; `values` and int64 `indices [rows, width]`; float32 `hint [rows]`.
+/// The k greatest numbers of every row: `scores [..., n]`, or `[n]` with int64 `offsets [rows + 1]`; `k` for all, or
+/// int64 `counts [...]`; `values` and int64 `indices [..., width]`; float32 `hint [...]`. All contiguous.
 #[pyfunction]
 #[pyo3(signature = (scores, k, counts, offsets, sorted, hint, values, indices))]
 fn topk(
@@ -30,9 +31,9 @@ fn topk(
     indices: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let input = Input::new(py, scores, "scores", offsets)?;
-    let output = Output::new(py, &input, values, indices)?;
-    let counts = counts.map(|counts| Tensor::with_shape(counts, "k", &[Some(input.count)])).transpose()?;
-    let hint = hint.map(|hint| Tensor::with_shape(hint, "hint", &[Some(input.count)])).transpose()?;
+    let output = Output::new(&input, values, indices)?;
+    let counts = counts.map(|counts| Tensor::with_shape(counts, "k", &input.leading)).transpose()?;
+    let hint = hint.map(|hint| Tensor::with_shape(hint, "hint", &input.leading)).transpose()?;
     let others = || counts.iter().chain(&hint);
     output.expect_apart(py, input.all().chain(others()))?;
     // SAFETY: the outputs share no memory with these; the caller lends them for the call.
@@ -53,11 +54,11 @@ struct TopK<'a> {
 
 impl Selection for TopK<'_> {
     fn run<E: Element>(self, rows: &Rows<'_, E>, top: Top<'_, E>) -> hornbeam_core::Result<()> {
-        topk::top_k(Isa::detected(), &Host, rows, self.counts, self.order, top)
+        operations::top_k(Isa::detected(), &Host, rows, self.counts, self.order, top)
     }
 }
 
-/// How many of the greatest weights hold the share `p` of their row's sum: writes int64 `counts [rows]`.
+/// How many of the greatest weights hold the share `p` of their row's sum: writes int64 `counts [...]`.
 #[pyfunction]
 #[pyo3(signature = (weights, offsets, p, floor, cap, counts))]
 fn topp_counts(
@@ -70,14 +71,14 @@ fn topp_counts(
     counts: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let input = Input::new(py, weights, "weights", offsets)?;
-    let counts = Tensor::with_shape(counts, "counts", &[Some(input.count)])?;
+    let counts = Tensor::with_shape(counts, "counts", &input.leading)?;
     expect_apart(py, &[&counts], input.all())?;
     // SAFETY: the output shares no memory with the inputs; the caller lends it for the call.
     let to = unsafe { counts.i64s_mut(py)? };
     let share = Share { p, floor, cap: cap.unwrap_or(usize::MAX) };
     let all = || input.all().chain([&counts]);
     fn with<E: Item + Element>(rows: Rows<'_, E>, share: Share, to: &mut [i64]) -> hornbeam_core::Result<()> {
-        topk::mass_counts(&Host, &rows, share, to)
+        operations::mass_counts(&Host, &rows, share, to)
     }
     match input.scores.float(py)? {
         Dtype::F32 => {
@@ -109,7 +110,7 @@ fn block_topk(
     indices: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
     let input = Input::new(py, scores, "scores", offsets)?;
-    let output = Output::new(py, &input, values, indices)?;
+    let output = Output::new(&input, values, indices)?;
     output.expect_apart(py, input.all())?;
     run(py, &input, &output, &[], TopBlocks { block, k, sorted })
 }
@@ -122,7 +123,7 @@ struct TopBlocks {
 
 impl Selection for TopBlocks {
     fn run<E: Element>(self, rows: &Rows<'_, E>, top: Top<'_, E>) -> hornbeam_core::Result<()> {
-        topk::top_blocks(Isa::detected(), &Host, rows, self.block, self.k, self.sorted, top)
+        operations::top_blocks(Isa::detected(), &Host, rows, self.block, self.k, self.sorted, top)
     }
 }
 
@@ -142,7 +143,7 @@ fn product_key_topk(
 ) -> PyResult<()> {
     let a = Input::new(py, scores_a, "scores_a", None)?;
     let b = Input::new(py, scores_b, "scores_b", None)?;
-    let output = Output::new(py, &a, values, indices)?;
+    let output = Output::new(&a, values, indices)?;
     let core = core.map(|core| Tensor::with_shape(core, "core", &[None, None, None])).transpose()?;
     let inputs = || a.all().chain(b.all()).chain(&core);
     output.expect_apart(py, inputs())?;
@@ -153,10 +154,17 @@ fn product_key_topk(
     detached_on(py, inputs().chain(output.all()), || {
         let (rows_a, rows_b, isa) = (&rows_a?, &rows_b?, Isa::detected());
         match numbers {
-            None => topk::product_top_k(isa, &Host, rows_a, rows_b, k, sorted, top),
-            Some(data) => {
-                topk::tucker_top_k(isa, &Host, rows_a, rows_b, TuckerCore { data, rank }, k, sorted, top)
-            }
+            None => operations::product_top_k(isa, &Host, rows_a, rows_b, k, sorted, top),
+            Some(data) => operations::tucker_top_k(
+                isa,
+                &Host,
+                rows_a,
+                rows_b,
+                TuckerCore { data, rank },
+                k,
+                sorted,
+                top,
+            ),
         }
     })
 }
@@ -165,6 +173,8 @@ fn product_key_topk(
 struct Input {
     scores: Tensor,
     offsets: Option<Tensor>,
+    /// The shape of what has one number a row.
+    leading: SmallVec<[Option<usize>; 6]>,
     count: usize,
     length: usize,
 }
@@ -178,14 +188,22 @@ impl Input {
     ) -> PyResult<Self> {
         let scores = Tensor::new(scores, name)?;
         let Some(offsets) = offsets else {
-            scores.expect_shape(py, &[None, None])?;
-            let (count, length) = (scores.shape()[0], scores.shape()[1]);
-            return Ok(Self { scores, offsets: None, count, length });
+            let Some((&length, leading)) = scores.shape().split_last() else {
+                return Err(scores.refuse(py, "a tensor without dimensions", "shape [..., n]"));
+            };
+            let (count, leading) = (leading.iter().product(), leading.iter().copied().map(Some).collect());
+            return Ok(Self { scores, offsets: None, leading, count, length });
         };
         scores.expect_shape(py, &[None])?;
         let offsets = Tensor::with_shape(offsets, "offsets", &[None])?;
         let count = offsets.len().saturating_sub(1);
-        Ok(Self { scores, offsets: Some(offsets), count, length: 0 })
+        Ok(Self {
+            scores,
+            offsets: Some(offsets),
+            leading: SmallVec::from_slice(&[Some(count)]),
+            count,
+            length: 0,
+        })
     }
 
     fn all(&self) -> impl Iterator<Item = &Tensor> {
@@ -208,19 +226,19 @@ impl Input {
 struct Output {
     values: Tensor,
     indices: Tensor,
+    width: usize,
 }
 
 impl Output {
-    fn new(
-        py: Python<'_>,
-        input: &Input,
-        values: &Bound<'_, PyAny>,
-        indices: &Bound<'_, PyAny>,
-    ) -> PyResult<Self> {
-        let values = Tensor::with_shape(values, "values", &[Some(input.count), None])?;
-        let width = values.shape()[1];
-        let indices = Tensor::with_shape(indices, "indices", &[Some(input.count), Some(width)])?;
-        Ok(Self { values, indices })
+    fn new(input: &Input, values: &Bound<'_, PyAny>, indices: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let mut shape = input.leading.clone();
+        shape.push(None);
+        let values = Tensor::with_shape(values, "values", &shape)?;
+        let width = values.shape()[shape.len() - 1];
+        shape.pop();
+        shape.push(Some(width));
+        let indices = Tensor::with_shape(indices, "indices", &shape)?;
+        Ok(Self { values, indices, width })
     }
 
     fn all(&self) -> impl Iterator<Item = &Tensor> {
@@ -234,7 +252,7 @@ impl Output {
     fn top<E: Item>(&self, py: Python<'_>) -> PyResult<Top<'_, E>> {
         // SAFETY: callers saw by `expect_apart` that these share no memory; the caller lends them for the call.
         let (values, indices) = unsafe { (self.values.slice_mut::<E>(py)?, self.indices.i64s_mut(py)?) };
-        Ok(Top { values, indices, width: self.values.shape()[1] })
+        Ok(Top { values, indices, width: self.width })
     }
 }
 

@@ -24,6 +24,8 @@ const MOST_GROUPS: usize = 4096;
 const LEAST_DEPTH: usize = 4;
 /// Numbers of a sample.
 const SAMPLE: usize = 1024;
+/// Of them lie so many side by side.
+const NEIGHBOURS: usize = 8;
 /// A row of which one in so few is wanted is selected from at once.
 const LARGE_SHARE: usize = 3;
 /// Vectors that are looked at together, for the many places where none of their numbers is a candidate.
@@ -101,13 +103,16 @@ fn by_groups<E: Element, L: Lanes>(
 /// A number that `k` numbers of the row reach, if they are in random order, and not many more.
 #[inline(always)]
 fn by_sample<E: Element, L: Lanes>(l: L, row: &[E], k: usize, guess: &mut Guess, bins: &mut Bins) -> f32 {
-    let stride = row.len() / SAMPLE;
+    // Some neighbours at each of many places: as many cache lines as places. Not always at the same place of a stretch,
+    // since rows may have a period.
+    let stride = row.len() / (SAMPLE / NEIGHBOURS);
     guess.values.clear();
-    // One number of each stretch, not always at the same place of it: rows may have a period.
-    guess.values.extend((0..SAMPLE).map(|i| {
-        let within = i.wrapping_mul(0x9e37_79b1) >> 7;
-        row[i * stride + within % stride.max(1)].to_f32()
-    }));
+    for place in 0..SAMPLE / NEIGHBOURS {
+        let within = (place.wrapping_mul(0x9e37_79b1) >> 7) % (stride - NEIGHBOURS).max(1);
+        for x in row[place * stride + within..].iter().take(NEIGHBOURS) {
+            guess.values.push(x.to_f32());
+        }
+    }
     let share = k as f64 / row.len() as f64;
     let expected = share * SAMPLE as f64;
     let rank = expected + 3.0 * (expected * (1.0 - share)).sqrt() + 1.0;

@@ -8,7 +8,7 @@
 
 use super::key::key;
 use super::select::{Bins, kth};
-use super::{Rows, Scratch, Top, for_each_row};
+use super::{Rows, Top, for_each_row};
 use crate::error::{Error, Result};
 use crate::parallel::Parallel;
 use crate::simd::{Isa, Kernel, Lanes, WIDTH};

@@ -26,12 +26,14 @@ pub(super) struct Cut {
 #[derive(Debug)]
 pub(super) struct Bins {
     keys: Vec<u32>,
+    /// Positions of keys that stay.
+    at: Vec<u32>,
     counts: [[u32; BINS]; COPIES],
 }
 
 impl Default for Bins {
     fn default() -> Self {
-        Self { keys: Vec::new(), counts: [[0; BINS]; COPIES] }
+        Self { keys: Vec::new(), at: Vec::new(), counts: [[0; BINS]; COPIES] }
     }
 }
 
@@ -52,29 +54,80 @@ pub(super) fn kth<L: Lanes>(l: L, values: &[f32], k: usize, bins: &mut Bins) -> 
     }
     if nans > 0 {
         bins.keys.retain(|&key| key != NAN);
+        let (key, greater) = kth_key(bins, low, high, k - nans);
+        return Cut { value: float(key), greater: greater + nans };
     }
-    let (key, greater) = kth_key(bins, low, high, k - nans);
-    Cut { value: float(key), greater: greater + nans }
+    // The first round leaves few of many: its keys are collected by vectors of the numbers themselves.
+    let round = divide(&bins.keys, &mut bins.counts, low, high, k);
+    collect(l, values, round.first, round.last, bins);
+    let (low, high) = ends(&bins.keys);
+    let (key, greater) = kth_key(bins, low, high, k - round.greater);
+    Cut { value: float(key), greater: greater + round.greater }
+}
+
+/// Keeps the keys from `first` to `last`, where `bins` holds those of all `values`.
+#[inline(always)]
+fn collect<L: Lanes>(l: L, values: &[f32], first: u32, last: u32, bins: &mut Bins) {
+    let Bins { keys, at, .. } = bins;
+    if at.len() < values.len() + WIDTH {
+        at.resize(values.len() + WIDTH, 0);
+    }
+    let (least, greatest) = (l.splat(float(first)), l.splat(float(last)));
+    let (blocks, tail) = values.as_chunks::<WIDTH>();
+    let mut count = 0;
+    for (index, block) in blocks.iter().enumerate() {
+        let x = l.load(block);
+        let outside = l.mask_bits(l.lt(x, least)) | l.mask_bits(l.lt(greatest, x));
+        if let Some(room) = at[count..].first_chunk_mut() {
+            count += l.positions(outside ^ 0xffff, (index * WIDTH) as u32, room);
+        }
+    }
+    for index in values.len() - tail.len()..values.len() {
+        at[count] = index as u32;
+        count += 1;
+    }
+    for (slot, &at) in at[..count].iter().enumerate() {
+        keys[slot] = keys[at as usize];
+    }
+    keys.truncate(count);
+    keep_between(keys, first, last);
+}
+
+/// What one histogram tells of the k-th greatest key.
+struct Round {
+    /// The bin that it lies in.
+    first: u32,
+    last: u32,
+    /// How many keys are in higher bins.
+    greater: usize,
+}
+
+/// The bin of the `k`-th greatest of the keys, which lie from `low` to `high`.
+#[inline(always)]
+fn divide(keys: &[u32], counts: &mut [[u32; BINS]; COPIES], low: u32, high: u32, k: usize) -> Round {
+    let shift = (u32::BITS - (high - low).leading_zeros()).saturating_sub(BINS.ilog2());
+    count(keys, low, shift, counts);
+    let mut bin = ((high - low) >> shift) as usize;
+    let mut greater = 0;
+    while bin > 0 && greater + (counts[0][bin] as usize) < k {
+        greater += counts[0][bin] as usize;
+        bin -= 1;
+    }
+    let first = low + ((bin as u32) << shift);
+    Round { first, last: high.min(first + ((1 << shift) - 1)), greater }
 }
 
 /// The `k`-th greatest of the keys, which lie from `low` to `high`, and how many of them are greater.
 #[inline(always)]
 fn kth_key(bins: &mut Bins, mut low: u32, mut high: u32, mut k: usize) -> (u32, usize) {
-    let Bins { keys, counts } = bins;
+    let Bins { keys, counts, .. } = bins;
     let mut greater = 0;
     while keys.len() > FEW && low < high {
-        let shift = (u32::BITS - (high - low).leading_zeros()).saturating_sub(BINS.ilog2());
-        count(keys, low, shift, counts);
-        let mut bin = ((high - low) >> shift) as usize;
-        let mut above = 0;
-        while bin > 0 && above + (counts[0][bin] as usize) < k {
-            above += counts[0][bin] as usize;
-            bin -= 1;
-        }
-        greater += above;
-        k -= above;
-        let first = low + ((bin as u32) << shift);
-        (low, high) = keep_between(keys, first, high.min(first + ((1 << shift) - 1)));
+        let round = divide(keys, counts, low, high, k);
+        greater += round.greater;
+        k -= round.greater;
+        keep_between(keys, round.first, round.last);
+        (low, high) = ends(keys);
     }
     if low == high {
         return (low, greater);
@@ -107,20 +160,26 @@ fn count(keys: &[u32], low: u32, shift: u32, counts: &mut [[u32; BINS]; COPIES])
     }
 }
 
-/// Keeps the keys from `first` to `last`, and returns the least and the greatest of them.
+/// Keeps the keys from `first` to `last`.
 #[inline(always)]
-fn keep_between(keys: &mut Vec<u32>, first: u32, last: u32) -> (u32, u32) {
-    let (mut kept, mut low, mut high) = (0, u32::MAX, 0);
+fn keep_between(keys: &mut Vec<u32>, first: u32, last: u32) {
+    let mut kept = 0;
     for index in 0..keys.len() {
         let key = keys[index];
         // Written always, and kept by counting on: no branch to guess.
         keys[kept] = key;
-        let is_in = first <= key && key <= last;
-        kept += usize::from(is_in);
-        low = if is_in { low.min(key) } else { low };
-        high = if is_in { high.max(key) } else { high };
+        kept += usize::from(key.wrapping_sub(first) <= last - first);
     }
     keys.truncate(kept);
+}
+
+/// The least and the greatest key.
+#[inline(always)]
+fn ends(keys: &[u32]) -> (u32, u32) {
+    let (mut low, mut high) = (u32::MAX, 0);
+    for &key in keys {
+        (low, high) = (low.min(key), high.max(key));
+    }
     (low, high)
 }
 
