@@ -109,7 +109,7 @@ def test_nan_is_greatest_and_zeros_are_equal() -> None:
 
 
 def test_flushed_denormals_are_zeros() -> None:
-    """With denormals read as zeros, as ``torch.set_flush_denormal`` has it, they tie with zero; no call fails."""
+    """With denormals read as zeros, as ``torch.set_flush_denormal`` has it, they tie with zero."""
     x = rows_of("denormal", 4, 3000, 0)
     x[:, 1000] = 1.0
     if not torch.set_flush_denormal(True):

@@ -5,8 +5,8 @@ from torch import Tensor
 
 
 def order(row: Tensor) -> Tensor:
-    """Indices of a row from its greatest number down: NaN first, equal numbers by index. torch's sort knows NaN as the
-    greatest and -0.0 as equal to 0.0, and a stable one keeps the order of equal numbers."""
+    """Indices of a row from its greatest number down: NaN first, equal numbers by index. torch's sort knows
+    NaN as the greatest and -0.0 as equal to 0.0, and a stable one keeps the order of equal numbers."""
     return row.float().sort(dim=-1, descending=True, stable=True).indices
 
 
@@ -19,8 +19,8 @@ def topk(row: Tensor, k: int, *, sorted: bool) -> tuple[Tensor, Tensor]:
 
 
 def topp(row: Tensor, p: float, floor: int, cap: int) -> Tensor:
-    """Indices, ascending, of the fewest numbers of a row whose sum is at least `p` of all: sums in float64, so for
-    weights that have few bits."""
+    """Indices, ascending, of the fewest numbers of a row whose sum is at least `p` of all: sums in float64,
+    so for weights that have few bits."""
     by_size = order(row)
     mass = row.double()[by_size].cumsum(0)
     wanted = p * float(row.double().sum())

@@ -1,7 +1,8 @@
 """The greatest numbers of rows, exactly: of scores, of shares of mass, of pairs of key tables, of blocks.
 
-One order holds for all: NaN is the greatest number, as in torch, -0.0 equals 0.0, and of equal numbers the one with
-the lowest index comes first. So every call has one answer, on every machine and with any number of threads.
+One order holds for all: NaN is the greatest number, as in torch, -0.0 equals 0.0, and of equal numbers the
+one with the lowest index comes first. So every call has one answer, on every machine and with any number of
+threads.
 """
 
 import torch
@@ -26,32 +27,34 @@ def topk(
     out: tuple[Tensor, Tensor] | None = None,
     hint: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The `k` greatest numbers of every row and their indices; as ``torch.topk``, but with one answer where numbers
-    are equal, and several times as fast on a CPU.
+    """The `k` greatest numbers of every row and their indices; as ``torch.topk``, but with one answer where
+    numbers are equal, and several times as fast on a CPU.
 
-    NaN is greater than every other number, as in torch, and equal to NaN; -0.0 equals 0.0; of equal numbers the one
-    with the lowest index is chosen.
+    NaN is greater than every other number, as in torch, and equal to NaN; -0.0 equals 0.0; of equal numbers
+    the one with the lowest index is chosen.
 
     Args:
         scores: `[..., n]`, float32, bfloat16 or float16 on the CPU; copied if it is not contiguous. With
             ``offsets`` `[n]`, all rows one after the other.
-        k: how many numbers of each row, at most its length; or an integer tensor `[...]` with a number for each
-            row. Of a ragged row that has fewer, all come.
+        k: how many numbers of each row, at most its length; or an integer tensor `[...]` with a number for
+            each row. Of a ragged row that has fewer, all come.
         offsets: integers `[rows + 1]`: row `i` is ``scores[offsets[i]:offsets[i + 1]]``.
-        sorted: from the greatest down, equal numbers by index. Else a row's numbers come by ascending index, which is
-            faster.
+        sorted: from the greatest down, equal numbers by index. Else a row's numbers come by ascending index,
+            which is faster.
         out: a pair of contiguous tensors to write to, as those that are returned.
-        hint: float32 `[...]` or, with ``offsets``, `[rows]`: what the k-th greatest number of each row may be, such
-            as that of a step ago, the least of its values. A good guess saves time; no guess changes the answer.
+        hint: float32 `[...]` or, with ``offsets``, `[rows]`: what the k-th greatest number of each row may
+            be, such as that of a step ago, the least of its values. A good guess saves time; no guess changes
+            the answer.
 
     Returns:
-        Values, of the dtype of ``scores``, and int64 indices within the row, both `[..., w]` or, with ``offsets``,
-        `[rows, w]`, where `w` is the greatest `k`. A row that gives fewer has -inf and index -1 behind them.
+        Values, of the dtype of ``scores``, and int64 indices within the row, both `[..., w]` or, with
+        ``offsets``, `[rows, w]`, where `w` is the greatest `k`. A row that gives fewer has -inf and index -1
+        behind them.
 
     Raises:
         ShapeError: a shape, dtype, layout or device differs from these.
-        ArgumentError: `k` is negative or above the length of a row, offsets do not ascend from 0 to `n`, or ``out``
-            may not be written (see ``docs/arrays.md``).
+        ArgumentError: `k` is negative or above the length of a row, offsets do not ascend from 0 to `n`, or
+            ``out`` may not be written (see ``docs/arrays.md``).
     """
     rows, shape, starts = _rows(scores, "scores", offsets)
     counts = None
@@ -85,15 +88,16 @@ def topp(
     offsets: Tensor | None = None,
     sorted: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """The fewest numbers of every row that hold the share `p` of its sum, and their indices: the greatest ones, of equal
-    numbers those with the lowest index.
+    """The fewest numbers of every row that hold the share `p` of its sum, and their indices: the greatest
+    ones, of equal numbers those with the lowest index.
 
-    Sums are sums of integers: a weight counts in steps of a power of two that is at most 2^-40 of the greatest of its
-    row, so that every machine and every order of rows decides alike. What is smaller than a step counts as nothing:
-    `p = 1` leaves it out.
+    Sums are sums of integers: a weight counts in steps of a power of two that is at most 2^-40 of the
+    greatest of its row, so that every machine and every order of rows decides alike. What is smaller than a
+    step counts as nothing: `p = 1` leaves it out.
 
     Args:
-        weights: `[..., n]`, finite numbers of at least 0, as ``scores`` of :func:`topk`. They need not sum to 1.
+        weights: `[..., n]`, finite numbers of at least 0, as ``scores`` of :func:`topk`. They need not sum to
+            1.
         p: 0 to 1, as the double that it is.
         floor: at least so many numbers of a row come, or all of a shorter one.
         cap: at most so many; no limit where it is None.
@@ -101,8 +105,8 @@ def topp(
         sorted: as in :func:`topk`.
 
     Returns:
-        Values and indices as those of :func:`topk`, as wide as the longest answer; shorter ones have 0 and index -1
-        behind them.
+        Values and indices as those of :func:`topk`, as wide as the longest answer; shorter ones have 0 and
+        index -1 behind them.
 
     Raises:
         ShapeError: as :func:`topk`.
@@ -128,16 +132,15 @@ def product_key_topk(
 ) -> tuple[Tensor, Tensor]:
     """The `k` pairs of keys of two tables with the greatest scores, exactly, and those scores.
 
-    A pair scores the sum of what its keys score (product keys, Lample et al. 2019, arXiv 1907.05242, section 3.1), in
-    float32. The greatest pairs are among those of each table's `k` greatest, so about ``k * log(k)`` sums are looked
-    at; pairs that rounding makes equal to the last one are looked for in the whole tables. Of equal sums the pair with
-    the lowest index comes first.
+    A pair scores the sum of what its keys score (product keys, Lample et al. 2019, arXiv 1907.05242, section 3), in float32. The greatest pairs are among those of each table's `k` greatest, so about ``k * log(k)``
+    sums are looked at; pairs that rounding makes equal to the last one are looked for in the whole tables. Of
+    equal sums the pair with the lowest index comes first.
 
-    With ``core`` a pair scores ``scores_a[:, i] @ core @ scores_b[:, j]``: Tucker-decomposed retrieval (UltraMem,
-    Huang et al. 2024, arXiv 2411.12364; the formula is that of the authors' code). UltraMem takes the greatest of each
-    table by the core's first singular vectors and may miss some. No rule of that kind is exact, so here *all* pairs
-    are scored: the same formula, the true answer, and time in the product of the tables' sizes. For several cores
-    (UltraMem's heads of scores) give their sum, by which it selects.
+    With ``core`` a pair scores ``scores_a[:, i] @ core @ scores_b[:, j]``: Tucker-decomposed retrieval
+    (UltraMem, Huang et al. 2024, arXiv 2411.12364; the formula is that of the authors' code). UltraMem takes
+    the greatest of each table by the core's first singular vectors and may miss some. No rule of that kind is
+    exact, so here *all* pairs are scored: the same formula, the true answer, and time in the product of the
+    tables' sizes. For several cores (UltraMem's heads of scores) give their sum, by which it selects.
 
     Args:
         scores_a: `[..., a]`, float32, bfloat16 or float16 on the CPU, finite or -inf; with ``core``
@@ -180,7 +183,8 @@ def product_key_topk(
         rank = scores_a.shape[-2]
         if core.shape != (rank, rank) and core.shape != (*shape, rank, rank):
             raise ShapeError(
-                f"core is a tensor of shape {tuple(core.shape)}, expected {(rank, rank)} or {(*shape, rank, rank)}"
+                f"core is a tensor of shape {tuple(core.shape)}, expected {(rank, rank)} or "
+                f"{(*shape, rank, rank)}"
             )
         square = core.float().reshape(core.shape[:-2].numel(), rank, rank)
     values, indices = _outputs(torch.Size([count]), k, torch.float32)
@@ -198,8 +202,8 @@ def block_topk(
 ) -> tuple[Tensor, Tensor]:
     """The `k` blocks of every row with the greatest maximum: those maxima and the indices of the blocks.
 
-    Block `i` of a row is its numbers from ``i * block`` on; the last one may be short. The maximum of a block with a
-    NaN is NaN, which is greater than every number.
+    Block `i` of a row is its numbers from ``i * block`` on; the last one may be short. The maximum of a block
+    with a NaN is NaN, which is greater than every number.
 
     Args:
         scores: as in :func:`topk`.
@@ -209,8 +213,8 @@ def block_topk(
         sorted: as in :func:`topk`.
 
     Returns:
-        Maxima and int64 indices of blocks, both `[..., k]` or, with ``offsets``, `[rows, k]`, padded as those of
-        :func:`topk`.
+        Maxima and int64 indices of blocks, both `[..., k]` or, with ``offsets``, `[rows, k]`, padded as those
+        of :func:`topk`.
 
     Raises:
         ShapeError: as :func:`topk`.

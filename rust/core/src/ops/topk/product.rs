@@ -1,6 +1,6 @@
 //! The greatest scores over all pairs of two key tables, without looking at all pairs.
 //!
-//! Product keys (Lample et al. 2019, arXiv 1907.05242, section 3.1): a pair scores the sum of what its halves score,
+//! Product keys (Lample et al. 2019, arXiv 1907.05242, section 3): a pair scores the sum of what its halves score,
 //! so the greatest pairs are among those of each table's greatest. That is exact in floats too, since rounding a sum
 //! keeps the order: if `x <= y` then `x + z <= y + z` after rounding. But it may make two sums equal that were not, and
 //! then the tie may belong to a pair with a lower index whose halves are *not* among the greatest. So the greatest of
