@@ -59,8 +59,8 @@ def measure(rows: int, n: int, k: int, alternations: int) -> dict[str, Any]:
 
 
 def timed(cases: list[tuple[Tensor, Tensor]], call: Callable[[Tensor, Tensor], object]) -> float:
-    """Seconds of a call, the mean of all cases; each case is read once before, as scores that were just made
-    are.""" spent = 0.0
+    """Seconds of a call, the mean of all cases, which are read once before: scores were just made."""
+    spent = 0.0
     for x, hint in cases:
         x.amax()
         begin = time.perf_counter()

@@ -132,9 +132,10 @@ def product_key_topk(
 ) -> tuple[Tensor, Tensor]:
     """The `k` pairs of keys of two tables with the greatest scores, exactly, and those scores.
 
-    A pair scores the sum of what its keys score (product keys, Lample et al. 2019, arXiv 1907.05242, section 3), in float32. The greatest pairs are among those of each table's `k` greatest, so about ``k * log(k)``
-    sums are looked at; pairs that rounding makes equal to the last one are looked for in the whole tables. Of
-    equal sums the pair with the lowest index comes first.
+    A pair scores the sum of what its keys score (product keys, Lample et al. 2019, arXiv 1907.05242,
+    section 3), in float32. The greatest pairs are among those of each table's `k` greatest, so about ``k *
+    log(k)`` sums are looked at; pairs that rounding makes equal to the last one are looked for in the whole
+    tables. Of equal sums the pair with the lowest index comes first.
 
     With ``core`` a pair scores ``scores_a[:, i] @ core @ scores_b[:, j]``: Tucker-decomposed retrieval
     (UltraMem, Huang et al. 2024, arXiv 2411.12364; the formula is that of the authors' code). UltraMem takes
