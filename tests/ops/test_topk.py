@@ -1,6 +1,7 @@
 """``topk``, ``topp``, ``product_key_topk`` and ``block_topk`` against a full stable sort."""
 
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -218,12 +219,13 @@ def test_topp_of_ragged_rows_and_what_it_refuses() -> None:
     x = torch.tensor([0.5, 0.25, 0.25, 3.0, 0.0, 1.0])
     indices = ops.topp(x, 0.75, offsets=torch.tensor([0, 3, 3, 6]), sorted=True)[1]
     assert indices.tolist() == [[0, 1], [-1, -1], [0, -1]]
-    for arguments in (
+    cases: list[dict[str, Any]] = [
         {"p": 1.5},
         {"p": torch.nan},
         {"p": 0.5, "floor": 3, "cap": 2},
         {"p": 0.5, "floor": -1},
-    ):
+    ]
+    for arguments in cases:
         with pytest.raises(ArgumentError):
             ops.topp(x, **arguments)
     for bad in (-1.0, torch.nan, torch.inf):
@@ -241,12 +243,12 @@ def test_topp_of_ragged_rows_and_what_it_refuses() -> None:
 def test_pairs_are_those_of_all_sums(a: int, b: int, kind: str, data: st.DataObject) -> None:
     """Steps of half a rounding: sums that are equal only when rounded."""
     seed = data.draw(st.integers(0, 99))
-    tables = [rows_of("normal" if kind == "steps" else kind, 3, n, seed + n) for n in (a, b)]
+    left, right = (rows_of("normal" if kind == "steps" else kind, 3, n, seed + n) for n in (a, b))
     if kind == "steps":
-        tables = [1 + (tables[0] * 2).round() * 2**-23, (tables[1] * 4).round() * 2**-25]
+        left, right = 1 + (left * 2).round() * 2**-23, (right * 4).round() * 2**-25
     k = data.draw(st.integers(0, a * b))
-    values, pairs = ops.product_key_topk(*tables, k)
-    want_values, want = reference.product(*tables, k)
+    values, pairs = ops.product_key_topk(left, right, k)
+    want_values, want = reference.product(left, right, k)
     assert torch.equal(pairs, want)
     assert torch.equal(values, want_values)
 
