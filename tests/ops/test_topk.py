@@ -50,21 +50,22 @@ def same(got: Tensor, want: Tensor) -> bool:
 
 
 def check(x: Tensor, k: int, hint: Tensor | None = None) -> None:
+    order = reference.order(x)[..., :k]
     for is_sorted in (False, True):
         values, indices = ops.topk(x, k, sorted=is_sorted, hint=hint)
-        want_values, want = reference.topk(x, k, sorted=is_sorted)
+        want = order if is_sorted else order.sort(dim=-1).values
         assert torch.equal(indices, want)
-        assert same(values, want_values)
+        assert same(values, x.gather(-1, want))
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_many_rows_are_those_of_a_stable_sort(kind: str) -> None:
-    """Three million rows in all, short ones, and some that are long enough for every way to guess."""
+    """Two million rows in all, short ones, and some that are long enough for every way to guess."""
     for seed, (rows, n, k) in enumerate(
         [
-            (200_000, 12, 5),
-            (120_000, 17, 16),
-            (55_000, 40, 1),
+            (150_000, 12, 5),
+            (75_000, 17, 16),
+            (30_000, 40, 1),
             (60, 4096, 64),
             (20, 4100, 2000),
             (6, 33_000, 300),
