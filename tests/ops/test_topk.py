@@ -183,13 +183,13 @@ def test_wrong_arguments_are_named() -> None:
         (ShapeError, "scores is a tensor of shape", {"offsets": torch.tensor([0, 5])}),
         (ArgumentError, "offsets is 0 to 4", {"scores": x[0], "offsets": torch.tensor([0, 4])}),
         (ShapeError, "hint is", {"hint": torch.zeros(3)}),
-        (ShapeError, "hint is", {"hint": torch.zeros(2, dtype=torch.float64)}),
+        (ShapeError, "hint is", {"hint": torch.zeros(2, dtype=torch.bfloat16)}),
         (ShapeError, "out has values", {"out": (torch.zeros(2, 4), torch.zeros(2, 4, dtype=torch.int64))}),
         (ShapeError, "indices is", {"out": (torch.zeros(2, 3), torch.zeros(2, 3, dtype=torch.int32))}),
         (ShapeError, "values is", {"out": (torch.zeros(2, 3).half(), torch.zeros(2, 3, dtype=torch.int64))}),
     ]
     for error, text, arguments in cases:
-        with pytest.raises((error, TypeError) if "float64" in str(arguments) else error, match=text):
+        with pytest.raises(error, match=text):
             ops.topk(**({"scores": x, "k": 3} | arguments))
     shared = torch.zeros(2, 5)
     with pytest.raises(ArgumentError, match="memory that scores shares"):
