@@ -1,6 +1,7 @@
 //! The blocks of a row with the greatest numbers.
 
-use super::{Rows, Top, for_each_row};
+use super::each::for_each_row;
+use super::rows::{Rows, Top};
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::parallel::Parallel;

@@ -5,7 +5,8 @@
 
 use std::sync::Mutex;
 
-use super::{Rows, SERIAL_ELEMENTS, Scratch, TASKS_EACH};
+use super::rows::{Rows, SERIAL_ELEMENTS, TASKS_EACH};
+use super::scratch::Scratch;
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::parallel::{Parallel, Serial, into_whole, lock_whole};

@@ -6,24 +6,14 @@
 //! then the tie may belong to a pair with a lower index whose halves are *not* among the greatest. So the greatest of
 //! each table give the k-th greatest sum, and the pairs that are equal to it are looked for in the whole tables.
 
+use super::each::for_each_row;
 use super::key::key;
+use super::rows::{Rows, Top, expect_short};
+use super::scratch::Tables;
 use super::select::{Bins, kth};
-use super::{Rows, Top, for_each_row};
 use crate::error::{Error, Result};
 use crate::parallel::Parallel;
 use crate::simd::{Isa, Kernel, Lanes, WIDTH};
-
-/// Memory of a row.
-#[derive(Debug, Default)]
-pub(super) struct Tables {
-    /// The greatest of each table, the greatest first.
-    best: [Vec<u32>; 2],
-    sums: Vec<f32>,
-    /// What of the second table a tie may have.
-    columns: Vec<u32>,
-    /// Pairs `a * second table's length + b`, and their sums.
-    found: Vec<(i64, f32)>,
-}
 
 /// The `k` greatest sums `a[i] + b[j]` of every pair of rows, rounded to f32, and their indices `i * len(b) + j`; of
 /// equal sums those with the lowest index. Rows run in parallel.
@@ -63,7 +53,7 @@ pub fn product_top_k(
             best.clear();
             best.extend_from_slice(&scratch.chosen[..count]);
         }
-        scratch.product.find(isa, a, b, k, &mut scratch.bins);
+        find(isa, a, b, k, &mut scratch.product, &mut scratch.bins);
         let found = &mut scratch.product.found;
         match sorted {
             true => found.sort_unstable_by_key(|&(pair, sum)| (!key(sum), pair)),
@@ -75,40 +65,38 @@ pub fn product_top_k(
     })
 }
 
-impl Tables {
-    /// Fills `found` with the `k` greatest pairs, in any order.
-    fn find(&mut self, isa: Isa, a: &[f32], b: &[f32], k: usize, bins: &mut Bins) {
-        let Self { best: [best_a, best_b], sums, columns, found } = self;
-        // Pair (r, s) of the sorted tables has at least (r + 1) * (s + 1) - 1 others that are no less.
-        let partners = |rank: usize| &best_b[..best_b.len().min(k / (rank + 1))];
-        sums.clear();
-        for (rank, &i) in best_a.iter().enumerate() {
-            sums.extend(partners(rank).iter().map(|&j| a[i as usize] + b[j as usize]));
-        }
-        let least = isa.run(Kth { sums, k, bins });
-        let pair = |i: usize, j: usize| (i * b.len() + j) as i64;
-        found.clear();
-        for (rank, &i) in best_a.iter().enumerate() {
-            for &j in partners(rank) {
-                let (i, j) = (i as usize, j as usize);
-                if a[i] + b[j] > least {
-                    found.push((pair(i, j), a[i] + b[j]));
-                }
+/// Fills `found` with the `k` greatest pairs, in any order.
+fn find(isa: Isa, a: &[f32], b: &[f32], k: usize, tables: &mut Tables, bins: &mut Bins) {
+    let Tables { best: [best_a, best_b], sums, columns, found } = tables;
+    // Pair (r, s) of the sorted tables has at least (r + 1) * (s + 1) - 1 others that are no less.
+    let partners = |rank: usize| &best_b[..best_b.len().min(k / (rank + 1))];
+    sums.clear();
+    for (rank, &i) in best_a.iter().enumerate() {
+        sums.extend(partners(rank).iter().map(|&j| a[i as usize] + b[j as usize]));
+    }
+    let least = isa.run(Kth { sums, k, bins });
+    let pair = |i: usize, j: usize| (i * b.len() + j) as i64;
+    found.clear();
+    for (rank, &i) in best_a.iter().enumerate() {
+        for &j in partners(rank) {
+            let (i, j) = (i as usize, j as usize);
+            if a[i] + b[j] > least {
+                found.push((pair(i, j), a[i] + b[j]));
             }
         }
-        let (most_a, most_b) = (a[best_a[0] as usize], b[best_b[0] as usize]);
-        columns.clear();
-        columns.extend((0..b.len() as u32).filter(|&j| most_a + b[j as usize] >= least));
-        for (i, &score) in a.iter().enumerate() {
-            if score + most_b < least {
-                continue;
-            }
-            for &j in columns.iter() {
-                if score + b[j as usize] == least {
-                    found.push((pair(i, j as usize), score + b[j as usize]));
-                    if found.len() == k {
-                        return;
-                    }
+    }
+    let (most_a, most_b) = (a[best_a[0] as usize], b[best_b[0] as usize]);
+    columns.clear();
+    columns.extend((0..b.len() as u32).filter(|&j| most_a + b[j as usize] >= least));
+    for (i, &score) in a.iter().enumerate() {
+        if score + most_b < least {
+            continue;
+        }
+        for &j in columns.iter() {
+            if score + b[j as usize] == least {
+                found.push((pair(i, j as usize), score + b[j as usize]));
+                if found.len() == k {
+                    return;
                 }
             }
         }
@@ -175,7 +163,7 @@ pub fn tucker_top_k(
             return Err(Error::shape("scores", [a, b], format!("rows of {rank} scores a key")));
         }
         expect_enough(a / rank, b / rank, k)?;
-        super::expect_short((a / rank).saturating_mul(b / rank))?;
+        expect_short((a / rank).saturating_mul(b / rank))?;
     }
     let elements = (0..a.count()).map(|row| a.row(row).len() * b.row(row).len() / rank).sum();
     for_each_row(pool, a.count(), elements, top, |row, values, indices, scratch| {
