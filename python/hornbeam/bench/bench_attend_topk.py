@@ -10,6 +10,7 @@ what was the k-th greatest then.
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -59,14 +60,14 @@ def measure(rows: int, n: int, k: int, alternations: int) -> dict[str, Any]:
 
 
 def timed(cases: list[tuple[Tensor, Tensor]], call: Callable[[Tensor, Tensor], object]) -> float:
-    """Seconds of a call, the mean of all cases, which are read once before: scores were just made."""
-    spent = 0.0
+    """Seconds of a call, the median of all cases, which are read once before: scores were just made."""
+    spent = []
     for x, hint in cases:
         x.amax()
         begin = time.perf_counter()
         call(x, hint)
-        spent += time.perf_counter() - begin
-    return spent / len(cases)
+        spent.append(time.perf_counter() - begin)
+    return statistics.median(spent)
 
 
 def check(x: Tensor, k: int, hint: Tensor) -> None:
