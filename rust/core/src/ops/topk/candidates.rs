@@ -7,8 +7,8 @@
 //! - **A hint** of the caller, such as the k-th greatest of the same row a step ago.
 //! - **Greatest of groups**, for small `k`: of the groups that a row falls into, `k` have a greatest number that is at
 //!   least the k-th of these; so at least `k` numbers are. One pass that only compares.
-//! - **A sample**, for large `k`: the order statistic that, of numbers in random order, is below the k-th greatest
-//!   four times in a thousand misses at most.
+//! - **A sample**, for large `k`: the order statistic that lies three standard deviations below the one that is
+//!   wanted. For numbers in random order fewer than `k` reach it about once in a thousand rows.
 
 use super::select::{Bins, kth};
 use crate::format::Element;
