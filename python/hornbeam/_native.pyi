@@ -377,6 +377,39 @@ def resident_plan(
 # --- linear
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor: ...
 
+# --- topk
+def topk(
+    scores: Tensor,
+    k: int,
+    counts: Tensor | None,
+    offsets: Tensor | None,
+    sorted: bool,
+    hint: Tensor | None,
+    values: Tensor,
+    indices: Tensor,
+) -> None: ...
+def topp_counts(
+    weights: Tensor, offsets: Tensor | None, p: float, floor: int, cap: int | None, counts: Tensor
+) -> None: ...
+def block_topk(
+    scores: Tensor,
+    block: int,
+    k: int,
+    offsets: Tensor | None,
+    sorted: bool,
+    values: Tensor,
+    indices: Tensor,
+) -> None: ...
+def product_key_topk(
+    scores_a: Tensor,
+    scores_b: Tensor,
+    k: int,
+    core: Tensor | None,
+    sorted: bool,
+    values: Tensor,
+    indices: Tensor,
+) -> None: ...
+
 # --- verify ---
 
 @final

@@ -12,6 +12,7 @@ from hornbeam.ops.rows import (
     put_rows,
     write_rows,
 )
+from hornbeam.ops.topk import block_topk, product_key_topk, topk, topp
 from hornbeam.ops.verify import Reads, Verified, probabilities, sample, sample_ids, verify
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "Reads",
     "Verified",
     "attention_mass",
+    "block_topk",
     "condense_pages",
     "gather_rows",
     "linear",
@@ -28,10 +30,13 @@ __all__ = [
     "move_rows",
     "page_formats",
     "probabilities",
+    "product_key_topk",
     "put_rows",
     "quantise_pages",
     "sample",
     "sample_ids",
+    "topk",
+    "topp",
     "tree_attention",
     "verify",
     "write_rows",

@@ -7,7 +7,7 @@
 //! 3. [`tree`]: nodes and their tables, versions, branches, steps, prefix match
 //! 4. [`mod@plan`]: from an open step of a tree to its plan
 //! 5. [`ops`]: attention, verification, warping: stateless, on flat arrays; they know layer 1 alone
-//! 6. [`allocate`]: how much each candidate gets, on flat arrays; it knows nothing
+//! 6. [`allocate`]: how much each candidate gets, on flat arrays; it stands on operations alone
 //! 7. [`spec`], [`keep`], [`search`]: policies of drafting, of eviction and of search; they know layers 1, 5 and 6
 #![deny(unsafe_code)]
 

@@ -21,6 +21,7 @@ mod rows;
 mod search;
 mod spec;
 mod tensor;
+mod topk;
 mod tree;
 mod verify;
 
@@ -48,6 +49,7 @@ fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     rows::register(m)?;
     search::register(m)?;
     spec::register(m)?;
+    topk::register(m)?;
     tree::register(m)?;
     verify::register(m)?;
     Ok(())

@@ -1,6 +1,7 @@
 //! The fewest candidates that hold a share of all weight.
 
 use super::scratch::Scratch;
+use crate::ops::topk::mass_cut;
 
 /// Marks the fewest weights whose sum is at least the share `numerator / denominator` of all, the greatest first, and
 /// returns how many there are: none where everything is zero, or the share is.
@@ -11,19 +12,18 @@ pub fn smallest_mass(
     scratch: &mut Scratch,
     out: &mut [bool],
 ) -> usize {
-    out.fill(false);
     let sum: u128 = weights.iter().map(|&weight| u128::from(weight)).sum();
-    let wanted = (sum * u128::from(numerator)).div_ceil(u128::from(denominator.max(1))).min(sum);
-    let (mut mass, mut count) = (0u128, 0);
-    for &index in scratch.sorted(weights.len(), |a, b| weights[b].cmp(&weights[a])) {
-        if mass >= wanted {
-            break;
-        }
-        mass += u128::from(weights[index as usize]);
-        out[index as usize] = true;
-        count += 1;
+    let wanted = (sum * u128::from(numerator)).div_ceil(u128::from(denominator.max(1)));
+    scratch.table.clear();
+    scratch.table.extend_from_slice(weights);
+    let cut = mass_cut(&mut scratch.table, wanted);
+    let mut equal = cut.equal;
+    for (out, &weight) in out.iter_mut().zip(weights) {
+        let is_tie = weight == cut.weight && equal > 0;
+        equal -= usize::from(is_tie);
+        *out = weight > cut.weight || is_tie;
     }
-    count
+    cut.count()
 }
 
 #[cfg(test)]

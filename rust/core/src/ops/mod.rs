@@ -11,5 +11,6 @@ pub mod pages;
 pub mod quantise;
 pub mod rows;
 pub mod sample;
+pub mod topk;
 pub mod verify;
 pub mod warp;

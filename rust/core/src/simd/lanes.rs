@@ -55,6 +55,18 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     fn select(self, mask: Self::Mask, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// Bit `i` is lane `i`.
     fn mask_bits(self, mask: Self::Mask) -> u32;
+    /// Writes `first + i` for every set bit `i` of `mask`, ascending, from the front of `to`, and returns how many
+    /// they are. What lies behind them in `to` is of no meaning afterwards.
+    #[inline(always)]
+    fn positions(self, mask: u32, first: u32, to: &mut [u32; WIDTH]) -> usize {
+        let (mut rest, mut count) = (mask & 0xffff, 0);
+        while rest != 0 {
+            to[count] = first + rest.trailing_zeros();
+            rest &= rest - 1;
+            count += 1;
+        }
+        count
+    }
     /// The sum of the bit patterns, as 32-bit integers that wrap.
     fn bits_add(self, a: Self::Vector, b: Self::Vector) -> Self::Vector;
     /// Bitwise and with one pattern.
@@ -285,6 +297,9 @@ mod tests {
                 l.store(v, &mut lanes);
                 bits.extend(lanes.map(|x| if x.is_nan() { 0x7fc0_0000 } else { x.to_bits() }));
             }
+            let mut places = [0; WIDTH];
+            let count = l.positions(l.mask_bits(l.lt(a, b)), 7, &mut places);
+            bits.extend(&places[..count]);
             bits
         }
     }

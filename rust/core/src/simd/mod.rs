@@ -34,7 +34,7 @@ use crate::format::Element;
 pub enum Isa {
     /// Whatever the compiler's target has; fused multiply-adds may be calls. Always there.
     Portable,
-    /// AVX2 with FMA and F16C.
+    /// AVX2 with FMA, F16C and POPCNT.
     Avx2,
     /// AVX-512 F, BW, DQ and VL.
     Avx512,
@@ -65,6 +65,7 @@ impl Isa {
                 is_x86_feature_detected!("avx2")
                     && is_x86_feature_detected!("fma")
                     && is_x86_feature_detected!("f16c")
+                    && is_x86_feature_detected!("popcnt")
             }
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => {

@@ -10,20 +10,20 @@ use std::arch::x86_64::*;
 
 use super::ahead::MemoryRange;
 use super::product::Group;
-use super::x86_eight::{load_eight, reduce_eight, reduce_eight4, transpose_sixteen};
+use super::x86_eight::{load_eight, positions_eight, reduce_eight, reduce_eight4, transpose_sixteen};
 use super::{Kernel, Lanes, WIDTH, x86_product};
 use crate::format::{Dtype, Element};
 
 /// # Safety
-/// The machine has AVX2, FMA and F16C.
-#[target_feature(enable = "avx2,fma,f16c")]
+/// The machine has AVX2, FMA, F16C and POPCNT.
+#[target_feature(enable = "avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn run_avx2<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx2(()))
 }
 
 /// # Safety
-/// The machine has AVX-512 F, BW, DQ and VL, and AVX2, FMA and F16C.
-#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+/// The machine has AVX-512 F, BW, DQ and VL, and AVX2, FMA, F16C and POPCNT.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c,popcnt")]
 pub(super) unsafe fn run_avx512<K: Kernel>(kernel: K) -> K::Output {
     kernel.run(Avx512(()))
 }
@@ -113,6 +113,15 @@ impl Lanes for Avx2 {
     fn mask_bits(self, mask: Two) -> u32 {
         // SAFETY: the token.
         unsafe { (_mm256_movemask_ps(mask[0]) | _mm256_movemask_ps(mask[1]) << 8) as u32 }
+    }
+    #[inline(always)]
+    fn positions(self, mask: u32, first: u32, to: &mut [u32; WIDTH]) -> usize {
+        let at = to.as_mut_ptr();
+        // SAFETY: the token; `to` has room for sixteen numbers, and at most eight come before the second half.
+        unsafe {
+            let count = positions_eight(mask, first, at);
+            count + positions_eight(mask >> 8, first + 8, at.add(count))
+        }
     }
     #[inline(always)]
     fn bits_and(self, a: Two, pattern: u32) -> Two {
@@ -256,6 +265,17 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn mask_bits(self, mask: __mmask16) -> u32 {
         u32::from(mask)
+    }
+    #[inline(always)]
+    fn positions(self, mask: u32, first: u32, to: &mut [u32; WIDTH]) -> usize {
+        // Compressed in a register: where it goes straight to memory, some processors take many times as long.
+        // SAFETY: the token; `to` has room for sixteen numbers.
+        unsafe {
+            let lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+            let all = _mm512_add_epi32(lanes, _mm512_set1_epi32(first as i32));
+            _mm512_storeu_si512(to.as_mut_ptr().cast(), _mm512_maskz_compress_epi32(mask as __mmask16, all));
+        }
+        (mask & 0xffff).count_ones() as usize
     }
     #[inline(always)]
     fn bits_and(self, a: __m512, pattern: u32) -> __m512 {

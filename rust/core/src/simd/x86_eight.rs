@@ -86,6 +86,39 @@ pub(super) unsafe fn load_eight<E: Element>(at: *const E) -> __m256 {
     }
 }
 
+/// For every mask of eight lanes, the lanes that it holds, ascending.
+static LANES_OF: [[u8; 8]; 256] = {
+    let mut table = [[0; 8]; 256];
+    let mut mask = 0;
+    while mask < 256 {
+        let (mut lane, mut count) = (0, 0);
+        while lane < 8 {
+            if mask >> lane & 1 == 1 {
+                table[mask][count] = lane as u8;
+                count += 1;
+            }
+            lane += 1;
+        }
+        mask += 1;
+    }
+    table
+};
+
+/// [`Lanes::positions`](super::Lanes::positions) of the lower eight bits of `mask`.
+///
+/// # Safety
+/// The machine has AVX2, and `to` points to room for eight numbers.
+#[inline(always)]
+pub(super) unsafe fn positions_eight(mask: u32, first: u32, to: *mut u32) -> usize {
+    let lanes = &LANES_OF[(mask & 0xff) as usize];
+    // SAFETY: the caller's contract; a row of the table has eight bytes.
+    unsafe {
+        let lanes = _mm256_cvtepu8_epi32(_mm_loadl_epi64(lanes.as_ptr().cast()));
+        _mm256_storeu_si256(to.cast(), _mm256_add_epi32(lanes, _mm256_set1_epi32(first as i32)));
+    }
+    (mask & 0xff).count_ones() as usize
+}
+
 /// [`Lanes::transpose`](super::Lanes::transpose) in four blocks of eight by eight.
 ///
 /// # Safety
