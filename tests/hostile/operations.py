@@ -139,6 +139,20 @@ def _sample() -> dict[str, Any]:
     }
 
 
+def _topk() -> dict[str, Any]:
+    return {
+        "scores": random(ROWS, 16),
+        "k": torch.tensor([3, 0, 2]),
+        "hint": random(ROWS, seed=1),
+        "values": torch.zeros(ROWS, 3),
+        "indices": torch.zeros(ROWS, 3, dtype=torch.int64),
+    }
+
+
+def _call_topk(scores: Any, k: Any, hint: Any, values: Any, indices: Any) -> Any:
+    return ops.topk(scores, k, hint=hint, out=(values, indices))
+
+
 def _condense(chunks: Any, moves: Any, codes: Any) -> None:
     ops.condense_pages(chunks, moves, [(2, codes)])
 
@@ -178,6 +192,20 @@ OPERATIONS = {
         _verify,
         lambda **a: ops.verify(**a, rule="without_replacement", seed=5),
         tuple(_verify()),
+    ),
+    "topk": Operation(_topk, _call_topk, ("scores", "hint"), ("values", "indices")),
+    "topp": Operation(
+        lambda: {"weights": random(24).abs(), "offsets": torch.tensor([0, 9, 24])},
+        lambda **a: ops.topp(**a, p=0.5),
+        ("weights", "offsets"),
+    ),
+    "product_key_topk": Operation(
+        lambda: {"scores_a": random(ROWS, 5), "scores_b": random(ROWS, 7, seed=1)},
+        lambda **a: ops.product_key_topk(**a, k=4),
+        ("scores_a", "scores_b"),
+    ),
+    "block_topk": Operation(
+        lambda: {"scores": random(ROWS, 16)}, lambda **a: ops.block_topk(**a, block=4, k=2), ("scores",)
     ),
     "sample": Operation(_sample, lambda **a: ops.sample(**a, seed=5), tuple(_sample())),
 }

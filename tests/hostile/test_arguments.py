@@ -77,7 +77,8 @@ def test_inputs_are_honoured_or_refused(name: str, argument: str, kind: str) -> 
     plain = arguments[argument]
     if kind == "needs grad" and not tensor(plain).is_floating_point():
         pytest.skip("integers have no gradients")
-    if kind == "None" and argument in ("bias", "sinks", "draft_logits", "sequences", "positions"):
+    optional = ("bias", "sinks", "draft_logits", "sequences", "positions", "hint")
+    if kind == "None" and (argument in optional or (name, argument) == ("topp", "offsets")):
         pytest.skip("the argument may be left out")
     if kind == "negated view" and tensor(plain).dtype == torch.uint8:
         pytest.skip("no signs")

@@ -14,6 +14,7 @@ from hornbeam.integers import integer_tensor, whole_number
 
 #: Where results lie, whatever torch's default device is.
 CPU = torch.device("cpu")
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 __all__ = ["block_topk", "product_key_topk", "topk", "topp"]
 
@@ -74,7 +75,7 @@ def topk(
     if starts is None and rows.dim() > 0 and width > rows.shape[-1]:
         raise ArgumentError(f"k is {width}, expected 0 to {rows.shape[-1]}, the length of a row")
     if hint is not None:
-        hint = hint.contiguous()
+        hint = _strided(hint, "hint")
     values, indices = out if out is not None else _outputs(shape, width, rows.dtype)
     if out is not None and values.shape[-1:] != (width,):
         raise ShapeError(f"out has values of shape {tuple(values.shape)}, expected {(*shape, width)}")
@@ -163,12 +164,12 @@ def product_key_topk(
     """
     k = whole_number(k, "k")
     last = 1 if core is None else 2
+    scores_a, scores_b = _strided(scores_a, "scores_a"), _strided(scores_b, "scores_b")
     for name, scores in (("scores_a", scores_a), ("scores_b", scores_b)):
-        if not isinstance(scores, Tensor):
-            raise ArgumentError(f"{name} is a {type(scores).__name__}, expected a tensor")
-        if scores.dim() < last or not scores.is_floating_point():
+        if scores.dim() < last or scores.dtype not in DTYPES:
             raise ShapeError(
-                f"{name} is {scores.dtype} of shape {tuple(scores.shape)}, expected floats of shape "
+                f"{name} is {scores.dtype} of shape {tuple(scores.shape)}, expected float32, bfloat16 or "
+                f"float16 of shape "
                 f"{'[..., n]' if core is None else '[..., rank, n]'}"
             )
     shape = scores_a.shape[:-last]
@@ -238,14 +239,21 @@ def block_topk(
 
 def _rows(scores: Tensor, name: str, offsets: Tensor | None) -> tuple[Tensor, torch.Size, Tensor | None]:
     """The rows, contiguous; the shape of what has one number a row; and the offsets."""
-    if not isinstance(scores, Tensor):
-        raise ArgumentError(f"{name} is a {type(scores).__name__}, expected a tensor")
-    rows = scores if scores.is_contiguous() else scores.contiguous()
+    rows = _strided(scores, name)
     if offsets is None:
         # Of a tensor without dimensions the native operation says so.
         return rows, rows.shape[:-1], None
     starts = integer_tensor(offsets, "offsets").contiguous()
     return rows, torch.Size([max(0, starts.numel() - 1)]), starts
+
+
+def _strided(values: Tensor, name: str) -> Tensor:
+    """An argument as a contiguous tensor."""
+    if not isinstance(values, Tensor):
+        raise ArgumentError(f"{name} is a {type(values).__name__}, expected a tensor")
+    if values.layout != torch.strided:
+        raise ArgumentError(f"{name} is {values.layout}, expected a strided tensor")
+    return values if values.is_contiguous() else values.contiguous()
 
 
 def _outputs(shape: torch.Size, width: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
