@@ -1,12 +1,16 @@
 """Sparse attention: which keys are read, and which are merely kept. Estimate x select, per row.
 
-:mod:`hornbeam.recipes` has the published methods.
+:mod:`hornbeam.recipes` has the published methods. :func:`plan` and :func:`recall` study one on arrays.
 """
 
 from hornbeam.attend import estimate, select
 from hornbeam.attend.estimate import ESTIMATES, Bounds, Estimate, Mean
+from hornbeam.attend.measures import Recall, missed, recall
+from hornbeam.attend.observe import Seen, observe
 from hornbeam.attend.recipe import Group, Recipe
 from hornbeam.attend.select import SELECTIONS, Always, Elbow, Select, Threshold, TopK, TopP
+from hornbeam.attend.selected import Selected
+from hornbeam.attend.study import plan
 from hornbeam.methods import export
 
 __all__ = [
@@ -16,12 +20,19 @@ __all__ = [
     "Estimate",
     "Group",
     "Mean",
+    "Recall",
     "Recipe",
+    "Seen",
     "Select",
+    "Selected",
     "Threshold",
     "TopK",
     "TopP",
     "estimate",
+    "missed",
+    "observe",
+    "plan",
+    "recall",
     "select",
 ]
 

@@ -1,4 +1,4 @@
-"""What a selection of keys misses of attention over all of them: so a budget is chosen before it is trusted."""
+"""What a selection of keys misses of attention over all of them: for choosing a budget before trusting it."""
 
 from __future__ import annotations
 

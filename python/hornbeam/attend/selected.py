@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -81,8 +80,7 @@ class Selected:
             which the key does not lie after the row, the share that is read. 0 where there is no such pair.
             The first cell begins with the first key, so that rows lie below keys of the same positions.
         """
-        unit = math.lcm(self.row_tokens, self.key_tokens)
-        side = unit * -(-self.num_keys // (unit * most))
+        side = self.key_tokens * -(-self.num_keys // (self.key_tokens * most))
         count = -(-self.num_keys // side)
         row_cell, key_cell = (
             self.positions // side,

@@ -1,4 +1,4 @@
-"""What a recipe reads, on arrays alone: :func:`plan` runs the rules of generation on given queries and keys."""
+"""What a recipe reads, on arrays alone: :func:`plan` runs the rules of generation on queries and keys."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, ops
+from hornbeam.attend.prefill.base import PrefillRecipe
 from hornbeam.attend.recipe import NAMED_PREFILLS, NAMED_RECIPES, Recipe
 from hornbeam.attend.selected import Selected
 from hornbeam.cache.tree import PrefixTree
@@ -61,7 +62,7 @@ def plan(
     return _blocks(found, q, k, factor, layer or 0)
 
 
-def method_of(given: Any) -> Any:
+def method_of(given: Any) -> Recipe | PrefillRecipe:
     """A recipe of either kind, of pages or of blocks; the one of a name with its defaults.
 
     Args:
@@ -70,7 +71,7 @@ def method_of(given: Any) -> Any:
     Raises:
         ArgumentError: it is neither.
     """
-    if isinstance(given, Recipe) or (callable(getattr(given, "plan", None)) and not isinstance(given, type)):
+    if isinstance(given, (Recipe, PrefillRecipe)):
         return given
     importlib.import_module("hornbeam.recipes")
     named = NAMED_RECIPES | NAMED_PREFILLS
@@ -159,3 +160,12 @@ def _all_pages(q: Tensor, k: Tensor, page_tokens: int) -> Selected:
     shape = (q.shape[0], q.shape[1], -(-k.shape[1] // page_tokens))
     units = torch.ones(shape, dtype=torch.bool, device="cpu")
     return Selected(units, q.shape[1], k.shape[1], 1, page_tokens, ("dense",) * q.shape[0])
+
+
+def _blocks(recipe: PrefillRecipe, q: Tensor, k: Tensor, scale: float, layer: int) -> Selected:
+    """Chooses as for one chunk of a prompt."""
+    found = recipe.plan(layer, q, k, scale)
+    blocks, patterns = found.blocks, found.patterns
+    if k.shape[1] <= recipe.dense_keys:
+        blocks, patterns = torch.ones_like(blocks), ("dense",) * len(patterns)
+    return Selected(blocks, q.shape[1], k.shape[1], found.grid.block_rows, found.grid.block_keys, patterns)
