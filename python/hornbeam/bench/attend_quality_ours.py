@@ -95,16 +95,20 @@ class Reader:
             for own_branch in branches:
                 own_branch.release(keep=False)
 
-    def bytes_read(self, recipe: Any, num_tokens: int) -> float:
-        """What a row of decoding reads of the keys and values before it, bounds of pages included, over all
-        of them; of a recipe that takes a share of the pages."""
-        tree, layers = self.lm.tree, self.lm.runner.shape.num_layers
-        pages = -(-num_tokens // tree.page_tokens)
-        share = -(-float(recipe.select.pages.rstrip("%")) * pages // 100) / pages
+    def bytes_read(self, branch: Any, question: list[int], recipe: Any) -> float:
+        """What the last row of a question reads of the keys and values before it, bounds of pages included,
+        over all of them."""
+        fork = branch.fork()
+        try:
+            self._forward(fork, question[:-1], attend=[(0, len(question) - 1, recipe)])
+            with self.lm.tree.step([(fork, question[-1:], None)], exact=False) as step:
+                read = self.lm.engine.forward(step, logits_rows=[0], attend=[(0, 1, recipe)])
+        finally:
+            fork.release(keep=False)
+        layers = self.lm.runner.shape.num_layers
         # The bounds of a page are two vectors, its keys and values two a token.
-        sparse = min(share + 1 / tree.page_tokens, 1.0)
-        dense_layers = min(recipe.dense_layers, layers)
-        return (dense_layers + (layers - dense_layers) * sparse) / layers
+        bounds = (layers - recipe.dense_layers) / layers / self.lm.tree.page_tokens
+        return min(read.keys_read / read.keys + bounds, 1.0)
 
 
 def logprobs(logits: torch.Tensor, tokens: list[int]) -> torch.Tensor:

@@ -10,8 +10,8 @@ reads are paired; their intervals (95 %) are found by drawing runs of 100 tokens
 ``needles`` and ``windows`` ask what the keep_quality bench asks, on the same contexts: 200 needles, of
 which the question comes after the context was read, and 11 windows of 1,792 tokens of which the next 255 are
 scored. There ``keep`` had to forget all but a share of the keys; here all of them stay, and each row reads a
-share. ``bytes`` is what a row reads of keys and values, with the bounds of pages and the dense layers, over
-all of them: at equal bytes both can be compared.
+share. ``bytes`` is what the row before an answer reads of keys and values, with the bounds of pages and the
+dense layers, over all of them: at equal bytes both can be compared.
 
 Outcomes of single contexts are appended to a file in the cache folder as they come, so that a run may be
 stopped and goes on where it was. Nothing is timed.
@@ -127,14 +127,14 @@ class Bench:
         found = [self.asked(item) for item in contexts]
         full = [hits(outcome["full"]) for outcome in found]
         table = {}
-        for name, recipe in self.variants().items():
+        for name in self.variants():
             own = [hits(outcome[name]) for outcome in found]
             pairs = [[a - b for a, b in zip(*sides, strict=True)] for sides in zip(own, full, strict=True)]
             table[name] = {
                 "found": percent(own),
                 "difference": percent(pairs),
                 "interval": [100 * x for x in drawn(pairs, mean_of)],
-                "bytes": statistics.fmean(self.reader.bytes_read(recipe, len(c.context)) for c in contexts),
+                "bytes": statistics.fmean(outcome["bytes"][name] for outcome in found),
             }
         return {
             "needles": sum(map(len, full)),
@@ -152,14 +152,14 @@ class Bench:
             return [-outcome[name][0][1] for outcome in found]
 
         full, table = losses("full"), {}
-        for name, recipe in self.variants().items():
+        for name in self.variants():
             own = losses(name)
             pairs = [[(a - b) / count] for a, b, count in zip(own, full, scored, strict=True)]
             table[name] = {
                 "perplexity": math.exp(sum(own) / sum(scored)),
                 "ratio": math.exp(mean_of(pairs)),
                 "interval": [math.exp(x) for x in drawn(pairs, mean_of)],
-                "bytes": self.reader.bytes_read(recipe, len(windows[0].context)),
+                "bytes": statistics.fmean(outcome["bytes"][name] for outcome in found),
             }
         return {
             "windows": len(windows),
@@ -183,8 +183,15 @@ class Bench:
             self.reader.lm.clear_cache()
             branch = self.reader.read(item.context)
             answers = {name: self.reader.answers(branch, item, recipe) for name, recipe in missing.items()}
+            # The first question stands for all; of a window there is none, but its end.
+            question = item.questions[0] if len(item.questions[0]) > 1 else item.answers[0][:ROWS]
+            read = {
+                name: self.reader.bytes_read(branch, question, recipe)
+                for name, recipe in missing.items()
+                if recipe is not None
+            }
             branch.release(keep=False)
-            self.record({**known, **answers})
+            self.record({**known, **answers, "bytes": {**known.get("bytes", {}), **read}})
             print(item.name, flush=True)
         found: dict[str, Any] = self.outcomes[item.name]
         return found
