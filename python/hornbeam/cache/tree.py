@@ -74,7 +74,9 @@ class PrefixTree(PagePool):
 
     # --- steps ---
 
-    def step(self, requests: Sequence[Request], *, owner: object = None, exact: bool = True) -> Step:
+    def step(
+        self, requests: Sequence[Request], *, owner: object = None, exact: bool | Sequence[bool] = True
+    ) -> Step:
         """Open a step: reserve rows for new tokens of several branches.
 
         A step that is neither committed nor rolled back ends with its last reference. Where an exception
@@ -85,12 +87,14 @@ class PrefixTree(PagePool):
                 index within the request of token ``i``'s parent, before it, or -1 for a child of the
                 branch's end; None is a chain.
             owner: whoever may :meth:`recover` the step; an object that lives longer than it.
-            exact: whether the keys will be those of the whole model. What is committed of others, such as
-                those of a pass through some layers, is never matched and not kept.
+            exact: whether the keys will be those of the whole model over all keys before; of all requests,
+                or one truth value each. What is committed of others, such as those of a pass through some
+                layers or of rows that read a part of the keys, is never matched and not kept.
 
         Raises:
             StateError: a step is open, a branch is closed or named twice.
-            ArgumentError: no tokens, a token id or a parent out of range.
+            ArgumentError: no tokens, a token id or a parent out of range; or ``exact`` has not one value a
+                request.
             OutOfPages: the budget does not hold the rows, or there is no memory for them; nothing was
                 changed.
         """
@@ -99,8 +103,11 @@ class PrefixTree(PagePool):
             if branch.tree is not self:
                 raise ArgumentError("branch is of another tree, expected one of this tree")
             plain.append((branch._id, tokens, parents))
+        flags = [exact] * len(plain) if isinstance(exact, bool) else [bool(one) for one in exact]
+        if len(flags) != len(plain):
+            raise ArgumentError(f"exact has {len(flags)} values, expected one a request, {len(plain)}")
         self._make_moves_on_device()
-        asked = (plain, _number(owner), exact)
+        asked = (plain, _number(owner), flags)
         while isinstance(opened := self._native.begin(*asked, self._host_chunks), int):
             self._grow(opened)
         self._make_moves_on_device()

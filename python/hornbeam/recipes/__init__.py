@@ -1,6 +1,8 @@
-"""Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.keep` for the KV
-cache, :mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
+"""Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.attend` for sparse
+attention, :mod:`~hornbeam.recipes.keep` for the KV cache, :mod:`~hornbeam.recipes.search` for search,
+:mod:`~hornbeam.recipes.spec` for speculation."""
 
+from hornbeam.recipes.attend import inf_llm, quest, twilight, window
 from hornbeam.recipes.keep import (
     ada_kv,
     ems,
@@ -57,6 +59,7 @@ __all__ = [
     "ets",
     "expected_attention",
     "h2o",
+    "inf_llm",
     "int8",
     "key_diff",
     "kivi",
@@ -67,6 +70,7 @@ __all__ = [
     "prefix_kv",
     "prompt_lookup",
     "pyramid_kv",
+    "quest",
     "rebase",
     "rsd_c",
     "rsd_s",
@@ -79,6 +83,8 @@ __all__ = [
     "suffix_decoding",
     "token_recycling",
     "tova",
+    "twilight",
+    "window",
     "window_kv",
     "zip_cache",
 ]
