@@ -182,6 +182,18 @@ def tree_attention(
     sinks: Tensor | None,
     isa: str | None = None,
 ) -> None: ...
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: Tensor,
+    out: Tensor,
+    lse: Tensor | None,
+    scale: float | None,
+    block_rows: int,
+    block_keys: int,
+    isa: str | None = None,
+) -> None: ...
 def instruction_sets() -> tuple[list[str], str]: ...
 
 MASS_ONE: int

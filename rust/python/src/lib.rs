@@ -2,6 +2,7 @@
 
 mod attention;
 mod attention_mass;
+mod block_sparse;
 mod build;
 mod corpus;
 mod cuda;
@@ -31,6 +32,7 @@ use pyo3::prelude::*;
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
     attention::register(m)?;
     attention_mass::register(m)?;
+    block_sparse::register(m)?;
     build::register(m)?;
     corpus::register(m)?;
     cuda::register(m)?;

@@ -12,9 +12,11 @@
 //! plain pages.
 //!
 //! From the lowest file to the highest: `vectors` and `problem`; `block`, the keys that meet at once
-//! and who sees them; `work`; `partial`; `coded` and `hidden`; the ways of reading; `task`.
+//! and who sees them; `work`; `partial`; `coded` and `hidden`; the ways of reading; `task`. `block_sparse`
+//! stands beside them: a prompt's own queries, keys and values, without pages and without a plan.
 
 mod block;
+mod block_sparse;
 mod coded;
 mod coded_stream;
 mod coded_tile;
@@ -41,6 +43,7 @@ use crate::format::plan::Plan;
 use crate::format::{Element, PageLayout};
 use crate::parallel::{Parallel, Serial, lock_whole};
 use crate::simd::Isa;
+pub use block_sparse::{BlockSparse, block_sparse_attention};
 pub use mass::{KeyColumns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
 pub use problem::{AttentionParams, Floats, FloatsMut, Output, Pages, Queries};

@@ -5,7 +5,7 @@ use std::cell::RefCell;
 use super::block::{Coded, KeyBlock, Scratch, TILE_KEYS};
 use super::coded::CodedBlock;
 use super::partial::Partial;
-use super::problem::{Floats, Problem};
+use super::problem::{Floats, Problem, Queries};
 use super::work::{Keys, Segment, Work};
 use super::{coded_stream, coded_tile, stream, tile};
 use crate::format::Element;
@@ -132,16 +132,21 @@ fn load_queries(problem: &Problem<'_>, head: usize, rows: std::ops::Range<usize>
     let (group, dim) = (problem.group(), problem.layout.head_dim);
     let width = dim.div_ceil(WIDTH);
     scratch.queries.reset(rows.len() * group * width);
-    let scale = problem.params.scale;
     let q = &problem.queries;
     for (i, to) in scratch.queries.chunks_exact_mut(width).enumerate() {
         let at = (rows.start + i / group) * q.row_stride + (head * group + i % group) * q.head_stride;
-        let to = &mut to.as_flattened_mut()[..dim];
-        match q.data {
-            Floats::F32(data) => scale_into(&data[at..at + dim], scale, to),
-            Floats::Bf16(data) => scale_into(&data[at..at + dim], scale, to),
-            Floats::F16(data) => scale_into(&data[at..at + dim], scale, to),
-        }
+        load_query(q, at, problem.params.scale, &mut to.as_flattened_mut()[..dim]);
+    }
+}
+
+/// Widens and scales the query whose first number lies at `at`.
+#[inline(always)]
+pub(super) fn load_query(q: &Queries<'_>, at: usize, scale: f32, to: &mut [f32]) {
+    let end = at + to.len();
+    match q.data {
+        Floats::F32(data) => scale_into(&data[at..end], scale, to),
+        Floats::Bf16(data) => scale_into(&data[at..end], scale, to),
+        Floats::F16(data) => scale_into(&data[at..end], scale, to),
     }
 }
 

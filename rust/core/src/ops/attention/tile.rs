@@ -50,7 +50,7 @@ pub(super) fn attend<E: Element, L: Lanes>(
     scratch: &mut Scratch,
     partial: &mut Partial,
 ) {
-    score(l, problem, block, scratch);
+    score(l, problem.layout.head_dim, block, scratch);
     let hidden = mask(l, problem, first_row, &block.shown, &mut scratch.scores);
     let width = problem.layout.head_dim.div_ceil(WIDTH);
     let (begin, end) = blocks(&block.shown);
@@ -74,8 +74,7 @@ fn blocks(shown: &Shown) -> (usize, usize) {
 
 /// Scores of all queries that meet the block.
 #[inline(always)]
-fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_, E>, scratch: &mut Scratch) {
-    let dim = problem.layout.head_dim;
+pub(super) fn score<E: Element, L: Lanes>(l: L, dim: usize, block: &KeyBlock<'_, E>, scratch: &mut Scratch) {
     let width = dim.div_ceil(WIDTH);
     scratch.keys.resize(width * CHUNK);
     let (begin, end) = blocks(&block.shown);
@@ -111,7 +110,7 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
 
 /// Adds the weighted values to all queries, [`PANELS`] vectors at a time.
 #[inline(always)]
-fn add<E: Element, L: Lanes>(
+pub(super) fn add<E: Element, L: Lanes>(
     l: L,
     dim: usize,
     block: &KeyBlock<'_, E>,
@@ -233,7 +232,7 @@ fn mask<L: Lanes>(
 /// Turns the scores of sixteen queries into weights relative to the new maxima, and rescales what
 /// was there; as [`absorb`](super::partial::absorb).
 #[inline(always)]
-fn absorb_lanes<L: Lanes>(
+pub(super) fn absorb_lanes<L: Lanes>(
     l: L,
     lanes: usize,
     width: usize,

@@ -1,0 +1,171 @@
+"""What dense and sparse attention take on this machine, measured as prompts are read.
+
+A sparse layer takes the time of choosing and the time of each pair of a row and a key that it reads; a dense
+one the time of each pair that there is. Both rates are tried once on a few of the rows at hand; from then on
+the calls themselves correct that of the sparse one, and remember how much of each layer was read.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from hornbeam import ops
+
+__all__ = ["Call", "CostModel"]
+
+#: Rows that a rate is tried on.
+TRIED_ROWS = 256
+#: How much a new time counts beside those before it.
+NEWEST = 0.25
+#: A layer that was better read densely is looked at again after so many calls.
+LOOK_AGAIN = 32
+
+Key = TypeVar("Key")
+#: Heads, kv heads, head size, type and threads: calls of one kind have the same rates.
+Kind = tuple[int, int, int, torch.dtype, int]
+
+
+class CostModel:
+    """Rates of this machine, by the kind of call and the length to a power of two.
+
+    Args:
+        margin: how many times as fast sparse must be expected to be.
+    """
+
+    def __init__(self, margin: float = 1.05) -> None:
+        self.margin = margin
+        #: Seconds of a pair of a row and a key in dense attention, by kind and length.
+        self.dense: dict[tuple[Kind, int], float] = {}
+        #: The same of sparse attention, of a pair that is read.
+        self.sparse: dict[Kind, float] = {}
+        #: Seconds of choosing, a key and query head.
+        self.choice: dict[Kind, float] = {}
+        #: The share of pairs that a layer read, by kind, length and layer.
+        self.share: dict[tuple[Kind, int, int], float] = {}
+        #: Calls since the last look at a layer.
+        self.skipped: dict[tuple[Kind, int, int], int] = {}
+
+    def call(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, least: int) -> Call:
+        """What is known of a call.
+
+        Args:
+            layer: which layer.
+            query: `[H, N, D]`.
+            key: `[Hk, M, D]`.
+            value: `[Hk, M, D]`.
+            scale: factor of the scores.
+            least: pairs of a row and a key that a head reads at least.
+        """
+        heads, rows, dim = query.shape
+        kv_heads, keys, _ = key.shape
+        kind = (heads, kv_heads, dim, query.dtype, torch.get_num_threads())
+        length = keys.bit_length()
+        tried = slice(0, heads // kv_heads), slice(max(rows - TRIED_ROWS, 0), rows)
+        arrays = query[tried], key[:1], value[:1], scale
+        if kind not in self.sparse:
+            self.sparse[kind] = _sparse_rate(*arrays)
+        if (kind, length) not in self.dense:
+            # Behind a prefix the caller reads pages, with the same products as the sparse operation.
+            self.dense[kind, length] = _dense_rate(*arrays) if rows == keys else self.sparse[kind]
+        every = heads * (rows * (keys - rows) + rows * (rows + 1) // 2)
+        return Call(self, kind, (kind, length, layer), heads * keys, every, heads * least)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call: what it takes, as far as is known.
+
+    Args:
+        model: what is known.
+        kind: of which kind it is.
+        place: the kind, the length and the layer.
+        choices: keys times query heads.
+        every: pairs of a row and a key that dense attention reads, over all heads.
+        least: pairs that sparse attention reads at least.
+    """
+
+    model: CostModel
+    kind: Kind
+    place: tuple[Kind, int, int]
+    choices: int
+    every: int
+    least: int
+
+    @property
+    def dense_seconds(self) -> float:
+        """Of dense attention."""
+        return self.model.dense[self.place[:2]] * self.every
+
+    def is_worth_a_look(self) -> bool:
+        """Whether choosing and reading what such calls read may win: what this layer read before where that
+        is known, else the least that it can read. A layer that lost is looked at again now and then."""
+        model = self.model
+        share = model.share.get(self.place)
+        pairs = self.least if share is None else max(share * self.every, self.least)
+        seconds = model.choice.get(self.kind, 0.0) * self.choices + model.sparse[self.kind] * pairs
+        if seconds * model.margin < self.dense_seconds:
+            return True
+        if share is None:
+            return False
+        skipped = model.skipped.get(self.place, 0) + 1
+        model.skipped[self.place] = skipped % LOOK_AGAIN
+        return skipped == LOOK_AGAIN
+
+    def wins(self, seconds: float, pairs: int) -> bool:
+        """Whether reading wins, now that choosing is done.
+
+        Args:
+            seconds: what choosing took.
+            pairs: pairs of a row and a key that were chosen, over all heads.
+        """
+        model = self.model
+        _correct(model.choice, self.kind, seconds / self.choices)
+        _correct(model.share, self.place, pairs / self.every)
+        return model.sparse[self.kind] * pairs * model.margin < self.dense_seconds
+
+    def took(self, seconds: float, pairs: int) -> None:
+        """Corrects the rate of sparse attention.
+
+        Args:
+            seconds: what it took.
+            pairs: pairs of a row and a key that it read.
+        """
+        _correct(self.model.sparse, self.kind, seconds / pairs)
+
+
+def _correct(known: dict[Key, float], key: Key, value: float) -> None:
+    before = known.get(key, value)
+    known[key] = before + NEWEST * (value - before)
+
+
+def _quickest(call: Callable[[], object]) -> float:
+    """Seconds of the quicker one of two calls; the first also warms up."""
+    seconds = []
+    for _ in range(2):
+        begin = time.perf_counter()
+        call()
+        seconds.append(time.perf_counter() - begin)
+    return min(seconds)
+
+
+def _dense_rate(query: Tensor, key: Tensor, value: Tensor, scale: float) -> float:
+    """Seconds of a pair: torch's attention of some rows over all keys."""
+    arrays = query[None], key[None], value[None]
+    attention = torch.nn.functional.scaled_dot_product_attention
+    seconds = _quickest(lambda: attention(*arrays, scale=scale, enable_gqa=True))
+    return seconds / (query.shape[0] * query.shape[1] * key.shape[1])
+
+
+def _sparse_rate(query: Tensor, key: Tensor, value: Tensor, scale: float) -> float:
+    """Seconds of a pair that is read: the same rows over all keys that they may see."""
+    heads, rows, _ = query.shape
+    keys = key.shape[1]
+    blocks = torch.ones(heads, -(-rows // 128), -(-keys // 128), dtype=torch.bool, device="cpu")
+    seconds = _quickest(lambda: ops.block_sparse_attention(query, key, value, blocks, scale=scale))
+    return seconds / (heads * (rows * (keys - rows) + rows * (rows + 1) // 2))
