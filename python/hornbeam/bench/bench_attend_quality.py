@@ -74,7 +74,7 @@ class Bench:
         first, last = (320, 480) if self.quick else (FIRST, LAST)
         methods: dict[str, Any] = {"dense": None}
         methods |= {f"quest {share}": hb.recipes.quest(share) for share in SHARES}
-        methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA)
+        methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA, always=True)
         texts = {name: text[: last + 1] for name, text in self.texts().items()}
         losses: dict[str, list[list[float]]] = {name: [] for name in methods}
         shares: dict[str, list[float]] = {name: [] for name in methods}

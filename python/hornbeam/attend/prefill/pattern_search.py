@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hornbeam import ops
 from hornbeam.attend.prefill.minference import HeadPattern, HeadPatterns, MInference
-from hornbeam.cache import PrefixTree
+from hornbeam.cache.tree import PrefixTree
 from hornbeam.errors import ArgumentError
 
 __all__ = ["CANDIDATES", "search_patterns"]
