@@ -15,7 +15,7 @@ import torch
 import hornbeam as hb
 from hornbeam import recipes
 from hornbeam.attend.recipe import NAMED_PREFILLS, NAMED_RECIPES
-from hornbeam.cli import choices
+from hornbeam.cli.attend_choices import STUDIED
 from hornbeam.cli.attend_page import Head, Layer, Study, page, studied, table
 from hornbeam.errors import ArgumentError
 from hornbeam.model import loading
@@ -32,8 +32,8 @@ def data_of(text: str) -> Any:
 
 
 def test_the_recipes_that_are_named_are_those_that_there_are() -> None:
-    assert list(choices.ATTEND_RECIPES) == sorted(NAMED_RECIPES | NAMED_PREFILLS)
-    for name in choices.ATTEND_RECIPES:
+    assert list(STUDIED) == sorted(NAMED_RECIPES | NAMED_PREFILLS)
+    for name in STUDIED:
         assert inspect.isfunction(getattr(recipes, name))
 
 

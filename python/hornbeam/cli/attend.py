@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from hornbeam.cli import choices, inputs
+from hornbeam.cli.attend_choices import STUDIED, arguments_of, check_studied, numbers_of, studied_recipe
 from hornbeam.cli.opening import open_lm, open_tokenizer, prepared
 from hornbeam.cli.options import Debug, Device, Dtype, Model
 from hornbeam.cli.reporting import reported
@@ -22,7 +23,7 @@ def attend(
     text: Annotated[Path, typer.Option("--text", "-t", help="The text; - is stdin.")],
     recipe: Annotated[
         str,
-        typer.Option("--recipe", "-r", help=f"{', '.join(choices.ATTEND_RECIPES)}: see hornbeam.recipes."),
+        typer.Option("--recipe", "-r", help=f"{', '.join(STUDIED)}: see hornbeam.recipes."),
     ] = "flex_prefill",
     settings: Annotated[
         list[str] | None,
@@ -47,9 +48,9 @@ def attend(
     those that are among them.
     """
     with reported(debug):
-        choices.check_attend_recipe(recipe)
-        arguments = choices.arguments_of(settings or [], "--set")
-        chosen = choices.numbers_of(layers, "--layers")
+        check_studied(recipe)
+        arguments = arguments_of(settings or [], "--set")
+        chosen = numbers_of(layers, "--layers")
         if max_tokens < 1:
             raise ArgumentError(f"--max-tokens is {max_tokens}, expected at least 1")
         words = inputs.text_of(text)
@@ -60,7 +61,7 @@ def attend(
             choices.check_writable(html)
         screen = Screen()
         with screen.waiting("starting"):
-            method = choices.attend_recipe(recipe, arguments)
+            method = studied_recipe(recipe, arguments)
             place = choices.device_of(device)
             from hornbeam.cli.attend_page import page, studied, table
             from hornbeam.text import pieces_of

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,18 +9,13 @@ from typing import Any
 from hornbeam.errors import ArgumentError
 
 __all__ = [
-    "ATTEND_RECIPES",
     "RECIPES",
     "SEARCH_RECIPES",
-    "arguments_of",
-    "attend_recipe",
-    "check_attend_recipe",
     "check_recipe",
     "check_search_recipe",
     "check_writable",
     "device_of",
     "draft",
-    "numbers_of",
     "recipe",
     "search_recipe",
     "trace",
@@ -57,9 +51,6 @@ SEARCH_RECIPES = {
     "rebase": {"--width": "width", "--balance": "balance"},
     "step_beam": {"--width": "width", "--children": "children"},
 }
-
-#: The recipes of :mod:`hornbeam.recipes.attend` and :mod:`hornbeam.recipes.prefill`, likewise.
-ATTEND_RECIPES = ("flex_prefill", "inf_llm", "minference", "quest", "twilight", "window")
 
 
 def draft(name: str, corpus: Path | None) -> Any:
@@ -135,84 +126,6 @@ def search_recipe(name: str, arguments: dict[str, Any]) -> Any:
     policy = getattr(recipes, name)(**arguments)
     policy.open(0)  # which looks at what a policy's own arguments are
     return policy
-
-
-def check_attend_recipe(name: str) -> None:
-    """Refuses the name of no recipe.
-
-    Raises:
-        ArgumentError: as it says.
-    """
-    if name not in ATTEND_RECIPES:
-        raise ArgumentError(f'--recipe is "{name}", expected one of: {", ".join(ATTEND_RECIPES)}')
-
-
-def attend_recipe(name: str, arguments: dict[str, Any]) -> Any:
-    """A recipe of :mod:`hornbeam.recipes.attend` or :mod:`hornbeam.recipes.prefill`.
-
-    Raises:
-        ArgumentError: it takes no such argument, lacks one, or one is out of range.
-    """
-    from hornbeam import recipes
-
-    make = getattr(recipes, name)
-    taken = inspect.signature(make).parameters
-    for argument in arguments:
-        if argument not in taken:
-            raise ArgumentError(f"{name} takes no {argument}, expected some of: {', '.join(taken)}")
-    missing = [n for n, found in taken.items() if found.default is found.empty and n not in arguments]
-    if missing:
-        raise ArgumentError(f"{name} needs --set {missing[0]}=...")
-    return make(**arguments)
-
-
-def arguments_of(settings: list[str], option: str) -> dict[str, Any]:
-    """Arguments that are told as ``name=value``: whole numbers, other numbers, or else text.
-
-    Args:
-        settings: as they were told.
-        option: that has them.
-
-    Raises:
-        ArgumentError: one is told otherwise, or twice.
-    """
-    found: dict[str, Any] = {}
-    for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not (equals and name.isidentifier() and value):
-            raise ArgumentError(f'{option} is "{setting}", expected name=value')
-        if name in found:
-            raise ArgumentError(f"{option} tells {name} twice, expected it once")
-        try:
-            found[name] = int(value)
-        except ValueError:
-            try:
-                found[name] = float(value)
-            except ValueError:
-                found[name] = value
-    return found
-
-
-def numbers_of(text: str | None, option: str) -> list[int] | None:
-    """Numbers that are told as ``0,3-5``, ascending; None where nothing is told.
-
-    Args:
-        text: as they were told.
-        option: that has them.
-
-    Raises:
-        ArgumentError: they are told otherwise.
-    """
-    if text is None:
-        return None
-    found = set[int]()
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        is_number = all(word.isascii() and word.isdecimal() for word in ([first, last] if dash else [first]))
-        if not is_number or (dash and int(last) < int(first)):
-            raise ArgumentError(f'{option} is "{text}", expected numbers such as 0,3-5')
-        found.update(range(int(first), int(last or first) + 1))
-    return sorted(found)
 
 
 def device_of(name: str | None) -> str:
