@@ -29,9 +29,9 @@ NAMED_PREFILLS: dict[str, Callable[[], Any]] = {}
 class Recipe:
     """Which pages of keys the rows of decoding read.
 
-    Every row chooses for itself, by its own query and its own text alone, whoever is beside it and whatever is
-    drafted. The rows of prompts read everything. Layers with a sliding window that is shorter than the model's
-    context read what the window shows.
+    Every row chooses for itself, by its own query and its own text alone, whoever is beside it and whatever
+    is drafted. The rows of prompts read everything. Layers with a sliding window that is shorter than the
+    model's context read what the window shows.
 
     Args:
         estimate: what is known of a page without reading its keys.
@@ -130,9 +130,7 @@ def _named(given: Any, argument: str, recipes: dict[str, Callable[[], Any]], exa
         return recipes[given]()
     if callable(given) and getattr(given, "__name__", None) in recipes:
         name = given.__name__
-        raise ArgumentError(
-            f"{argument} is the function {name}, expected what it gives: hb.recipes.{name}()"
-        )
+        raise ArgumentError(f"{argument} is the function {name}, expected what it gives: hb.recipes.{name}()")
     raise ArgumentError(
         f"{argument} is {given!r}, expected a recipe such as {example}, the name of one, or None"
     )

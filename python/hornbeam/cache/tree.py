@@ -111,8 +111,8 @@ class PrefixTree(PagePool):
         while isinstance(opened := self._native.begin(*asked, self._host_chunks), int):
             self._grow(opened)
         self._make_moves_on_device()
-        is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
-        return Step(self, [request[0] for request in requests], opened, is_dense)
+        is_chain = len(requests) == 1 and requests[0][2] is None
+        return Step(self, [request[0] for request in requests], opened, is_chain)
 
     # --- memory ---
 

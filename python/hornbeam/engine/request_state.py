@@ -85,6 +85,7 @@ class RequestState:
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
         self.is_paused = False
         self.num_matched = 0  # tokens that the tree held when the branch was opened
+        self.goes_on = False  # whether the prompt ends with what it, or another, has written
         self.draft_room = _UNLIMITED  # tokens that a draft may have
         self.served_changes = -1  # how often the model had changed when it ended
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
@@ -194,8 +195,9 @@ class RequestState:
                 self.stats.reused_tokens = self.num_matched
 
     def start_after(self, branch: Branch) -> None:
-        """Takes up a branch that holds its whole prompt."""
+        """Takes up a branch that holds its whole prompt, or all but the last token."""
         self._branch, self.stats.reused_tokens = branch, branch.length
+        self.num_matched = -1  # none is looked for
 
     def continued(self, index: int, key: RandomKey, branch: Branch | None) -> Self:
         """A request that goes on from here, with a branch and random numbers of its own. Nothing is copied
@@ -230,7 +232,7 @@ class RequestState:
     def prolong(self, more: list[int], options: Options) -> None:
         """Begins anew behind the output, with more of the prompt."""
         self.prompt, self.output, self._is_shared = [*self.prompt, *self.output, *more], [], False
-        self.options = options
+        self.options, self.goes_on = options, not more
         self.pending, self.is_read, self.draft_room = -1, False, _UNLIMITED
         self.logprobs, self.prompt_logprobs = [], [None]
         self.unread.clear()
@@ -247,7 +249,7 @@ class RequestState:
     @property
     def can_wait(self) -> bool:
         """Whether it may be read anew later."""
-        return self.keeper is None
+        return self.keeper is None and not (self.output and self.options.reads_sparsely)
 
     def put_off(self, engine: Engine) -> None:
         """Waits until another request has ended, since there is no memory for both."""

@@ -1,7 +1,7 @@
 """Published methods of sparse decoding, one function each, with the paper's defaults.
 
-Pages are those of the cache: 16 tokens unless ``hb.LM(..., page_tokens=...)`` says otherwise. Prompts are read
-in full; see :mod:`hornbeam.recipes.prefill` for those that read them sparsely.
+Pages are those of the cache: 16 tokens unless ``hb.LM(..., page_tokens=...)`` says otherwise. Prompts are
+read in full; see :mod:`hornbeam.recipes.prefill` for those that read them sparsely.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ PAGE = 16
 
 
 def quest(pages: int | str = 64, *, group: Group = "max", dense_layers: int = 2) -> Recipe:
-    """The pages whose bounds allow the greatest scores (Tang et al. 2024, arXiv 2406.10774): page 16, the first
-    two layers dense, the last page always read and counted in the budget. In the paper every query head chooses
-    for itself, ``group="union"``; its models have a kv head for each. Here the heads that share one read the
-    same pages, scored by the greatest of their bounds.
+    """The pages whose bounds allow the greatest scores (Tang et al. 2024, arXiv 2406.10774): page 16, the
+    first two layers dense, the last page always read and counted in the budget. In the paper every query head
+    chooses for itself, ``group="union"``; its models have a kv head for each. Here the heads that share one
+    read the same pages, scored by the greatest of their bounds.
 
     Args:
         pages: how many are read, ``64`` (1,024 tokens), or a share of the text's, ``"12%"``.
@@ -57,8 +57,8 @@ def window(tokens: int = 1024, *, sinks: int = 4) -> Recipe:
 
 def inf_llm(blocks: int = 16, *, block: int = 128, sinks: int = 128, window: int = 4096) -> Recipe:
     """First tokens, a window, and far blocks, the same for all heads of a layer (Xiao et al. 2024, arXiv
-    2402.04617; the defaults of its release). The paper represents a block of 128 tokens by the mean of the four
-    keys of it that its own window attended to most, and averages queries over a chunk. Here a page is
+    2402.04617; the defaults of its release). The paper represents a block of 128 tokens by the mean of the
+    four keys of it that its own window attended to most, and averages queries over a chunk. Here a page is
     represented by the mean of its keys, every row has its own query, and as many pages are read as ``blocks``
     hold, wherever they lie. In every layer; nothing is moved out of memory.
 

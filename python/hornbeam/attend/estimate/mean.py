@@ -12,8 +12,8 @@ __all__ = ["Mean"]
 
 @dataclass(frozen=True)
 class Mean(Estimate):
-    """The mean of a page's keys, rotated as they lie there. The score of a page is its product with the query:
-    the mean of the keys' own scores, which lies above none of the page's greatest. MoBA (Lu et al. 2025, arXiv
-    2502.13189, section 2.2) chooses blocks so."""
+    """The mean of a page's keys, rotated as they lie there. The score of a page is its product with the
+    query: the mean of the keys' own scores, which lies above none of the page's greatest. MoBA (Lu et al.
+    2025, arXiv 2502.13189, section 2.2) chooses blocks so."""
 
     native: ClassVar[str] = "mean"

@@ -18,8 +18,8 @@ _PERCENT = re.compile(r"\s*(\d+(?:\.\d+)?)\s*%\s*")
 class Select:
     """Base of all selections: which pages a row reads, from their estimated scores.
 
-    The last page of a row's text is always read, and so are ``sinks`` and ``window``; all of these count among
-    the pages that are chosen. Of equal scores the page of the lowest index wins.
+    The last page of a row's text is always read, and so are ``sinks`` and ``window``; all of these count
+    among the pages that are chosen. Of equal scores the page of the lowest index wins.
 
     Args:
         sinks: tokens at the start of the text that are always read.

@@ -13,7 +13,8 @@ __all__ = ["Threshold"]
 
 @dataclass(frozen=True)
 class Threshold(Select):
-    """The pages whose estimated share of the probability mass, as :class:`TopP` has it, is at least ``share``.
+    """The pages whose estimated share of the probability mass, as :class:`TopP` has it, is at least
+    ``share``.
 
     Args:
         share: of the mass, above 0 and at most 1.
