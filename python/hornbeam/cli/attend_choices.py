@@ -9,8 +9,8 @@ from hornbeam.errors import ArgumentError
 
 __all__ = ["STUDIED", "arguments_of", "check_studied", "numbers_of", "studied_recipe"]
 
-#: The recipes of :mod:`hornbeam.recipes.attend` and :mod:`hornbeam.recipes.prefill`, named here so that a wrong
-#: one is refused without torch.
+#: The recipes of :mod:`hornbeam.recipes.attend` and :mod:`hornbeam.recipes.prefill`, named here so that a
+#: wrong one is refused without torch.
 STUDIED = ("flex_prefill", "inf_llm", "minference", "quest", "twilight", "window")
 
 
