@@ -323,7 +323,6 @@ def test_long_context_is_split_over_pages() -> None:
 
 def test_nan_and_infinite_keys_are_read() -> None:
     """A page with a key that is no number is among the chosen: what a dense read shows is not hidden."""
-    case = whole_numbers(random_case(3, reads=1, max_rows=1, head_dim=32), 3)
     tree, branch, _, _ = grown(160, heads=2, dtype=torch.float32)
     with tree.step([(branch, [1], None)]) as step:
         q = torch.randn(1, 4, 64)

@@ -49,8 +49,7 @@ impl PyAttendRule {
         sinks: u32,
         window: u32,
     ) -> PyResult<Self> {
-        let words =
-            RuleWords { estimate, group, select, k, share, p, floor, cap, threshold, sinks, window };
+        let words = RuleWords { estimate, group, select, k, share, p, floor, cap, threshold, sinks, window };
         Ok(Self { rule: Rule::new(&words).or_raise(py)? })
     }
 
@@ -194,9 +193,7 @@ fn select_pages(
     }
     let tree = tree.get();
     let selection = match layout.dtype {
-        Dtype::F32 => {
-            with(py, tree, &kinds, &chunks.views::<f32>(py)?, &layout, Pages::F32, tensors(), work)
-        }
+        Dtype::F32 => with(py, tree, &kinds, &chunks.views::<f32>(py)?, &layout, Pages::F32, tensors(), work),
         Dtype::Bf16 => {
             with(py, tree, &kinds, &chunks.views::<half::bf16>(py)?, &layout, Pages::Bf16, tensors(), work)
         }

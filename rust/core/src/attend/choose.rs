@@ -99,7 +99,8 @@ fn index_of(place: u64) -> usize {
 
 /// The weight of each candidate: its tokens times the exponential of its score, in fixed point. Returns their sum.
 fn weigh(candidates: &Candidates, weights: &mut Vec<u64>) -> u64 {
-    let greatest = candidates.scores.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
+    let greatest =
+        candidates.scores.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
     let shift = if greatest.is_finite() { greatest } else { 0.0 };
     weights.clear();
     weights.extend(candidates.scores.iter().zip(&candidates.tokens).map(|(score, tokens)| {

@@ -60,15 +60,14 @@ impl<'a> Rows<'a> {
     ///
     /// # Errors
     /// [`Error::Value`] for rows that choose by layer where heads have entries of their own.
-    pub(super) fn new(
-        plan: &'a Plan,
-        params: &'a AttentionParams<'a>,
-        rules: &[RuledRows],
-    ) -> Result<Self> {
+    pub(super) fn new(plan: &'a Plan, params: &'a AttentionParams<'a>, rules: &[RuledRows]) -> Result<Self> {
         let each = |ruled: &RuledRows| {
             let rule = ruled.rule;
-            (ruled.row_begin..ruled.row_end)
-                .map(move |row| Ruled { row, rule, position: i64::from(plan.row_positions[row as usize]) })
+            (ruled.row_begin..ruled.row_end).map(move |row| Ruled {
+                row,
+                rule,
+                position: i64::from(plan.row_positions[row as usize]),
+            })
         };
         let ruled: Vec<Ruled> = rules.iter().flat_map(each).collect();
         let is_by_head = plan.reads.iter().any(|read| read.is_by_head());
@@ -265,7 +264,12 @@ fn positions(plan: &Plan, entry: &Entry) -> (i64, i64) {
 }
 
 /// The entries of a prefix read on the plane of a kv head; `None` for an own read.
-pub(super) fn entries_of(plan: &Plan, params: &AttentionParams<'_>, read: &Read, head: usize) -> Option<[u32; 2]> {
+pub(super) fn entries_of(
+    plan: &Plan,
+    params: &AttentionParams<'_>,
+    read: &Read,
+    head: usize,
+) -> Option<[u32; 2]> {
     let plane = params.layer * params.num_kv_heads + head;
     (!read.is_own()).then(|| plane_entries(plan, read, plane))
 }

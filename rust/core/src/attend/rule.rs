@@ -206,7 +206,10 @@ mod tests {
         assert_eq!((rule.select, rule.group), (Select::TopK(Pages::Count(3)), Group::Max));
         let refused = |words: RuleWords<'_>| Rule::new(&words).unwrap_err().to_string();
         let top_p = RuleWords { select: "topp", k: None, ..TOP };
-        assert_eq!(refused(RuleWords { estimate: "sketch", ..TOP }), "estimate is sketch, expected bounds or mean");
+        assert_eq!(
+            refused(RuleWords { estimate: "sketch", ..TOP }),
+            "estimate is sketch, expected bounds or mean"
+        );
         assert_eq!(refused(RuleWords { group: "min", ..TOP }), "group is min, expected max, union or layer");
         assert!(refused(RuleWords { select: "best", ..TOP }).starts_with("select is best"));
         assert_eq!(refused(RuleWords { k: Some(0), ..TOP }), "k is 0, expected at least 1 page");
@@ -214,7 +217,10 @@ mod tests {
         assert!(refused(RuleWords { share: Some(0.5), ..TOP }).contains("k and share"));
         assert!(refused(top_p).starts_with("p is missing"));
         assert!(refused(RuleWords { p: Some(f64::NAN), ..top_p }).starts_with("p is NaN"));
-        assert_eq!(refused(RuleWords { p: Some(0.5), ..TOP }), "p is given, expected nothing: select is topk");
+        assert_eq!(
+            refused(RuleWords { p: Some(0.5), ..TOP }),
+            "p is given, expected nothing: select is topk"
+        );
         assert!(refused(RuleWords { floor: 4, cap: Some(3), ..TOP }).starts_with("cap is 3"));
         let none = RuleWords { select: "none", k: None, ..TOP };
         assert_eq!(Rule::new(&none).unwrap().estimate(), None);

@@ -42,8 +42,9 @@ pub(super) fn unite(rows: &Rows<'_>) -> Selection {
             }
             let is_dense = last - first < (read.row_end - read.row_begin) as usize;
             let words = || (0..entries.len()).step_by(64).map(|at| (at / 64, first_bits(entries.len() - at)));
-            let seen_by_all =
-                |word: usize, all: u64| sharers.iter().fold(all, |seen, sharers| seen & sharers.bits.word(word));
+            let seen_by_all = |word: usize, all: u64| {
+                sharers.iter().fold(all, |seen, sharers| seen & sharers.bits.word(word))
+            };
             if words().all(|(word, all)| seen_by_all(word, all) == all) {
                 selection.push_all(entries.len(), plan_keys);
                 continue;
@@ -66,7 +67,8 @@ pub(super) fn unite(rows: &Rows<'_>) -> Selection {
                     mask.clear();
                     mask.extend_from_slice(&dense);
                     for sharers in sharers.iter().filter(|sharers| sharers.bits.word(word) >> bit & 1 == 1) {
-                        (sharers.first..sharers.first + sharers.count).for_each(|query| set(&mut mask, query));
+                        (sharers.first..sharers.first + sharers.count)
+                            .for_each(|query| set(&mut mask, query));
                     }
                     selection.push_unit(begin + entry as u32, Some(&mask));
                 }

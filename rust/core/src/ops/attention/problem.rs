@@ -136,7 +136,11 @@ impl Problem<'_> {
 }
 
 /// What does not depend on the queries and the results.
-pub(in crate::ops) fn check_problem(layout: &PageLayout, plan: &Plan, params: &AttentionParams<'_>) -> Result<()> {
+pub(in crate::ops) fn check_problem(
+    layout: &PageLayout,
+    plan: &Plan,
+    params: &AttentionParams<'_>,
+) -> Result<()> {
     let (heads, kv_heads, dim) = (params.num_heads, params.num_kv_heads, layout.head_dim);
     if !(1..=MOST_HEAD_DIM).contains(&dim) {
         return Err(Error::value("head_dim", dim, format!("1 to {MOST_HEAD_DIM}")));

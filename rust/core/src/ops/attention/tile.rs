@@ -263,7 +263,8 @@ fn mask_units<L: Lanes>(
     for lanes in begin..end {
         let scores = &mut scores[lanes * TILE_KEYS..][..shown.count];
         let here = shown.queries.start.max(lanes * WIDTH)..shown.queries.end.min((lanes + 1) * WIDTH);
-        let queries = block::first_keys(here.end - lanes * WIDTH) & !block::first_keys(here.start - lanes * WIDTH);
+        let queries =
+            block::first_keys(here.end - lanes * WIDTH) & !block::first_keys(here.start - lanes * WIDTH);
         let mut key = 0;
         for (&end, &mask) in masked.ends.iter().zip(&masked.masks).take(masked.count) {
             let keys = key..usize::from(end);

@@ -58,12 +58,7 @@ impl Fill {
 
     /// Lists the entries that are scored and have no summary of just their slots. Where their page has none at
     /// all, its place is theirs from now on.
-    pub(super) fn list(
-        &mut self,
-        call: &Call<'_>,
-        scores: &Scores,
-        spans: &mut [&mut [u8]],
-    ) {
+    pub(super) fn list(&mut self, call: &Call<'_>, scores: &Scores, spans: &mut [&mut [u8]]) {
         self.stale.clear();
         let (problem, params) = (call.problem, call.problem.params);
         let layout = problem.layout;
@@ -98,13 +93,7 @@ impl Fill {
 
     /// Lists an entry whose page has no summary of just its slots.
     #[inline(always)]
-    fn look(
-        &mut self,
-        key: (u32, u32, u32),
-        place: (usize, usize),
-        entry: &Entry,
-        spans: &mut [&mut [u8]],
-    ) {
+    fn look(&mut self, key: (u32, u32, u32), place: (usize, usize), entry: &Entry, spans: &mut [&mut [u8]]) {
         let span = span_of(entry);
         let held = &mut spans[place.0].as_chunks_mut::<SPAN_BYTES>().0[place.1];
         if *held == span {

@@ -64,8 +64,14 @@ pub fn score_pages(
     out: &mut Scores,
 ) -> Result<()> {
     check_problem(layout, plan, params)?;
-    if rows.windows(2).any(|pair| pair[0] >= pair[1]) || rows.last().is_some_and(|r| *r as usize >= plan.num_rows()) {
-        return Err(Error::value("rows", format!("{rows:?}"), format!("ascending rows below {}", plan.num_rows())));
+    if rows.windows(2).any(|pair| pair[0] >= pair[1])
+        || rows.last().is_some_and(|r| *r as usize >= plan.num_rows())
+    {
+        return Err(Error::value(
+            "rows",
+            format!("{rows:?}"),
+            format!("ascending rows below {}", plan.num_rows()),
+        ));
     }
     let span = match plan.num_rows() {
         0 => 0,

@@ -48,9 +48,16 @@ pub(super) fn score<E: Element>(
         let num_queries = block.rows.len() * group;
         let (own, behind) = std::mem::take(&mut rest).split_at_mut(block.numbers.len());
         rest = behind;
-        for (first, to) in (block.first_entry..).step_by(TOGETHER).zip(own.chunks_mut(TOGETHER * num_queries)) {
+        for (first, to) in (block.first_entry..).step_by(TOGETHER).zip(own.chunks_mut(TOGETHER * num_queries))
+        {
             let entries = first..first + to.len() / num_queries;
-            tasks.push(Part { head: i / *num_reads, read: i % *num_reads, rows: block.rows.clone(), entries, to });
+            tasks.push(Part {
+                head: i / *num_reads,
+                read: i % *num_reads,
+                rows: block.rows.clone(),
+                entries,
+                to,
+            });
         }
     }
     let width = call.elements().div_ceil(WIDTH);

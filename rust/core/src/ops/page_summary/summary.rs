@@ -67,7 +67,12 @@ impl Call<'_> {
     }
 
     /// Summaries of every chunk that is there.
-    pub(super) fn check<E: Element>(&self, chunks: &[&[E]], values: &[&mut [u8]], spans: &[&mut [u8]]) -> Result<()> {
+    pub(super) fn check<E: Element>(
+        &self,
+        chunks: &[&[E]],
+        values: &[&mut [u8]],
+        spans: &[&mut [u8]],
+    ) -> Result<()> {
         let layout = self.problem.layout;
         let pages = layout.num_planes * layout.slabs_per_chunk;
         let sizes = [(values, self.elements() * size_of::<E>()), (spans, SPAN_BYTES)];
