@@ -1,5 +1,6 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod attend;
 mod attention;
 mod attention_mass;
 mod build;
@@ -29,6 +30,7 @@ use pyo3::prelude::*;
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    attend::register(m)?;
     attention::register(m)?;
     attention_mass::register(m)?;
     build::register(m)?;

@@ -129,6 +129,7 @@ impl Tree {
             // Claiming a tail is one more reference, so that no second request finds it.
             let tail = self.tail(node).map(|(slab, first)| {
                 self.slabs.retain(slab);
+                self.columns.write_slab(slab);
                 (slab, first, (page_tokens - first as usize).min(wanted) as u32)
             });
             let rest = wanted - tail.map_or(0, |t| t.2 as usize);

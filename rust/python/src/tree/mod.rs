@@ -11,6 +11,7 @@ mod changes;
 mod handles;
 mod state;
 mod steps;
+mod summaries;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
