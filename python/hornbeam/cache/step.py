@@ -47,6 +47,11 @@ class Step:
         return self.is_chain and self.branches[0].length == 0
 
     @property
+    def page_tokens(self) -> int:
+        """Slots of a page."""
+        return self._tree.page_tokens
+
+    @property
     def num_rows(self) -> int:
         """Rows of the step."""
         return self.plan.num_rows

@@ -14,7 +14,7 @@ committed, and only :meth:`Step.commit` makes some of them part of the tree::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from hornbeam.cache.pool import PagePool
 from hornbeam.cache.step import Step
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import integer_tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Branch", "PrefixTree", "Step"]
 
@@ -285,6 +288,16 @@ class PrefixTree(PagePool):
             in_step: with the rows of the open step.
         """
         return KeyTable(self._native.key_table(branch._id, in_step))
+
+    def slots(self, branch: Branch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The slot within its page and the position of every key that the first plane of a branch shows,
+        int32 `[num_keys]` each. It walks all keys.
+
+        Args:
+            branch: which one.
+        """
+        keys = self._native.keys(branch._id, 0)
+        return keys[:, 2], keys[:, 3]
 
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root.

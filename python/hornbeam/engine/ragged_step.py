@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
-from hornbeam.engine.attending import exactness, note_keys, row_recipes
+from hornbeam.engine.attending import exactness, limit_drafts, note, row_recipes
 from hornbeam.engine.blame import Blamed, blaming
 from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.logprobs import token_entries
@@ -121,7 +121,7 @@ class RaggedStep:
             now = time.perf_counter()
             step.commit(paths, is_moved=graphs is not None)
             self._count("commit", now)
-        note_keys(self.taken, output)
+        note(step, self.taken, paths, output)
         self._keep(paths)
         tell_sources(self, step, requests, paths, output)
         emitted = self._emit(step, seconds)
@@ -133,10 +133,7 @@ class RaggedStep:
     def _draft(self) -> Computed | None:
         """Makes the drafts; what is computed of their rows already, if all rows of the step are theirs."""
         self._is_withdrawn = False
-        for request in self.decoding:
-            if request.keeper is not None:
-                room = request.keeper.room(request)
-                request.draft_room = request.draft_room if room is None else room
+        limit_drafts(self.decoding)
         computed = None
         try:
             rows = sum(len(chunk.token_ids) for chunk in self.chunks)

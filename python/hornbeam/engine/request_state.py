@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from hornbeam.engine.options import Options
     from hornbeam.engine.random_key import RandomKey
 
-__all__ = ["SHARED_PREFIX", "RequestState"]
+__all__ = ["SHARED_PREFIX", "UNLIMITED", "RequestState"]
 
 #: A prompt waits for one that goes first if that saves it so many rows.
 SHARED_PREFIX = 16
 
-_UNLIMITED = 1 << 30
+#: Tokens that a draft may have where nothing limits it.
+UNLIMITED = 1 << 30
 _SERIALS = itertools.count()
 
 
@@ -86,7 +87,9 @@ class RequestState:
         self.is_paused = False
         self.num_matched = 0  # tokens that the tree held when the branch was opened
         self.goes_on = False  # whether the prompt ends with what it, or another, has written
-        self.draft_room = _UNLIMITED  # tokens that a draft may have
+        self.draft_room = UNLIMITED  # tokens that a draft may have
+        #: Slots left on the page that it ends on, and the reductions at which they were; for sparse decoding.
+        self.tail = (0, 0)
         self.served_changes = -1  # how often the model had changed when it ended
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
         #: What drafts for it, once that was asked; :meth:`Engine.group_of` says it.
@@ -204,7 +207,7 @@ class RequestState:
         that grows with the text: the output is when it is first added to."""
         child = twin(self)
         child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number, child.serial = key.number, next(_SERIALS)
+        child.number, child.serial, child.tail = key.number, next(_SERIALS), (0, 0)
         child._is_shared = self._is_shared = True
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)
@@ -217,7 +220,7 @@ class RequestState:
         """A request that has everything of this one, until :meth:`close_for` closes this one."""
         first: Self = object.__new__(type(self))
         first.__dict__ = self.__dict__
-        self.key = key
+        self.key, self.tail = key, (0, 0)
         return first
 
     def close_for(self, successor: RequestState, reason: BaseException) -> None:
@@ -233,7 +236,7 @@ class RequestState:
         """Begins anew behind the output, with more of the prompt."""
         self.prompt, self.output, self._is_shared = [*self.prompt, *self.output, *more], [], False
         self.options, self.goes_on = options, not more
-        self.pending, self.is_read, self.draft_room = -1, False, _UNLIMITED
+        self.pending, self.is_read, self.draft_room = -1, False, UNLIMITED
         self.logprobs, self.prompt_logprobs = [], [None]
         self.unread.clear()
         self._num_shown = 0

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.attending import aligned
 from hornbeam.engine.request import Request
 from hornbeam.engine.request_state import SHARED_PREFIX
 
@@ -148,7 +149,7 @@ def _chunks(engine: Engine, waiting: Sequence[Request], room: int, dense_rows: i
         if request.is_put_off(engine) or _twin(engine, request, waiting) is not None:
             continue
         reusable = engine.reusable(request)
-        request.open(engine.tree, reusable)
+        request.open(engine.tree, aligned(engine.tree, request, reusable))
         is_fresh = request.branch.length == request.num_matched
         shared = max((_shared(request.prompt, chunk.request.prompt) for chunk in chunks), default=0)
         if is_fresh and min(shared, reusable) - request.branch.length >= SHARED_PREFIX:

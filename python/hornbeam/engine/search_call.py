@@ -78,9 +78,8 @@ def _check_durable(recipe: Any, given: dict[str, Any]) -> None:
     for name in ("attend", "prefill"):
         if given[name] is not None:
             raise ArgumentError(
-                f"{name} is given beside checkpoint or resume, expected one of them: a search that is gone "
-                f"on "
-                "with reads its texts anew, and keys of sparse reads come out otherwise then"
+                f"{name} is given beside checkpoint or resume, expected one of them: a search that is "
+                "gone on with reads its texts anew, and keys of sparse reads come out otherwise then"
             )
     if isinstance(recipe, TokenPolicy):
         raise ArgumentError(
