@@ -3,18 +3,31 @@
 :mod:`hornbeam.recipes` has the published methods.
 """
 
-from hornbeam.attend import estimate, select
+from hornbeam.attend import estimate, prefill, select
 from hornbeam.attend.estimate import ESTIMATES, Bounds, Estimate, Mean
+from hornbeam.attend.prefill import (
+    BlockSelection,
+    FlexPrefill,
+    HeadPattern,
+    HeadPatterns,
+    MInference,
+    search_patterns,
+)
 from hornbeam.attend.recipe import Group, Recipe
 from hornbeam.attend.select import SELECTIONS, Always, Elbow, Select, Threshold, TopK, TopP
 from hornbeam.methods import export
 
 __all__ = [
     "Always",
+    "BlockSelection",
     "Bounds",
     "Elbow",
     "Estimate",
+    "FlexPrefill",
     "Group",
+    "HeadPattern",
+    "HeadPatterns",
+    "MInference",
     "Mean",
     "Recipe",
     "Select",
@@ -22,6 +35,8 @@ __all__ = [
     "TopK",
     "TopP",
     "estimate",
+    "prefill",
+    "search_patterns",
     "select",
 ]
 

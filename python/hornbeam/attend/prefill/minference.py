@@ -249,4 +249,3 @@ class MInference(PrefillRecipe):
         chosen &= wide.causal()
         held = float((pooled * chosen).sum() / pooled.shape[0])
         return widened(chosen, self.block // self.block_keys, grid.causal().shape[1]) & grid.causal(), held
-

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hornbeam import ops
 from hornbeam.attend.prefill.minference import HeadPattern, HeadPatterns, MInference
-from hornbeam.cache import PrefixTree
+from hornbeam.cache.tree import PrefixTree
 from hornbeam.errors import ArgumentError
 
 __all__ = ["CANDIDATES", "search_patterns"]
@@ -47,7 +47,9 @@ class Model(Protocol):
 class _Covered:
     """Adds up what each candidate covers of each head, while a model reads a text."""
 
-    def __init__(self, host: Host, branch: Any, candidates: Sequence[HeadPattern], recipe: MInference) -> None:
+    def __init__(
+        self, host: Host, branch: Any, candidates: Sequence[HeadPattern], recipe: MInference
+    ) -> None:
         self.tree, self.branch = host.tree, branch
         self.candidates, self.recipe = candidates, recipe
         shape = host.runner.shape
