@@ -130,7 +130,7 @@ def test_minference_reads_its_patterns(seed: int, rows: int, before: int, sizes:
             assume(abs(mass[order[count - 1]] - mass[order[count]]) > 1e-6 * mass.max())
         chosen.append({i for i in order[:count] if i < keys})
     # Lines without any mass may be counted, but no more of them than there are.
-    lines = reference.lines_to_blocks(*chosen, **sizes_of)
+    lines = reference.lines_to_blocks(chosen[0], chosen[1], **sizes_of)
     assert found.blocks[1].tolist() == lines.tolist()
     for row_block in range(found.blocks.shape[1]):
         end = keys - rows + min((row_block + 1) * block, rows)
@@ -287,7 +287,7 @@ def test_refusals() -> None:
         (lambda: HeadPattern("block_sparse", 1, 1), "second is 1, expected 0 to 0"),
     ):
         with pytest.raises(ArgumentError, match=message):
-            make()  # type: ignore[no-untyped-call]
+            make()
     query, key, _ = arrays(8, 4, 2, 10, 20)
     recipe = FlexPrefill()
     for arguments, message in (

@@ -92,9 +92,9 @@ def test_strided_arrays_and_outputs() -> None:
     q, k, v = arrays(3, 4, 2, 70, 90, 32)
     blocks = torch.rand(4, 2, 3) < 0.7
     want = ops.block_sparse_attention(q, k, v, blocks, block_rows=64, block_keys=32)
-    turned = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v)]
+    q, k, v = (x.transpose(0, 1).contiguous().transpose(0, 1) for x in (q, k, v))
     wide = torch.zeros(70, 8, 32)
-    got = ops.block_sparse_attention(*turned, blocks, block_rows=64, block_keys=32, out=wide[:, 2:6])
+    got = ops.block_sparse_attention(q, k, v, blocks, block_rows=64, block_keys=32, out=wide[:, 2:6])
     assert torch.equal(got, want)
     assert not wide[:, :2].any()
     assert not wide[:, 6:].any()

@@ -143,12 +143,12 @@ def flex_prefill(
         for row_block in range(logits.shape[0]):
             end = keys - rows + min((row_block + 1) * block, rows)
             logits[row_block, -(-end // block) :] = -torch.inf
-        mass = logits.softmax(1).flatten().tolist()
-        found, nearest = fewest(mass, gamma)
+        pooled: list[float] = logits.softmax(1).flatten().tolist()
+        found, nearest = fewest(pooled, gamma)
         clear = min(clear, nearest)
         for pair in found:
             row_block, wide = divmod(pair, logits.shape[1])
             end = keys - rows + min((row_block + 1) * block, rows)
-            for key in range(wide * block, min((wide + 1) * block, end)):
-                table[row_block, key // block_keys] = True
+            for place in range(wide * block, min((wide + 1) * block, end)):
+                table[row_block, place // block_keys] = True
     return "query_aware" if is_query_aware else "vertical_slash", table, clear

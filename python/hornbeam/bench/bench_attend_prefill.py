@@ -4,14 +4,16 @@
 
 ``real``: queries, keys and values of some layers of the default model while it reads 7,900 tokens of the
 standard library; choosing and reading by FlexPrefill against ``scaled_dot_product_attention``, and the share
-of attention that is really covered. ``lengths``: the same with the measured cost model, at lengths from 256 on:
-where it reads densely, both sides are torch. ``kernels``: ways to read the same blocks. ``planted``: 65,536
-tokens, 8 heads of 128, with vertical and slash lines planted; torch reads one head, whose time is taken eight
-times. ``first_token``: the time to the first token of the default model with ``prefill=`` over without.
+of attention that is really covered. ``lengths``: the same with the measured cost model, at lengths from 256
+on: where it reads densely, both sides are torch. ``kernels``: ways to read the same blocks. ``planted``:
+65,536 tokens, 8 heads of 128, with vertical and slash lines planted; torch reads one head, whose time is
+taken eight times. ``first_token``: the time to the first token of the default model with ``prefill=`` and
+without.
 """
 
 from __future__ import annotations
 
+import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,6 +30,7 @@ from hornbeam.bench.workload import Sides, ignoring
 
 TOKENS, QUICK_TOKENS = 7_900, 1_536
 GAMMA = 0.9
+SIDES = ("ours", "theirs")
 
 
 def run(quick: bool = False, only: Sequence[str] | None = None) -> dict[str, Any]:
@@ -53,46 +56,48 @@ def dense(layer: Layer) -> Tensor:
 
 def real(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
     """Every recorded layer: sparse against dense, and what is covered."""
-    results: dict[str, Any] = {}
-    ours_total, theirs_total = [0.0] * rounds, [0.0] * rounds
-    masses = []
-    for index, layer in layers.items():
-        recipe = FlexPrefill(GAMMA, cost=None)
-        arrays = layer.query, layer.key, layer.value, layer.scale
-        selection = recipe.plan(index, layer.query, layer.key, layer.scale)
-        check(selection, layer)
-        seconds = harness.alternate(
-            {
-                "choice": ignoring(lambda: recipe.plan(index, layer.query, layer.key, layer.scale)),
-                "ours": ignoring(lambda: recipe.attention(index, *arrays)),
-                "theirs": ignoring(lambda: dense(layer)),
-            },
-            rounds,
-        )
-        mass = selection.covered_mass(layer.query, layer.key, layer.scale)
-        masses.append(mass)
-        results[f"layer_{index}"] = {
-            "over_dense": harness.ratio(seconds["ours"], seconds["theirs"]),
-            "choice_seconds": sorted(seconds["choice"])[rounds // 2],
-            "share_read": selection.share_read,
-            "covered_mass": mass.tolist(),
-            "patterns": list(selection.patterns),
-        }
-        ours_total = [a + b for a, b in zip(ours_total, seconds["ours"], strict=True)]
-        theirs_total = [a + b for a, b in zip(theirs_total, seconds["theirs"], strict=True)]
-    every = torch.stack(masses)
+    each = {index: one_layer(index, layer, rounds) for index, layer in layers.items()}
+    ours, theirs = (
+        [sum(times) for times in zip(*(one[side] for one in each.values()), strict=True)] for side in SIDES
+    )
+    mass = torch.tensor([one["covered_mass"] for one in each.values()])
     return {
-        "over_dense": harness.ratio(ours_total, theirs_total),
+        "over_dense": harness.ratio(ours, theirs),
         "tokens": next(iter(layers.values())).query.shape[1],
         "gamma": GAMMA,
-        "covered_mass_mean": float(every.mean()),
-        "covered_mass_of_a_head": {
-            "least": float(every.min()),
-            "below_gamma": int((every < GAMMA - 0.03).sum()),
+        "covered_mass": {
+            "mean": float(mass.mean()),
+            "least_head": float(mass.min()),
+            "heads": mass.numel(),
+            "heads_below": int((mass < GAMMA - 0.03).sum()),
         },
-        "heads": every.numel(),
-        **results,
+        "layers": {
+            index: {name: value for name, value in one.items() if name not in SIDES}
+            for index, one in each.items()
+        },
     }
+
+
+def one_layer(index: int, layer: Layer, rounds: int) -> dict[str, Any]:
+    """One layer: the seconds of both sides, and what is read and covered."""
+    recipe = FlexPrefill(GAMMA, cost=None)
+    selection = recipe.plan(index, layer.query, layer.key, layer.scale)
+    check(selection, layer)
+    calls: dict[str, Callable[[], object]] = {
+        "choice": lambda: recipe.plan(index, layer.query, layer.key, layer.scale),
+        "ours": lambda: recipe.attention(index, layer.query, layer.key, layer.value, layer.scale),
+        "theirs": lambda: dense(layer),
+    }
+    seconds = harness.alternate({name: ignoring(call) for name, call in calls.items()}, rounds)
+    result = {
+        "over_dense": harness.ratio(seconds["ours"], seconds["theirs"]),
+        "choice_seconds": statistics.median(seconds["choice"]),
+        "share_read": selection.share_read,
+        "covered_mass": selection.covered_mass(layer.query, layer.key, layer.scale).tolist(),
+        "patterns": list(selection.patterns),
+    }
+    print(f"  layer {index}", harness.plain(result), flush=True)
+    return {**result, "ours": seconds["ours"], "theirs": seconds["theirs"]}
 
 
 def check(selection: BlockSelection, layer: Layer) -> None:
@@ -119,7 +124,7 @@ def lengths(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
             continue
         parts = {index: layer.first(tokens) for index, layer in layers.items()}
         recipe = FlexPrefill(GAMMA)
-        sparse = []
+        sparse: list[bool] = []
 
         def ours(
             parts: dict[int, Layer] = parts, recipe: FlexPrefill = recipe, sparse: list[bool] = sparse
@@ -170,8 +175,8 @@ def kernels(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
 
 
 def gathered(selection: BlockSelection, layer: Layer, *, fused: bool) -> Tensor:
-    """The chosen blocks gathered for each head and block of rows: torch's products, or its fused attention with
-    a mask, over them."""
+    """The chosen blocks gathered for each head and block of rows: torch's products, or its fused attention
+    with a mask, over them."""
     grid = selection.grid
     heads, rows, dim = layer.query.shape
     out = torch.empty(rows, heads, dim)
@@ -189,8 +194,8 @@ def gathered(selection: BlockSelection, layer: Layer, *, fused: bool) -> Tensor:
             query = layer.query[head, begin:end]
             if fused:
                 mask = torch.zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
-                arrays = (x[None, None] for x in (query, key[chosen], value[chosen]))
-                out[begin:end, head] = sdpa(*arrays, attn_mask=mask, scale=layer.scale)[0, 0]
+                q, k, v = (x[None, None] for x in (query, key[chosen], value[chosen]))
+                out[begin:end, head] = sdpa(q, k, v, attn_mask=mask, scale=layer.scale)[0, 0]
             else:
                 scores = torch.mm(query * layer.scale, key[chosen].t()).masked_fill_(hidden, -torch.inf)
                 out[begin:end, head] = scores.softmax(-1) @ value[chosen]
@@ -198,8 +203,8 @@ def gathered(selection: BlockSelection, layer: Layer, *, fused: bool) -> Tensor:
 
 
 def planted(tokens: int, rounds: int) -> dict[str, Any]:
-    """Lines planted into random keys: 64 keys that every row attends to, and rows that attend to the same place
-    of an earlier cycle of positions."""
+    """Lines planted into random keys: 64 keys that every row attends to, and rows that attend to the same
+    place of an earlier cycle of positions."""
     heads, dim = 8, 128
     generator = torch.Generator().manual_seed(7)
 

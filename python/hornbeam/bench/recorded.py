@@ -44,8 +44,8 @@ class Layer:
         Args:
             tokens: how much of it.
         """
-        arrays = (x[:, :tokens].contiguous() for x in (self.query, self.key, self.value))
-        return Layer(*arrays, self.scale)
+        query, key, value = (x[:, :tokens].contiguous() for x in (self.query, self.key, self.value))
+        return Layer(query, key, value, self.scale)
 
 
 def standard_library() -> str:

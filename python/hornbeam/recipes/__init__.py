@@ -1,6 +1,6 @@
 """Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.attend` for sparse
-attention in decoding, :mod:`~hornbeam.recipes.prefill` for sparse prompts, :mod:`~hornbeam.recipes.keep` for the
-KV cache, :mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
+decoding, :mod:`~hornbeam.recipes.keep` for the KV cache, :mod:`~hornbeam.recipes.prefill` for sparse prompts,
+:mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
 
 from hornbeam.recipes.attend import inf_llm, quest, twilight, window
 from hornbeam.recipes.keep import (

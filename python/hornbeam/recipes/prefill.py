@@ -22,8 +22,9 @@ def flex_prefill(
     max_budget: int | None = None,
     always: bool = False,
 ) -> FlexPrefill:
-    """Each head finds its pattern and its budget on the prompt at hand (Lai et al. 2025, arXiv 2502.20766). Where
-    the released code differs from the paper this follows the paper, see :class:`hornbeam.attend.prefill.FlexPrefill`.
+    """Each head finds its pattern and its budget on the prompt at hand (Lai et al. 2025, arXiv 2502.20766).
+    Where the released code differs from the paper this follows the paper, see
+    :class:`hornbeam.attend.FlexPrefill`.
 
     Args:
         gamma: the share of attention that each head is to cover.
