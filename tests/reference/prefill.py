@@ -52,8 +52,9 @@ def fewest(mass: Sequence[float], share: float) -> tuple[set[int], float]:
     """Indices by falling mass, the first of equals first, until their sum reaches a share of the whole; and
     how near the sum came to that share without reaching it or after: a small number is an unclear case."""
     order = sorted(range(len(mass)), key=lambda i: (-mass[i], i))
-    whole, total, chosen, nearest = math.fsum(mass), 0.0, set(), math.inf
-    for i in order:
+    whole, total, nearest = math.fsum(mass), 0.0, math.inf
+    chosen: set[int] = set()
+    for i in order if share > 0 else []:
         chosen.add(i)
         total += mass[i]
         nearest = min(nearest, abs(total - share * whole))
@@ -73,7 +74,7 @@ def divergence(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
     def relative(p: NDArray[np.float64]) -> float:
         return math.fsum(x * math.log(x / m) for x, m in zip(p, middle, strict=True) if x > 0)
 
-    return (relative(a) + relative(b)) / 2
+    return max((relative(a) + relative(b)) / 2, 0.0)
 
 
 def lines_to_blocks(
@@ -123,14 +124,16 @@ def flex_prefill(
         groups = sums(mass, block_keys)
         order = sorted(range(len(groups)), key=lambda i: (-groups[i], i))
         found: set[int] = set()
-        if not is_query_aware and gamma > 0:
+        if not is_query_aware:
             found, nearest = fewest(groups.tolist(), gamma)
             clear = min(clear, nearest)
         count = max(len(found), -(-min_budget // block_keys))
         top = order[:count]
         if count < len(order):
             clear = min(clear, groups[order[count - 1]] - groups[order[count]])
-        chosen.append({i * block_keys + j for i in top for j in range(block_keys) if i * block_keys + j < keys})
+        chosen.append(
+            {i * block_keys + j for i in top for j in range(block_keys) if i * block_keys + j < keys}
+        )
     chosen[0] |= set(range(min(block, keys)))
     chosen[1] |= {0}
     table = lines_to_blocks(chosen[0], chosen[1], rows, keys, block, block_keys)
@@ -140,14 +143,12 @@ def flex_prefill(
         for row_block in range(logits.shape[0]):
             end = keys - rows + min((row_block + 1) * block, rows)
             logits[row_block, -(-end // block) :] = -torch.inf
-        mass = logits.softmax(1).flatten().tolist()
-        found, nearest = fewest(mass, gamma)
+        pooled: list[float] = logits.softmax(1).flatten().tolist()
+        found, nearest = fewest(pooled, gamma)
         clear = min(clear, nearest)
         for pair in found:
             row_block, wide = divmod(pair, logits.shape[1])
             end = keys - rows + min((row_block + 1) * block, rows)
-            for narrow in range(wide * block // block_keys, min((wide + 1) * block, keys, end + block)):
-                first = narrow * block_keys
-                if narrow < table.shape[1] and first < min((wide + 1) * block, end):
-                    table[row_block, narrow] = True
+            for place in range(wide * block, min((wide + 1) * block, end)):
+                table[row_block, place // block_keys] = True
     return "query_aware" if is_query_aware else "vertical_slash", table, clear

@@ -3,10 +3,18 @@
 :mod:`hornbeam.recipes` has the published methods. :func:`plan` and :func:`recall` study one on arrays.
 """
 
-from hornbeam.attend import estimate, select
+from hornbeam.attend import estimate, prefill, select
 from hornbeam.attend.estimate import ESTIMATES, Bounds, Estimate, Mean
 from hornbeam.attend.measures import Recall, missed, recall
 from hornbeam.attend.observe import Seen, observe
+from hornbeam.attend.prefill import (
+    BlockSelection,
+    FlexPrefill,
+    HeadPattern,
+    HeadPatterns,
+    MInference,
+    search_patterns,
+)
 from hornbeam.attend.recipe import Group, Recipe
 from hornbeam.attend.select import SELECTIONS, Always, Elbow, Select, Threshold, TopK, TopP
 from hornbeam.attend.selected import Selected
@@ -15,10 +23,15 @@ from hornbeam.methods import export
 
 __all__ = [
     "Always",
+    "BlockSelection",
     "Bounds",
     "Elbow",
     "Estimate",
+    "FlexPrefill",
     "Group",
+    "HeadPattern",
+    "HeadPatterns",
+    "MInference",
     "Mean",
     "Recall",
     "Recipe",
@@ -32,7 +45,9 @@ __all__ = [
     "missed",
     "observe",
     "plan",
+    "prefill",
     "recall",
+    "search_patterns",
     "select",
 ]
 

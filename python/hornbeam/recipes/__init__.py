@@ -1,6 +1,6 @@
 """Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.attend` for sparse
-attention, :mod:`~hornbeam.recipes.keep` for the KV cache, :mod:`~hornbeam.recipes.search` for search,
-:mod:`~hornbeam.recipes.spec` for speculation."""
+decoding, :mod:`~hornbeam.recipes.keep` for the KV cache, :mod:`~hornbeam.recipes.prefill` for sparse prompts,
+:mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
 
 from hornbeam.recipes.attend import inf_llm, quest, twilight, window
 from hornbeam.recipes.keep import (
@@ -21,6 +21,7 @@ from hornbeam.recipes.keep import (
     window_kv,
     zip_cache,
 )
+from hornbeam.recipes.prefill import flex_prefill, minference
 from hornbeam.recipes.search import (
     a_star,
     beam,
@@ -58,6 +59,7 @@ __all__ = [
     "ems",
     "ets",
     "expected_attention",
+    "flex_prefill",
     "h2o",
     "inf_llm",
     "int8",
@@ -66,6 +68,7 @@ __all__ = [
     "knorm",
     "layer_skip",
     "medusa_typical",
+    "minference",
     "particle_filter",
     "prefix_kv",
     "prompt_lookup",

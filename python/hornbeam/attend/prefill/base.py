@@ -83,7 +83,9 @@ class BlockSelection:
             logs.append(lse.double())
         return (logs[0] - logs[1]).exp().mean(0)
 
-    def _attention(self, query: Tensor, key: Tensor, value: Tensor, scale: float, lse: Tensor | None) -> Tensor:
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, scale: float, lse: Tensor | None
+    ) -> Tensor:
         return ops.block_sparse_attention(
             query,
             key,
@@ -197,7 +199,9 @@ def check_shapes(query: Tensor, key: Tensor) -> None:
     """
     for name, tensor in (("query", query), ("key", key)):
         if tensor.dim() != 3:
-            raise ShapeError(f"{name}.shape is {list(tensor.shape)}, expected three sizes, [heads, tokens, D]")
+            raise ShapeError(
+                f"{name}.shape is {list(tensor.shape)}, expected three sizes, [heads, tokens, D]"
+            )
     if key.shape[0] == 0 or query.shape[0] % key.shape[0]:
         raise ShapeError(f"there are {query.shape[0]} query heads, expected a multiple of {key.shape[0]}")
     if query.shape[2] != key.shape[2]:

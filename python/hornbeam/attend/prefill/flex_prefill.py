@@ -131,7 +131,9 @@ class FlexPrefill(PrefillRecipe):
                 blocks[head] &= grid.causal()
                 held = float((pooled * chosen).sum() / pooled.shape[0])
             else:
-                held = max(float(mass[line].sum()) for mass, line in zip((vertical, slash), lines, strict=True))
+                held = max(
+                    float(mass[line].sum()) for mass, line in zip((vertical, slash), lines, strict=True)
+                )
             patterns.append("query_aware" if is_query_aware else "vertical_slash")
             masses.append(held)
         return BlockSelection(grid, blocks, tuple(patterns), tuple(masses))

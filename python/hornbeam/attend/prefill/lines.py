@@ -34,7 +34,9 @@ class Grid:
 
     def __post_init__(self) -> None:
         if self.num_rows > self.num_keys:
-            raise ShapeError(f"there are {self.num_rows} queries, expected at most one a key, {self.num_keys}")
+            raise ShapeError(
+                f"there are {self.num_rows} queries, expected at most one a key, {self.num_keys}"
+            )
         for name in ("block_rows", "block_keys"):
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} is {getattr(self, name)}, expected at least 1")

@@ -117,8 +117,8 @@ class HeadPatterns:
 
 @dataclass(frozen=True)
 class MInference(PrefillRecipe):
-    """MInference 1.0 (Jiang et al., NeurIPS 2024, arXiv 2407.02490): the pattern of each head is found beforehand
-    (:func:`hornbeam.attend.search_patterns`), its lines or blocks on the prompt at hand.
+    """MInference 1.0 (Jiang et al., NeurIPS 2024, arXiv 2407.02490): the pattern of each head is found
+    beforehand (:func:`hornbeam.attend.search_patterns`), its lines or blocks on the prompt at hand.
 
     Vertical and slash lines are those of most attention under the last `last_rows` rows. As in the released
     code the first `forced_verticals` and the nearest `forced_slashes` lines are always among them, and count.
@@ -209,13 +209,11 @@ class MInference(PrefillRecipe):
         heads, kv_heads = query.shape[0], key.shape[0]
         grid = self.grid(query.shape[1], key.shape[1])
         blocks = torch.zeros(heads, *grid.causal().shape, dtype=torch.bool, device="cpu")
-        masses = []
+        masses: list[float | None] = []
         for head, pattern in enumerate(patterns):
             plane = key[head * kv_heads // heads]
-            if pattern.kind == "block_sparse":
-                blocks[head], mass = self._blocks(grid, pattern, query[head], plane, scale)
-            else:
-                blocks[head], mass = self._lines(grid, pattern, query[head], plane, scale)
+            find = self._blocks if pattern.kind == "block_sparse" else self._lines
+            blocks[head], mass = find(grid, pattern, query[head], plane, scale)
             masses.append(mass)
         return BlockSelection(grid, blocks, tuple(pattern.kind for pattern in patterns), tuple(masses))
 
@@ -236,7 +234,7 @@ class MInference(PrefillRecipe):
 
     def _blocks(
         self, grid: Grid, pattern: HeadPattern, query: Tensor, key: Tensor, scale: float
-    ) -> tuple[Tensor, float]:
+    ) -> tuple[Tensor, float | None]:
         """The blocks of most pooled attention, and the share of it that they hold."""
         wide = Grid(grid.num_rows, grid.num_keys, self.block, self.block)
         means = block_means(query, self.block), block_means(key, self.block)
@@ -249,4 +247,3 @@ class MInference(PrefillRecipe):
         chosen &= wide.causal()
         held = float((pooled * chosen).sum() / pooled.shape[0])
         return widened(chosen, self.block // self.block_keys, grid.causal().shape[1]) & grid.causal(), held
-

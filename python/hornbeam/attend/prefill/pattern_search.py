@@ -47,7 +47,9 @@ class Model(Protocol):
 class _Covered:
     """Adds up what each candidate covers of each head, while a model reads a text."""
 
-    def __init__(self, host: Host, branch: Any, candidates: Sequence[HeadPattern], recipe: MInference) -> None:
+    def __init__(
+        self, host: Host, branch: Any, candidates: Sequence[HeadPattern], recipe: MInference
+    ) -> None:
         self.tree, self.branch = host.tree, branch
         self.candidates, self.recipe = candidates, recipe
         shape = host.runner.shape
@@ -100,7 +102,7 @@ def search_patterns(
         longest = max(len(text) for text in texts)
         tried.append(HeadPattern("block_sparse", max(1, longest // recipe.block // 8)))
     host = lm.engine
-    mass = 0
+    masses: list[Tensor] = []
     for text in texts:
         branch = host.tree.branch()
         try:
@@ -109,6 +111,6 @@ def search_patterns(
                 host.forward(step, logits_rows=[0], observer=covered)
         finally:
             branch.drop(keep=False)
-        mass = mass + covered.mass
-    best = mass.argmax(0).tolist()
+        masses.append(covered.mass)
+    best = torch.stack(masses).sum(0).argmax(0).tolist()
     return HeadPatterns(tuple(tuple(tried[number] for number in layer) for layer in best))

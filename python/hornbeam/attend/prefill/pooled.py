@@ -57,9 +57,7 @@ def divergence(first: Tensor, second: Tensor) -> float:
         second: float64 `[n]`, of sum 1.
     """
     middle = (first + second) / 2
-    parts = [
-        (torch.special.xlogy(p, p) - torch.special.xlogy(p, middle)).sum() / 2 for p in (first, second)
-    ]
+    parts = [(torch.special.xlogy(p, p) - torch.special.xlogy(p, middle)).sum() / 2 for p in (first, second)]
     return max(float(parts[0] + parts[1]), 0.0)
 
 
