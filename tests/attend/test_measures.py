@@ -55,7 +55,7 @@ def walked(selected: Selected, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     return torch.tensor(found, dtype=torch.float64), sets
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(case=cases(), at_once=st.sampled_from([1, 7, 512]), scale=st.sampled_from([None, 0.5]))
 def test_measures_are_those_of_a_walk(case: Any, at_once: int, scale: float | None) -> None:
     selected, q, k, v = case
@@ -71,10 +71,10 @@ def test_measures_are_those_of_a_walk(case: Any, at_once: int, scale: float | No
         assert int(selected.counts[head, row]) == len(own)
     without = hb.attend.missed(selected, q, k, scale=scale)
     assert without.error is None
-    assert torch.equal(without.mass, found.mass)
+    torch.testing.assert_close(without.mass, found.mass)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(case=cases(), most=st.integers(1, 12))
 def test_cells_are_shares_of_pairs(case: Any, most: int) -> None:
     selected = case[0]

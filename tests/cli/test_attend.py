@@ -187,8 +187,10 @@ def test_the_page_loads_and_does_not_overflow(
     assert browser.run("document.getElementById('shown').textContent") == "Layer 1, head 3: pattern_1"
     assert browser.run("document.querySelectorAll('#grid [aria-pressed=true]').length") == 1
     # What is read is drawn in another colour than what is not; above the diagonal nothing is drawn.
-    pixel = "[...large.getContext('2d').getImageData({}, {}, 1, 1).data]"
-    read, unread, after = (browser.run(pixel.format(*at)) for at in ((0, 18), (9, 18), (18, 0)))
+    read, unread, after = browser.run("""(() => {
+      const data = large.getContext('2d').getImageData(0, 0, 19, 19).data;
+      return [[0, 18], [9, 18], [18, 0]].map(([x, y]) => [...data.slice(4 * (19 * y + x), 4 * (19 * y + x) + 4)]);
+    })()""")
     assert read != unread
     assert (read[3], unread[3], after[3]) == (255, 255, 0)
     assert browser.errors == []

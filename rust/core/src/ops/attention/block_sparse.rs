@@ -12,11 +12,11 @@ use std::sync::Mutex;
 use super::block::{KeyBlock, KeySet, Scratch, TILE_KEYS};
 use super::hidden::not_finite;
 use super::partial::Partial;
-use super::problem::{Floats, FloatsMut, Output, Queries, SERIAL_WORK, dynamic};
+use super::problem::{Floats, FloatsMut, Output, Queries, SERIAL_WORK};
 use super::{task, tile};
 use crate::error::{Error, Result};
 use crate::format::Element;
-use crate::parallel::{Parallel, Serial, lock_whole};
+use crate::parallel::{Parallel, Serial, dynamic, lock_whole};
 use crate::simd::{Isa, Kernel, Lanes, MOST_HEAD_DIM, WIDTH};
 
 /// What is read, and the sizes of everything.
