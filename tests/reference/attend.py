@@ -53,15 +53,21 @@ def estimate(kind: str, query: Tensor, keys: Tensor) -> float:
     return float(torch.maximum(query * keys.amax(0), query * keys.amin(0)).sum())
 
 
-def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int]) -> Chosen:
-    """The candidates that one choice reads. Scores are of logits; equal ones go by index."""
+def choose(
+    rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int], latest: int
+) -> Chosen:
+    """The candidates that one choice reads. Scores are of logits; equal ones go by index. The ``latest``, which is
+    among the forced, has no part in masses and in the elbow."""
     chosen = Chosen(set(forced))
     if rule.select == "none" or not scores:
         return chosen
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
-    most = max(scores)
-    masses = [n * math.exp(s - most) for n, s in zip(tokens, scores, strict=True)]
-    masses = [mass / sum(masses) for mass in masses]
+    others = [i for i in order if i != latest]
+    most = max((scores[i] for i in others), default=0.0)
+    masses = [n * math.exp(min(s - most, 0.0)) for n, s in zip(tokens, scores, strict=True)]
+    masses[latest] = 0.0
+    total = sum(masses) or 1.0
+    masses = [mass / total for mass in masses]
     always = set(chosen.indices)
 
     def fill(is_enough: Any) -> None:
@@ -83,12 +89,12 @@ def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[
     elif rule.select == "threshold":
         chosen.indices |= {i for i in order if near(masses[i], rule.threshold or 0.0)}
     elif rule.select == "elbow":
-        ranked = [scores[i] for i in order]
+        ranked = [scores[i] for i in others] or [0.0]
         rise = (ranked[-1] - ranked[0]) / max(len(ranked) - 1, 1)
         below = [ranked[0] + rise * rank - score for rank, score in enumerate(ranked)]
         chosen.margin = min([abs(x - max(below)) for x in below if x != max(below)], default=math.inf)
         if max(below) > 0:
-            chosen.indices |= set(order[: below.index(max(below))])
+            chosen.indices |= set(others[: below.index(max(below))])
     fill(lambda: len(chosen.indices) >= rule.floor)
     for i in reversed(order):
         if rule.cap is not None and len(chosen.indices) > rule.cap and i not in always:
@@ -98,9 +104,11 @@ def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[
 
 @dataclass
 class Page:
-    """One entry of a prefix read on one plane: keys `[n, D]` (float64) and positions `[n]`."""
+    """The entries of prefix reads that follow one another on a page, on one plane: keys `[n, D]` (float64) and
+    positions `[n]`."""
 
-    entry: int
+    entries: list[int]
+    id: tuple[int, int]
     rows: range
     keys: Tensor
     positions: list[int]
@@ -126,9 +134,22 @@ def plane_pages(chunks: list[Tensor], plan: Plan, plane: int) -> list[Page]:
                 page = chunks[page_id // slabs_per_chunk][plane, page_id % slabs_per_chunk]
             keys = torch.from_numpy(pages.decode(page, number).keys) if number else page[0]
             positions = list(range(position, position + count)) if at < 0 else listed[at : at + count]
+            own = keys[first : first + count].double()
             found.append(
-                Page(entry, range(row_begin, row_end), keys[first : first + count].double(), positions)
+                Page([entry], (flags & BY_HEAD, page_id), range(row_begin, row_end), own, positions)
             )
+    return found
+
+
+def joined(entries: list[Page]) -> list[Page]:
+    """The candidates of a row that sees these entries."""
+    found: list[Page] = []
+    for page in entries:
+        if found and found[-1].id == page.id:
+            last = found.pop()
+            keys, positions = torch.cat([last.keys, page.keys]), last.positions + page.positions
+            page = Page(last.entries + page.entries, page.id, page.rows, keys, positions)
+        found.append(page)
     return found
 
 
@@ -159,10 +180,10 @@ def selected(
     for row in range(num_rows):
         rule = next((rule for begin, end, rule in rules if begin <= row < end), None)
         now = int(plan.row_positions[row])
-        seen = [[page for page in pages if row in page.rows] for pages in planes]
+        seen = [joined([page for page in pages if row in page.rows]) for pages in planes]
         if rule is None:
             for head, own in enumerate(seen):
-                sets.read[head, :, row, [page.entry for page in own]] = True
+                sets.read[head, :, row, [entry for page in own for entry in page.entries]] = True
             continue
         scores = [
             [
@@ -187,9 +208,10 @@ def selected(
                     scored = np.max(scores[head], axis=0).tolist()
                 else:
                     scored = np.sum(scores, axis=(0, 1)).tolist()
-                chosen = choose(rule, scored, [len(page.positions) for page in own], forced)
+                chosen = choose(rule, scored, [len(page.positions) for page in own], forced, latest)
                 sets.margin = min(sets.margin, chosen.margin)
-                sets.read[head, member, row, [own[i].entry for i in chosen.indices]] = True
+                read = [entry for i in chosen.indices for entry in own[i].entries]
+                sets.read[head, member, row, read] = True
     return sets
 
 

@@ -9,7 +9,7 @@ use crate::simd::math::exp_scalar;
 /// One, as the weight of a token with the greatest score: sums over 2^31 tokens stay below 2^64.
 const WEIGHT_ONE: f32 = 4_294_967_296.0;
 
-/// The candidates of one choice, a page each.
+/// The candidates of one choice, a page each: entries that follow one another on one page are one.
 #[derive(Debug, Default)]
 pub(super) struct Candidates {
     /// What each is worth; empty where the rule does not ask.
@@ -18,6 +18,13 @@ pub(super) struct Candidates {
     pub(super) tokens: Vec<u32>,
     /// Which are read in any case, one bit each.
     pub(super) forced: Vec<u64>,
+    /// That of the row's latest key. It is read in any case and has no part in estimates: of what is drafted on
+    /// that page a row sees a part as the step's own keys.
+    pub(super) latest: Option<usize>,
+    /// The candidate that each entry is of.
+    pub(super) of: Vec<u32>,
+    /// What each entry is worth.
+    pub(super) entry_scores: Vec<f32>,
 }
 
 impl Candidates {
@@ -26,6 +33,25 @@ impl Candidates {
         self.scores.clear();
         self.tokens.clear();
         self.forced.clear();
+        self.latest = None;
+        self.of.clear();
+        self.entry_scores.clear();
+    }
+
+    /// All entries are there: the score of a candidate is that of its last entry, whose page was summarised
+    /// last.
+    pub(super) fn finish(&mut self, latest: Option<usize>) {
+        if !self.entry_scores.is_empty() {
+            self.scores.resize(self.tokens.len(), 0.0);
+            for (&of, &score) in self.of.iter().zip(&self.entry_scores) {
+                self.scores[of as usize] = score;
+            }
+        }
+        if let Some(at) = latest {
+            self.forced[at / 64] |= 1 << (at % 64);
+            self.tokens[at] = 0;
+        }
+        self.latest = latest;
     }
 
     fn is_forced(&self, index: usize) -> bool {
@@ -39,6 +65,28 @@ pub(super) struct Scratch {
     /// Of candidates that are not forced: their place in the order, ascending from the best, and their index.
     order: Vec<u64>,
     weights: Vec<u64>,
+    picked: Vec<u64>,
+}
+
+/// Marks the entries that are read, as [`choose`] marks candidates.
+pub(super) fn choose_entries(
+    rule: &Rule,
+    candidates: &Candidates,
+    scratch: &mut Scratch,
+    chosen: &mut [u64],
+) {
+    if candidates.of.len() == candidates.tokens.len() {
+        return choose(rule, candidates, scratch, chosen);
+    }
+    let mut picked = std::mem::take(&mut scratch.picked);
+    picked.clear();
+    picked.resize(candidates.forced.len(), 0);
+    choose(rule, candidates, scratch, &mut picked);
+    chosen.fill(0);
+    for (entry, &of) in candidates.of.iter().enumerate() {
+        chosen[entry / 64] |= (picked[of as usize / 64] >> (of % 64) & 1) << (entry % 64);
+    }
+    scratch.picked = picked;
 }
 
 /// Marks the candidates that are read: bit `i % 64` of `chosen[i / 64]` for candidate `i`.
@@ -99,8 +147,9 @@ fn index_of(place: u64) -> usize {
 
 /// The weight of each candidate: its tokens times the exponential of its score, in fixed point. Returns their sum.
 fn weigh(candidates: &Candidates, weights: &mut Vec<u64>) -> u64 {
-    let greatest =
-        candidates.scores.iter().copied().filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
+    let estimated =
+        candidates.scores.iter().enumerate().filter(|(index, _)| Some(*index) != candidates.latest);
+    let greatest = estimated.map(|(_, x)| *x).filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
     let shift = if greatest.is_finite() { greatest } else { 0.0 };
     weights.clear();
     weights.extend(candidates.scores.iter().zip(&candidates.tokens).map(|(score, tokens)| {
@@ -131,14 +180,14 @@ fn shortest(order: &mut [u64], mut needed: u64, weight: impl Fn(usize) -> u64) -
     end
 }
 
-/// How many of `order` come before the elbow of all candidates, forced ones included.
+/// How many of `order` come before the elbow of all candidates but the latest, forced ones included.
 fn elbow(candidates: &Candidates, order: &[u64]) -> usize {
-    let count = candidates.scores.len();
-    let mut all: Vec<u64> = (0..count).map(|index| place(candidates.scores[index], index)).collect();
+    let estimated = (0..candidates.scores.len()).filter(|index| Some(*index) != candidates.latest);
+    let mut all: Vec<u64> = estimated.map(|index| place(candidates.scores[index], index)).collect();
     all.sort_unstable();
     let score = |rank: usize| f64::from(candidates.scores[index_of(all[rank])]);
     let numbers = all.partition_point(|key| !candidates.scores[index_of(*key)].is_finite());
-    let (first, last) = (numbers, count - 1);
+    let (first, last) = (numbers, all.len().max(1) - 1);
     let mut before = numbers;
     if last > first && score(first).is_finite() && score(last).is_finite() {
         let slope = (score(last) - score(first)) / (last - first) as f64;
@@ -166,8 +215,13 @@ mod tests {
     }
 
     fn run(rule: &Rule, scores: &[f32], forced: u64) -> u64 {
-        let candidates =
-            Candidates { scores: scores.to_vec(), tokens: vec![3; scores.len()], forced: vec![forced] };
+        choice(rule, scores, forced, None)
+    }
+
+    fn choice(rule: &Rule, scores: &[f32], forced: u64, latest: Option<usize>) -> u64 {
+        let (scores, tokens) = (scores.to_vec(), vec![3; scores.len()]);
+        let mut candidates = Candidates { scores, tokens, forced: vec![forced], ..Candidates::default() };
+        candidates.finish(latest);
         let mut chosen = [0];
         choose(rule, &candidates, &mut Scratch::default(), &mut chosen);
         chosen[0]
@@ -235,6 +289,28 @@ mod tests {
         assert_eq!((elbow(&[3.0, 2.0, 1.0]), elbow(&[1.0; 9]), elbow(&[5.0])), (0, 0, 0));
         assert_eq!(run(&rule(Select::Elbow, 2, None), &[1.0; 9], 0), 0b11);
         assert_eq!(elbow(&[f32::NAN, 9.0, 1.0, 0.5]), 0b11);
+    }
+
+    #[test]
+    fn the_latest_is_read_and_changes_nothing_else() {
+        for select in [Select::TopP(0.6), Select::Threshold(0.2), Select::Elbow] {
+            let choose =
+                |latest: f32| choice(&rule(select, 0, None), &[3.0, 1.0, 2.5, 0.0, latest], 0, Some(4));
+            assert_eq!(choose(9.0), choose(-9.0));
+            assert_eq!((choose(9.0) >> 4, choose(f32::NAN)), (1, choose(0.0)));
+        }
+        assert_eq!(choice(&rule(Select::Elbow, 0, None), &[1.0], 0, Some(0)), 1);
+    }
+
+    #[test]
+    fn entries_of_one_page_are_one_candidate() {
+        let mut candidates = Candidates { tokens: vec![4, 4, 2], forced: vec![0], ..Candidates::default() };
+        (candidates.of, candidates.entry_scores) = (vec![0, 1, 1, 2], vec![1.0, 0.0, 5.0, 3.0]);
+        candidates.finish(None);
+        let mut chosen = [0];
+        let rule = rule(Select::TopK(Pages::Count(2)), 0, None);
+        choose_entries(&rule, &candidates, &mut Scratch::default(), &mut chosen);
+        assert_eq!((candidates.scores.as_slice(), chosen[0]), ([1.0, 5.0, 3.0].as_slice(), 0b1110));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::sync::Mutex;
 
-use super::choose::{Candidates, Scratch, choose};
+use super::choose::{Candidates, Scratch, choose_entries};
 use super::rule::{Group, Rule, RuledRows};
 use crate::error::{Error, Result};
 use crate::format::plan::{Entry, Plan, Read};
@@ -33,8 +33,8 @@ struct Place {
     sets: usize,
 }
 
-/// All rows that have a rule. The candidates of a row are the entries of the prefix reads that it sees, in the
-/// order of the plan.
+/// All rows that have a rule. The candidates of a row are the pages of the prefix reads that it sees, in the
+/// order of the plan: entries that follow one another on a page, as where a prompt ends and its answer begins.
 #[derive(Debug)]
 pub(super) struct Rows<'a> {
     pub(super) plan: &'a Plan,
@@ -166,7 +166,7 @@ impl<'a> Rows<'a> {
                 let mut space = SPACE.take();
                 for (member, chosen) in chosen.chunks_exact_mut(words).enumerate() {
                     self.candidates(head, index, member, scores, &mut space.0);
-                    choose(&self.ruled[index].rule, &space.0, &mut space.1, chosen);
+                    choose_entries(&self.ruled[index].rule, &space.0, &mut space.1, chosen);
                 }
                 SPACE.set(space);
             }
@@ -186,20 +186,26 @@ impl<'a> Rows<'a> {
         to.clear();
         let Ruled { row, rule, position } = self.ruled[index];
         let (sinks, window) = (i64::from(rule.sinks), i64::from(rule.window));
-        // The candidate of the row's latest key.
+        // The candidate of the row's latest key, and the page of the last entry.
         let mut latest: Option<(i64, usize)> = None;
+        let mut page = None;
         for (number, read) in self.plan.reads.iter().enumerate() {
             let base = self.base(head, index, number);
             let Some(([begin, end], _)) = entries_of(self.plan, self.params, read, head).zip(base) else {
                 continue;
             };
             for entry in &self.plan.entries[begin as usize..end as usize] {
-                let at = to.tokens.len();
                 let (first, last) = positions(self.plan, entry);
-                to.tokens.push(u32::from(entry.count));
-                if at.is_multiple_of(64) {
-                    to.forced.push(0);
+                let own = Some((read.is_by_head(), entry.page));
+                if std::mem::replace(&mut page, own) != own {
+                    if to.tokens.len().is_multiple_of(64) {
+                        to.forced.push(0);
+                    }
+                    to.tokens.push(0);
                 }
+                let at = to.tokens.len() - 1;
+                to.tokens[at] += u32::from(entry.count);
+                to.of.push(at as u32);
                 if first < sinks || position - last < window {
                     to.forced[at / 64] |= 1 << (at % 64);
                 }
@@ -208,12 +214,10 @@ impl<'a> Rows<'a> {
                 }
             }
             if let Some(scores) = scores {
-                self.score(scores, rule.group, head, number, row as usize, member, &mut to.scores);
+                self.score(scores, rule.group, head, number, row as usize, member, &mut to.entry_scores);
             }
         }
-        if let Some((_, at)) = latest {
-            to.forced[at / 64] |= 1 << (at % 64);
-        }
+        to.finish(latest.map(|(_, at)| at));
     }
 
     /// Appends the scores of a read's entries, as those who choose together see them.
