@@ -147,9 +147,11 @@ def _pages(recipe: Recipe, q: Tensor, k: Tensor, scale: float, page_tokens: int)
                     scale,
                     [(0, 1, recipe.rule)],
                 )
+                # An entry is a run of keys on one page; its third word is the position of the first.
+                page_of = step.plan.entries[:, 2] // page_tokens
                 for head in range(heads):
-                    pages = torch.from_numpy(chosen.mask(head // group, head % group)[0])
-                    units[head, row, : len(pages)] = pages
+                    is_read = chosen.mask(head // group, head % group)[0]
+                    units[head, row, torch.from_numpy(page_of[is_read])] = True
                 units[:, row, begin // page_tokens] = True
             step.commit([range(end - begin)])
     return Selected(units, num_rows, num_keys, 1, page_tokens, (recipe.name,) * heads)
