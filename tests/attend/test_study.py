@@ -29,7 +29,7 @@ def test_what_is_planned_is_what_generation_reads(name: str, monkeypatch: pytest
     recipe, lm = RECIPES[name], hb.LM(models.llama())
     heads, kv_heads, layers = 6, 2, 2
     prompt = models.prompt(100, 3)[0].tolist()
-    seen: list[list[tuple[torch.Tensor, np.ndarray]]] = [[] for _ in range(layers)]
+    seen: list[list[tuple[int, torch.Tensor, np.ndarray]]] = [[] for _ in range(layers)]
     select = _native.select_pages
 
     def noting(tree: Any, q: torch.Tensor, chunks: Any, plan: Any, layer: int, *rest: Any) -> Any:
@@ -37,7 +37,7 @@ def test_what_is_planned_is_what_generation_reads(name: str, monkeypatch: pytest
         pages = np.zeros((heads, 16), bool)
         for head in range(heads):
             pages[head, plan.entries[found.mask(head // 3, head % 3)[0], 2] // 16] = True
-        seen[layer].append((q[0].clone(), pages))
+        seen[layer].append((int(plan.row_positions[0]), q[0].clone(), pages))
         return found
 
     monkeypatch.setattr(_native, "select_pages", noting)
@@ -49,12 +49,11 @@ def test_what_is_planned_is_what_generation_reads(name: str, monkeypatch: pytest
         planes = slice(layer * kv_heads, (layer + 1) * kv_heads)
         own = slice(table.offsets[planes.start], table.offsets[planes.stop])
         keys, _ = ops.gather_rows(lm.tree.chunks, table.counts[planes], table.entries[own])
-        keys = keys.view(kv_heads, -1, 32)[:, : 100 + len(seen[layer])]
-        queries = torch.stack([query for query, _ in seen[layer]], dim=1)
+        keys = keys.view(kv_heads, -1, 32)[:, : seen[layer][-1][0] + 1]
+        queries = torch.stack([query for _, query, _ in seen[layer]], dim=1)
         planned = hb.attend.plan(recipe, queries, keys, layer=layer)
         assert len(seen[layer]) >= 39
-        for row, (_, pages) in enumerate(seen[layer]):
-            position = 100 + row
+        for row, (position, _, pages) in enumerate(seen[layer]):
             pages[:, position // 16] = True  # the step's own key
             count = planned.units.shape[2]
             assert planned.units[:, row].numpy().tolist() == pages[:, :count].tolist()
@@ -67,10 +66,9 @@ def test_pages_of_a_window_are_those_at_both_ends() -> None:
     q, k = torch.randn(2, 20, 8), torch.randn(1, 90, 8)
     planned = hb.attend.plan(hb.recipes.window(10, sinks=4), q, k, page_tokens=8)
     for row, position in enumerate(range(70, 90)):
-        # The last tokens before the row's own, which is read as well.
-        first = (position - 10) // 8
-        expected = {0, *range(first, position // 8 + 1)}
-        assert expected - {first} <= set(planned.units[0, row].nonzero().flatten().tolist()) <= expected
+        # Those of the sinks, and those of the last ten tokens, the row's own among them.
+        expected = {0, *range((position - 9) // 8, position // 8 + 1)}
+        assert set(planned.units[0, row].nonzero().flatten().tolist()) == expected
     assert planned.patterns == ("window", "window")
 
 
