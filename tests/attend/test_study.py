@@ -23,12 +23,16 @@ RECIPES = {
 }
 
 
+@pytest.mark.parametrize("length", [96, 100])
 @pytest.mark.parametrize("name", list(RECIPES))
-def test_what_is_planned_is_what_generation_reads(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The rows of decoding with their own queries, over the keys that generation left."""
+def test_what_is_planned_is_what_generation_reads(
+    name: str, length: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rows of decoding with their own queries, over the keys that generation left. Where a prompt ends
+    within a page, the page counts as one in both."""
     recipe, lm = RECIPES[name], hb.LM(models.llama())
     heads, kv_heads, layers = 6, 2, 2
-    prompt = models.prompt(100, 3)[0].tolist()
+    prompt = models.prompt(length, 3)[0].tolist()
     seen: list[list[tuple[int, torch.Tensor, np.ndarray]]] = [[] for _ in range(layers)]
     select = _native.select_pages
 
