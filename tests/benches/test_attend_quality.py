@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -84,6 +85,19 @@ def test_runs_are_paired_with_dense_reads() -> None:
     assert row["ratio"] == pytest.approx(1.10517, abs=1e-4)
     assert row["interval"] == pytest.approx([1.10517, 1.10517], abs=1e-4)
     assert bench.against(dense, dense) == {"ratio": 1.0, "interval": [1.0, 1.0]}
+
+
+def test_a_report_tells_what_there_is(reader: Reader) -> None:
+    items: Any = SimpleNamespace(
+        windows=lambda *_: [Item(f"window-{i}", [5] * 40, [[6]], [[7, 8, 9]]) for i in range(3)]
+    )
+    one = bench.Bench(reader, items, quick=True)
+    assert one.windows()["windows"] == 1
+    one.is_report = True
+    items.windows = lambda *_: [Item(f"window-{i}", [5] * 40, [[6]], [[7, 8, 9]]) for i in (1, 0)][1:]
+    assert one.windows()["recipes"]["quest 25%"]["perplexity"] > 1
+    one.outcomes.clear()
+    assert one.windows() == {}
 
 
 def results() -> dict[str, Any]:

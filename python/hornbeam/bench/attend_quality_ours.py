@@ -107,8 +107,9 @@ class Reader:
             fork.release(keep=False)
         layers = self.lm.runner.shape.num_layers
         # The bounds of a page are two vectors, its keys and values two a token.
-        bounds = (layers - recipe.dense_layers) / layers / self.lm.tree.page_tokens
-        return min(read.keys_read / read.keys + bounds, 1.0)
+        bounds = max(layers - recipe.dense_layers, 0) / layers / self.lm.tree.page_tokens
+        share = read.keys_read / read.keys if read.keys else 1.0  # of no keys where every layer is dense
+        return min(share + bounds, 1.0)
 
 
 def logprobs(logits: torch.Tensor, tokens: list[int]) -> torch.Tensor:

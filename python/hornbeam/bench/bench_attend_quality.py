@@ -1,6 +1,6 @@
 """What sparse reads lose of what a model knows: perplexity of long texts, needles found, beside keep.
 
-    hornbeam bench attend_quality [--quick] [--only perplexity|needles|windows --json FILE]
+    hornbeam bench attend_quality [--quick] [--only perplexity|needles|windows|report --json FILE]
 
 ``perplexity``: positions 4,000 to 7,900 of two texts, a source file and prose, each token given its true
 prefix. Under ``quest`` what lies before 4,000 is read densely as a prompt is, and the rest is decoded, eight
@@ -13,8 +13,9 @@ scored. There ``keep`` had to forget all but a share of the keys; here all of th
 share. ``bytes`` is what the row before an answer reads of keys and values, with the bounds of pages and the
 dense layers, over all of them: at equal bytes both can be compared.
 
-Outcomes of single contexts are appended to a file in the cache folder as they come, so that a run may be
-stopped and goes on where it was. Nothing is timed.
+Outcomes of single texts and contexts are appended to a file in the cache folder as they come, so that a run
+may be stopped and goes on where it was; ``--only report`` measures nothing and tells what there is. Nothing
+is timed.
 """
 
 from __future__ import annotations
@@ -51,16 +52,17 @@ EDITION = 1
 
 def run(quick: bool, only: Sequence[str] | None = None) -> dict[str, Any]:
     model, tokenizer = loading.load(loading.resolve("smollm2"), dtype=torch.float32)
-    bench = Bench(Reader(model, tokenizer), Items(tokenizer), quick)
+    bench = Bench(Reader(model, tokenizer), Items(tokenizer), quick, is_report="report" in (only or ()))
+    rows = {"perplexity": bench.perplexity, "needles": bench.needles, "windows": bench.windows}
+    chosen = [name for name in only or rows if name != "report"] or list(rows)
     with torch.inference_mode():
-        return harness.run_rows(
-            {"perplexity": bench.perplexity, "needles": bench.needles, "windows": bench.windows}, only
-        )
+        found = harness.run_rows(rows, chosen)
+    return {name: row for name, row in found.items() if row}
 
 
 class Bench:
-    def __init__(self, reader: Reader, items: Items, quick: bool) -> None:
-        self.reader, self.items, self.quick = reader, items, quick
+    def __init__(self, reader: Reader, items: Items, quick: bool, is_report: bool = False) -> None:
+        self.reader, self.items, self.quick, self.is_report = reader, items, quick, is_report
         self.file: Path | None = None
         self.outcomes: dict[str, Any] = {}
         if not quick:
@@ -75,17 +77,21 @@ class Bench:
         methods: dict[str, Any] = {"dense": None}
         methods |= {f"quest {share}": hb.recipes.quest(share) for share in SHARES}
         methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA, always=True)
-        texts = {name: text[: last + 1] for name, text in self.texts().items()}
-        losses: dict[str, list[list[float]]] = {name: [] for name in methods}
-        shares: dict[str, list[float]] = {name: [] for name in methods}
-        for text, tokens in texts.items():
+        texts, losses = list[str](), dict[str, list[list[float]]]()
+        shares: dict[str, list[float]] = {}
+        for text, tokens in self.texts().items():
+            keys = {name: f"perplexity {text} {first} {last} {name}" for name in methods}
             for name, recipe in methods.items():
-                key = f"perplexity {text} {first} {last} {name}"
-                if key not in self.outcomes:
-                    found, read = self.read(tokens, first, name, recipe)
-                    self.record({"name": key, "losses": (-found).tolist(), "read": read})
-                losses[name].append(self.outcomes[key]["losses"])
-                shares[name].append(self.outcomes[key]["read"])
+                if keys[name] not in self.outcomes and not self.is_report:
+                    found, read = self.read(tokens[: last + 1], first, name, recipe)
+                    self.record({"name": keys[name], "losses": (-found).tolist(), "read": read})
+            if all(key in self.outcomes for key in keys.values()):
+                texts.append(text)
+                for name, key in keys.items():
+                    losses.setdefault(name, []).append(self.outcomes[key]["losses"])
+                    shares.setdefault(name, []).append(self.outcomes[key]["read"])
+        if not texts:
+            return {}
         table = {
             name: {
                 "perplexity": math.exp(mean_of(own)),
@@ -97,7 +103,7 @@ class Bench:
         }
         return {
             "positions": [first, last],
-            "texts": list(texts),
+            "texts": texts,
             "rows_a_step": ROWS,
             "tokens_scored": len(texts) * (last - first),
             "methods": table,
@@ -117,14 +123,18 @@ class Bench:
     def texts(self) -> dict[str, list[int]]:
         """A source file of Python's standard library, and prose: the straw of the needles."""
         source = inspect.getsource(argparse)
-        return {"argparse.py": self.items.tokenizer(source)["input_ids"], "topics": self.items.straw}
+        return {
+            "argparse.py": self.items.tokenizer(source, verbose=False)["input_ids"],
+            "topics": self.items.straw,
+        }
 
     # -- beside keep -------------------------------------------------------------------------------------
 
     def needles(self) -> dict[str, Any]:
         grid = [[self.items.needles("quick", 640, 0, count=2)]] if self.quick else self.items.grid()
-        contexts = [item for round_ in grid for item in round_]
-        found = [self.asked(item) for item in contexts]
+        found = self.asked([item for round_ in grid for item in round_])
+        if not found:
+            return {}
         full = [hits(outcome["full"]) for outcome in found]
         table = {}
         for name in self.variants():
@@ -138,15 +148,18 @@ class Bench:
             }
         return {
             "needles": sum(map(len, full)),
-            "contexts": len(contexts),
+            "contexts": len(found),
             "full": percent(full),
             "recipes": table,
         }
 
     def windows(self) -> dict[str, Any]:
         windows = self.items.windows(448, 32)[:1] if self.quick else self.items.windows()
-        found = [self.asked(item) for item in windows]
-        scored = [len(item.answers[0]) for item in windows]
+        found = self.asked(windows)
+        if not found:
+            return {}
+        # All windows score equally many tokens.
+        scored = [len(windows[0].answers[0])] * len(found)
 
         def losses(name: str) -> list[float]:
             return [-outcome[name][0][1] for outcome in found]
@@ -162,7 +175,7 @@ class Bench:
                 "bytes": statistics.fmean(outcome["bytes"][name] for outcome in found),
             }
         return {
-            "windows": len(windows),
+            "windows": len(found),
             "tokens_scored": sum(scored),
             "context_tokens": len(windows[0].context),
             "full": math.exp(sum(full) / sum(scored)),
@@ -175,26 +188,35 @@ class Bench:
         found = {f"quest {share}": hb.recipes.quest(share) for share in shares}
         return found | {f"quest union {share}": hb.recipes.quest(share, group="union") for share in shares}
 
-    def asked(self, item: Item) -> dict[str, Any]:
-        """The answers to an item, of the full cache and of each recipe."""
-        known = self.outcomes.get(item.name, {"name": item.name})
-        missing = {n: r for n, r in {"full": None, **self.variants()}.items() if n not in known}
-        if missing:
-            self.reader.lm.clear_cache()
-            branch = self.reader.read(item.context)
-            answers = {name: self.reader.answers(branch, item, recipe) for name, recipe in missing.items()}
-            # The first question stands for all; of a window there is none, but its end.
-            question = item.questions[0] if len(item.questions[0]) > 1 else item.answers[0][:ROWS]
-            read = {
-                name: self.reader.bytes_read(branch, question, recipe)
-                for name, recipe in missing.items()
-                if recipe is not None
-            }
-            branch.release(keep=False)
-            self.record({**known, **answers, "bytes": {**known.get("bytes", {}), **read}})
-            print(item.name, flush=True)
-        found: dict[str, Any] = self.outcomes[item.name]
+    def asked(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """The answers to items, of the full cache and of each recipe; of a report those that there are."""
+        found = []
+        for item in items:
+            known = self.outcomes.get(item.name, {"name": item.name})
+            recipes = {"full": None, **self.variants()}
+            missing = {name: recipe for name, recipe in recipes.items() if name not in known}
+            if missing and not self.is_report:
+                self.record(known | self.answered(item, missing, known.get("bytes", {})))
+                print(item.name, flush=True)
+            if self.is_report and missing:
+                continue
+            found.append(self.outcomes[item.name])
         return found
+
+    def answered(self, item: Item, recipes: dict[str, Any], read: dict[str, float]) -> dict[str, Any]:
+        """What recipes answer to an item, and the bytes that they read, with those known already."""
+        self.reader.lm.clear_cache()
+        branch = self.reader.read(item.context)
+        answers = {name: self.reader.answers(branch, item, recipe) for name, recipe in recipes.items()}
+        # The first question stands for all; of a window there is none, but its end.
+        question = item.questions[0] if len(item.questions[0]) > 1 else item.answers[0][:ROWS]
+        own = {
+            name: self.reader.bytes_read(branch, question, recipe)
+            for name, recipe in recipes.items()
+            if recipe is not None
+        }
+        branch.release(keep=False)
+        return {**answers, "bytes": read | own}
 
     def record(self, outcome: dict[str, Any]) -> None:
         outcome = json.loads(json.dumps(outcome))
