@@ -132,7 +132,8 @@ def _pages(recipe: Recipe, q: Tensor, k: Tensor, scale: float, page_tokens: int)
     first = num_keys - num_rows
     # Before the rows lies one prefix; its pages are those of a prompt.
     for begin, end in [*([(0, first)] if first else []), *((at, at + 1) for at in range(first, num_keys))]:
-        with tree.step([(branch, [0] * (end - begin), None)]) as step:
+        # As in generation, keys of decoding are no part of the prompt's node, also on a page of both.
+        with tree.step([(branch, [0] * (end - begin), None)], exact=end == first) as step:
             own = keys[begin:end]
             ops.write_rows(own, own, tree.chunks, step.plan, layer=0, num_kv_heads=kv_heads)
             if end > first:
