@@ -71,7 +71,7 @@ def recall(
 def missed(
     selected: Selected, q: Tensor, k: Tensor, v: Tensor | None = None, *, scale: float | None = None
 ) -> Recall:
-    """What a selection of one's own holds of attention; arguments are those of :func:`recall`.
+    """As :func:`recall`, of a selection of one's own.
 
     Args:
         selected: which keys are read.
