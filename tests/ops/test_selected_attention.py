@@ -57,7 +57,9 @@ def tree_of(chunks: list[Tensor]) -> _native.Tree:
     return tree
 
 
-def select(case: Case, rules: Intervals, tree: _native.Tree | None = None, isa: str | None = None) -> Selection:
+def select(
+    case: Case, rules: Intervals, tree: _native.Tree | None = None, isa: str | None = None
+) -> Selection:
     tree = tree_of(case.chunks) if tree is None else tree
     asked = [(begin, end, native(rule)) for begin, end, rule in rules]
     scale = case.options.get("scale")
@@ -199,9 +201,19 @@ def attend(case: Case, selection: Selection, isa: str | None = None) -> tuple[Te
 
 
 @settings(deadline=None, max_examples=30)
-@given(seed=st.integers(0, 2**32 - 1), group=st.integers(1, 8), dtype=st.sampled_from(DTYPES), rule=st.sampled_from(
-    [Rule(share=1.0), Rule(k=1000, group="union"), Rule(select="none", window=1 << 20), Rule(select="topp", p=1.0, floor=999)]
-))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    group=st.integers(1, 8),
+    dtype=st.sampled_from(DTYPES),
+    rule=st.sampled_from(
+        [
+            Rule(share=1.0),
+            Rule(k=1000, group="union"),
+            Rule(select="none", window=1 << 20),
+            Rule(select="topp", p=1.0, floor=999),
+        ]
+    ),
+)
 def test_a_selection_of_everything_changes_no_bit(
     seed: int, group: int, dtype: torch.dtype, rule: Rule
 ) -> None:
@@ -264,7 +276,10 @@ def test_pages_in_codes(name: str, rows: int, by_head: bool) -> None:
     random = torch.Generator().manual_seed(7)
     q = torch.randn(rows, 6, 64, generator=random)
     k, v = torch.randn(2, rows, heads, 64, generator=random)
-    rules = [(0, max(rows // 2, 1), Rule(k=3)), (rows // 2 + 1, rows, Rule(select="topp", p=0.9, group="union"))]
+    rules = [
+        (0, max(rows // 2, 1), Rule(k=3)),
+        (rows // 2 + 1, rows, Rule(select="topp", p=0.9, group="union")),
+    ]
     rules = [rule for rule in rules if rule[0] < rule[1]]
     with tree.step([(branch, [0] * rows, None)]) as step:
         ops.write_rows(k, v, tree.chunks, step.plan, layer=0, num_kv_heads=heads)

@@ -53,9 +53,7 @@ def estimate(kind: str, query: Tensor, keys: Tensor) -> float:
     return float(torch.maximum(query * keys.amax(0), query * keys.amin(0)).sum())
 
 
-def choose(
-    rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int], latest: int
-) -> Chosen:
+def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int], latest: int) -> Chosen:
     """The candidates that one choice reads. Scores are of logits; equal ones go by index. The ``latest``, which is
     among the forced, has no part in masses and in the elbow."""
     chosen = Chosen(set(forced))
@@ -135,9 +133,7 @@ def plane_pages(chunks: list[Tensor], plan: Plan, plane: int) -> list[Page]:
             keys = torch.from_numpy(pages.decode(page, number).keys) if number else page[0]
             positions = list(range(position, position + count)) if at < 0 else listed[at : at + count]
             own = keys[first : first + count].double()
-            found.append(
-                Page([entry], (flags & BY_HEAD, page_id), range(row_begin, row_end), own, positions)
-            )
+            found.append(Page([entry], (flags & BY_HEAD, page_id), range(row_begin, row_end), own, positions))
     return found
 
 
