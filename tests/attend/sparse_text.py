@@ -77,9 +77,8 @@ def chosen(scores: Tensor, num_tokens: int, page: int, recipe: Recipe, scale: fl
 
 
 @contextmanager
-def reading(recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Iterator[None]:
-    """While it lasts, models whose attention is :data:`NAME` decode by this recipe; ``log`` takes what each
-    row and layer read."""
+def reading(model: Any, recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Iterator[None]:
+    """While it lasts, a model decodes by this recipe; ``log`` takes what each row and layer read."""
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
         scale, group = options["scaling"], query.shape[1] // key.shape[1]
@@ -99,15 +98,15 @@ def reading(recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Itera
 
     transformers.AttentionInterface.register(NAME, attend)
     transformers.AttentionMaskInterface.register(NAME, lambda *_, **__: None)
-    yield
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def sparse_greedy(model: Any, prompt: list[int], count: int, recipe: Recipe, page: int) -> list[int]:
     """Greedy text of ``count`` tokens."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
-        with reading(recipe, page):
-            return models.greedy(model, torch.tensor([prompt]), count)
-    finally:
-        model.set_attn_implementation(before)
+    with reading(model, recipe, page):
+        return models.greedy(model, torch.tensor([prompt]), count)
