@@ -20,19 +20,27 @@ from tests import models
 NAME = "sparse_reference"
 
 
-def page_scores(query: Tensor, keys: Tensor, page: int, recipe: Recipe) -> Tensor:
-    """Scores ``[H, pages]`` of the pages of ``keys [Hk, n, D]`` for one row's queries ``[H, D]``."""
+def page_scores(query: Tensor, keys: Tensor, page: int, recipe: Recipe, cut: int) -> Tensor:
+    """Scores ``[H, pages]`` of the pages of ``keys [Hk, n, D]`` for one row's queries ``[H, D]``. The page on which
+    the prompt ends, at ``cut``, has two parts, of which the greater counts."""
     group = len(query) // len(keys)
     found = []
     for head, own in enumerate(query):
-        scores = []
-        for rows in keys[head // group].split(page):
-            if isinstance(recipe.estimate, Bounds):
-                scores.append(torch.maximum(own * rows.amax(0), own * rows.amin(0)).sum())
-            else:
-                scores.append(own @ rows.mean(0))
-        found.append(torch.stack(scores))
+        rows, scores = keys[head // group], []
+        for begin in range(0, len(rows), page):
+            parts = [rows[begin : begin + page]]
+            if begin < cut < min(begin + page, len(rows)):
+                parts = [rows[begin:cut], rows[cut : begin + page]]
+            scores.append(max(part_score(own, part, recipe) for part in parts))
+        found.append(torch.tensor(scores))
     return torch.stack(found)
+
+
+def part_score(query: Tensor, keys: Tensor, recipe: Recipe) -> float:
+    """What is known of the score of ``keys [n, D]``."""
+    if isinstance(recipe.estimate, Bounds):
+        return float(torch.maximum(query * keys.amax(0), query * keys.amin(0)).sum())
+    return float(query @ keys.mean(0))
 
 
 def grouped(scores: Tensor, kv_heads: int, recipe: Recipe) -> Tensor:
@@ -66,7 +74,8 @@ def chosen(scores: Tensor, num_tokens: int, page: int, recipe: Recipe, scale: fl
         else:
             assert isinstance(select, TopP)
             sizes = torch.full((pages,), float(page))
-            sizes[-1] = num_tokens - page * (pages - 1)
+            # Of the last page nothing is estimated.
+            sizes[-1] = 0.0
             mass = torch.softmax(scale * scores[head].double() + sizes.double().log(), 0)
             sums = torch.cumsum(mass[order], 0)
             count = int((sums < select.p).sum()) + 1
@@ -77,18 +86,21 @@ def chosen(scores: Tensor, num_tokens: int, page: int, recipe: Recipe, scale: fl
 
 
 @contextmanager
-def reading(recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Iterator[None]:
-    """While it lasts, models whose attention is :data:`NAME` decode by this recipe; ``log`` takes what each
-    row and layer read."""
+def reading(model: Any, recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Iterator[None]:
+    """While it lasts, a model decodes by this recipe; ``log`` takes what each row and layer read."""
+    cut = 0  # where the prompt ends
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
         scale, group = options["scaling"], query.shape[1] // key.shape[1]
         keys, values = (x[0].repeat_interleave(group, 0) for x in (key, value))
         scores = scale * query[0] @ keys.mT
+        nonlocal cut
         rows, total = scores.shape[1:]
+        cut = total if rows > 1 else cut
         seen = torch.ones(rows, total, dtype=torch.bool).tril(total - rows).expand(scores.shape)
         if rows == 1 and total > 1 and module.layer_idx >= recipe.dense_layers:
-            found = grouped(page_scores(query[0, :, 0], key[0, :, :-1], page, recipe), key.shape[1], recipe)
+            found = page_scores(query[0, :, 0], key[0, :, :-1], page, recipe, cut)
+            found = grouped(found, key.shape[1], recipe)
             pages = chosen(found, total - 1, page, recipe, scale)
             own = torch.ones(len(pages), 1, dtype=torch.bool)
             seen = torch.cat([pages.repeat_interleave(page, 1)[:, : total - 1], own], 1)[:, None]
@@ -99,15 +111,15 @@ def reading(recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Itera
 
     transformers.AttentionInterface.register(NAME, attend)
     transformers.AttentionMaskInterface.register(NAME, lambda *_, **__: None)
-    yield
+    before = model.config._attn_implementation
+    model.set_attn_implementation(NAME)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
 
 def sparse_greedy(model: Any, prompt: list[int], count: int, recipe: Recipe, page: int) -> list[int]:
     """Greedy text of ``count`` tokens."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation(NAME)
-    try:
-        with reading(recipe, page):
-            return models.greedy(model, torch.tensor([prompt]), count)
-    finally:
-        model.set_attn_implementation(before)
+    with reading(model, recipe, page):
+        return models.greedy(model, torch.tensor([prompt]), count)

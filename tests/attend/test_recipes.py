@@ -15,8 +15,9 @@ from hornbeam.attend.recipe import NAMED_PREFILLS, NAMED_RECIPES, prefill_of, re
 from hornbeam.errors import ArgumentError
 
 
-@pytest.mark.parametrize("name", NAMED_RECIPES)
+@pytest.mark.parametrize("name", hb.recipes.attend.__all__)
 def test_names_are_recipes_with_their_defaults(name: str) -> None:
+    assert name in NAMED_RECIPES
     recipe = recipe_of(name)
     assert recipe == getattr(hb.recipes, name)()
     assert recipe is not None

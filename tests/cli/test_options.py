@@ -51,10 +51,7 @@ class TestBeforeAModelIsLoaded:
             (["--head-scores", "x"], "--head-scores goes with --keep, which is not given"),
             (["--keep", "sparse_mm", "--keep-budget", "9"], "sparse_mm needs --head-scores"),
             (["--keep", "tova", "--head-scores", "x"], "--head-scores goes with --keep sparse_mm, got tova"),
-            (
-                ["--attend", "quests"],
-                '--attend is "quests", expected one of: inf_llm, quest, twilight, window',
-            ),
+            (["--attend", "quests"], '--attend is "quests", expected one of: inf_llm, quest, twilight'),
             (["--attend-amount", "9"], "--attend-amount goes with --attend, which is not given"),
             (["--attend", "quest", "--attend-amount", "0"], "pages is 0, expected a number of pages"),
             (["--attend", "window", "--attend-amount", "9%"], '--attend-amount is "9%", expected a number'),

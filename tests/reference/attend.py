@@ -54,8 +54,8 @@ def estimate(kind: str, query: Tensor, keys: Tensor) -> float:
 
 
 def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int], latest: int) -> Chosen:
-    """The candidates that one choice reads. Scores are of logits; equal ones go by index. The ``latest``, which is
-    among the forced, has no part in masses and in the elbow."""
+    """The candidates that one choice reads. Scores are of logits; equal ones go by index. The ``latest``, which
+    is among the forced, has no part in masses and in the elbow."""
     chosen = Chosen(set(forced))
     if rule.select == "none" or not scores:
         return chosen
@@ -102,13 +102,13 @@ def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[
 
 @dataclass
 class Page:
-    """The entries of prefix reads that follow one another on a page, on one plane: keys `[n, D]` (float64) and
-    positions `[n]`."""
+    """The entries of prefix reads that follow one another on a page, on one plane: the keys `[n, D]` (float64) of
+    each, and all positions."""
 
     entries: list[int]
     id: tuple[int, int]
     rows: range
-    keys: Tensor
+    keys: list[Tensor]
     positions: list[int]
 
 
@@ -133,8 +133,15 @@ def plane_pages(chunks: list[Tensor], plan: Plan, plane: int) -> list[Page]:
             keys = torch.from_numpy(pages.decode(page, number).keys) if number else page[0]
             positions = list(range(position, position + count)) if at < 0 else listed[at : at + count]
             own = keys[first : first + count].double()
-            found.append(Page([entry], (flags & BY_HEAD, page_id), range(row_begin, row_end), own, positions))
+            found.append(
+                Page([entry], (flags & BY_HEAD, page_id), range(row_begin, row_end), [own], positions)
+            )
     return found
+
+
+def score(kind: str, query: Tensor, page: Page) -> float:
+    """The greatest of what the summaries of a page's entries say."""
+    return max(estimate(kind, query, keys) for keys in page.keys)
 
 
 def joined(entries: list[Page]) -> list[Page]:
@@ -143,7 +150,7 @@ def joined(entries: list[Page]) -> list[Page]:
     for page in entries:
         if found and found[-1].id == page.id:
             last = found.pop()
-            keys, positions = torch.cat([last.keys, page.keys]), last.positions + page.positions
+            keys, positions = last.keys + page.keys, last.positions + page.positions
             page = Page(last.entries + page.entries, page.id, page.rows, keys, positions)
         found.append(page)
     return found
@@ -183,7 +190,7 @@ def selected(
             continue
         scores = [
             [
-                [estimate(rule.estimate, queries[row, head * group + member], page.keys) for page in own]
+                [score(rule.estimate, queries[row, head * group + member], page) for page in own]
                 for member in range(group)
             ]
             for head, own in enumerate(seen)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -40,6 +40,8 @@ class SparseSelf:
         ArgumentError: ``attend`` is no recipe; from ``generate``, the model is on a GPU, or all of its layers
             have a window.
     """
+
+    depends_on_length: ClassVar[bool] = True
 
     attend: Any
     shape: Shape = field(default_factory=lambda: Chain(3))

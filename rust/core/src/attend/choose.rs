@@ -38,13 +38,14 @@ impl Candidates {
         self.entry_scores.clear();
     }
 
-    /// All entries are there: the score of a candidate is that of its last entry, whose page was summarised
-    /// last.
+    /// All entries are there: the score of a candidate is the greatest of its entries', no number if any is
+    /// none. Of bounds it is a bound.
     pub(super) fn finish(&mut self, latest: Option<usize>) {
         if !self.entry_scores.is_empty() {
-            self.scores.resize(self.tokens.len(), 0.0);
+            self.scores.resize(self.tokens.len(), f32::NEG_INFINITY);
             for (&of, &score) in self.of.iter().zip(&self.entry_scores) {
-                self.scores[of as usize] = score;
+                let held = &mut self.scores[of as usize];
+                *held = if held.is_nan() || score.is_nan() { f32::NAN } else { held.max(score) };
             }
         }
         if let Some(at) = latest {
@@ -305,7 +306,7 @@ mod tests {
     #[test]
     fn entries_of_one_page_are_one_candidate() {
         let mut candidates = Candidates { tokens: vec![4, 4, 2], forced: vec![0], ..Candidates::default() };
-        (candidates.of, candidates.entry_scores) = (vec![0, 1, 1, 2], vec![1.0, 0.0, 5.0, 3.0]);
+        (candidates.of, candidates.entry_scores) = (vec![0, 1, 1, 2], vec![1.0, 5.0, 0.0, 3.0]);
         candidates.finish(None);
         let mut chosen = [0];
         let rule = rule(Select::TopK(Pages::Count(2)), 0, None);
