@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hornbeam.attend.prefill.base import BlockSelection, PrefillRecipe, check_shapes, expect_share
-from hornbeam.attend.prefill.lines import Grid, first_lines, last_probabilities, line_masses, smallest_set
+from hornbeam.attend.prefill.lines import Grid, LastRows, first_lines, smallest_set
 from hornbeam.attend.prefill.pooled import block_means, block_sums, divergence, pooled_probabilities, widened
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
@@ -112,13 +112,13 @@ class FlexPrefill(PrefillRecipe):
         always = self._always(grid)
         blocks = torch.zeros(heads, *always.shape, dtype=torch.bool, device="cpu")
         patterns, masses = [], []
+        last = LastRows(min(self.block, grid.num_rows), grid.num_keys)
         key_means = [block_means(plane, self.block) for plane in key]
         for head in range(heads):
             kv_head = head * kv_heads // heads
-            probabilities = last_probabilities(query[head], key[kv_head], scale, self.block)
-            vertical, slash = line_masses(probabilities)
-            last = query[head, -self.block :].float().mean(0, keepdim=True).double() * scale
-            estimate = (last @ key_means[kv_head].double().t()).softmax(1)[0]
+            vertical, slash = last.masses(query[head], key[kv_head], scale)
+            mean = query[head, -self.block :].float().mean(0, keepdim=True).double() * scale
+            estimate = (mean @ key_means[kv_head].double().t()).softmax(1)[0]
             is_query_aware = math.sqrt(divergence(estimate, block_sums(vertical, self.block))) < self.tau
             lines = self._lines(grid, vertical, slash, 0.0 if is_query_aware else self.gamma)
             blocks[head] = always | grid.crossed(*lines)
