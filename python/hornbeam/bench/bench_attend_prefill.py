@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import hornbeam as hb
 from hornbeam.attend import BlockSelection, FlexPrefill
+from hornbeam.attend.prefill import CostModel
 from hornbeam.bench import harness
 from hornbeam.bench.recorded import Layer, recorded, standard_library
 from hornbeam.bench.workload import Sides, ignoring
@@ -123,7 +124,7 @@ def lengths(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
         if tokens > longest:
             continue
         parts = {index: layer.first(tokens) for index, layer in layers.items()}
-        recipe = FlexPrefill(GAMMA)
+        recipe = FlexPrefill(GAMMA, cost=CostModel())
         sparse: list[bool] = []
 
         def ours(

@@ -8,7 +8,7 @@ the calls themselves correct that of the sparse one, and remember how much of ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hornbeam import ops
 
-__all__ = ["Call", "CostModel"]
+__all__ = ["MEASURED", "Call", "CostModel"]
 
 #: Rows that a rate is tried on.
 TRIED_ROWS = 256
@@ -27,8 +27,11 @@ NEWEST = 0.25
 LOOK_AGAIN = 32
 
 Key = TypeVar("Key")
-#: Heads, kv heads, head size, type and threads: calls of one kind have the same rates.
-Kind = tuple[int, int, int, torch.dtype, int]
+#: Heads, kv heads, head size, type, threads, and whether rows are behind a prefix: calls of one kind have the
+#: same rates.
+Kind = tuple[int, int, int, torch.dtype, int, bool]
+#: Of which kind a call is, its length to a power of two, the recipe and the layer.
+Place = tuple[Kind, int, Hashable, int]
 
 
 class CostModel:
@@ -44,17 +47,27 @@ class CostModel:
         self.dense: dict[tuple[Kind, int], float] = {}
         #: The same of sparse attention, of a pair that is read.
         self.sparse: dict[Kind, float] = {}
-        #: Seconds of choosing, a key and query head.
-        self.choice: dict[Kind, float] = {}
-        #: The share of pairs that a layer read, by kind, length and layer.
-        self.share: dict[tuple[Kind, int, int], float] = {}
+        #: Seconds of choosing, a key and query head, by kind and recipe.
+        self.choice: dict[tuple[Kind, Hashable], float] = {}
+        #: The share of pairs that a layer read.
+        self.share: dict[Place, float] = {}
         #: Calls since the last look at a layer.
-        self.skipped: dict[tuple[Kind, int, int], int] = {}
+        self.skipped: dict[Place, int] = {}
 
-    def call(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, least: int) -> Call:
+    def call(
+        self,
+        recipe: Hashable,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        least: int,
+    ) -> Call:
         """What is known of a call.
 
         Args:
+            recipe: what chooses.
             layer: which layer.
             query: `[H, N, D]`.
             key: `[Hk, M, D]`.
@@ -64,7 +77,8 @@ class CostModel:
         """
         heads, rows, dim = query.shape
         kv_heads, keys, _ = key.shape
-        kind = (heads, kv_heads, dim, query.dtype, torch.get_num_threads())
+        behind = rows < keys
+        kind = (heads, kv_heads, dim, query.dtype, torch.get_num_threads(), behind)
         length = keys.bit_length()
         tried = slice(0, heads // kv_heads), slice(max(rows - TRIED_ROWS, 0), rows)
         arrays = query[tried], key[:1], value[:1], scale
@@ -72,9 +86,9 @@ class CostModel:
             self.sparse[kind] = _sparse_rate(*arrays)
         if (kind, length) not in self.dense:
             # Behind a prefix the caller reads pages, with the same products as the sparse operation.
-            self.dense[kind, length] = _dense_rate(*arrays) if rows == keys else self.sparse[kind]
+            self.dense[kind, length] = self.sparse[kind] if behind else _dense_rate(*arrays)
         every = heads * (rows * (keys - rows) + rows * (rows + 1) // 2)
-        return Call(self, kind, (kind, length, layer), heads * keys, every, heads * least)
+        return Call(self, (kind, length, recipe, layer), heads * keys, every, heads * least)
 
 
 @dataclass(frozen=True)
@@ -83,19 +97,21 @@ class Call:
 
     Args:
         model: what is known.
-        kind: of which kind it is.
-        place: the kind, the length and the layer.
+        place: the kind, the length, the recipe and the layer.
         choices: keys times query heads.
         every: pairs of a row and a key that dense attention reads, over all heads.
         least: pairs that sparse attention reads at least.
     """
 
     model: CostModel
-    kind: Kind
-    place: tuple[Kind, int, int]
+    place: Place
     choices: int
     every: int
     least: int
+
+    @property
+    def _choice(self) -> tuple[Kind, Hashable]:
+        return self.place[0], self.place[2]
 
     @property
     def dense_seconds(self) -> float:
@@ -108,7 +124,7 @@ class Call:
         model = self.model
         share = model.share.get(self.place)
         pairs = self.least if share is None else max(share * self.every, self.least)
-        seconds = model.choice.get(self.kind, 0.0) * self.choices + model.sparse[self.kind] * pairs
+        seconds = model.choice.get(self._choice, 0.0) * self.choices + model.sparse[self.place[0]] * pairs
         if seconds * model.margin < self.dense_seconds:
             return True
         if share is None:
@@ -125,9 +141,9 @@ class Call:
             pairs: pairs of a row and a key that were chosen, over all heads.
         """
         model = self.model
-        _correct(model.choice, self.kind, seconds / self.choices)
+        _correct(model.choice, self._choice, seconds / self.choices)
         _correct(model.share, self.place, pairs / self.every)
-        return model.sparse[self.kind] * pairs * model.margin < self.dense_seconds
+        return model.sparse[self.place[0]] * pairs * model.margin < self.dense_seconds
 
     def took(self, seconds: float, pairs: int) -> None:
         """Corrects the rate of sparse attention.
@@ -136,7 +152,11 @@ class Call:
             seconds: what it took.
             pairs: pairs of a row and a key that it read.
         """
-        _correct(self.model.sparse, self.kind, seconds / pairs)
+        _correct(self.model.sparse, self.place[0], seconds / pairs)
+
+
+#: What all recipes have measured in this process.
+MEASURED = CostModel()
 
 
 def _correct(known: dict[Key, float], key: Key, value: float) -> None:
