@@ -298,3 +298,14 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ShapeError, match=message):
             recipe.plan(0, *arguments, SCALE)
+
+
+def test_narrow_types_are_widened() -> None:
+    query, key, value = (x.bfloat16() for x in arrays(9, 4, 2, 200, 260))
+    recipe = FlexPrefill(0.7, 0.25, min_budget=8, block=32, block_keys=8, cost=None)
+    found = recipe.plan(0, query, key, SCALE)
+    assert torch.equal(found.blocks, recipe.plan(0, query.float(), key.float(), SCALE).blocks)
+    out = found.attention(query, key, value, SCALE)
+    assert out.dtype == torch.bfloat16
+    wide = found.attention(query.float(), key.float(), value.float(), SCALE)
+    torch.testing.assert_close(out.float(), wide, atol=2e-2, rtol=2e-2)

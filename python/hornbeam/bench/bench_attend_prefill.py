@@ -204,20 +204,21 @@ def gathered(selection: BlockSelection, layer: Layer, *, fused: bool) -> Tensor:
 
 
 def planted(tokens: int, rounds: int) -> dict[str, Any]:
-    """Lines planted into random keys: 64 keys that every row attends to, and rows that attend to the same
-    place of an earlier cycle of positions."""
-    heads, dim = 8, 128
+    """Lines planted into random keys. Vertical: the first 16 keys, and three places of four keys that every row
+    attends to. Slash: a quarter of the text back, and multiples of it, 0 included."""
+    heads, dim, far = 8, 128, tokens // 4
     generator = torch.Generator().manual_seed(7)
 
     def normal(*sizes: int) -> Tensor:
         return torch.randn(*sizes, generator=generator)
 
-    cycle = normal(heads, 2048, dim)
-    places = torch.arange(tokens) % 2048
+    cycle = normal(heads, far, dim)
+    places = torch.arange(tokens) % far
     query, key = 0.3 * normal(heads, tokens, dim), 0.3 * normal(heads, tokens, dim)
     query += cycle[:, places] + 1.0
-    key += 1.2 * cycle[:, places] * (torch.rand(tokens, generator=generator) < 0.9)[:, None]
-    key[:, torch.randint(tokens, (64,), generator=generator)] += 1.1
+    key += 1.2 * cycle[:, places]
+    for place, count in ((0, 16), (tokens // 5, 4), (tokens // 3, 4), (tokens // 2, 4)):
+        key[:, place : place + count] += 1.1
     value = normal(heads, tokens, dim)
     layer = Layer(query, key, value, dim**-0.5)
     recipe = FlexPrefill(GAMMA, cost=None)
