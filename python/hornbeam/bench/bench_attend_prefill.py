@@ -204,8 +204,8 @@ def gathered(selection: BlockSelection, layer: Layer, *, fused: bool) -> Tensor:
 
 
 def planted(tokens: int, rounds: int) -> dict[str, Any]:
-    """Lines planted into random keys. Vertical: the first 16 keys, and three places of four keys that every row
-    attends to. Slash: a quarter of the text back, and multiples of it, 0 included."""
+    """Lines planted into random keys. Vertical: the first 16 keys, and three places of four keys that every
+    row attends to. Slash: a quarter of the text back, and multiples of it, 0 included."""
     heads, dim, far = 8, 128, tokens // 4
     generator = torch.Generator().manual_seed(7)
 
@@ -224,7 +224,7 @@ def planted(tokens: int, rounds: int) -> dict[str, Any]:
     recipe = FlexPrefill(GAMMA, cost=None)
     selection = recipe.plan(0, query, key, layer.scale)
     check(selection, layer)
-    mass = selection.covered_mass(query[:1], key[:1], layer.scale) if tokens <= 8192 else None
+    mass = selection.covered_mass(query, key, layer.scale) if tokens <= 8192 else None
     one = Layer(query[:1], key[:1], value[:1], layer.scale)
     rounds = min(rounds, 3)
 
