@@ -55,7 +55,7 @@ def test_sparse_where_it_costs_less(
     assert math.isclose(share, read)
 
 
-def test_a_layer_that_lost_is_looked_at_now_and_then() -> None:
+def test_what_lost_is_looked_at_now_and_then() -> None:
     model = CostModel(margin=1.0)
     kind = (2, 2, DIM, torch.float32, 1, False)
     place = (kind, 9, "recipe", 0)

@@ -21,9 +21,12 @@ __all__ = ["MEASURED", "Call", "CostModel"]
 
 #: Rows that a rate is tried on.
 TRIED_ROWS = 256
-#: How much a new time counts beside those before it.
-NEWEST = 0.25
-#: A layer that was better read densely is looked at again after so many calls.
+#: How often.
+TRIES = 5
+#: How much a new number counts beside those before it: a time that is shorter than they were counts more,
+#: since others on the machine only ever make times longer.
+NEWEST, SHORTER = 0.25, 0.75
+#: Where layers were better read densely, one is looked at again after so many calls.
 LOOK_AGAIN = 32
 
 Key = TypeVar("Key")
@@ -51,8 +54,10 @@ class CostModel:
         self.choice: dict[tuple[Kind, Hashable], float] = {}
         #: The share of pairs that a layer read.
         self.share: dict[Place, float] = {}
-        #: Calls since the last look at a layer.
-        self.skipped: dict[Place, int] = {}
+        #: Calls that were not looked at since the last one that was, by kind, length and recipe.
+        self.skipped: dict[tuple[Kind, int, Hashable], int] = {}
+        #: What has chosen once: a first call also warms up, and its time says nothing.
+        self.warm: set[tuple[Kind, Hashable]] = set()
 
     def call(
         self,
@@ -120,17 +125,16 @@ class Call:
 
     def is_worth_a_look(self) -> bool:
         """Whether choosing and reading what such calls read may win: what this layer read before where that
-        is known, else the least that it can read. A layer that lost is looked at again now and then."""
+        is known, else the least that it can read. Where that loses, a call is looked at now and then."""
         model = self.model
         share = model.share.get(self.place)
         pairs = self.least if share is None else max(share * self.every, self.least)
         seconds = model.choice.get(self._choice, 0.0) * self.choices + model.sparse[self.place[0]] * pairs
         if seconds * model.margin < self.dense_seconds:
             return True
-        if share is None:
-            return False
-        skipped = model.skipped.get(self.place, 0) + 1
-        model.skipped[self.place] = skipped % LOOK_AGAIN
+        calls = self.place[:3]
+        skipped = model.skipped.get(calls, 0) + 1
+        model.skipped[calls] = skipped % LOOK_AGAIN
         return skipped == LOOK_AGAIN
 
     def wins(self, seconds: float, pairs: int) -> bool:
@@ -141,7 +145,9 @@ class Call:
             pairs: pairs of a row and a key that were chosen, over all heads.
         """
         model = self.model
-        _correct(model.choice, self._choice, seconds / self.choices)
+        if self._choice in model.warm:
+            _correct(model.choice, self._choice, seconds / self.choices)
+        model.warm.add(self._choice)
         _correct(model.share, self.place, pairs / self.every)
         return model.sparse[self.place[0]] * pairs * model.margin < self.dense_seconds
 
@@ -161,13 +167,13 @@ MEASURED = CostModel()
 
 def _correct(known: dict[Key, float], key: Key, value: float) -> None:
     before = known.get(key, value)
-    known[key] = before + NEWEST * (value - before)
+    known[key] = before + (SHORTER if value < before else NEWEST) * (value - before)
 
 
 def _quickest(call: Callable[[], object]) -> float:
-    """Seconds of the quicker one of two calls; the first also warms up."""
+    """Seconds of the quickest one of some calls; the first also warms up."""
     seconds = []
-    for _ in range(2):
+    for _ in range(TRIES):
         begin = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - begin)
