@@ -14,7 +14,7 @@ from torch import Tensor
 import hornbeam as hb
 from hornbeam.attend import FlexPrefill, HeadPattern, HeadPatterns, MInference
 from hornbeam.attend.prefill import Grid, PrefillRecipe
-from hornbeam.attend.prefill.lines import last_probabilities, line_masses, smallest_set
+from hornbeam.attend.prefill.lines import LastRows, smallest_set
 from hornbeam.attend.prefill.pooled import divergence
 from hornbeam.errors import ArgumentError, ShapeError
 from tests.reference import prefill as reference
@@ -223,10 +223,10 @@ def test_pairs_of_blocks_are_counted(rows: int, before: int, block_rows: int, bl
 
 def test_masses_of_lines() -> None:
     query, key, _ = arrays(7, 1, 1, 30, 50)
-    p = last_probabilities(query[0], key[0], SCALE, 12)
     want = reference.probabilities(query[0, -12:], key[0], SCALE)
-    torch.testing.assert_close(p.double(), torch.from_numpy(want), atol=1e-6, rtol=1e-5)
-    for mass, line in zip(line_masses(p), reference.lines(want, 50), strict=True):
+    last = LastRows(12, 50)
+    last.masses(-query[0], key[0], SCALE)  # what lay there before does not matter
+    for mass, line in zip(last.masses(query[0], key[0], SCALE), reference.lines(want, 50), strict=True):
         torch.testing.assert_close(mass, torch.from_numpy(line), atol=1e-6, rtol=1e-5)
         assert math.isclose(float(mass.sum()), 1.0, rel_tol=1e-5)
 
@@ -298,3 +298,14 @@ def test_refusals() -> None:
     ):
         with pytest.raises(ShapeError, match=message):
             recipe.plan(0, *arguments, SCALE)
+
+
+def test_narrow_types_are_widened() -> None:
+    query, key, value = (x.bfloat16() for x in arrays(9, 4, 2, 200, 260))
+    recipe = FlexPrefill(0.7, 0.25, min_budget=8, block=32, block_keys=8, cost=None)
+    found = recipe.plan(0, query, key, SCALE)
+    assert torch.equal(found.blocks, recipe.plan(0, query.float(), key.float(), SCALE).blocks)
+    out = found.attention(query, key, value, SCALE)
+    assert out.dtype == torch.bfloat16
+    wide = found.attention(query.float(), key.float(), value.float(), SCALE)
+    torch.testing.assert_close(out.float(), wide, atol=2e-2, rtol=2e-2)

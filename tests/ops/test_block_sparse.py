@@ -153,5 +153,8 @@ def test_refusals() -> None:
         call(q[0], k, v, blocks)
     with pytest.raises(ShapeError, match="out"):
         call(q, k, v, blocks, out=torch.zeros(4, 20, 8))
-    with pytest.raises(ArgumentError):
-        call(q, k, v, blocks, out=q.transpose(0, 1))
+    with pytest.raises(ShapeError, match="expected rows that do not overlap"):
+        call(q, k, v, blocks, out=torch.zeros(4, 20, 8).transpose(0, 1))
+    shared = torch.zeros(20, 4, 8)
+    with pytest.raises(ArgumentError, match="memory"):
+        call(shared.transpose(0, 1), k, v, blocks, out=shared)

@@ -24,6 +24,7 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 
 import hornbeam as hb
 from hornbeam.attend import BlockSelection, FlexPrefill
+from hornbeam.attend.prefill import CostModel
 from hornbeam.bench import harness
 from hornbeam.bench.recorded import Layer, recorded, standard_library
 from hornbeam.bench.workload import Sides, ignoring
@@ -123,7 +124,7 @@ def lengths(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
         if tokens > longest:
             continue
         parts = {index: layer.first(tokens) for index, layer in layers.items()}
-        recipe = FlexPrefill(GAMMA)
+        recipe = FlexPrefill(GAMMA, cost=CostModel())
         sparse: list[bool] = []
 
         def ours(
@@ -203,26 +204,27 @@ def gathered(selection: BlockSelection, layer: Layer, *, fused: bool) -> Tensor:
 
 
 def planted(tokens: int, rounds: int) -> dict[str, Any]:
-    """Lines planted into random keys: 64 keys that every row attends to, and rows that attend to the same
-    place of an earlier cycle of positions."""
-    heads, dim = 8, 128
+    """Lines planted into random keys. Vertical: the first 16 keys, and three places of four keys that every
+    row attends to. Slash: a quarter of the text back, and multiples of it, 0 included."""
+    heads, dim, far = 8, 128, tokens // 4
     generator = torch.Generator().manual_seed(7)
 
     def normal(*sizes: int) -> Tensor:
         return torch.randn(*sizes, generator=generator)
 
-    cycle = normal(heads, 2048, dim)
-    places = torch.arange(tokens) % 2048
+    cycle = normal(heads, far, dim)
+    places = torch.arange(tokens) % far
     query, key = 0.3 * normal(heads, tokens, dim), 0.3 * normal(heads, tokens, dim)
     query += cycle[:, places] + 1.0
-    key += 1.2 * cycle[:, places] * (torch.rand(tokens, generator=generator) < 0.9)[:, None]
-    key[:, torch.randint(tokens, (64,), generator=generator)] += 1.1
+    key += 1.2 * cycle[:, places]
+    for place, count in ((0, 16), (tokens // 5, 4), (tokens // 3, 4), (tokens // 2, 4)):
+        key[:, place : place + count] += 1.1
     value = normal(heads, tokens, dim)
     layer = Layer(query, key, value, dim**-0.5)
     recipe = FlexPrefill(GAMMA, cost=None)
     selection = recipe.plan(0, query, key, layer.scale)
     check(selection, layer)
-    mass = selection.covered_mass(query[:1], key[:1], layer.scale) if tokens <= 8192 else None
+    mass = selection.covered_mass(query, key, layer.scale) if tokens <= 8192 else None
     one = Layer(query[:1], key[:1], value[:1], layer.scale)
     rounds = min(rounds, 3)
 

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import hornbeam as hb
 from hornbeam import ops
-from hornbeam.bench.workload import Sides
+from hornbeam.model import loading
 
 __all__ = ["LAYERS", "Layer", "recorded", "standard_library"]
 
@@ -80,9 +81,9 @@ def recorded(tokens: int) -> dict[int, Layer]:
     Args:
         tokens: how much of it.
     """
-    sides = Sides(quick=True)
-    text = sides.raw(standard_library())[:tokens]
-    host = sides.lm.engine
+    model, tokenizer = loading.load(loading.resolve("smollm2"), dtype=torch.float32)
+    text = list(tokenizer(standard_library())["input_ids"])[:tokens]
+    host = hb.LM(model, tokenizer).engine
     branch = host.tree.branch()
     try:
         with host.tree.step([(branch, text, None)], owner=host) as step:

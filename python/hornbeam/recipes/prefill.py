@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hornbeam.attend.prefill import CostModel, FlexPrefill, HeadPatterns, MInference
+from hornbeam.attend.prefill import FlexPrefill, HeadPatterns, MInference
+from hornbeam.attend.prefill.cost import MEASURED
 from hornbeam.attend.recipe import NAMED_PREFILLS
 
 __all__ = ["flex_prefill", "minference"]
@@ -34,8 +35,7 @@ def flex_prefill(
         always: read sparsely also where the measured times of this machine say that it takes longer. What is
             read then does not depend on the clock.
     """
-    cost = None if always else CostModel()
-    return FlexPrefill(gamma, tau, min_budget, max_budget, cost=cost)
+    return FlexPrefill(gamma, tau, min_budget, max_budget, cost=None if always else MEASURED)
 
 
 def minference(patterns: HeadPatterns | str | Path | None = None, *, always: bool = False) -> MInference:
@@ -52,7 +52,7 @@ def minference(patterns: HeadPatterns | str | Path | None = None, *, always: boo
     """
     if isinstance(patterns, (str, Path)):
         patterns = HeadPatterns.load(patterns)
-    return MInference(patterns or HeadPatterns(), cost=None if always else CostModel())
+    return MInference(patterns or HeadPatterns(), cost=None if always else MEASURED)
 
 
 NAMED_PREFILLS.update({name: globals()[name] for name in __all__})

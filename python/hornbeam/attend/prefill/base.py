@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import ops
-from hornbeam.attend.prefill.cost import CostModel
+from hornbeam.attend.prefill.cost import MEASURED, CostModel
 from hornbeam.attend.prefill.lines import Grid
 from hornbeam.errors import ArgumentError, ShapeError
 
@@ -103,12 +103,13 @@ class PrefillRecipe(ABC):
     """Base of all recipes of sparse prefill: a subclass says in :meth:`plan` what is read.
 
     Args:
-        cost: decides from measured times where a layer is better read densely, so that no prompt gets slower.
-            The clock then has a say in which layers are sparse, and so in the text; None always reads
-            sparsely, above the length that the method itself reads densely.
+        cost: decides from measured times where a layer is better read densely, so that no prompt gets
+            slower; by default what all recipes of this process have measured. The clock then has a say in
+            which layers are sparse, and so in the text. None always reads sparsely, above the length that the
+            method itself reads densely.
     """
 
-    cost: CostModel | None = field(default_factory=CostModel, compare=False, repr=False, kw_only=True)
+    cost: CostModel | None = field(default=MEASURED, compare=False, repr=False, kw_only=True)
 
     #: The name that files and pages give it.
     @property
@@ -172,7 +173,8 @@ class PrefillRecipe(ABC):
         if cost is None:
             return self.plan(layer, query, key, scale).attention(query, key, value, scale)
         grid = self.grid(query.shape[1], key.shape[1])
-        call = cost.call(layer, query, key, value, scale, int(grid.pairs()[self.least(grid)].sum()))
+        least = int(grid.pairs()[self.least(grid)].sum())
+        call = cost.call(self, layer, query, key, value, scale, least)
         if not call.is_worth_a_look():
             return None
         begin = time.perf_counter()

@@ -8,7 +8,7 @@ the calls themselves correct that of the sparse one, and remember how much of ea
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -17,18 +17,24 @@ from torch import Tensor
 
 from hornbeam import ops
 
-__all__ = ["Call", "CostModel"]
+__all__ = ["MEASURED", "Call", "CostModel"]
 
 #: Rows that a rate is tried on.
 TRIED_ROWS = 256
-#: How much a new time counts beside those before it.
-NEWEST = 0.25
-#: A layer that was better read densely is looked at again after so many calls.
+#: How often.
+TRIES = 5
+#: How much a new number counts beside those before it: a time that is shorter than they were counts more,
+#: since others on the machine only ever make times longer.
+NEWEST, SHORTER = 0.25, 0.75
+#: Where layers were better read densely, one is looked at again after so many calls.
 LOOK_AGAIN = 32
 
 Key = TypeVar("Key")
-#: Heads, kv heads, head size, type and threads: calls of one kind have the same rates.
-Kind = tuple[int, int, int, torch.dtype, int]
+#: Heads, kv heads, head size, type, threads, and whether rows are behind a prefix: calls of one kind have the
+#: same rates.
+Kind = tuple[int, int, int, torch.dtype, int, bool]
+#: Of which kind a call is, its length to a power of two, the recipe and the layer.
+Place = tuple[Kind, int, Hashable, int]
 
 
 class CostModel:
@@ -44,17 +50,29 @@ class CostModel:
         self.dense: dict[tuple[Kind, int], float] = {}
         #: The same of sparse attention, of a pair that is read.
         self.sparse: dict[Kind, float] = {}
-        #: Seconds of choosing, a key and query head.
-        self.choice: dict[Kind, float] = {}
-        #: The share of pairs that a layer read, by kind, length and layer.
-        self.share: dict[tuple[Kind, int, int], float] = {}
-        #: Calls since the last look at a layer.
-        self.skipped: dict[tuple[Kind, int, int], int] = {}
+        #: Seconds of choosing, a key and query head, by kind and recipe.
+        self.choice: dict[tuple[Kind, Hashable], float] = {}
+        #: The share of pairs that a layer read.
+        self.share: dict[Place, float] = {}
+        #: Calls that were not looked at since the last one that was, by kind, length and recipe.
+        self.skipped: dict[tuple[Kind, int, Hashable], int] = {}
+        #: What has chosen once: a first call also warms up, and its time says nothing.
+        self.warm: set[tuple[Kind, Hashable]] = set()
 
-    def call(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float, least: int) -> Call:
+    def call(
+        self,
+        recipe: Hashable,
+        layer: int,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float,
+        least: int,
+    ) -> Call:
         """What is known of a call.
 
         Args:
+            recipe: what chooses.
             layer: which layer.
             query: `[H, N, D]`.
             key: `[Hk, M, D]`.
@@ -64,7 +82,8 @@ class CostModel:
         """
         heads, rows, dim = query.shape
         kv_heads, keys, _ = key.shape
-        kind = (heads, kv_heads, dim, query.dtype, torch.get_num_threads())
+        behind = rows < keys
+        kind = (heads, kv_heads, dim, query.dtype, torch.get_num_threads(), behind)
         length = keys.bit_length()
         tried = slice(0, heads // kv_heads), slice(max(rows - TRIED_ROWS, 0), rows)
         arrays = query[tried], key[:1], value[:1], scale
@@ -72,9 +91,9 @@ class CostModel:
             self.sparse[kind] = _sparse_rate(*arrays)
         if (kind, length) not in self.dense:
             # Behind a prefix the caller reads pages, with the same products as the sparse operation.
-            self.dense[kind, length] = _dense_rate(*arrays) if rows == keys else self.sparse[kind]
+            self.dense[kind, length] = self.sparse[kind] if behind else _dense_rate(*arrays)
         every = heads * (rows * (keys - rows) + rows * (rows + 1) // 2)
-        return Call(self, kind, (kind, length, layer), heads * keys, every, heads * least)
+        return Call(self, (kind, length, recipe, layer), heads * keys, every, heads * least)
 
 
 @dataclass(frozen=True)
@@ -83,19 +102,21 @@ class Call:
 
     Args:
         model: what is known.
-        kind: of which kind it is.
-        place: the kind, the length and the layer.
+        place: the kind, the length, the recipe and the layer.
         choices: keys times query heads.
         every: pairs of a row and a key that dense attention reads, over all heads.
         least: pairs that sparse attention reads at least.
     """
 
     model: CostModel
-    kind: Kind
-    place: tuple[Kind, int, int]
+    place: Place
     choices: int
     every: int
     least: int
+
+    @property
+    def _choice(self) -> tuple[Kind, Hashable]:
+        return self.place[0], self.place[2]
 
     @property
     def dense_seconds(self) -> float:
@@ -104,17 +125,16 @@ class Call:
 
     def is_worth_a_look(self) -> bool:
         """Whether choosing and reading what such calls read may win: what this layer read before where that
-        is known, else the least that it can read. A layer that lost is looked at again now and then."""
+        is known, else the least that it can read. Where that loses, a call is looked at now and then."""
         model = self.model
         share = model.share.get(self.place)
         pairs = self.least if share is None else max(share * self.every, self.least)
-        seconds = model.choice.get(self.kind, 0.0) * self.choices + model.sparse[self.kind] * pairs
+        seconds = model.choice.get(self._choice, 0.0) * self.choices + model.sparse[self.place[0]] * pairs
         if seconds * model.margin < self.dense_seconds:
             return True
-        if share is None:
-            return False
-        skipped = model.skipped.get(self.place, 0) + 1
-        model.skipped[self.place] = skipped % LOOK_AGAIN
+        calls = self.place[:3]
+        skipped = model.skipped.get(calls, 0) + 1
+        model.skipped[calls] = skipped % LOOK_AGAIN
         return skipped == LOOK_AGAIN
 
     def wins(self, seconds: float, pairs: int) -> bool:
@@ -125,9 +145,11 @@ class Call:
             pairs: pairs of a row and a key that were chosen, over all heads.
         """
         model = self.model
-        _correct(model.choice, self.kind, seconds / self.choices)
+        if self._choice in model.warm:
+            _correct(model.choice, self._choice, seconds / self.choices)
+        model.warm.add(self._choice)
         _correct(model.share, self.place, pairs / self.every)
-        return model.sparse[self.kind] * pairs * model.margin < self.dense_seconds
+        return model.sparse[self.place[0]] * pairs * model.margin < self.dense_seconds
 
     def took(self, seconds: float, pairs: int) -> None:
         """Corrects the rate of sparse attention.
@@ -136,18 +158,22 @@ class Call:
             seconds: what it took.
             pairs: pairs of a row and a key that it read.
         """
-        _correct(self.model.sparse, self.kind, seconds / pairs)
+        _correct(self.model.sparse, self.place[0], seconds / pairs)
+
+
+#: What all recipes have measured in this process.
+MEASURED = CostModel()
 
 
 def _correct(known: dict[Key, float], key: Key, value: float) -> None:
     before = known.get(key, value)
-    known[key] = before + NEWEST * (value - before)
+    known[key] = before + (SHORTER if value < before else NEWEST) * (value - before)
 
 
 def _quickest(call: Callable[[], object]) -> float:
-    """Seconds of the quicker one of two calls; the first also warms up."""
+    """Seconds of the quickest one of some calls; the first also warms up."""
     seconds = []
-    for _ in range(2):
+    for _ in range(TRIES):
         begin = time.perf_counter()
         call()
         seconds.append(time.perf_counter() - begin)

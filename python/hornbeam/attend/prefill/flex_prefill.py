@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hornbeam.attend.prefill.base import BlockSelection, PrefillRecipe, check_shapes, expect_share
-from hornbeam.attend.prefill.lines import Grid, first_lines, last_probabilities, line_masses, smallest_set
+from hornbeam.attend.prefill.lines import Grid, LastRows, first_lines, smallest_set
 from hornbeam.attend.prefill.pooled import block_means, block_sums, divergence, pooled_probabilities, widened
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
@@ -45,7 +45,7 @@ class FlexPrefill(PrefillRecipe):
         max_budget: tokens of each that it reads at most; None for no limit.
         block: rows of a block of queries, and keys of a block of pooled keys; the paper's is 128.
         block_keys: neighbouring lines that are chosen together, and keys that are read together; a divisor of
-            `block`. The paper's is `block`.
+            `block`. None for `block` itself, as in the paper.
 
     Raises:
         ArgumentError: a value outside of its range.
@@ -56,7 +56,7 @@ class FlexPrefill(PrefillRecipe):
     min_budget: int = 512
     max_budget: int | None = None
     block: int = 128
-    block_keys: int = 32
+    block_keys: int | None = None
 
     def __post_init__(self) -> None:
         expect_share("gamma", self.gamma)
@@ -65,8 +65,7 @@ class FlexPrefill(PrefillRecipe):
         if self.max_budget is not None:
             whole_number(self.max_budget, "max_budget", self.min_budget)
         whole_number(self.block, "block", 1, 1024)
-        whole_number(self.block_keys, "block_keys", 1, self.block)
-        if self.block % self.block_keys:
+        if self.block_keys is not None and self.block % whole_number(self.block_keys, "block_keys", 1):
             raise ArgumentError(f"block_keys is {self.block_keys}, expected a divisor of block, {self.block}")
 
     @property
@@ -86,7 +85,7 @@ class FlexPrefill(PrefillRecipe):
             num_rows: rows of queries.
             num_keys: positions.
         """
-        return Grid(num_rows, num_keys, self.block, self.block_keys)
+        return Grid(num_rows, num_keys, self.block, self.block_keys or self.block)
 
     def least(self, grid: Grid) -> Tensor:
         """As many lines as the least budget: blocks as few as any head reads.
@@ -113,21 +112,21 @@ class FlexPrefill(PrefillRecipe):
         always = self._always(grid)
         blocks = torch.zeros(heads, *always.shape, dtype=torch.bool, device="cpu")
         patterns, masses = [], []
+        last = LastRows(min(self.block, grid.num_rows), grid.num_keys)
         key_means = [block_means(plane, self.block) for plane in key]
         for head in range(heads):
             kv_head = head * kv_heads // heads
-            probabilities = last_probabilities(query[head], key[kv_head], scale, self.block)
-            vertical, slash = line_masses(probabilities)
-            last = query[head, -self.block :].float().mean(0, keepdim=True).double() * scale
-            estimate = (last @ key_means[kv_head].double().t()).softmax(1)[0]
+            vertical, slash = last.masses(query[head], key[kv_head], scale)
+            mean = query[head, -self.block :].float().mean(0, keepdim=True).double() * scale
+            estimate = (mean @ key_means[kv_head].double().t()).softmax(1)[0]
             is_query_aware = math.sqrt(divergence(estimate, block_sums(vertical, self.block))) < self.tau
-            lines = self._lines(vertical, slash, 0.0 if is_query_aware else self.gamma)
+            lines = self._lines(grid, vertical, slash, 0.0 if is_query_aware else self.gamma)
             blocks[head] = always | grid.crossed(*lines)
             if is_query_aware:
                 means = block_means(query[head], self.block), key_means[kv_head]
                 pooled = pooled_probabilities(wide, *means, scale)
                 chosen = smallest_set(pooled.flatten(), self.gamma).view_as(pooled)
-                blocks[head] |= widened(chosen, self.block // self.block_keys, always.shape[1])
+                blocks[head] |= widened(chosen, self.block // grid.block_keys, always.shape[1])
                 blocks[head] &= grid.causal()
                 held = float((pooled * chosen).sum() / pooled.shape[0])
             else:
@@ -138,14 +137,15 @@ class FlexPrefill(PrefillRecipe):
             masses.append(held)
         return BlockSelection(grid, blocks, tuple(patterns), tuple(masses))
 
-    def _lines(self, vertical: Tensor, slash: Tensor, share: float) -> tuple[Tensor, Tensor]:
+    def _lines(self, grid: Grid, vertical: Tensor, slash: Tensor, share: float) -> tuple[Tensor, Tensor]:
         """The lines that hold a share of the last block's attention, within the budgets."""
-        least = -(-self.min_budget // self.block_keys)
-        most = None if self.max_budget is None else max(self.max_budget // self.block_keys, least)
+        width = grid.block_keys
+        least = -(-self.min_budget // width)
+        most = None if self.max_budget is None else max(self.max_budget // width, least)
 
         def chosen(mass: Tensor) -> Tensor:
-            groups = smallest_set(block_sums(mass, self.block_keys), share, least, most)
-            return groups.repeat_interleave(self.block_keys)[: mass.shape[0]]
+            groups = smallest_set(block_sums(mass, width), share, least, most)
+            return groups.repeat_interleave(width)[: mass.shape[0]]
 
         return chosen(vertical), chosen(slash)
 

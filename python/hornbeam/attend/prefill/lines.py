@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hornbeam.errors import ArgumentError, ShapeError
 
-__all__ = ["Grid", "first_lines", "greatest", "last_probabilities", "line_masses", "smallest_set"]
+__all__ = ["Grid", "LastRows", "first_lines", "greatest", "smallest_set"]
 
 
 @dataclass(frozen=True)
@@ -97,36 +97,38 @@ class Grid:
         return (vertical[None] | slash) & self.causal()
 
 
-def last_probabilities(query: Tensor, key: Tensor, scale: float, rows: int) -> Tensor:
-    """Attention probabilities of the last rows of one head, float32 `[min(rows, N), M]`.
+class LastRows:
+    """Attention probabilities of the last rows of one head after another, in memory that they share.
 
     Args:
-        query: `[N, D]`, of the last N positions.
-        key: `[M, D]`.
-        scale: factor of the scores.
-        rows: how many rows.
+        num_rows: how many rows.
+        num_keys: positions.
     """
-    last = query[-rows:].float()
-    scores = torch.mm(last * scale, key.float().t())
-    count = scores.shape[0]
-    after = torch.ones(count, count, dtype=torch.bool, device="cpu").triu_(1)
-    scores[:, key.shape[0] - count :].masked_fill_(after, -torch.inf)
-    return torch.softmax(scores, -1)
 
+    def __init__(self, num_rows: int, num_keys: int) -> None:
+        self.scores = torch.empty(num_rows, num_keys, device="cpu")
+        self.probabilities = torch.empty(num_rows, num_keys, device="cpu")
+        #: Each row begins one further right than the row above it ends: a column of `turned` is one distance.
+        self.beside = torch.zeros(num_rows, num_keys + num_rows, device="cpu")
+        strides = (num_keys + num_rows + 1, 1)
+        self.turned = self.beside.as_strided((num_rows, num_keys), strides, 1)
+        self.after = torch.ones(num_rows, num_rows, dtype=torch.bool, device="cpu").triu_(1)
 
-def line_masses(probabilities: Tensor) -> tuple[Tensor, Tensor]:
-    """The mass of every vertical and of every slash line, float64 `[M]` each: shares of the rows' whole.
+    def masses(self, query: Tensor, key: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """The mass of every vertical and of every slash line, float64 `[M]` each: shares of the rows' whole.
 
-    Args:
-        probabilities: `[R, M]`, of the last R rows: row `i` has position `M - R + i`.
-    """
-    rows, keys = probabilities.shape
-    # Each row one to the left of the row above it: then a column holds one distance.
-    beside = torch.zeros(rows, keys + rows, device="cpu")
-    beside[:, rows:] = probabilities
-    turned = beside.as_strided((rows, keys), (keys + rows + 1, 1), 1)
-    share = 1.0 / rows
-    return probabilities.sum(0).double() * share, turned.sum(0).flip(0).double() * share
+        Args:
+            query: `[N, D]`, of the last N positions, at least as many as the rows.
+            key: `[M, D]`.
+            scale: factor of the scores.
+        """
+        rows, keys = self.scores.shape
+        torch.mm(query[-rows:].float() * scale, key.float().t(), out=self.scores)
+        self.scores[:, keys - rows :].masked_fill_(self.after, -torch.inf)
+        torch.softmax(self.scores, -1, out=self.probabilities)
+        self.beside[:, rows:] = self.probabilities
+        sums = self.probabilities.sum(0), self.turned.sum(0).flip(0)
+        return sums[0].double() / rows, sums[1].double() / rows
 
 
 def first_lines(num_keys: int, verticals: int, slashes: int) -> tuple[Tensor, Tensor]:

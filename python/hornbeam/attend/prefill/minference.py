@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hornbeam.attend.prefill.base import BlockSelection, PrefillRecipe, check_shapes
-from hornbeam.attend.prefill.lines import Grid, first_lines, greatest, last_probabilities, line_masses
+from hornbeam.attend.prefill.lines import Grid, LastRows, first_lines, greatest
 from hornbeam.attend.prefill.pooled import block_means, pooled_probabilities, widened
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
@@ -223,7 +223,8 @@ class MInference(PrefillRecipe):
         """The blocks of a stream or of lines, and the mass that the lines hold at least."""
         if pattern.kind == "stream":
             return grid.crossed(*first_lines(grid.num_keys, pattern.first, pattern.second)), None
-        masses = line_masses(last_probabilities(query, key, scale, self.last_rows))
+        rows = LastRows(min(self.last_rows, grid.num_rows), grid.num_keys)
+        masses = rows.masses(query, key, scale)
         forced = first_lines(grid.num_keys, self.forced_verticals, self.forced_slashes)
         lines = []
         for mass, always, count in zip(masses, forced, (pattern.first, pattern.second), strict=True):
