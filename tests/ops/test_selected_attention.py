@@ -270,7 +270,7 @@ def test_pages_in_codes(name: str, rows: int, by_head: bool) -> None:
         ops.write_rows(k, v, tree.chunks, step.plan, layer=0, num_kv_heads=heads)
         case = Case(q, tree.chunks, step.plan, 0, heads, {"scale": 0.05})
         selection = select(case, rules, tree._native)
-        assert selection.union_keys < selection.plan_keys
+        assert (selection.union_keys < selection.plan_keys) == (rows == 1)  # of 30 rows one has no rule
         check_attention(case, selection)
         want = reference.selected(
             case.q, case.chunks, case.plan, rules, scale=0.05, layer=0, num_kv_heads=heads
