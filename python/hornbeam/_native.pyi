@@ -216,8 +216,8 @@ class AttendRule:
     latest key.
 
     Args:
-        estimate: ``"bounds"``, channel-wise greatest and least elements of a page's keys, by which the score of
-            a page is at least that of each of its keys; or ``"mean"``, their mean.
+        estimate: ``"bounds"``, the greatest and the least element of each channel of a page's keys, by which
+            the score of a page is at least that of each of its keys; or ``"mean"``, their mean.
         group: ``"max"``, a kv head chooses once, by the greatest score of its query heads; ``"union"``, each
             query head for itself; ``"layer"``, a layer chooses once, by the sum of all scores.
         select: ``"topk"``, the ``k`` best or the best ``share``; ``"topp"``, the fewest whose estimated mass

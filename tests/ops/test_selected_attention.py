@@ -402,7 +402,7 @@ def test_errors_name_the_argument(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies_that_are_not_made_come_first() -> None:
-    """Where pages lie on a device, copies wait for whoever makes them: pages are not yet what they shall be."""
+    """Where pages lie on a device, copies wait for whoever makes them: pages do not hold what they shall."""
     tree = hb.PrefixTree(num_layers=1, num_kv_heads=1, head_dim=8, page_tokens=4)
     branch = tree.branch()
     with tree.step([(branch, [1, 2], [-1, -1])]) as step:
