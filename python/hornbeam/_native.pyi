@@ -228,12 +228,12 @@ class AttendRule:
     latest key.
 
     Args:
-        estimate: ``"bounds"``, channel-wise greatest and least elements of a page's keys, from which the score
-            of a page is at least that of each of its keys; or ``"mean"``, their mean.
+        estimate: ``"bounds"``, the greatest and the least element of each channel of a page's keys, by which
+            the score of a page is at least that of each of its keys; or ``"mean"``, their mean.
         group: ``"max"``, a kv head chooses once, by the greatest score of its query heads; ``"union"``, each
             query head for itself; ``"layer"``, a layer chooses once, by the sum of all scores.
-        select: ``"topk"``, the ``k`` best or the best ``share``; ``"topp"``, the fewest whose estimated mass is
-            at least ``p`` of the row's; ``"threshold"``, those whose mass is at least ``threshold`` of it;
+        select: ``"topk"``, the ``k`` best or the best ``share``; ``"topp"``, the fewest whose estimated mass
+            is at least ``p`` of the row's; ``"threshold"``, those whose mass is at least ``threshold`` of it;
             ``"elbow"``, those before the point of the curve of falling scores that lies farthest below its
             chord; ``"none"``, none beside those that are always read.
         k: pages, at least 1.
@@ -281,8 +281,8 @@ class Selection:
     def plan_keys(self) -> int:
         """Keys of prefix reads that there are, summed over kv heads."""
     def mask(self, kv_head: int, member: int) -> NDArray[bool_]:
-        """`[num_rows, num_entries]`: the entries of the plan that a row reads with query head ``member`` of a kv
-        head. Entries of own reads are false."""
+        """`[num_rows, num_entries]`: the entries of the plan that a row reads with query head ``member`` of a
+        kv head. Entries of own reads are false."""
 
 def select_pages(
     tree: Tree,

@@ -29,9 +29,9 @@ RULES = [
 
 
 class Summaries(RuleBasedStateMachine):
-    """A tree whose steps read by summaries. Each step compares what is selected with a reference that looks at
-    the keys alone. Queries and keys are whole numbers, so that scores are exact; they differ much, so that those
-    of decoded keys are not equal by chance."""
+    """A tree whose steps read by summaries. Each step compares what is selected with a reference that looks
+    at the keys alone. Queries and keys are whole numbers, so that scores are exact; they differ much, so that
+    those of decoded keys are not equal by chance."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from dataclasses import asdict
 from typing import Any
@@ -92,7 +93,7 @@ def intervals(draw: st.DrawFn, num_rows: int, rules: list[Rule] = RULES) -> Inte
     cuts = sorted(draw(st.sets(st.integers(0, num_rows), min_size=2, max_size=6)))
     found = [
         (begin, end, draw(st.sampled_from(rules)))
-        for begin, end in zip(cuts, cuts[1:], strict=False)
+        for begin, end in itertools.pairwise(cuts)
         if draw(st.booleans())
     ]
     return draw(st.permutations(found))
@@ -164,7 +165,7 @@ def test_attention_over_selected_pages(
 
 
 def check_attention(case: Case, selection: Selection) -> None:
-    """What each row reads by the selection, and nothing else, on every instruction set and number of threads."""
+    """What each row reads by the selection, and nothing else, on every instruction set and thread count."""
     options = {"layer": case.layer, "num_kv_heads": case.num_kv_heads, **case.options}
     want = reference.attend(case.q, case.chunks, case.plan, masks(selection, case), **options)
     out, lse = attend(case, selection)
@@ -285,7 +286,7 @@ def test_pages_in_codes(name: str, rows: int, by_head: bool) -> None:
         ops.write_rows(k, v, tree.chunks, step.plan, layer=0, num_kv_heads=heads)
         case = Case(q, tree.chunks, step.plan, 0, heads, {"scale": 0.05})
         selection = select(case, rules, tree._native)
-        assert selection.union_keys < selection.plan_keys
+        assert (selection.union_keys < selection.plan_keys) == (rows == 1)  # of 30 rows one has no rule
         check_attention(case, selection)
         want = reference.selected(
             case.q, case.chunks, case.plan, rules, scale=0.05, layer=0, num_kv_heads=heads
@@ -377,8 +378,8 @@ def test_errors_name_the_argument(monkeypatch: pytest.MonkeyPatch) -> None:
     twin = Plan.from_words(case.plan.words)
     with pytest.raises(ArgumentError, match="selection is of another plan"):
         ops.tree_attention(case.q, case.chunks, twin, selection=selection, **keywords)
-    with pytest.raises(ArgumentError, match="selection is of .* kv heads, 2 query heads each, expected of"):
-        heads = {**keywords, "num_kv_heads": 1, "layer": 0}
+    heads = {**keywords, "num_kv_heads": 1, "layer": 0}
+    with pytest.raises(ArgumentError, match=r"selection is of .* kv heads, 2 query heads each, expected of"):
         ops.tree_attention(case.q, case.chunks, case.plan, selection=selection, **heads)
     for interval in ((0, rows + 1), (1, 1)):
         with pytest.raises(ArgumentError, match=f"rows of a rule is {interval[0]}..{interval[1]}"):
@@ -401,7 +402,7 @@ def test_errors_name_the_argument(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_copies_that_are_not_made_come_first() -> None:
-    """Where a tree's pages lie on a device, copies wait for whoever makes them: pages are not what they shall be."""
+    """Where pages lie on a device, copies wait for whoever makes them: pages do not hold what they shall."""
     tree = hb.PrefixTree(num_layers=1, num_kv_heads=1, head_dim=8, page_tokens=4)
     branch = tree.branch()
     with tree.step([(branch, [1, 2], [-1, -1])]) as step:

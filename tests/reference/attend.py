@@ -1,7 +1,7 @@
-"""Which pages a row reads, written from the papers and not from our code: in plain torch, one choice at a time.
+"""Which pages a row reads, written from the papers and not from our code: in plain torch, choice by choice.
 
-Bounds: Tang et al. 2024, "Quest", section 3.2. Top-p: Lin et al. 2025, "Twilight", section 3. One choice a layer:
-Xiao et al. 2024, "InfLLM", section 2.3.
+Bounds: Tang et al. 2024, "Quest", section 3.2. Top-p: Lin et al. 2025, "Twilight", section 3. One choice a
+layer: Xiao et al. 2024, "InfLLM", section 2.3.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Rule:
 
 @dataclass
 class Chosen:
-    """Indices of the candidates that are read, and how near a sum came to a limit that it was compared with."""
+    """Indices of the candidates that are read, and how near a sum came to a limit it was compared with."""
 
     indices: set[int]
     margin: float = math.inf
@@ -158,7 +158,7 @@ def joined(entries: list[Page]) -> list[Page]:
 
 @dataclass
 class Sets:
-    """What every query head reads: `[num_kv_heads, group, num_rows, num_entries]`, and the nearest decision."""
+    """What query heads read: `[num_kv_heads, group, num_rows, num_entries]`, and the nearest decision."""
 
     read: Tensor
     margin: float = math.inf

@@ -1,13 +1,13 @@
 """Sparse decode attention on the CPU over our own dense attention of the same keys.
 
 Both sides are one layer of 8 kv heads with 4 query heads each, 128 elements, bfloat16 pages of 16 tokens, one
-sequence of 131,072 keys. Ours chooses pages by their bounds, as Quest does, and reads the chosen ones; the bounds
-alone are 1/16 of the bytes of all keys and values.
+sequence of 131,072 keys. Ours chooses pages by their bounds, as Quest does, and reads the chosen ones; the
+bounds alone are 1/16 of the bytes of all keys and values.
 
 - ``decode``: one row reads 1/16 of the pages: 8 times as fast is the limit;
-- ``drafts_planted``: 8 rows of a draft tree choose 1/16 of the pages each, from 1/8 of all that were planted, so
-  that together they read about 1/8; ``union`` is the share that they do read, ``over_bytes`` the time over that
-  of reading the union and the bounds at the speed of the dense side.
+- ``drafts_planted``: 8 rows of a draft tree choose 1/16 of the pages each, from 1/8 of all that were planted,
+  so that together they read about 1/8; ``union`` is the share that they do read, ``over_bytes`` the time over
+  that of reading the union and the bounds at the speed of the dense side.
 
 Before anything is timed, sets and results are compared with plain torch on a shorter context.
 

@@ -308,8 +308,8 @@ class PrefixTree(PagePool):
         return self._native.path_nodes(branch._id)
 
     def add_column(self, name: str, scope: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
-        """Keep numbers beside slots, pages or nodes; they follow what they describe. New ones are 0, and those
-        of a page are 0 again as soon as one of its slots is written.
+        """Keep numbers beside slots, pages or nodes; they follow what they describe. New ones are 0, and
+        those of a page are 0 again as soon as one of its slots is written.
 
         Args:
             name: not taken yet.

@@ -48,7 +48,7 @@ def tree_attention(
         window: a key is visible iff `row position - key position < window`.
         soft_cap: scores become `soft_cap * tanh(score / soft_cap)` (Gemma 2).
         sinks: float32 `[num_heads]`, a learned logit that takes part in the denominator alone (gpt-oss).
-        selection: what of the prefix reads is read, and by whom (``_native.select_pages``); None for all of it.
+        selection: what of the prefix reads is read, and by whom (``_native.select_pages``); None for all.
             Keys that are not selected are not touched. A selection of everything changes no bit.
         out: takes the result: shape of `q`, any of the three dtypes, rows that do not overlap, in memory that
             no other argument shares.
