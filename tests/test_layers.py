@@ -30,7 +30,7 @@ LAYERS = (
     ("ops",),
     ("cache",),
     ("model",),
-    ("keep", "search", "speculation"),
+    ("attend", "keep", "search", "speculation"),
     ("engine",),
     ("lm", "build"),
     ("recipes", "integrations", "tasks"),

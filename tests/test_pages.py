@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from hornbeam.pages import render
 
-NAMES = ("trace", "search", "keep")
+NAMES = ("trace", "search", "keep", "attend")
 HOSTILE = (
     "</script><script>alert(1)</script>",
     "<!--<script>",

@@ -14,7 +14,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hornbeam import cuda, errors, integrations, keep, ops, recipes, results, search, speculation
+    from hornbeam import (
+        attend,
+        cuda,
+        errors,
+        integrations,
+        keep,
+        ops,
+        recipes,
+        results,
+        search,
+        speculation,
+    )
     from hornbeam import speculation as spec
     from hornbeam._native import __version__
     from hornbeam.build import build_info
@@ -35,6 +46,7 @@ __all__ = [
     "Trace",
     "Warp",
     "__version__",
+    "attend",
     "build_info",
     "cuda",
     "errors",

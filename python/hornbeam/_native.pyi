@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, final
 
-from numpy import int32
+from numpy import bool_, int32
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
@@ -181,6 +181,19 @@ def tree_attention(
     soft_cap: float | None,
     sinks: Tensor | None,
     isa: str | None = None,
+    selection: Selection | None = None,
+) -> None: ...
+def block_sparse_attention(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    blocks: Tensor,
+    out: Tensor,
+    lse: Tensor | None,
+    scale: float | None,
+    block_rows: int,
+    block_keys: int,
+    isa: str | None = None,
 ) -> None: ...
 def instruction_sets() -> tuple[list[str], str]: ...
 
@@ -203,6 +216,85 @@ def attention_mass(
     sinks: Tensor | None,
     isa: str | None = None,
 ) -> None: ...
+
+# --- attend: which pages rows read
+
+@final
+class AttendRule:
+    """How a row chooses the pages that it reads; a page is an entry of its plan.
+
+    Always read, and counted in ``k``, ``floor`` and ``cap``: the pages with one of the first ``sinks``
+    positions, those with one of the last ``window`` positions up to the row's own, and the page of the row's
+    latest key.
+
+    Args:
+        estimate: ``"bounds"``, the greatest and the least element of each channel of a page's keys, by which
+            the score of a page is at least that of each of its keys; or ``"mean"``, their mean.
+        group: ``"max"``, a kv head chooses once, by the greatest score of its query heads; ``"union"``, each
+            query head for itself; ``"layer"``, a layer chooses once, by the sum of all scores.
+        select: ``"topk"``, the ``k`` best or the best ``share``; ``"topp"``, the fewest whose estimated mass
+            is at least ``p`` of the row's; ``"threshold"``, those whose mass is at least ``threshold`` of it;
+            ``"elbow"``, those before the point of the curve of falling scores that lies farthest below its
+            chord; ``"none"``, none beside those that are always read.
+        k: pages, at least 1.
+        share: of the row's pages, rounded up; above 0, at most 1.
+        p: above 0, at most 1.
+        floor: fewest pages that are read, where the row has as many.
+        cap: most pages that are read, unless more are always read.
+        threshold: above 0, at most 1.
+        sinks: tokens.
+        window: tokens.
+
+    Raises:
+        ArgumentError: an unknown word, a number out of range, or one that the selection does not know.
+    """
+
+    def __new__(
+        cls,
+        *,
+        estimate: str,
+        group: str = "max",
+        select: str,
+        k: int | None = None,
+        share: float | None = None,
+        p: float | None = None,
+        floor: int = 0,
+        cap: int | None = None,
+        threshold: float | None = None,
+        sinks: int = 0,
+        window: int = 0,
+    ) -> AttendRule: ...
+    def __eq__(self, other: object, /) -> bool: ...
+    def __ne__(self, other: object, /) -> bool: ...
+
+@final
+class Selection:
+    """The entries of a plan's prefix reads that a step's rows read in one layer, and who sees them."""
+
+    @property
+    def num_units(self) -> int:
+        """Entries that are read, summed over kv heads."""
+    @property
+    def union_keys(self) -> int:
+        """Keys of prefix reads that are read, summed over kv heads."""
+    @property
+    def plan_keys(self) -> int:
+        """Keys of prefix reads that there are, summed over kv heads."""
+    def mask(self, kv_head: int, member: int) -> NDArray[bool_]:
+        """`[num_rows, num_entries]`: the entries of the plan that a row reads with query head ``member`` of a
+        kv head. Entries of own reads are false."""
+
+def select_pages(
+    tree: Tree,
+    q: Tensor,
+    chunks: list[Tensor],
+    plan: Plan,
+    layer: int,
+    num_kv_heads: int,
+    scale: float | None,
+    rules: list[tuple[int, int, AttendRule]],
+    isa: str | None = None,
+) -> Selection: ...
 
 # --- parallel ---
 
@@ -302,7 +394,7 @@ class Tree:
     def pin(self, branch: int) -> Pin: ...
     def matching(self, tokens: Any, max_tokens: int | None = None) -> BranchHandle: ...
     def begin(
-        self, requests: list[tuple[int, Any, Any]], owner: int, exact: bool, chunks: list[Tensor] | None
+        self, requests: list[tuple[int, Any, Any]], owner: int, exact: list[bool], chunks: list[Tensor] | None
     ) -> int | tuple[StepHandle, Plan, bytearray, bytearray, list[bytearray]]: ...
     def recover(self, owner: int) -> None: ...
     def has_open_step(self) -> bool: ...

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 
 from hornbeam import cuda
+from hornbeam.attend import Recipe as AttendRecipe
 from hornbeam.engine.answering import answer
 from hornbeam.engine.checkpoint import Defaults
 from hornbeam.engine.engine import Engine
@@ -134,6 +135,8 @@ class LM(SearchFace):
         eos_token_id: Any = None,
         trace: Trace | None = None,
         keep: Recipe | str | None = None,
+        attend: AttendRecipe | str | None = None,
+        prefill: Any = None,
         attention_mask: Any = None,
         n: int | None = None,
         logprobs: int | None = None,
@@ -176,6 +179,13 @@ class LM(SearchFace):
             trace: records every step, see :class:`hornbeam.Trace`.
             keep: which keys and values the cache keeps, see :mod:`hornbeam.recipes`; all by default.
                 Changes the text. The name of a recipe, such as ``"snap_kv"``, takes its defaults.
+            attend: which keys the rows of decoding read, see :mod:`hornbeam.attend`; all by default. Changes
+                the text; ``"quest"`` takes the defaults of that recipe. Prompts are read in full, and their
+                keys are shared with other calls; those of the answer are not.
+            prefill: how prompts are read, if not in full: a recipe such as
+                :func:`hornbeam.recipes.flex_prefill` or its name. Changes the text. Such a prompt takes
+                nothing from the cache and leaves nothing there, and its chunks have steps of their own, for
+                which others wait.
             attention_mask: of prompts that are given as a tensor, an array or lists ``[B, n]``: 0 where
                 there is padding, on the left or on the right. Without it a tensor's or an array's padding
                 tokens at either end are taken for padding as in transformers, unless they end texts as well.
@@ -221,6 +231,8 @@ class LM(SearchFace):
             stopping_criterion=stopping_criterion,
             trace=trace,
             keep=keep,
+            attend=attend,
+            prefill=prefill,
             logprobs=logprobs,
             echo=echo,
             defaults=defaults,

@@ -75,6 +75,10 @@ class Stats:
         kv_bytes_before: bytes of its pages before the last time.
         kv_bytes: those after it.
         kept_share: the share of all keys seen that it kept, 0 to 1.
+        attend_keys_read: with a recipe of :mod:`hornbeam.attend` the keys that its steps have read, over the
+            kv heads of all layers without a window, dense ones included: each once a step, for whichever row
+            of the step, those of other requests too.
+        attend_keys: those that were there to be read, counted alike.
     """
 
     prompt_tokens: int = 0
@@ -90,6 +94,13 @@ class Stats:
     kv_bytes_before: int = 0
     kv_bytes: int = 0
     kept_share: float = 1.0
+    attend_keys_read: int = 0
+    attend_keys: int = 0
+
+    @property
+    def attend_share(self) -> float:
+        """The share of the keys that was read, 0 to 1; 1 without a recipe."""
+        return self.attend_keys_read / self.attend_keys if self.attend_keys else 1.0
 
     @property
     def tokens_per_second(self) -> float:

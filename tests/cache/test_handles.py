@@ -62,7 +62,7 @@ def test_what_python_never_received_is_ended() -> None:
     tree._native.matching([1, 2])
     assert tree.stats()["branches"] == 1
     tree._native.pin(branch._id)
-    tree._native.begin([(branch._id, [4, 5], None)], 0, True, tree.chunks)
+    tree._native.begin([(branch._id, [4, 5], None)], 0, [True], tree.chunks)
     assert not tree.has_open_step
     branch.release(keep=False)
     tree.clear()

@@ -95,6 +95,21 @@ def test_keep(run: Run, folder: Path, options: list[str], recipe: Any) -> None:
     assert report(run, folder, *options)["token_ids"] == expected(folder, keep=recipe)
 
 
+@pytest.mark.parametrize(
+    ("options", "recipe"),
+    [
+        (["--attend", "quest"], hb.recipes.quest()),
+        (["--attend", "quest", "--attend-amount", "10%"], hb.recipes.quest("10%")),
+        (["--attend", "window", "--attend-amount", "3"], hb.recipes.window(3)),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_attend(run: Run, folder: Path, options: list[str], recipe: Any) -> None:
+    found = report(run, folder, *options)
+    assert found["token_ids"] == expected(folder, attend=recipe)
+    assert found["stats"]["attend_keys"] >= found["stats"]["attend_keys_read"] > 0
+
+
 def test_keep_with_scores_of_heads(run: Run, folder: Path, tmp_path: Path) -> None:
     """The floor that the file holds counts too."""
     split = hb.keep.HeadScores(((1.0, 5.0), (2.0, 0.5)), floor=0.9)

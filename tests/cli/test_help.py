@@ -53,6 +53,8 @@ def shown(*arguments: str, columns: int) -> str:
         "from hornbeam.cli import main; main(['search', 'x', '--task', 'none_such'])",
         "from hornbeam.cli import main; main(['search', 'x', '--recipe', 'a_star', '--width', '4'])",
         "from hornbeam.cli import main; main(['keep', '--help'])",
+        "from hornbeam.cli import main; main(['attend', '--help'])",
+        "from hornbeam.cli import main; main(['attend', '--text', 'x', '--recipe', 'none_such'])",
         "from hornbeam.cli import main; main(['corpus', '--help'])",
         "from hornbeam.cli import main; main(['bench', '--help'])",
         "from hornbeam.cli import main; main(['generate', 'x', '--top-p', '2'])",

@@ -26,6 +26,7 @@ ROOTS = {
     "recipes": hb.recipes,
     "ops": hb.ops,
     "keep": hb.keep,
+    "attend": hb.attend,
     "lm": hb.LM,
 }
 #: What follows the dot of a file.

@@ -143,13 +143,18 @@ def _heads(
     window: int | None,
     soft_cap: float | None,
     sinks: Tensor | None,
+    seen: list[Tensor] | None = None,
 ) -> Iterator[Head]:
-    """The query heads of ``q`` `[R, H, D]`, which are the given rows at the positions ``now`` `[R]`."""
+    """The query heads of ``q`` `[R, H, D]`, which are the given rows at the positions ``now`` `[R]`.
+
+    ``seen`` has `[N, K]` of each query head where it sees less than the plan says."""
     group = q.shape[1] // len(gathered)
     scale = q.shape[2] ** -0.5 if scale is None else scale
     for index in range(q.shape[1]):
         own = gathered[index // group]
         visible = own.visible[rows]
+        if seen is not None:
+            visible = visible & seen[index][rows]
         if window is not None:
             visible = visible & (now[:, None] - own.positions[None] < window)
         query = q[:, index].double()
@@ -190,15 +195,18 @@ def bounded_tree_attention(
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
+    seen: list[Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Output `[N, H, D]` and log-sum-exp `[N, H]`, then how far each may be off in float32; all float64."""
+    """Output `[N, H, D]` and log-sum-exp `[N, H]`, then how far each may be off in float32; all float64.
+
+    ``seen`` has `[N, K]` of each query head where it sees less than the plan says."""
     num_rows = q.shape[0]
     out = torch.zeros(q.shape, dtype=torch.float64)
     lse = torch.full(q.shape[:2], -torch.inf, dtype=torch.float64)
     out_error, lse_error = torch.zeros_like(out), torch.zeros_like(lse)
     now = torch.from_numpy(plan.row_positions).long()
     gathered = [gather(chunks, plan, layer, num_kv_heads, head) for head in range(num_kv_heads)]
-    for head in _heads(gathered, q, now, torch.arange(num_rows), scale, window, soft_cap, sinks):
+    for head in _heads(gathered, q, now, torch.arange(num_rows), scale, window, soft_cap, sinks, seen):
         own, index = gathered[head.kv_head], head.index
         lse[:, index] = head.lse
         some = head.lse != -torch.inf

@@ -28,17 +28,28 @@ class Step:
     tree, a request's rows are consecutive.
     """
 
-    __slots__ = ("_branches", "_handle", "_positions", "_rows", "_token_ids", "_tree", "is_dense", "plan")
+    __slots__ = ("_handle", "_positions", "_rows", "_token_ids", "_tree", "branches", "is_chain", "plan")
 
-    def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any, is_dense: bool) -> None:
-        #: Whether the rows are one chain without a prefix: plain causal attention over the rows alone.
-        self.is_dense = is_dense
+    def __init__(self, tree: PrefixTree, branches: list[Branch], opened: Any, is_chain: bool) -> None:
+        #: Whether there is one request, whose rows are a chain.
+        self.is_chain = is_chain
         self._tree = tree
-        self._branches = branches
+        #: The branches that the rows extend, in the order of the requests.
+        self.branches = branches
         self.plan: Plan
         # The handle rolls the step back when it goes.
         self._handle: StepHandle
         self._handle, self.plan, self._token_ids, self._positions, self._rows = opened
+
+    @property
+    def is_dense(self) -> bool:
+        """Whether the rows are one chain without a prefix: plain causal attention over the rows alone."""
+        return self.is_chain and self.branches[0].length == 0
+
+    @property
+    def page_tokens(self) -> int:
+        """Slots of a page."""
+        return self._tree.page_tokens
 
     @property
     def num_rows(self) -> int:

@@ -14,7 +14,7 @@ committed, and only :meth:`Step.commit` makes some of them part of the tree::
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -26,6 +26,9 @@ from hornbeam.cache.pool import PagePool
 from hornbeam.cache.step import Step
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import integer_tensor
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 __all__ = ["Branch", "PrefixTree", "Step"]
 
@@ -74,7 +77,9 @@ class PrefixTree(PagePool):
 
     # --- steps ---
 
-    def step(self, requests: Sequence[Request], *, owner: object = None, exact: bool = True) -> Step:
+    def step(
+        self, requests: Sequence[Request], *, owner: object = None, exact: bool | Sequence[bool] = True
+    ) -> Step:
         """Open a step: reserve rows for new tokens of several branches.
 
         A step that is neither committed nor rolled back ends with its last reference. Where an exception
@@ -85,12 +90,14 @@ class PrefixTree(PagePool):
                 index within the request of token ``i``'s parent, before it, or -1 for a child of the
                 branch's end; None is a chain.
             owner: whoever may :meth:`recover` the step; an object that lives longer than it.
-            exact: whether the keys will be those of the whole model. What is committed of others, such as
-                those of a pass through some layers, is never matched and not kept.
+            exact: whether the keys will be those of the whole model over all keys before; of all requests,
+                or one truth value each. What is committed of others, such as those of a pass through some
+                layers or of rows that read a part of the keys, is never matched and not kept.
 
         Raises:
             StateError: a step is open, a branch is closed or named twice.
-            ArgumentError: no tokens, a token id or a parent out of range.
+            ArgumentError: no tokens, a token id or a parent out of range; or ``exact`` has not one value a
+                request.
             OutOfPages: the budget does not hold the rows, or there is no memory for them; nothing was
                 changed.
         """
@@ -99,13 +106,16 @@ class PrefixTree(PagePool):
             if branch.tree is not self:
                 raise ArgumentError("branch is of another tree, expected one of this tree")
             plain.append((branch._id, tokens, parents))
+        flags = [exact] * len(plain) if isinstance(exact, bool) else [bool(one) for one in exact]
+        if len(flags) != len(plain):
+            raise ArgumentError(f"exact has {len(flags)} values, expected one a request, {len(plain)}")
         self._make_moves_on_device()
-        asked = (plain, _number(owner), exact)
+        asked = (plain, _number(owner), flags)
         while isinstance(opened := self._native.begin(*asked, self._host_chunks), int):
             self._grow(opened)
         self._make_moves_on_device()
-        is_dense = len(requests) == 1 and requests[0][2] is None and requests[0][0].length == 0
-        return Step(self, [request[0] for request in requests], opened, is_dense)
+        is_chain = len(requests) == 1 and requests[0][2] is None
+        return Step(self, [request[0] for request in requests], opened, is_chain)
 
     # --- memory ---
 
@@ -279,6 +289,16 @@ class PrefixTree(PagePool):
         """
         return KeyTable(self._native.key_table(branch._id, in_step))
 
+    def slots(self, branch: Branch) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+        """The slot within its page and the position of every key that the first plane of a branch shows,
+        int32 `[num_keys]` each. It walks all keys.
+
+        Args:
+            branch: which one.
+        """
+        keys = self._native.keys(branch._id, 0)
+        return keys[:, 2], keys[:, 3]
+
     def nodes(self, branch: Branch) -> list[tuple[int, int, int, int, int]]:
         """(id, first position, tokens, keys shown, digest) of each node of a branch, from the root.
 
@@ -288,7 +308,8 @@ class PrefixTree(PagePool):
         return self._native.path_nodes(branch._id)
 
     def add_column(self, name: str, scope: str, dtype: torch.dtype, shape: tuple[int, ...] = ()) -> None:
-        """Keep numbers beside slots, pages or nodes; they follow what they describe. New ones are 0.
+        """Keep numbers beside slots, pages or nodes; they follow what they describe. New ones are 0, and
+        those of a page are 0 again as soon as one of its slots is written.
 
         Args:
             name: not taken yet.

@@ -1,4 +1,4 @@
-"""The command line: ``hornbeam generate``, ``search``, ``keep``, ``corpus``, ``bench`` and ``info``.
+"""The command line: ``hornbeam generate``, ``search``, ``keep``, ``attend``, ``corpus``, ``bench``, ``info``.
 
 This file imports nothing beyond the standard library, so that a missing extra is one clear line.
 """

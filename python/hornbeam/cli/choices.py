@@ -9,8 +9,11 @@ from typing import Any
 from hornbeam.errors import ArgumentError
 
 __all__ = [
+    "ATTEND_RECIPES",
     "RECIPES",
     "SEARCH_RECIPES",
+    "attend_recipe",
+    "check_attend",
     "check_recipe",
     "check_search_recipe",
     "check_writable",
@@ -40,6 +43,9 @@ RECIPES = (
     "window_kv",
     "zip_cache",
 )
+
+#: Those of :mod:`hornbeam.recipes.attend`, likewise, and the name of the amount that each reads.
+ATTEND_RECIPES = {"inf_llm": "blocks", "quest": "pages", "twilight": "pages", "window": "tokens"}
 
 #: The recipes of :mod:`hornbeam.recipes.search` over steps, likewise, and what their own options become.
 SEARCH_RECIPES = {
@@ -90,6 +96,33 @@ def recipe(name: str, budget: str | None, head_scores: Path | None) -> Any:
         return make(*given)
     split = HeadScores.load(head_scores)
     return replace(make(*given, head_scores=split.scores), split=split)
+
+
+def check_attend(name: str | None, amount: str | None) -> None:
+    """Refuses the name of no recipe of sparse decoding, and an amount without one.
+
+    Raises:
+        ArgumentError: as it says.
+    """
+    if name is None and amount is not None:
+        raise ArgumentError("--attend-amount goes with --attend, which is not given")
+    if name is not None and name not in ATTEND_RECIPES:
+        raise ArgumentError(f'--attend is "{name}", expected one of: {", ".join(ATTEND_RECIPES)}')
+
+
+def attend_recipe(name: str, amount: str | None) -> Any:
+    """A recipe of sparse decoding by its name, with its own amount where none is given.
+
+    Raises:
+        ArgumentError: the recipe does not take the amount.
+    """
+    from hornbeam.recipes import attend as recipes
+
+    if amount is None:
+        return getattr(recipes, name)()
+    if not amount.isdecimal() and name != "quest":
+        raise ArgumentError(f'--attend-amount is "{amount}", expected a number for --attend {name}')
+    return getattr(recipes, name)(**{ATTEND_RECIPES[name]: int(amount) if amount.isdecimal() else amount})
 
 
 def check_search_recipe(name: str, options: dict[str, Any]) -> dict[str, Any]:

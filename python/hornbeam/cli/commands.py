@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hornbeam.cli.attend import attend
 from hornbeam.cli.corpus import corpus
 from hornbeam.cli.facts import bench, info
 from hornbeam.cli.generate import generate
@@ -43,7 +44,7 @@ def hornbeam(
     """Adaptive decoding for PyTorch causal language models."""
 
 
-for command in (generate, search, corpus, keep, info):
+for command in (generate, search, corpus, keep, attend, info):
     app.command(cls=Command)(command)
 app.command(
     cls=Command,

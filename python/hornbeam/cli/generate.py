@@ -76,6 +76,14 @@ def generate(
         str | None, typer.Option(help='What it keeps: tokens a head, a ratio ("25%"), or bytes ("64MB").')
     ] = None,
     head_scores: HeadScoresFile = None,
+    attend: Annotated[
+        str | None,
+        typer.Option(help="Read a part of the KV cache, by a recipe of hornbeam.recipes.attend."),
+    ] = None,
+    attend_amount: Annotated[
+        str | None,
+        typer.Option(help='What it reads: pages, a share ("12%"); tokens (window), blocks (inf_llm).'),
+    ] = None,
     dtype: Dtype = "auto",
     device: Device = None,
     compared: Annotated[
@@ -118,8 +126,10 @@ def generate(
         elif keep_budget is not None or head_scores is not None:
             unused = "--head-scores" if keep_budget is None else "--keep-budget"
             raise ArgumentError(f"{unused} goes with --keep, which is not given")
+        choices.check_attend(attend, attend_amount)
         if compared:
-            _require_comparable(warp, max_new_tokens, {"--stop": stop, "--keep": keep})
+            others = {"--stop": stop, "--keep": keep, "--attend": attend}
+            _require_comparable(warp, max_new_tokens, others)
         text = inputs.prompt_text(prompt, file)
         loading.check(model)
         recording = choices.trace(trace)
@@ -128,6 +138,7 @@ def generate(
         with screen.waiting("starting"):
             source = choices.draft(draft, corpus)
             recipe = None if keep is None else choices.recipe(keep, keep_budget, head_scores)
+            reads = None if attend is None else choices.attend_recipe(attend, attend_amount)
             place = choices.device_of(device)
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
@@ -137,6 +148,7 @@ def generate(
         options = {
             "draft": source,
             "keep": recipe,
+            "attend": reads,
             "seed": seed,
             "stop": stop or None,
             "temperature": temperature,

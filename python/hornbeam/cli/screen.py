@@ -149,6 +149,8 @@ class Screen:
             line.append(f"{stats.accepted} tokens accepted", style=DRAFT_STYLE)
             line.append(f" of {stats.drafted} drafted; ")
         line.append(f"KV {stats.peak_kv_bytes / 1e6:.1f} MB at most")
+        if stats.attend_keys:
+            line.append(f", {stats.attend_share:.1%} of the keys read")
         self.notes.print(line, soft_wrap=True)
 
     def comparison(self, comparison: Comparison) -> None:

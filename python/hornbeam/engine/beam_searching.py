@@ -38,6 +38,7 @@ class BeamSearching:
         budget: what may be spent.
         select: chooses among the beams that ended.
         processor: the caller's, as ``logits_processor=`` of :meth:`hornbeam.LM.generate` has it.
+        sparse: ``attend`` and ``prefill``, as there.
     """
 
     engine: Engine
@@ -46,6 +47,7 @@ class BeamSearching:
     budget: Budget
     select: Callable[[Sequence[Path]], Path | None]
     processor: Any
+    sparse: dict[str, Any]
     _peak_bytes: int = 0
 
     def __post_init__(self) -> None:
@@ -93,7 +95,7 @@ class BeamSearching:
 
     def _write(self) -> Stop:
         """Takes steps; why they end."""
-        plain = self.engine.options_of(draft=None, defaults="none")
+        plain = self.engine.options_of(draft=None, defaults="none", **self.sparse)
         self.engine.submit_all(
             [self.prompt], plain, streams=False, releases=True, owner=self._call, beams=self.beams
         )

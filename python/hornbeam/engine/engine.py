@@ -15,6 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from hornbeam.engine.ambient import Ambient
+from hornbeam.engine.attending import checked
 from hornbeam.engine.beams import BeamRow, Beams
 from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
@@ -109,10 +110,8 @@ class Engine(Requests):
         """The keywords of a call, ``options`` of :meth:`submit`, checked."""
         given: dict[str, Any] = dict(options)
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
-        has_tokenizer = self.tokenizer is not None
-        return Options.of(
-            has_tokenizer=has_tokenizer, checkpoint=self.checkpoint, eos_token_ids=ends, **given
-        )
+        given |= {"has_tokenizer": self.tokenizer is not None, "checkpoint": self.checkpoint}
+        return checked(self.runner.shape, Options.of(eos_token_ids=ends, **given))
 
     def submit_all(
         self,

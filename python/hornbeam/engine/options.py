@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import torch
 
 from hornbeam import speculation
+from hornbeam.attend.recipe import prefill_of
+from hornbeam.attend.recipe import recipe_of as attend_of
 from hornbeam.engine.checkpoint import Checkpoint, Defaults
 from hornbeam.engine.processors import EachPrompt, RowProcessor, row_processor
 from hornbeam.errors import ArgumentError
@@ -53,6 +55,8 @@ class Keywords(TypedDict, total=False):
     eos_token_id: Any
     trace: Trace | None
     keep: Any
+    attend: Any
+    prefill: Any
     logprobs: int | None
     echo: bool
     defaults: Defaults
@@ -79,6 +83,8 @@ class Options:
     eos_token_ids: frozenset[int] = frozenset()
     trace: Trace | None = None
     keep: Any = None
+    attend: Any = None
+    prefill: Any = None
     logprobs: int | None = None
     echo: bool = False
     has_own_warp: bool = True
@@ -116,6 +122,8 @@ class Options:
         stopping_criterion: Criterion | None = None,
         trace: Trace | None = None,
         keep: Any = None,
+        attend: Any = None,
+        prefill: Any = None,
         logprobs: int | None = None,
         echo: bool = False,
         defaults: Defaults = "text",
@@ -173,6 +181,8 @@ class Options:
             eos_token_ids=eos_token_ids,
             trace=trace,
             keep=keep,
+            attend=attend_of(attend),
+            prefill=prefill_of(prefill),
             logprobs=logprobs,
             echo=echo,
             has_own_warp=has_own_warp,
@@ -192,6 +202,11 @@ class Options:
                 "refused, expected verify='coupled', or a processor with is_pure = True"
             )
         return replace(self, processor=processor)
+
+    @property
+    def reads_sparsely(self) -> bool:
+        """Whether some of its rows read a part of their keys only."""
+        return self.attend is not None or self.prefill is not None
 
     @property
     def drafting_key(self) -> tuple[Hashable, ...]:

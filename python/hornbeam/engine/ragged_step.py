@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import torch
 
+from hornbeam.engine.attending import exactness, limit_drafts, note, row_recipes
 from hornbeam.engine.blame import Blamed, blaming
 from hornbeam.engine.drafting import Drafting
 from hornbeam.engine.logprobs import Wanted, take_entries, token_entries
@@ -120,6 +121,7 @@ class RaggedStep:
             now = time.perf_counter()
             step.commit(paths, is_moved=graphs is not None)
             self._count("commit", now)
+        note(step, self.taken, paths, output)
         self._keep(paths)
         tell_sources(self, step, requests, paths, output)
         emitted = self._emit(step, seconds)
@@ -131,10 +133,7 @@ class RaggedStep:
     def _draft(self) -> Computed | None:
         """Makes the drafts; what is computed of their rows already, if all rows of the step are theirs."""
         self._is_withdrawn = False
-        for request in self.decoding:
-            if request.keeper is not None:
-                room = request.keeper.room(request)
-                request.draft_room = request.draft_room if room is None else room
+        limit_drafts(self.decoding)
         computed = None
         try:
             rows = sum(len(chunk.token_ids) for chunk in self.chunks)
@@ -143,8 +142,9 @@ class RaggedStep:
                 with blaming(group.requests):
                     group.drafts = group.drafting.propose(group.requests, others)
                 rows += sum(len(draft.tokens) for draft in group.drafts)
-            if len(self.groups) == 1 and not self.chunks and not any(r.keeper for r in self.decoding):
-                # Scores look at the queries of every layer, so that with a recipe every layer runs.
+            is_plain = not any(r.keeper or r.options.attend for r in self.decoding)
+            if len(self.groups) == 1 and not self.chunks and is_plain:
+                # Scores look at the queries of every layer, and sparse rows are not those of a draft.
                 [group] = self.groups
                 with blaming(group.requests):
                     computed = group.drafting.reuse(group.drafts)
@@ -174,7 +174,7 @@ class RaggedStep:
 
     def _open(self) -> tuple[list[Any], Step]:
         """The requests of the step, and the step."""
-        exact = self.taken[0].ambient.is_exact
+        exact = exactness(self.decoding, self.chunks)
         requests = self._requests()
         try:
             return requests, self.engine.tree.step(requests, owner=self.engine, exact=exact)
@@ -245,6 +245,8 @@ class RaggedStep:
                 hidden=hidden,
                 entry=computed,
                 observer=_together([watch for _, watch in observers]),
+                attend=row_recipes(step, self.decoding, self.chunks),
+                prefill=next((chunk.prefill for chunk in self.chunks), None),
             )
 
     def _observe_cost(self, step: Step, computed: Computed | None, num_decoding: int, seconds: float) -> None:

@@ -27,12 +27,13 @@ if TYPE_CHECKING:
     from hornbeam.engine.options import Options
     from hornbeam.engine.random_key import RandomKey
 
-__all__ = ["SHARED_PREFIX", "RequestState"]
+__all__ = ["SHARED_PREFIX", "UNLIMITED", "RequestState"]
 
 #: A prompt waits for one that goes first if that saves it so many rows.
 SHARED_PREFIX = 16
 
-_UNLIMITED = 1 << 30
+#: Tokens that a draft may have where nothing limits it.
+UNLIMITED = 1 << 30
 _SERIALS = itertools.count()
 
 
@@ -85,7 +86,10 @@ class RequestState:
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
         self.is_paused = False
         self.num_matched = 0  # tokens that the tree held when the branch was opened
-        self.draft_room = _UNLIMITED  # tokens that a draft may have
+        self.goes_on = False  # whether the prompt ends with what it, or another, has written
+        self.draft_room = UNLIMITED  # tokens that a draft may have
+        #: Slots left on the page that it ends on, and the reductions at which they were; for sparse decoding.
+        self.tail = (0, 0)
         self.served_changes = -1  # how often the model had changed when it ended
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
         #: What drafts for it, once that was asked; :meth:`Engine.group_of` says it.
@@ -194,15 +198,16 @@ class RequestState:
                 self.stats.reused_tokens = self.num_matched
 
     def start_after(self, branch: Branch) -> None:
-        """Takes up a branch that holds its whole prompt."""
+        """Takes up a branch that holds its whole prompt, or all but the last token."""
         self._branch, self.stats.reused_tokens = branch, branch.length
+        self.num_matched = -1  # none is looked for
 
     def continued(self, index: int, key: RandomKey, branch: Branch | None) -> Self:
         """A request that goes on from here, with a branch and random numbers of its own. Nothing is copied
         that grows with the text: the output is when it is first added to."""
         child = twin(self)
         child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number, child.serial = key.number, next(_SERIALS)
+        child.number, child.serial, child.tail = key.number, next(_SERIALS), (0, 0)
         child._is_shared = self._is_shared = True
         child._shares_text = self._shares_text = True
         child.stats = twin(self.stats)
@@ -215,7 +220,7 @@ class RequestState:
         """A request that has everything of this one, until :meth:`close_for` closes this one."""
         first: Self = object.__new__(type(self))
         first.__dict__ = self.__dict__
-        self.key = key
+        self.key, self.tail = key, (0, 0)
         return first
 
     def close_for(self, successor: RequestState, reason: BaseException) -> None:
@@ -230,8 +235,8 @@ class RequestState:
     def prolong(self, more: list[int], options: Options) -> None:
         """Begins anew behind the output, with more of the prompt."""
         self.prompt, self.output, self._is_shared = [*self.prompt, *self.output, *more], [], False
-        self.options = options
-        self.pending, self.is_read, self.draft_room = -1, False, _UNLIMITED
+        self.options, self.goes_on = options, not more
+        self.pending, self.is_read, self.draft_room = -1, False, UNLIMITED
         self.logprobs, self.prompt_logprobs = [], [None]
         self.unread.clear()
         self._num_shown = 0
@@ -247,7 +252,7 @@ class RequestState:
     @property
     def can_wait(self) -> bool:
         """Whether it may be read anew later."""
-        return self.keeper is None
+        return self.keeper is None and not (self.output and self.options.reads_sparsely)
 
     def put_off(self, engine: Engine) -> None:
         """Waits until another request has ended, since there is no memory for both."""

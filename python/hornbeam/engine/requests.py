@@ -110,8 +110,9 @@ class Requests(Host):
 
     def reusable(self, request: Request) -> int:
         """How many tokens of a text may come from the cache. A recipe wants to see some queries, and the
-        logits of a prompt come from its rows; a draft source makes do with what is computed."""
-        if not request.ambient.is_exact:
+        logits of a prompt come from its rows; a draft source makes do with what is computed. A prompt that is
+        read sparsely is read whole: its keys shall not depend on what others have left in the cache."""
+        if not request.ambient.is_exact or request.options.prefill is not None:
             return 0
         if request.keeper is None or request.num_reusable == 0:
             return request.num_reusable

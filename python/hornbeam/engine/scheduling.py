@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from hornbeam.engine.attending import aligned
 from hornbeam.engine.request import Request
 from hornbeam.engine.request_state import SHARED_PREFIX
 
@@ -30,6 +31,8 @@ class Chunk:
 
     request: Request
     token_ids: list[int]
+    #: Reads them sparsely, alone in their step; None where they read everything.
+    prefill: Any = None
 
     @property
     def rows_wanted(self) -> range:
@@ -41,6 +44,11 @@ class Chunk:
         """Whether the prompt is complete with them."""
         request = self.request
         return request.branch.length + len(self.token_ids) == request.num_committed
+
+    @property
+    def is_written(self) -> bool:
+        """Whether it is the last token of a text that was written, and no more of the prompt."""
+        return self.request.goes_on and len(self.token_ids) == 1 and self.is_last
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,8 @@ class Chunks:
 
     def __init__(self) -> None:
         self._rows: float | None = None
+        #: Whether the last step was of a sparse chunk, for which those that decode have waited.
+        self.was_alone = False
         self._alone: dict[int, float] = {}  # seconds of steps of decoding alone, by the logarithm of rows
 
     def rows(self, engine: Engine, num_decoding: int) -> int:
@@ -113,6 +123,11 @@ def schedule(engine: Engine, requests: Sequence[Request]) -> Schedule:
         for r in requests
         if r.is_read and r.call not in reading and not (r.keeper is not None and r.keeper.is_awaiting(r))
     ]
+    _share(engine, waiting)
+    if decoding and not engine.chunks.was_alone and (alone := _alone(engine, waiting)) is not None:
+        engine.chunks.was_alone = True
+        return Schedule([], [alone], waiting, ended)
+    engine.chunks.was_alone = False
     if not decoding:
         return Schedule([], _chunks(engine, waiting, SHARED_PREFILL_ROWS, engine.dense_rows), waiting, ended)
     room = engine.chunks.rows(engine, len(decoding))
@@ -131,26 +146,75 @@ def _chunks(engine: Engine, waiting: Sequence[Request], room: int, dense_rows: i
     since torch's dense attention serves it best."""
     chunks: list[Chunk] = []
     for request in waiting:
-        if request.is_put_off(engine):
+        if request.is_put_off(engine) or _twin(engine, request, waiting) is not None:
             continue
         reusable = engine.reusable(request)
-        request.open(engine.tree, reusable)
+        request.open(engine.tree, aligned(engine.tree, request, reusable))
         is_fresh = request.branch.length == request.num_matched
         shared = max((_shared(request.prompt, chunk.request.prompt) for chunk in chunks), default=0)
         if is_fresh and min(shared, reusable) - request.branch.length >= SHARED_PREFIX:
             request.close()  # matched again in the next step, when the tree holds what it shares
             continue
         rest = request.committed[request.branch.length :]
-        is_alone = dense_rows is not None and len(rest) >= dense_rows
+        if is_sparse := _is_sparse(request):
+            if dense_rows is None:
+                continue  # it has a step of its own
+            rest = rest[:-1]
+        is_alone = is_sparse or (dense_rows is not None and len(rest) >= dense_rows)
         if chunks and (is_alone or (dense_rows is not None and len(rest) > room)):
             if is_fresh:
                 request.close()  # matched again when its turn comes, against a fuller tree
             break
-        chunks.append(Chunk(request, rest[: engine.prefill_rows if is_alone else room]))
+        prefill = request.options.prefill if is_sparse else None
+        chunks.append(Chunk(request, rest[: engine.prefill_rows if is_alone else room], prefill))
         room -= len(chunks[-1].token_ids)
         if is_alone or room <= 0:
             break
     return chunks
+
+
+def _is_sparse(request: Request) -> bool:
+    """Whether the next rows of a prompt are read sparsely. Its last token is not, since it may be the first
+    row of several texts."""
+    return request.options.prefill is not None and request.branch.length < request.num_committed - 1
+
+
+def _alone(engine: Engine, waiting: Sequence[Request]) -> Chunk | None:
+    """The next sparse chunk, which has a step of its own: what it reads shall not depend on who else is under
+    way, so that it is as long as it would be without them."""
+    wanted = [request for request in waiting if request.options.prefill is not None]
+    chunks = _chunks(engine, wanted, 1, engine.dense_rows)
+    return chunks[0] if chunks and chunks[0].prefill is not None else None
+
+
+def _twin(engine: Engine, request: Request, waiting: Sequence[Request]) -> Request | None:
+    """The request before this one that reads the same prompt sparsely, for which it waits."""
+    if not _is_shareable(request) or not (request.is_closed or request.branch.length == 0):
+        return None
+    for other in waiting:
+        if other is request:
+            break
+        is_same = other.options.prefill == request.options.prefill and other.prompt == request.prompt
+        if _is_shareable(other) and is_same and not other.is_put_off(engine):
+            return other
+    return None
+
+
+def _is_shareable(request: Request) -> bool:
+    """Whether what is read of its prompt depends on the prompt alone, and nobody looks at it meanwhile."""
+    options = request.options
+    return options.prefill is not None and not (options.echo or request.keeper or request.output)
+
+
+def _share(engine: Engine, waiting: Sequence[Request]) -> None:
+    """Those that wait for the same prompt take up what was read of it, which is all but its last token."""
+    for request in waiting:
+        other = _twin(engine, request, waiting)
+        if other is None or other.is_closed or other.branch.length != other.num_committed - 1:
+            continue
+        if 0 < other.branch.length == request.num_committed - 1:
+            request.close()
+            request.start_after(other.branch.fork())
 
 
 def _shared(a: list[int], b: list[int]) -> int:

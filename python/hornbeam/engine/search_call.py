@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.attend.recipe import prefill_of, recipe_of
 from hornbeam.engine.beam_searching import BeamSearching
 from hornbeam.engine.durable import Begun, begin, go_on
 from hornbeam.engine.face import EngineFace
@@ -32,9 +33,7 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
     Raises:
         ArgumentError: one of them is not of its kind.
     """
-    for name in ("prefill", "attend"):
-        if (refused := given.pop(name)) is not None:
-            raise ArgumentError(f"{name} is {refused!r}, expected None: a search does not have it yet")
+    given |= {"attend": recipe_of(given["attend"]), "prefill": prefill_of(given["prefill"])}
     resume, checkpoint = given.pop("resume"), given.pop("checkpoint")
     begun = Begun.of(
         resume, checkpoint, prompt, given["recipe"], given["step"], given["budget"], given["seed"]
@@ -42,7 +41,7 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
     prompt, recipe, step, budget = begun.prompt, begun.recipe, begun.step, begun.budget
     given |= {"recipe": recipe, "step": step, "budget": budget, "seed": begun.seed}
     if resume is not None or checkpoint is not None:
-        _check_durable(recipe, given["keep"])
+        _check_durable(recipe, given)
     if not isinstance(recipe, (Policy, TokenPolicy)):
         raise ArgumentError(
             f"recipe is {recipe!r}, expected a policy of hornbeam.search such as hb.recipes.rebase(width=16)"
@@ -70,12 +69,18 @@ def search(engine: Engine, prompt: Any, **given: Any) -> SearchResult:
     return searching.run()
 
 
-def _check_durable(recipe: Any, keep: Any) -> None:
-    if keep is not None:
+def _check_durable(recipe: Any, given: dict[str, Any]) -> None:
+    if given["keep"] is not None:
         raise ArgumentError(
             "keep is given beside checkpoint or resume, expected one of them: what a cache has let go cannot "
             "be computed again"
         )
+    for name in ("attend", "prefill"):
+        if given[name] is not None:
+            raise ArgumentError(
+                f"{name} is given beside checkpoint or resume, expected one of them: a search that is "
+                "gone on with reads its texts anew, and keys of sparse reads come out otherwise then"
+            )
     if isinstance(recipe, TokenPolicy):
         raise ArgumentError(
             f"recipe is {recipe!r}, expected one over steps with checkpoint or resume: nothing is saved of a "
@@ -95,11 +100,12 @@ def _over_steps(engine: Engine, prompt: Any, **given: Any) -> Searching:
         )
     prompt_ids, is_listed = _one_prompt(engine, prompt)
     if ValueTraits.of(given["value"]).needs_hidden:
-        if given["keep"] is not None:
-            raise ArgumentError(
-                "keep is given beside a value that needs hidden states, expected one of them: what is read "
-                "for the value would count as written"
-            )
+        for name in ("keep", "attend", "prefill"):
+            if given[name] is not None:
+                raise ArgumentError(
+                    f"{name} is given beside a value that needs hidden states, expected one of them: what is "
+                    "read for the value would count as written"
+                )
         if len(prompt_ids) >= engine.max_positions:
             raise ArgumentError(
                 f"prompt has {len(prompt_ids)} tokens, expected less than the model's {engine.max_positions} "
@@ -128,9 +134,10 @@ def _over_tokens(
                 f"{name} is {given[name]!r}, expected it to be left out: {type(recipe).__name__} searches "
                 "over tokens, and scores them by their log-probabilities"
             )
+    options = {name: given[name] for name in ("attend", "prefill")}
     processor = given["logits_processor"]
     prompt_ids, _ = _one_prompt(engine, prompt)
-    return BeamSearching(engine, prompt_ids, recipe, budget, select, processor).run()
+    return BeamSearching(engine, prompt_ids, recipe, budget, select, processor, options).run()
 
 
 def _one_prompt(engine: Engine, prompt: Any) -> tuple[list[int], bool]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hornbeam.attend import Recipe as AttendRecipe
 from hornbeam.engine.face import EngineFace
 from hornbeam.engine.options import DEFAULT_DRAFT
 from hornbeam.engine.search_call import search
@@ -36,8 +37,8 @@ class SearchFace(EngineFace):
         logits_processor: Any = None,
         checkpoint: str | os.PathLike[str] | None = None,
         resume: str | os.PathLike[str] | None = None,
-        prefill: None = None,
-        attend: None = None,
+        attend: AttendRecipe | str | None = None,
+        prefill: Any = None,
     ) -> SearchResult:
         """Writes several continuations step by step, and goes on from those that are worth it.
 
@@ -69,7 +70,9 @@ class SearchFace(EngineFace):
                 with whatever ends the process.
             resume: such a folder, whose search is gone on with, and written into it. What is code
                 (``value``, ``finish``, ``select``) is given again, as is a recipe of your own.
-            prefill, attend: refused by name if given: a search does not have them yet.
+            attend: as in :meth:`hornbeam.LM.generate`. What a step goes on from is held, so that a budget of
+                bytes has fewer children, as with ``keep``; goes with no ``checkpoint``.
+            prefill: as in :meth:`hornbeam.LM.generate`, of the prompt, which is read once; likewise.
 
         Returns:
             A :class:`hornbeam.search.SearchResult`, at whatever point the search ended.
@@ -96,6 +99,6 @@ class SearchFace(EngineFace):
             checkpoint=checkpoint,
             resume=resume,
             keep=keep,
-            prefill=prefill,
             attend=attend,
+            prefill=prefill,
         )

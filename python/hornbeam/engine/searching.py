@@ -58,6 +58,7 @@ class Searching:
         seed: of everything random.
         draft: of every path.
         keep: of every path; a step goes on from what its leaf has kept.
+        attend, prefill: of every path; what a step goes on from is held, since reading it anew is other keys.
         select: chooses among the finished paths.
         logits_processor: of every path, its answer depends on its arguments alone.
         watch: is told after each round where the search stands.
@@ -78,6 +79,8 @@ class Searching:
     logits_processor: Any = None
     watch: Watch | None = None
     said: Any = None
+    attend: Any = None
+    prefill: Any = None
     tree: SearchTree = field(default_factory=SearchTree)
     history: SearchHistory = field(default_factory=SearchHistory)
     last: Round | None = None  # the last that is whole
@@ -96,18 +99,21 @@ class Searching:
         root = Path(0, None, "", [], [], 0, self.prompt)
         self.tree.paths[0] = root
         self._needs_hidden = ValueTraits.of(self.value).needs_hidden
+        self._is_held = any(part is not None for part in (self.keep, self.attend, self.prefill))
         limit = self.budget.limits()[KINDS.index("kv_bytes")]
         self.spending = SearchSpending(
             self.ledger,
             self._memory,
             self.step,
             limit,
-            is_reducing=self.keep is not None,
+            is_reducing=self._is_held,
             more=int(self._needs_hidden),
         )
         self._options: Options = self.engine.options_of(
             draft=self.draft,
             keep=self.keep,
+            attend=self.attend,
+            prefill=self.prefill,
             logits_processor=self.logits_processor,
             temperature=self.policy.temperature,
             top_p=self.policy.top_p,
@@ -281,10 +287,10 @@ class Searching:
 
     def _write(self, wave: Sequence[Child], each: int) -> Stop | None:
         """Writes some children of a round, of at most ``each`` tokens."""
-        if self.keep is None:
+        if not self._is_held:
             self._memory.drop_outdated()
         reserved = sum(self.spending.child_bytes(leaf, each) for _, leaf in wave)
-        if self.keep is None:
+        if not self._is_held:
             anew = [leaf for _, leaf in wave if leaf.node not in self._memory]
             reserved += sum(map(self._memory.path_bytes, anew))
         if not self.ledger.reserve(kv_bytes=reserved):

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.model.layers import Tap
     from hornbeam.model.shape import ModelShape
+    from hornbeam.model.sparse import SparseChunk, SparseRows
 
 __all__ = [
     "ATTENTION_NAME",
@@ -119,8 +120,12 @@ class PagedAttention:
         *,
         is_dense: bool = False,
         observer: Observer | None = None,
+        sparse_rows: SparseRows | None = None,
+        sparse_chunk: SparseChunk | None = None,
     ) -> None:
         self.observer = observer
+        self.sparse_rows = sparse_rows
+        self.sparse_chunk = sparse_chunk
         self.tree = tree
         self.chunks = tree.chunks
         self.layer_map = tree.layer_map
@@ -163,11 +168,16 @@ class PagedAttention:
         window = options.get("sliding_window")
         soft_cap = options.get("softcap")
         sinks = options.get("s_aux")
+        scale, heads = options.get("scaling"), self.num_kv_heads
         plain = soft_cap is None and sinks is None and (window is None or window >= self.num_rows)
+        if plain and self.rounds and (self.dense or self.sparse_chunk is not None):
+            key = key.to(self.tree.dtype).to(query.dtype)
+            value = value.to(self.tree.dtype).to(query.dtype)
+        if plain and self.sparse_chunk is not None:
+            found = self.sparse_chunk.attention(index, layer, query[0], key[0], value[0], scale)
+            if found is not None:
+                return found.unsqueeze(0)
         if self.dense and plain:
-            if self.rounds:
-                key = key.to(self.tree.dtype).to(query.dtype)
-                value = value.to(self.tree.dtype).to(query.dtype)
             # To ask a device would be to wait for it; there a masked score is set, not added to.
             on_cpu = query.device.type == "cpu"
             if not on_cpu or _is_finite(key):
@@ -175,14 +185,13 @@ class PagedAttention:
                 if not on_cpu or not _is_finite(value):
                     value, beside = _without_infinities(value)
                 out = torch.nn.functional.scaled_dot_product_attention(
-                    query, key, value, is_causal=True, scale=options.get("scaling"), enable_gqa=True
+                    query, key, value, is_causal=True, scale=scale, enable_gqa=True
                 )
                 if beside is not None:
                     out = out + beside.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
                 return out.transpose(1, 2).contiguous()
         rows = query.squeeze(0).transpose(0, 1)
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
-        scale, heads = options.get("scaling"), self.num_kv_heads
         if sinks is not None:
             sinks = sinks.detach().float().contiguous()
         if self.on_device:
@@ -200,9 +209,14 @@ class PagedAttention:
             )
         else:
             plan: Plan = self.plan  # type: ignore[assignment]
-            _native.tree_attention(
-                rows, self.chunks, plan, out, None, layer, heads, scale, window, soft_cap, sinks
-            )
+            asked = (rows, self.chunks, plan, out, None, layer, heads, scale, window, soft_cap, sinks)
+            chosen = None
+            if self.sparse_rows is not None:
+                chosen = self.sparse_rows.selection(index, layer, rows, scale)
+            if chosen is None:
+                _native.tree_attention(*asked)
+            else:
+                _native.tree_attention(*asked, selection=chosen)
         return out.unsqueeze(0)
 
 

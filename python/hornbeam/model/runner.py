@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hornbeam import cuda
+from hornbeam.errors import ArgumentError
 from hornbeam.model import attention as paged_attention
 from hornbeam.model.attention import (
     ATTENTION_NAME,
@@ -29,6 +30,7 @@ from hornbeam.model.layers import Computed, DecoderLayers, Tap
 from hornbeam.model.linear import use_native_linear
 from hornbeam.model.shadow import Shadow
 from hornbeam.model.shape import ModelShape, Probe, refuse_by_config, shape_of
+from hornbeam.model.sparse import RowRecipe, SparseChunk, SparsePrefill, SparseRows
 from hornbeam.model.state import Change, ModelState
 from hornbeam.model.unwrap import unwrapped
 
@@ -45,10 +47,14 @@ class Output:
 
     ``logits``: ``[rows asked for, vocabulary]``, in the order asked for. ``hidden``: ``None``, or the
     hidden states ``[num_rows, hidden]`` after the embedding and after each layer, in row order.
+    ``keys_read`` of ``keys``: what a pass with sparse rows read of the keys before it, see
+    :class:`~hornbeam.model.sparse.SparseRows`; 0 of 0 for others.
     """
 
     logits: torch.Tensor
     hidden: tuple[torch.Tensor, ...] | None
+    keys_read: int = 0
+    keys: int = 0
 
 
 class Runner:
@@ -155,6 +161,8 @@ class Runner:
         tap: Tap | None = None,
         entry: Computed | None = None,
         observer: Observer | None = None,
+        attend: Sequence[RowRecipe] = (),
+        prefill: SparsePrefill | None = None,
     ) -> Output:
         """Runs the rows of an open step; their keys and values are in the pages afterwards.
 
@@ -165,17 +173,36 @@ class Runner:
         On a device, returns before that: what reads the outputs waits. ``logits_rows`` names the rows
         whose logits are wanted, in the order wanted; ``None`` means all.
         ``observer`` sees every layer's queries, once its keys are in the pages.
+        ``attend``: intervals of rows that read a part of their keys only, with their recipes; ``prefill``
+        reads the one chain of the step sparsely. Both on the CPU alone.
         The caller commits or rolls back.
+
+        Raises:
+            ArgumentError: the intervals of ``attend`` are none of the rows, ``prefill`` is given for more
+                than one chain, or one of them with pages on a device.
         """
         inputs = [step.host_token_ids, step.host_positions]
         if logits_rows is not None:
             inputs.append(torch.as_tensor(logits_rows, dtype=torch.int64))
         token_ids, positions, *rows = cuda.upload(inputs, self.shape.device)
         plan: Plan | cuda.DevicePlan = step.plan
+        sparse_rows = SparseRows(tree, step.plan, self.shape, attend) if attend else None
+        sparse_chunk = None if prefill is None else SparseChunk(tree, step, self.shape, prefill)
         if cuda.is_on_device(tree.chunks[0]):
+            if attend or prefill is not None:
+                name = "attend" if attend else "prefill"
+                raise ArgumentError(f"{name} is given for pages on a device, expected pages on the CPU")
             heads, kv_heads = self.shape.num_heads, self.shape.num_kv_heads
             plan = cuda.DevicePlan(step.plan, tree.chunks, num_heads=heads, num_kv_heads=kv_heads)
-        attention = PagedAttention(tree, self.shape, plan, is_dense=step.is_dense, observer=observer)
+        attention = PagedAttention(
+            tree,
+            self.shape,
+            plan,
+            is_dense=step.is_dense,
+            observer=observer,
+            sparse_rows=sparse_rows,
+            sparse_chunk=sparse_chunk,
+        )
         attention.tap = tap
         with self.lock, torch.inference_mode():
             self._begin()
@@ -193,7 +220,9 @@ class Runner:
         states = None
         if hidden:
             states = tuple(state[0] for state in result.hidden_states)
-        return Output(result.logits[0], states)
+        if sparse_rows is None:
+            return Output(result.logits[0], states)
+        return Output(result.logits[0], states, sparse_rows.keys_read, sparse_rows.keys)
 
     def logits_over(
         self,

@@ -29,7 +29,9 @@ HARMLESS_TENSORS = {"position_ids", "cache_position"}
 class ModelShape:
     """What the prefix tree and the driver need to know of a model, as its own forward pass showed it.
 
-    ``scale`` is what attention multiplies scores by.
+    ``scale`` is what attention multiplies scores by. ``full_layers`` are those whose rows see every key
+    before
+    them: they have no window, or one as long as the context.
     """
 
     num_layers: int
@@ -41,6 +43,7 @@ class ModelShape:
     max_positions: int
     dtype: torch.dtype
     device: torch.device
+    full_layers: frozenset[int]
 
 
 class Probe:
@@ -48,7 +51,7 @@ class Probe:
 
     def __init__(self) -> None:
         self.layers: dict[int, tuple[int, int, int]] = {}
-        self.windowed: set[int] = set()
+        self.windows: dict[int, int] = {}
         self.scale: float | None = None
 
     def __call__(
@@ -84,8 +87,8 @@ class Probe:
         if query.shape[2] != key.shape[2]:
             raise UnsupportedModel(f"layer {layer} reads {key.shape[2]} keys for {query.shape[2]} rows")
         self.layers[layer] = (query.shape[1], key.shape[1], key.shape[3])
-        if options.get("sliding_window") is not None:
-            self.windowed.add(layer)
+        if (window := options.get("sliding_window")) is not None:
+            self.windows[layer] = int(window)
         self.scale = options.get("scaling")
         groups = query.shape[1] // key.shape[1]
         return value.repeat_interleave(groups, dim=1).transpose(1, 2).contiguous()
@@ -163,6 +166,8 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
         raise UnsupportedModel(f"{name}: head size is {head_dim}, expected at most {MOST_HEAD_DIM}")
     refuse_mixed_rows(model, logits, logits_of)
     refuse_counted_positions(model, logits_of)
+    max_positions = _max_positions(text)
+    full = (layer for layer in probe.layers if probe.windows.get(layer, max_positions) >= max_positions)
     return ModelShape(
         num_layers=num_layers,
         num_heads=num_heads,
@@ -170,9 +175,10 @@ def shape_of(model: Any, run: Callable[[torch.Tensor, torch.Tensor, Attention], 
         head_dim=head_dim,
         scale=head_dim**-0.5 if probe.scale is None else float(probe.scale),
         vocab_size=logits.shape[1],
-        max_positions=_max_positions(text),
+        max_positions=max_positions,
         dtype=parameter.dtype,
         device=parameter.device,
+        full_layers=frozenset(full),
     )
 
 
@@ -189,7 +195,7 @@ def _refuse_lost_windows(model: Any, text: Any, probe: Probe) -> None:
         except (OSError, TypeError, KeyError):  # defined where no file is, as in a notebook
             return
         sliding = set(probe.layers) if "create_sliding_window_causal_mask" in source else set()
-    if lost := sorted(sliding & probe.layers.keys() - probe.windowed):
+    if lost := sorted(sliding & probe.layers.keys() - probe.windows.keys()):
         raise UnsupportedModel(
             f"{type(model).__name__}: layers {lost} have a window of {window} in their masks and do not hand "
             "it to their attention, and pages take no masks"

@@ -1,6 +1,7 @@
 """Operations on flat arrays, usable without a tree and without a model."""
 
 from hornbeam.ops.attention import tree_attention
+from hornbeam.ops.block_sparse import block_sparse_attention
 from hornbeam.ops.linear import linear
 from hornbeam.ops.mass import MASS_ONE, attention_mass, mass_columns
 from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
@@ -20,6 +21,7 @@ __all__ = [
     "Reads",
     "Verified",
     "attention_mass",
+    "block_sparse_attention",
     "block_topk",
     "condense_pages",
     "gather_rows",

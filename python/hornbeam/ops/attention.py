@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native, cuda
+from hornbeam.errors import ArgumentError
 
 if TYPE_CHECKING:
-    from hornbeam._native import Plan
+    from hornbeam._native import Plan, Selection
 
 __all__ = ["tree_attention"]
 
@@ -24,6 +25,7 @@ def tree_attention(
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
+    selection: "Selection | None" = None,
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
@@ -46,6 +48,8 @@ def tree_attention(
         window: a key is visible iff `row position - key position < window`.
         soft_cap: scores become `soft_cap * tanh(score / soft_cap)` (Gemma 2).
         sinks: float32 `[num_heads]`, a learned logit that takes part in the denominator alone (gpt-oss).
+        selection: what of the prefix reads is read, and by whom (``_native.select_pages``); None for all.
+            Keys that are not selected are not touched. A selection of everything changes no bit.
         out: takes the result: shape of `q`, any of the three dtypes, rows that do not overlap, in memory that
             no other argument shares.
         lse: float32 `[num_rows, num_heads]`, takes the logarithm of the softmax denominators, sinks included.
@@ -55,12 +59,15 @@ def tree_attention(
 
     Raises:
         ShapeError: a tensor's shape, dtype, stride or device differs from what the plan and the pool need.
-        ArgumentError: a value outside of its range, a plan that names slots outside of the pool, or an output
-            that may not be written (see ``docs/arrays.md``).
+        ArgumentError: a value outside of its range, a plan that names slots outside of the pool, an output
+            that may not be written (see ``docs/arrays.md``), a selection of another plan, or one for tensors
+            on a device.
     """
     if out is None:
         out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     if cuda.is_on_device(q):
+        if selection is not None:
+            raise ArgumentError("selection is given, expected None: selected pages run on the CPU only yet")
         cuda.tree_attention(
             q,
             chunks,
@@ -75,7 +82,6 @@ def tree_attention(
             lse=lse,
         )
         return out
-    _native.tree_attention(
-        q, chunks, cast("Plan", plan), out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks
-    )
+    options = (layer, num_kv_heads, scale, window, soft_cap, sinks)
+    _native.tree_attention(q, chunks, cast("Plan", plan), out, lse, *options, selection=selection)
     return out

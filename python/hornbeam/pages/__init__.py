@@ -22,7 +22,7 @@ def render(name: str, data: Any) -> str:
     """The page of this name with its data, as the text of one file.
 
     Args:
-        name: ``"trace"``, ``"search"`` or ``"keep"``.
+        name: ``"trace"``, ``"search"``, ``"keep"`` or ``"attend"``.
         data: what its scripts read: plain values, any text in them.
 
     Returns:

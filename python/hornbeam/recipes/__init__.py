@@ -1,6 +1,8 @@
-"""Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.keep` for the KV
-cache, :mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
+"""Published methods, one function each, with the paper's defaults: :mod:`~hornbeam.recipes.attend` for sparse
+decoding, :mod:`~hornbeam.recipes.keep` for the KV cache, :mod:`~hornbeam.recipes.prefill` for sparse prompts,
+:mod:`~hornbeam.recipes.search` for search, :mod:`~hornbeam.recipes.spec` for speculation."""
 
+from hornbeam.recipes.attend import inf_llm, quest, twilight, window
 from hornbeam.recipes.keep import (
     ada_kv,
     ems,
@@ -19,6 +21,7 @@ from hornbeam.recipes.keep import (
     window_kv,
     zip_cache,
 )
+from hornbeam.recipes.prefill import flex_prefill, minference
 from hornbeam.recipes.search import (
     a_star,
     beam,
@@ -56,17 +59,21 @@ __all__ = [
     "ems",
     "ets",
     "expected_attention",
+    "flex_prefill",
     "h2o",
+    "inf_llm",
     "int8",
     "key_diff",
     "kivi",
     "knorm",
     "layer_skip",
     "medusa_typical",
+    "minference",
     "particle_filter",
     "prefix_kv",
     "prompt_lookup",
     "pyramid_kv",
+    "quest",
     "rebase",
     "rsd_c",
     "rsd_s",
@@ -79,6 +86,8 @@ __all__ = [
     "suffix_decoding",
     "token_recycling",
     "tova",
+    "twilight",
+    "window",
     "window_kv",
     "zip_cache",
 ]

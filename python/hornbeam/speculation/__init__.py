@@ -17,6 +17,7 @@ from hornbeam.speculation.draft.feature_head import FeatureHead
 from hornbeam.speculation.draft.layer_skip import LayerSkip
 from hornbeam.speculation.draft.ngram import NGram
 from hornbeam.speculation.draft.small_model import SmallModel
+from hornbeam.speculation.draft.sparse_self import SparseSelf
 from hornbeam.speculation.draft.suffix import Suffix
 from hornbeam.speculation.draft.token_recycling import TokenRecycling
 from hornbeam.speculation.draft.union import Union, UnionMemory
@@ -63,6 +64,7 @@ __all__ = [
     "Run",
     "Signals",
     "SmallModel",
+    "SparseSelf",
     "Stop",
     "StopRule",
     "Suffix",

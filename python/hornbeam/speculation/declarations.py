@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ProposerTraits",
     "StopTraits",
+    "depends_on_length",
     "fork_of",
     "is_draft",
     "is_self_paced",
@@ -69,6 +70,11 @@ def lms_of(draft: Any) -> tuple[HasEngine, ...]:
 def is_self_paced(draft: Any) -> bool:
     """Whether a draft source decides by itself where it is worth its seconds."""
     return bool(getattr(draft, "is_self_paced", False))
+
+
+def depends_on_length(draft: Any) -> bool:
+    """Whether what a draft source takes, beside what a step takes, depends on the length of the text."""
+    return bool(getattr(draft, "depends_on_length", False))
 
 
 def law_of(source: Any) -> Law:

@@ -8,7 +8,7 @@
 //! 4. [`mod@plan`]: from an open step of a tree to its plan
 //! 5. [`ops`]: attention, verification, warping: stateless, on flat arrays; they know layer 1 alone
 //! 6. [`allocate`]: how much each candidate gets, on flat arrays; it stands on operations alone
-//! 7. [`spec`], [`keep`], [`search`]: policies of drafting, of eviction and of search; they know layers 1, 5 and 6
+//! 7. [`spec`], [`keep`], [`attend`], [`search`]: policies of drafting, of eviction, of sparse reads and of search; they know layers 1, 5 and 6
 #![deny(unsafe_code)]
 
 /// The modules of a family, a method a file, and `ALL`: what each declares as `METHOD`. A method is added by
@@ -23,6 +23,7 @@ macro_rules! methods {
 }
 
 pub mod allocate;
+pub mod attend;
 pub mod error;
 pub mod format;
 pub mod keep;

@@ -2,6 +2,7 @@
 //! host's own pool: inside a torch process a second pool beside torch's spinning workers was
 //! measured 2 to 8 times slower than torch's.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 /// Locks, also where a panic of an earlier holder left the lock poisoned. The holder's call has ended with
@@ -66,4 +67,18 @@ impl Parallel for Rayon {
             None => Serial.run(num_tasks, task),
         }
     }
+}
+
+/// Runs tasks in any order on all threads, each thread taking the next one when it is free.
+pub(crate) fn dynamic(pool: &dyn Parallel, num_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
+    let next = AtomicUsize::new(0);
+    pool.run(pool.num_threads().min(num_tasks), &|_| {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            if index >= num_tasks {
+                return;
+            }
+            task(index);
+        }
+    });
 }

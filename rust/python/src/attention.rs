@@ -2,6 +2,7 @@
 
 use hornbeam_core::format::PageLayout;
 use hornbeam_core::format::plan::Plan;
+use hornbeam_core::format::selection::Selection;
 use hornbeam_core::format::{Dtype, Element};
 use hornbeam_core::ops::attention::{self, AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
 use hornbeam_core::simd::Isa;
@@ -9,6 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyList;
 use smallvec::SmallVec;
 
+use crate::attend::PySelection;
 use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
@@ -57,7 +59,7 @@ const DETACH_WORK: f64 = (1 << 18) as f64;
 
 /// Attention over pages. See `hornbeam.ops.tree_attention`.
 #[pyfunction]
-#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None))]
+#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None, selection=None))]
 fn tree_attention(
     py: Python<'_>,
     q: &Bound<'_, PyAny>,
@@ -72,9 +74,11 @@ fn tree_attention(
     soft_cap: Option<f32>,
     sinks: Option<&Bound<'_, PyAny>>,
     isa: Option<&str>,
+    selection: Option<&Bound<'_, PySelection>>,
 ) -> PyResult<()> {
     let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
     let chunks = describe(py, chunks, plan.get())?;
+    let selection = selection.map(|selection| selection.get().of(py, plan.get())).transpose()?;
     let plan: &Plan = &plan.get().plan;
     let layout = chunks.layout;
     q.expect_shape(py, &[Some(plan.num_rows()), None, Some(layout.head_dim)])?;
@@ -119,7 +123,7 @@ fn tree_attention(
         }
     };
     let out = Output { data, row_stride: out_strides.0, head_stride: out_strides.1, lse };
-    let call = Call { py, isa, queries, layout: &layout, plan, params: &params, out };
+    let call = Call { py, isa, queries, layout: &layout, plan, params: &params, selection, out };
     match layout.dtype {
         Dtype::F32 => call.run(&chunks.views::<f32>(py)?, Pages::F32, all()),
         Dtype::Bf16 => call.run(&chunks.views::<half::bf16>(py)?, Pages::Bf16, all()),
@@ -134,6 +138,7 @@ struct Call<'a, 'py> {
     layout: &'a PageLayout,
     plan: &'a Plan,
     params: &'a AttentionParams<'a>,
+    selection: Option<&'a Selection>,
     out: Output<'a>,
 }
 
@@ -144,11 +149,12 @@ impl Call<'_, '_> {
         pages: impl FnOnce(&'c [&'c [E]]) -> Pages<'c>,
         tensors: impl Iterator<Item = &'c Tensor>,
     ) -> PyResult<()> {
-        let Self { py, isa, queries, layout, plan, params, out } = self;
+        let Self { py, isa, queries, layout, plan, params, selection, out } = self;
         let pages = pages(chunks);
         let keys: f64 =
             plan.reads.iter().map(|r| f64::from(r.num_keys) * f64::from(r.row_end - r.row_begin)).sum();
-        let run = || attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, out);
+        let run =
+            || attention::tree_attention(isa, &Host, queries, pages, layout, plan, params, selection, out);
         if keys * (params.num_heads * layout.head_dim) as f64 >= DETACH_WORK {
             return detached_on(py, tensors, run);
         }

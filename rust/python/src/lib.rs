@@ -1,7 +1,9 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod attend;
 mod attention;
 mod attention_mass;
+mod block_sparse;
 mod build;
 mod corpus;
 mod cuda;
@@ -30,8 +32,10 @@ use pyo3::prelude::*;
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    attend::register(m)?;
     attention::register(m)?;
     attention_mass::register(m)?;
+    block_sparse::register(m)?;
     build::register(m)?;
     corpus::register(m)?;
     cuda::register(m)?;

@@ -22,6 +22,10 @@ CHEAP = 0.005
 EXPLORATION = 0.005
 # A draft that took longer than so many others was interrupted.
 INTERRUPTED = 4.0
+# Steps that a source whose price depends on the length of the text is not asked in at a new length: what a
+# token
+# takes without it is measured there, of which the curve keeps sixteen and believes the median.
+PLAIN_STEPS = 9
 
 
 @dataclass
@@ -56,18 +60,30 @@ class Payoff:
     num_booked: int = 0
     overall: Account = field(default_factory=Account)
     accounts: dict[Hashable, Account] = field(default_factory=dict)
+    #: Steps in which it is not asked, so that others are measured.
+    plain_steps: int = 0
+    #: Seconds that an ask can save at most; not known for a source whose books are of all lengths.
+    most: float = float("inf")
+
+    @classmethod
+    def of_a_length(cls) -> Payoff:
+        """Of texts of about one length, for a source whose price depends on it."""
+        return cls(plain_steps=PLAIN_STEPS)
 
     def gain(self, kind: Hashable) -> float:
         """Seconds that an ask in a step of this kind is expected to save beyond its own; infinite before
         the first."""
         if self.seconds is None:
             return float("inf")
-        prior = self.overall.mean(OPTIMISM * self.seconds)
+        prior = self.overall.mean(min(OPTIMISM * self.seconds, self.most))
         return self.accounts.setdefault(kind, Account()).mean(prior) - self.seconds
 
     def is_due(self, kind: Hashable, token_seconds: float | None) -> bool:
         """Whether to ask now. ``token_seconds`` is what a token takes without drafts; before that is known
         every source is asked."""
+        if self.plain_steps > 0:
+            self.plain_steps -= 1
+            return False
         if token_seconds is None or self.seconds is None or self.seconds <= CHEAP * token_seconds:
             return True
         gain = self.gain(kind)

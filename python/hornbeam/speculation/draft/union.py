@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 
 from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
-from hornbeam.speculation.declarations import lms_of
+from hornbeam.speculation.declarations import depends_on_length, lms_of
 from hornbeam.speculation.draft.merged_tree import CONFIDENCES, Chances, Tree, cut
 from hornbeam.speculation.draft.payoff import Payoff
 from hornbeam.speculation.protocols import Ask, Drafted, Law, Others, Outcome, Run
@@ -83,6 +83,8 @@ class UnionMemory:
     def __init__(self, num_sources: int) -> None:
         self.chances = Chances()
         self.payoffs = [Payoff() for _ in range(num_sources)]
+        #: Of sources whose price depends on the length of the text, by the octave of it.
+        self.by_length: dict[tuple[int, int], Payoff] = {}
 
 
 @dataclass
@@ -103,11 +105,20 @@ class Last:
         return tree
 
 
+class Kind(NamedTuple):
+    """What tells one step from another for a source: how sure the guesses of cheaper ones are, how large the
+    batch is, and the octave of the text's length, or 0 where the source does not depend on it."""
+
+    strength: int
+    batch: int
+    octave: int
+
+
 @dataclass
 class Asked:
     """A source in one step: the kinds of the sequences that it was asked for, and what that took."""
 
-    kinds: dict[int, Hashable] = field(default_factory=dict)
+    kinds: dict[int, Kind] = field(default_factory=dict)
     seconds: float = 0.0
     #: Whether the seconds are those of an ordinary draft: something was wanted, and nothing had to be
     #: caught up with.
@@ -125,7 +136,8 @@ class UnionProposer:
         self.hidden_layers = tuple(layers)
         self._columns = [[layers.index(layer) for layer in s.hidden_layers] for s in self.sources]
         memory = run.target.union_memories.setdefault(repr(settings), UnionMemory(len(self.sources)))
-        self._chances, self._payoffs = memory.chances, memory.payoffs
+        self._chances, self._payoffs, self._by_length = memory.chances, memory.payoffs, memory.by_length
+        self._depends_on_length = [depends_on_length(draft) for draft in settings.drafts]
         self._last: dict[int, Last] = {}
         self._asked: dict[int, Asked] = {}
         # Of each source and sequence: what it would have saved, had it caught up with the text.
@@ -133,7 +145,7 @@ class UnionProposer:
         # Sequences of the step, those of others included, and what else it computes for others.
         self._num_sequences, self._other_rows = 0, 0
         # Whether the only source is to be asked for a sequence, if that was settled for an outline.
-        self._settled: dict[int, Hashable | None] = {}
+        self._settled: dict[int, Kind | None] = {}
         # A draft that goes on into the verification is one for all sequences of a step.
         self._is_whole = [source.reuse is not None for source in self.sources]
         # A single source may offer all that it would offer without a union.
@@ -172,7 +184,7 @@ class UnionProposer:
         outline = self.sources[0].outline
         assert outline is not None, "the source has no outlines"
         num_sequences = 1 + ask.others.sequences
-        kind = self._kind([], num_sequences)
+        kind = self._kind(0, [], num_sequences, ask.position)
         if self._settled and self._is_whole[0]:
             is_due = next(iter(self._settled.values())) is not None
         else:
@@ -207,10 +219,10 @@ class UnionProposer:
 
     def _group(
         self, number: int, asks: Sequence[Ask], proposals: dict[int, list[tuple[int, Drafted]]]
-    ) -> list[tuple[Ask, Hashable]]:
+    ) -> list[tuple[Ask, Kind]]:
         """The sequences for which a source is worth asking, and the kinds of their steps."""
         token_seconds = self._token_seconds(self._num_sequences)
-        group: list[tuple[Ask, Hashable]] = []
+        group: list[tuple[Ask, Kind]] = []
         for place, ask in enumerate(asks):
             if self._is_whole[number] and len(group) < place:
                 return []  # it was not due for the first
@@ -218,16 +230,16 @@ class UnionProposer:
                 if (settled := self._settled[ask.index]) is not None:
                     group.append((ask, settled))
                 continue
-            kind = self._kind(proposals[ask.index], self._num_sequences)
+            kind = self._kind(number, proposals[ask.index], self._num_sequences, ask.position)
             is_settled = self._is_whole[number] and bool(group)
             if is_settled or self._is_due(number, ask, kind, token_seconds):
                 group.append((ask, kind))
         return group
 
-    def _is_due(self, number: int, ask: Ask, kind: Hashable, token_seconds: float | None) -> bool:
+    def _is_due(self, number: int, ask: Ask, kind: Kind, token_seconds: float | None) -> bool:
         if not self.run.weighs_seconds:
             return True
-        payoff = self._payoffs[number]
+        payoff = self._payoff(number, kind)
         if not payoff.is_due(kind, token_seconds):
             return False
         # What must be read first is worth reading when its price has been missed in gains: then the text
@@ -239,13 +251,22 @@ class UnionProposer:
         self._forgone[number, ask.index] = forgone
         return forgone >= arrears
 
-    def _kind(self, proposals: Sequence[tuple[int, Drafted]], num_sequences: int) -> Hashable:
-        """What tells one step from another: how sure the guesses so far are, and how large the batch is."""
+    def _payoff(self, number: int, kind: Kind) -> Payoff:
+        """The books of a source in steps of a kind."""
+        if kind.octave == 0:
+            return self._payoffs[number]
+        return self._by_length.setdefault((number, kind.octave), Payoff.of_a_length())
+
+    def _kind(
+        self, number: int, proposals: Sequence[tuple[int, Drafted]], num_sequences: int, position: int
+    ) -> Kind:
+        """What tells one step from another for a source."""
         likeliest = 0.0
-        for number, drafted in proposals:
-            likeliest = max(likeliest, self._chances.alone(number, 1, drafted.signals.confidences[0]))
+        for other, drafted in proposals:
+            likeliest = max(likeliest, self._chances.alone(other, 1, drafted.signals.confidences[0]))
         strength = 1 + sum(likeliest >= end for end in CONFIDENCES) if proposals else 0
-        return strength, num_sequences.bit_length()
+        octave = position.bit_length() if self._depends_on_length[number] else 0
+        return Kind(strength, num_sequences.bit_length(), octave)
 
     def _merge(self, ask: Ask, proposals: list[tuple[int, Drafted]]) -> Any:
         last = self._last[ask.index] = Last(proposals, ask.position)
@@ -294,7 +315,10 @@ class UnionProposer:
         it. A source's rows cost what they add to those of cheaper sources."""
         for number, asked in self._asked.items():
             if asked.is_typical:
-                self._payoffs[number].book_seconds(max(asked.seconds, 0.0) / len(asked.kinds))
+                seconds = max(asked.seconds, 0.0) / len(asked.kinds)
+                books = {id(payoff): payoff for payoff in self._books(number, asked)}
+                for payoff in books.values():
+                    payoff.book_seconds(seconds)
         token_seconds = self._token_seconds(self._num_sequences)
         if token_seconds is None:
             return
@@ -311,7 +335,21 @@ class UnionProposer:
                 if index in owned:
                     num_rows, num_tokens = owned[index][number]
                     saved = num_tokens * token_seconds - num_rows * row_seconds
-                    self._payoffs[number].book_saved(kind, saved)
+                    payoff = self._payoff(number, kind)
+                    payoff.book_saved(kind, saved)
+                    if kind.octave:
+                        payoff.most = self._num_proposed(number, index) * token_seconds
+
+    def _books(self, number: int, asked: Asked) -> list[Payoff]:
+        """Where the seconds of a source are booked: those of all lengths tell which source is the
+        cheapest."""
+        return [self._payoffs[number], *(self._payoff(number, kind) for kind in asked.kinds.values())]
+
+    def _num_proposed(self, number: int, index: int) -> int:
+        """Tokens that a source has proposed last for a sequence."""
+        last = self._last.get(index)
+        found = () if last is None else last.proposals
+        return sum(len(drafted.tokens) for own, drafted in found if own == number)
 
     def _owned(self, outcome: Outcome, order: Sequence[int]) -> dict[int, list[int]]:
         """Verified rows and saved tokens of one sequence, by source."""

@@ -1,9 +1,11 @@
-//! How numbers lie in memory: element types, the geometry of pages, slots, and the plan of a step.
+//! How numbers lie in memory: element types, the geometry of pages, slots, the plan of a step, and what of it
+//! is read.
 
 pub mod key_table;
 pub mod page;
 pub mod plan;
 pub mod plan_words;
+pub mod selection;
 pub mod slot;
 
 use half::{bf16, f16};
@@ -144,6 +146,20 @@ impl PageLayout {
     pub fn slab_page(&self, slab: u32, plane: usize) -> (usize, usize) {
         let (chunk, index) = (slab as usize / self.slabs_per_chunk, slab as usize % self.slabs_per_chunk);
         (chunk, (plane * self.slabs_per_chunk + index) * self.page_elements())
+    }
+
+    /// Chunk of a slab, and which of the chunk's pages is its page of `plane`.
+    #[inline(always)]
+    pub fn slab_place(&self, slab: u32, plane: usize) -> (usize, usize) {
+        let (chunk, index) = (slab as usize / self.slabs_per_chunk, slab as usize % self.slabs_per_chunk);
+        (chunk, plane * self.slabs_per_chunk + index)
+    }
+
+    /// Chunk of a page id, and which of the chunk's pages it is.
+    #[inline(always)]
+    pub fn page_place(&self, id: u32) -> (usize, usize) {
+        let pages = self.num_planes * self.slabs_per_chunk;
+        (id as usize / pages, id as usize % pages)
     }
 
     /// The page id of a slab's page of `plane`: pages are numbered chunk by chunk in memory order.

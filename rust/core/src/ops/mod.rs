@@ -7,6 +7,7 @@ pub mod key_mass;
 pub mod law_weights;
 pub mod linear;
 pub mod logits;
+pub mod page_summary;
 pub mod pages;
 pub mod quantise;
 pub mod rows;

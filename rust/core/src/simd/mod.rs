@@ -163,6 +163,14 @@ pub fn bytes_of<E: Element>(elements: &[E]) -> &[u8] {
     unsafe { std::slice::from_raw_parts(elements.as_ptr().cast(), elements.len() * size) }
 }
 
+/// Some bytes as elements, to be written; `None` where they do not begin and end on one.
+#[inline(always)]
+pub fn elements_of_mut<E: Element>(bytes: &mut [u8]) -> Option<&mut [E]> {
+    // SAFETY: an element is a float: every bit pattern is one, and every one is bytes.
+    let (before, elements, behind) = unsafe { bytes.align_to_mut::<E>() };
+    (before.is_empty() && behind.is_empty()).then_some(elements)
+}
+
 /// Code that is compiled once for each instruction set.
 pub trait Kernel {
     /// What it computes.

@@ -1,6 +1,7 @@
 //! Columns: numbers that policies keep beside slots, pages and nodes. The store moves them with
 //! what they describe and never interprets them.
 
+use super::line_bytes::LineBytes;
 use crate::error::{Error, Result};
 use crate::format::PageLayout;
 
@@ -9,7 +10,8 @@ use crate::format::PageLayout;
 pub enum Scope {
     /// One slot of one page: a chunk's part is `[num_planes, slabs_per_chunk, page_tokens, bytes]`.
     Slot,
-    /// One page: a chunk's part is `[num_planes, slabs_per_chunk, bytes]`.
+    /// One page: a chunk's part is `[num_planes, slabs_per_chunk, bytes]`. An element says something of what
+    /// its page holds, so it is zero again as soon as a slot of the page is written.
     Page,
     /// One node, by its index.
     Node,
@@ -40,7 +42,7 @@ struct Column {
     scope: Scope,
     element_bytes: usize,
     /// One part a chunk; for the node scope one part in all.
-    parts: Vec<Vec<u8>>,
+    parts: Vec<LineBytes>,
 }
 
 /// All columns of a tree. New elements are zero.
@@ -67,9 +69,8 @@ impl Columns {
         }
         let mut column = Column { name: name.to_owned(), scope, element_bytes, parts: Vec::new() };
         let parts = if scope == Scope::Node { 1 } else { self.num_chunks };
-        column.parts.resize_with(parts, Vec::new);
         let bytes = self.part_bytes(&column);
-        column.parts.iter_mut().for_each(|part| part.resize(bytes, 0));
+        column.parts.resize_with(parts, || LineBytes::new(bytes));
         self.columns.push(column);
         Ok(ColumnId(self.columns.len() - 1))
     }
@@ -91,12 +92,23 @@ impl Columns {
 
     /// The bytes of chunk `part`; of the node scope, part 0.
     pub fn part(&self, column: ColumnId, part: usize) -> &[u8] {
-        self.columns[column.0].parts.get(part).map_or(&[], Vec::as_slice)
+        self.columns[column.0].parts.get(part).map_or(&[], |part| part)
     }
 
     /// As [`Columns::part`], to be written.
     pub fn part_mut(&mut self, column: ColumnId, part: usize) -> &mut [u8] {
-        self.columns[column.0].parts.get_mut(part).map_or(&mut [], Vec::as_mut_slice)
+        self.columns[column.0].parts.get_mut(part).map_or(&mut [], |part| part)
+    }
+
+    /// All parts of some columns, each named once, to be written. A part begins on a cache line.
+    pub fn parts_mut(&mut self, columns: &[ColumnId]) -> Vec<Vec<&mut [u8]>> {
+        let mut found: Vec<Vec<&mut [u8]>> = columns.iter().map(|_| Vec::new()).collect();
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            if let Some(at) = columns.iter().position(|id| id.0 == index) {
+                found[at] = column.parts.iter_mut().map(|part| &mut **part).collect();
+            }
+        }
+        found
     }
 
     /// Writes all of a part.
@@ -126,7 +138,7 @@ impl Columns {
         for i in 0..self.columns.len() {
             let bytes = self.part_bytes(&self.columns[i]);
             if self.columns[i].scope != Scope::Node {
-                self.columns[i].parts.resize_with(num_chunks, || vec![0; bytes]);
+                self.columns[i].parts.resize_with(num_chunks, || LineBytes::new(bytes));
             }
         }
     }
@@ -184,6 +196,27 @@ impl Columns {
         }
     }
 
+    /// A slot of a slab is written: what was said of its pages is said no more.
+    pub(crate) fn write_slab(&mut self, slab: u32) {
+        if self.columns.iter().any(|column| column.scope == Scope::Page) {
+            let layout = self.layout;
+            (0..layout.num_planes).for_each(|plane| self.write_page(layout.page_id(slab, plane)));
+        }
+    }
+
+    /// A slot of a page is written; as [`Columns::write_slab`].
+    pub(crate) fn write_page(&mut self, page: u32) {
+        for i in 0..self.columns.len() {
+            let column = &self.columns[i];
+            if column.scope == Scope::Page
+                && let Some((part, at)) = self.element(column, page, 0)
+            {
+                let bytes = column.element_bytes;
+                self.columns[i].parts[part][at..at + bytes].fill(0);
+            }
+        }
+    }
+
     /// A page was taken: its elements are zero again.
     pub(crate) fn reset_page(&mut self, page: u32) {
         for i in 0..self.columns.len() {
@@ -210,7 +243,7 @@ impl Columns {
             let bytes = column.element_bytes;
             let last = to.max(from.unwrap_or(0)) as usize + 1;
             if column.parts[0].len() < last * bytes {
-                column.parts[0].resize(last * bytes, 0);
+                column.parts[0].grow(last * bytes);
             }
             let at = to as usize * bytes;
             match from {
@@ -240,7 +273,7 @@ impl Columns {
         }
     }
 
-    /// Whether any column describes slots.
+    /// Whether there is no column.
     pub(crate) fn is_empty(&self) -> bool {
         self.columns.is_empty()
     }

@@ -4,6 +4,7 @@
 //! are small and are kept here.
 
 mod columns;
+mod line_bytes;
 mod slabs;
 
 pub use columns::{ColumnId, Columns, Scope};

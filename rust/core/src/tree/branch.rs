@@ -23,7 +23,8 @@ impl Tree {
     }
 
     /// Closes a branch. With `keep`, its tokens stay cached for [`Tree::matching`] until there is
-    /// pressure, unless it would never match them; without, what nobody else needs is freed at once.
+    /// pressure, unless it would never match them: of a prompt that is followed by inexact keys the prompt
+    /// stays, of a reduced branch nothing. Without, what nobody else needs is freed at once.
     pub fn release(&mut self, branch: BranchId, keep: bool) -> Result<()> {
         let &Branch { node, stepping } = self.branch_at(branch)?;
         if stepping {
@@ -33,9 +34,24 @@ impl Tree {
             });
         }
         self.branches.remove(branch.index);
-        let keep = keep && self.path(node).into_iter().all(|index| self.nodes[index].is_matchable());
-        self.leave(node, keep);
+        let path = self.path(node);
+        let num_exact = path.iter().take_while(|&&index| self.nodes[index].is_matchable()).count();
+        let is_exact = num_exact == path.len();
+        if keep && !is_exact && num_exact > 0 && self.nodes[path[num_exact]].digest == 0 {
+            self.keep_cached(path[num_exact - 1]);
+        }
+        self.leave(node, keep && is_exact);
         Ok(())
+    }
+
+    /// A node stays until there is pressure, whoever stands below it.
+    fn keep_cached(&mut self, node: u32) {
+        let at = &mut self.nodes[node];
+        (at.kept, at.used) = (true, self.clock);
+        let parent = at.parent;
+        if self.nodes[parent].children.len() == 1 {
+            self.singles.push(self.nodes.id(parent));
+        }
     }
 
     /// Whether the branch is open and has a request in the open step.

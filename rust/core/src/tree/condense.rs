@@ -138,6 +138,7 @@ impl Tree {
                 let copy = PageMove { from: [from.page, from.slot], to: [to.page, to.slot_on_page()] };
                 if (from.page, from.slot) == (to.page, to.slot) {
                 } else if format == 0 {
+                    self.columns.write_page(to.page);
                     moves.push(copy);
                 } else {
                     codes.entry(format).or_default().push(copy);

@@ -96,6 +96,7 @@ impl Tree {
                 let from = (layout.page_id(from.slab, plane), from.slot);
                 self.columns.move_slot(from, (layout.page_id(to.slab, plane), to.slot));
             }
+            self.columns.write_slab(to.slab);
         }
         if let Some(Moves::Rows(moves)) = self.last_moves() {
             moves.push(Move { from, to });
@@ -106,6 +107,7 @@ impl Tree {
 
     pub(super) fn push_page_move(&mut self, from: [u32; 2], to: [u32; 2]) {
         self.columns.move_slot((from[0], from[1]), (to[0], to[1]));
+        self.columns.write_page(to[0]);
         if let Some(Moves::Pages(moves)) = self.last_moves() {
             moves.push(PageMove { from, to });
         } else {

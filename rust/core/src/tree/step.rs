@@ -46,8 +46,6 @@ pub(super) struct OpenStep {
     pub(super) requests: Vec<OpenRequest>,
     pub(super) visits: Vec<Visit>,
     tokens: Vec<u32>,
-    /// What it commits is never matched.
-    stale: bool,
 }
 
 #[derive(Debug)]
@@ -60,6 +58,8 @@ pub(super) struct OpenRequest {
     /// Slab, first slot and number of slots behind the branch's end; the slab is held once more.
     tail: Option<(u32, u32, u32)>,
     fresh: SmallVec<[u32; 2]>,
+    /// What is committed of it is never matched.
+    stale: bool,
 }
 
 impl OpenRequest {
@@ -86,7 +86,7 @@ impl OpenStep {
     }
 
     pub(super) fn make_stale(&mut self) {
-        self.stale = true;
+        self.requests.iter_mut().for_each(|request| request.stale = true);
     }
 
     /// Where the rows are written.
@@ -129,6 +129,7 @@ impl Tree {
             // Claiming a tail is one more reference, so that no second request finds it.
             let tail = self.tail(node).map(|(slab, first)| {
                 self.slabs.retain(slab);
+                self.columns.write_slab(slab);
                 (slab, first, (page_tokens - first as usize).min(wanted) as u32)
             });
             let rest = wanted - tail.map_or(0, |t| t.2 as usize);
@@ -141,12 +142,13 @@ impl Tree {
                 first_row: 0,
                 tail,
                 fresh,
+                stale: false,
             });
         }
         self.clock += 1;
         let (visits, tokens) = self.lay_out(&mut open);
         debug_assert!(slabs.next().is_none());
-        self.open = Some(OpenStep { requests: open, visits, tokens, stale: false });
+        self.open = Some(OpenStep { requests: open, visits, tokens });
         Ok(Begin::Open)
     }
 
@@ -201,6 +203,13 @@ impl Tree {
         }
     }
 
+    /// The same of one request of the open step, by its index there; others are as exact as they were.
+    pub fn mark_request_inexact(&mut self, request: usize) {
+        if let Some(request) = self.open.as_mut().and_then(|open| open.requests.get_mut(request)) {
+            request.stale = true;
+        }
+    }
+
     /// Whether a step is open.
     pub fn has_open_step(&self) -> bool {
         self.open.is_some()
@@ -250,12 +259,13 @@ impl Tree {
         let Some(open) = self.open.take() else { return Ok(()) };
         self.clock += 1;
         for (request, path) in open.requests.into_iter().zip(accepted) {
-            self.commit_request(request, path, open.stale);
+            self.commit_request(request, path);
         }
         Ok(())
     }
 
-    fn commit_request(&mut self, request: OpenRequest, path: &[u32], stale: bool) {
+    fn commit_request(&mut self, request: OpenRequest, path: &[u32]) {
+        let stale = request.stale;
         let page_tokens = self.layout().page_tokens;
         // Depth-first rows along a path ascend, so each row moves left or stays.
         for (to, &index) in path.iter().enumerate() {

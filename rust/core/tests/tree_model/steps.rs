@@ -53,12 +53,13 @@ impl World {
                 Err(other) => panic!("{other}"),
             }
         }
-        let salt = if self.random.one_in(10) { self.random.next() } else { 0 };
-        if salt != 0 {
-            self.tree.mark_inexact();
+        let salts: Vec<u64> =
+            picked.iter().map(|_| if self.random.one_in(10) { self.random.next() } else { 0 }).collect();
+        for (request, _) in salts.iter().enumerate().filter(|(_, salt)| **salt != 0) {
+            self.tree.mark_request_inexact(request);
         }
         self.make_moves();
-        let stamps = self.write_rows(&picked, &drafts, salt);
+        let stamps = self.write_rows(&picked, &drafts, &salts);
         if self.random.one_in(4) {
             self.during_step(&picked);
         }
@@ -69,7 +70,7 @@ impl World {
             let slices: Vec<&[u32]> = paths.iter().map(Vec::as_slice).collect();
             self.tree.commit(&slices).unwrap();
             self.make_moves();
-            for ((&i, (tokens, _)), path) in picked.iter().zip(&drafts).zip(&paths) {
+            for (((&i, (tokens, _)), path), &salt) in picked.iter().zip(&drafts).zip(&paths).zip(&salts) {
                 let branch = &mut self.branches[i];
                 for &t in path {
                     if let Some(kept) = &mut branch.kept {
@@ -92,7 +93,7 @@ impl World {
         &mut self,
         picked: &[usize],
         drafts: &[(Vec<u32>, Option<Vec<i32>>)],
-        salt: u64,
+        salts: &[u64],
     ) -> Vec<u64> {
         let layout = *self.tree.layout();
         let plan = step_plan(&self.tree);
@@ -101,7 +102,7 @@ impl World {
         let mut stamps = vec![0; plan.num_rows()];
         // For each row, the stamps that it must see: its branch's, then its ancestors' in the draft.
         let mut sees: Vec<(usize, Vec<u64>)> = vec![(0, Vec::new()); plan.num_rows()];
-        for ((&i, (tokens, parents)), rows) in picked.iter().zip(drafts).zip(&rows) {
+        for (((&i, (tokens, parents)), rows), &salt) in picked.iter().zip(drafts).zip(&rows).zip(salts) {
             let base = self.branches[i].stamps();
             for (t, &token) in tokens.iter().enumerate() {
                 let row = rows[t] as usize;

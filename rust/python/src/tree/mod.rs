@@ -11,6 +11,7 @@ mod changes;
 mod handles;
 mod state;
 mod steps;
+mod summaries;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -152,16 +153,17 @@ impl PyTree {
     }
 
     /// Opens a step over (branch, tokens, parents or None); or says how many chunks to add first. `owner` is
-    /// who may have it rolled back by `recover`; without `exact` what is committed of it is never matched.
+    /// who may have it rolled back by `recover`; what is committed of a request without `exact` is never
+    /// matched.
     fn begin<'py>(
         &self,
         py: Python<'py>,
         requests: Vec<Asked<'py>>,
         owner: usize,
-        exact: bool,
+        exact: Vec<bool>,
         chunks: Option<&Bound<'py, PyList>>,
     ) -> PyResult<Started<'py>> {
-        open_step(py, &self.shared, &requests, owner, exact, chunks)
+        open_step(py, &self.shared, &requests, owner, &exact, chunks)
     }
 
     /// Rolls the open step back if it is of `owner`, 0 for one that nobody in particular opened.

@@ -37,7 +37,7 @@ pub(super) fn open_step<'py>(
     shared: &Arc<Shared>,
     requests: &[Asked<'py>],
     owner: usize,
-    exact: bool,
+    exact: &[bool],
     chunks: Option<&Bound<'py, PyList>>,
 ) -> PyResult<Started<'py>> {
     type Parsed = (BranchId, Vec<u32>, Option<Vec<i32>>);
@@ -59,8 +59,8 @@ pub(super) fn open_step<'py>(
         if let Begin::Grow(chunks) = state.tree.begin(&requests)? {
             return Ok(Err(chunks));
         }
-        if !exact {
-            state.tree.mark_inexact();
+        for (request, _) in exact.iter().enumerate().filter(|(_, exact)| !**exact) {
+            state.tree.mark_request_inexact(request);
         }
         state.steps += 1;
         state.owner = owner;

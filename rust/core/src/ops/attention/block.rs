@@ -4,6 +4,7 @@ use super::problem::Problem;
 use super::vectors::Vectors;
 use crate::format::Element;
 use crate::format::page::CodedPage;
+use crate::format::selection::Unit;
 use crate::simd::{Lanes, WIDTH, math};
 
 /// Keys that are handled together: a tile.
@@ -19,6 +20,27 @@ pub(super) struct Shown {
     pub(super) own: Option<u32>,
     /// Query rows that see some key, counted from the first of the piece.
     pub(super) queries: std::ops::Range<usize>,
+    /// Of selected entries that some query does not see: who sees which.
+    pub(super) masked: Masked,
+}
+
+/// The keys of a block by the units that they are of.
+#[derive(Clone)]
+pub(super) struct Masked {
+    /// Units, 0 where every query sees every key of the block.
+    pub(super) count: usize,
+    /// One past the last key of each unit.
+    pub(super) ends: [u8; TILE_KEYS],
+    /// The mask of each unit, see [`Selection::sees`](crate::format::selection::Selection::sees).
+    pub(super) masks: [u32; TILE_KEYS],
+    /// The row whose first query is bit 0.
+    pub(super) first_row: usize,
+}
+
+impl Masked {
+    /// Nothing is masked.
+    pub(super) const NONE: Self =
+        Self { count: 0, ends: [0; TILE_KEYS], masks: [Unit::SEEN_BY_ALL; TILE_KEYS], first_row: 0 };
 }
 
 /// Some keys of one page in codes.
@@ -42,7 +64,8 @@ pub(super) struct KeyBlock<'a, E> {
 
 impl<E> Default for KeyBlock<'_, E> {
     fn default() -> Self {
-        let shown = Shown { count: 0, positions: [0; TILE_KEYS], own: None, queries: 0..0 };
+        let shown =
+            Shown { count: 0, positions: [0; TILE_KEYS], own: None, queries: 0..0, masked: Masked::NONE };
         Self { shown, keys: [&[]; TILE_KEYS], values: [&[]; TILE_KEYS], coded: None }
     }
 }
@@ -98,14 +121,30 @@ pub(super) fn all(shown: &Shown) -> KeySet {
 
 /// The first `count` keys.
 #[inline(always)]
-fn first_keys(count: usize) -> KeySet {
+pub(super) fn first_keys(count: usize) -> KeySet {
     KeySet::MAX.checked_shl(count as u32).map_or(KeySet::MAX, |others| !others)
 }
 
-/// Which keys of a block a row sees.
+/// Which keys of a block a query sees: query `query` of a piece whose first row is `first_row`. All members of
+/// a row see the same keys, but for those of masked units.
 #[inline(always)]
-pub(super) fn visible(problem: &Problem<'_>, shown: &Shown, row: usize) -> KeySet {
+pub(super) fn visible(problem: &Problem<'_>, shown: &Shown, first_row: usize, query: usize) -> KeySet {
+    let group = problem.group();
+    let row = first_row + query / group;
     let mut bits = all(shown);
+    if let Some(selection) = problem.selection
+        && shown.masked.count > 0
+    {
+        let masked = &shown.masked;
+        let bit = (row - masked.first_row) * group + query % group;
+        let mut begin = 0;
+        for (&end, &mask) in masked.ends.iter().zip(&masked.masks).take(masked.count) {
+            if !selection.sees(mask, bit) {
+                bits &= !(first_keys(usize::from(end)) & !first_keys(begin));
+            }
+            begin = usize::from(end);
+        }
+    }
     if let Some(first) = shown.own {
         let ends = &problem.plan.row_end[first as usize..first as usize + shown.count];
         bits &= first_keys((row + 1).saturating_sub(first as usize));

@@ -44,11 +44,11 @@ pub(super) fn weigh_apart<E: Element, L: Lanes>(
     weight: impl Fn(usize, usize) -> f32,
     to: &mut [[f32; WIDTH]],
 ) {
-    let (group, dim) = (problem.group(), problem.layout.head_dim);
+    let dim = problem.layout.head_dim;
     let width = dim.div_ceil(WIDTH);
     let zeros = [E::default(); MOST_HEAD_DIM];
     for query in shown.queries.clone() {
-        let unseen = bad & !visible(problem, shown, first_row + query / group);
+        let unseen = bad & !visible(problem, shown, first_row, query);
         let (mut values, mut weights) = (*values, [0.0; TILE_KEYS]);
         for key in 0..shown.count {
             weights[key] = weight(query, key);

@@ -75,6 +75,7 @@ fn a_bad_plan_is_refused() {
             &bad.layout,
             &bad.plan,
             &params,
+            None,
             Output {
                 data: FloatsMut::F32(&mut out),
                 row_stride: strides.0,

@@ -8,14 +8,14 @@ use std::cell::RefCell;
 use std::sync::Mutex;
 
 use super::block::{self, Coded};
-use super::problem::{AttentionParams, Floats, Pages, Problem, Queries, SERIAL_WORK, check_problem, dynamic};
+use super::problem::{AttentionParams, Floats, Pages, Problem, Queries, SERIAL_WORK, check_problem};
 use super::{coded, work};
 use crate::error::{Error, Result};
 use crate::format::page::Formats;
 use crate::format::plan::{Plan, Read};
 use crate::format::{Element, PageLayout};
 use crate::ops::key_mass::Strip;
-use crate::parallel::{Parallel, Serial, lock_whole};
+use crate::parallel::{Parallel, Serial, dynamic, lock_whole};
 use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
 
 /// Keys that are widened and scored together.
@@ -113,7 +113,7 @@ pub fn attention_mass(
         }
     }
     let formats = Formats::of(&plan.entries, layout)?;
-    let problem = Problem { plan, layout, params, queries, formats: &formats };
+    let problem = Problem { plan, layout, params, queries, formats: &formats, selection: None };
     match pages {
         Pages::F32(chunks) => sum(isa, pool, &problem, chunks, rows, &columns, out),
         Pages::Bf16(chunks) => sum(isa, pool, &problem, chunks, rows, &columns, out),

@@ -12,9 +12,11 @@
 //! plain pages.
 //!
 //! From the lowest file to the highest: `vectors` and `problem`; `block`, the keys that meet at once
-//! and who sees them; `work`; `partial`; `coded` and `hidden`; the ways of reading; `task`.
+//! and who sees them; `work`; `partial`; `coded` and `hidden`; the ways of reading; `task`. `block_sparse`
+//! stands beside them: a prompt's own queries, keys and values, without pages and without a plan.
 
 mod block;
+mod block_sparse;
 mod coded;
 mod coded_stream;
 mod coded_tile;
@@ -38,14 +40,18 @@ use std::sync::Mutex;
 use crate::error::{Error, Result};
 use crate::format::page::Formats;
 use crate::format::plan::Plan;
+use crate::format::selection::Selection;
 use crate::format::{Element, PageLayout};
-use crate::parallel::{Parallel, Serial, lock_whole};
+use crate::parallel::{Parallel, Serial, dynamic, lock_whole};
 use crate::simd::Isa;
+pub use block_sparse::{BlockSparse, block_sparse_attention};
 pub use mass::{KeyColumns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
 pub use problem::{AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
-use problem::{Problem, SERIAL_WORK, check_problem, dynamic};
+pub(super) use problem::{Problem, SERIAL_WORK, check_problem};
+pub(super) use vectors::Vectors;
 use work::Work;
+pub(super) use work::{check as check_pages, entries as entries_of};
 
 /// What one call keeps for the next on its thread, so that a steady state allocates nothing.
 #[derive(Default)]
@@ -65,12 +71,13 @@ thread_local! {
 ///
 /// Accumulates in f32 whatever the element types. A row that sees no key gives zeros. `pages`
 /// holds every page of the plan's entries and row slots; the step's own keys are read from their
-/// slots, so write them first.
+/// slots, so write them first. With a `selection`, of prefix reads only what it names is read, and seen by
+/// the queries that its masks name; one that names everything changes no bit.
 ///
 /// # Errors
 /// Shapes that do not fit the plan or the layout, a head dimension of more than 512,
-/// entries outside of the pool, and row masks or rotary offsets, which this
-/// version does not take. Nothing is written then.
+/// entries outside of the pool, a selection of another plan or other heads, and row masks or rotary
+/// offsets, which this version does not take. Nothing is written then.
 pub fn tree_attention(
     isa: Isa,
     pool: &dyn Parallel,
@@ -79,12 +86,13 @@ pub fn tree_attention(
     layout: &PageLayout,
     plan: &Plan,
     params: &AttentionParams<'_>,
+    selection: Option<&Selection>,
     out: Output<'_>,
 ) -> Result<()> {
     check_problem(layout, plan, params)?;
     check(&queries, layout, plan, params, &out)?;
     let formats = Formats::of(&plan.entries, layout)?;
-    let problem = Problem { plan, layout, params, queries, formats: &formats };
+    let problem = Problem { plan, layout, params, queries, formats: &formats, selection };
     // Taken out, so that a pool that runs another call on this thread meanwhile finds a fresh one.
     let mut space = WORKSPACE.take();
     let outcome = match pages {

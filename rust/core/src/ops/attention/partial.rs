@@ -2,11 +2,11 @@
 
 use std::sync::Mutex;
 
-use super::problem::{FloatsMut, Output, Problem, dynamic};
+use super::problem::{FloatsMut, Output, Problem};
 use super::vectors::Vectors;
 use super::work::Work;
 use crate::format::Element;
-use crate::parallel::{Parallel, lock_whole};
+use crate::parallel::{Parallel, dynamic, lock_whole};
 use crate::simd::math::exp_nonpositive;
 use crate::simd::{Isa, Kernel, Lanes, MOST_HEAD_DIM, WIDTH};
 

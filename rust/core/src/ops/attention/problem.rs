@@ -1,18 +1,16 @@
 //! What a call of attention is given: queries, pages, plan and parameters, and how its tasks are run.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-
 use half::{bf16, f16};
 
 use crate::error::{Error, Result};
 use crate::format::PageLayout;
 use crate::format::page::Formats;
 use crate::format::plan::Plan;
-use crate::parallel::Parallel;
+use crate::format::selection::{Selection, Unit};
 use crate::simd::MOST_HEAD_DIM;
 
 /// Multiply-adds below which the calling thread does everything: about 50 µs of one core.
-pub(super) const SERIAL_WORK: u64 = 1 << 21;
+pub(in crate::ops) const SERIAL_WORK: u64 = 1 << 21;
 
 /// Numbers of one of the three element types.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +91,7 @@ pub struct AttentionParams<'a> {
 }
 
 impl Floats<'_> {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::ops) fn len(&self) -> usize {
         match self {
             Self::F32(data) => data.len(),
             Self::Bf16(data) => data.len(),
@@ -103,7 +101,7 @@ impl Floats<'_> {
 }
 
 impl FloatsMut<'_> {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::ops) fn len(&self) -> usize {
         match self {
             Self::F32(data) => data.len(),
             Self::Bf16(data) => data.len(),
@@ -114,37 +112,35 @@ impl FloatsMut<'_> {
 
 /// What all pieces of a call share.
 #[derive(Clone, Copy)]
-pub(super) struct Problem<'a> {
-    pub(super) plan: &'a Plan,
-    pub(super) layout: &'a PageLayout,
-    pub(super) params: &'a AttentionParams<'a>,
-    pub(super) queries: Queries<'a>,
-    pub(super) formats: &'a Formats,
+pub(in crate::ops) struct Problem<'a> {
+    pub(in crate::ops) plan: &'a Plan,
+    pub(in crate::ops) layout: &'a PageLayout,
+    pub(in crate::ops) params: &'a AttentionParams<'a>,
+    pub(in crate::ops) queries: Queries<'a>,
+    pub(in crate::ops) formats: &'a Formats,
+    /// What of the prefix reads is read; `None` for all of it.
+    pub(in crate::ops) selection: Option<&'a Selection>,
 }
 
 impl Problem<'_> {
     /// Query heads of one kv head.
-    pub(super) fn group(&self) -> usize {
+    pub(in crate::ops) fn group(&self) -> usize {
         self.params.num_heads / self.params.num_kv_heads
+    }
+
+    /// Keys of the units `begin..end` of the selection.
+    pub(super) fn unit_keys(&self, begin: u32, end: u32) -> u64 {
+        let units = self.selection.map_or(&[] as &[Unit], |selection| selection.units(begin, end));
+        units.iter().map(|unit| u64::from(self.plan.entries[unit.entry as usize].count)).sum()
     }
 }
 
-/// Runs tasks in any order on all threads, each thread taking the next one when it is free.
-pub(super) fn dynamic(pool: &dyn Parallel, num_tasks: usize, task: &(dyn Fn(usize) + Sync)) {
-    let next = AtomicUsize::new(0);
-    pool.run(pool.num_threads().min(num_tasks), &|_| {
-        loop {
-            let index = next.fetch_add(1, Ordering::Relaxed);
-            if index >= num_tasks {
-                return;
-            }
-            task(index);
-        }
-    });
-}
-
 /// What does not depend on the queries and the results.
-pub(super) fn check_problem(layout: &PageLayout, plan: &Plan, params: &AttentionParams<'_>) -> Result<()> {
+pub(in crate::ops) fn check_problem(
+    layout: &PageLayout,
+    plan: &Plan,
+    params: &AttentionParams<'_>,
+) -> Result<()> {
     let (heads, kv_heads, dim) = (params.num_heads, params.num_kv_heads, layout.head_dim);
     if !(1..=MOST_HEAD_DIM).contains(&dim) {
         return Err(Error::value("head_dim", dim, format!("1 to {MOST_HEAD_DIM}")));

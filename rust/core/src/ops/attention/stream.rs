@@ -104,13 +104,14 @@ pub(super) fn soften<L: Lanes>(
 ) -> KeySet {
     let group = problem.group();
     let panels = shown.count.div_ceil(WIDTH);
-    let masked = shown.own.is_some() || problem.params.window.is_some();
+    let by_member = shown.masked.count > 0;
+    let masked = by_member || shown.own.is_some() || problem.params.window.is_some();
     let all = block::all(shown);
     let mut bits = all;
     let mut seen = all;
     for query in shown.queries.clone() {
-        if masked && (query % group == 0 || query == shown.queries.start) {
-            bits = block::visible(problem, shown, first_row + query / group);
+        if masked && (by_member || query % group == 0 || query == shown.queries.start) {
+            bits = block::visible(problem, shown, first_row, query);
             seen &= bits;
         }
         let scores = &mut scores[query * PANELS..][..panels];

@@ -5,10 +5,11 @@ use std::cell::RefCell;
 use super::block::{Coded, KeyBlock, Scratch, TILE_KEYS};
 use super::coded::CodedBlock;
 use super::partial::Partial;
-use super::problem::{Floats, Problem};
+use super::problem::{Floats, Problem, Queries};
 use super::work::{Keys, Segment, Work};
 use super::{coded_stream, coded_tile, stream, tile};
 use crate::format::Element;
+use crate::format::selection::Unit;
 use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
 
 /// Query rows up to which keys are read directly, without a tile.
@@ -132,16 +133,21 @@ fn load_queries(problem: &Problem<'_>, head: usize, rows: std::ops::Range<usize>
     let (group, dim) = (problem.group(), problem.layout.head_dim);
     let width = dim.div_ceil(WIDTH);
     scratch.queries.reset(rows.len() * group * width);
-    let scale = problem.params.scale;
     let q = &problem.queries;
     for (i, to) in scratch.queries.chunks_exact_mut(width).enumerate() {
         let at = (rows.start + i / group) * q.row_stride + (head * group + i % group) * q.head_stride;
-        let to = &mut to.as_flattened_mut()[..dim];
-        match q.data {
-            Floats::F32(data) => scale_into(&data[at..at + dim], scale, to),
-            Floats::Bf16(data) => scale_into(&data[at..at + dim], scale, to),
-            Floats::F16(data) => scale_into(&data[at..at + dim], scale, to),
-        }
+        load_query(q, at, problem.params.scale, &mut to.as_flattened_mut()[..dim]);
+    }
+}
+
+/// Widens and scales the query whose first number lies at `at`.
+#[inline(always)]
+pub(super) fn load_query(q: &Queries<'_>, at: usize, scale: f32, to: &mut [f32]) {
+    let end = at + to.len();
+    match q.data {
+        Floats::F32(data) => scale_into(&data[at..end], scale, to),
+        Floats::Bf16(data) => scale_into(&data[at..end], scale, to),
+        Floats::F16(data) => scale_into(&data[at..end], scale, to),
     }
 }
 
@@ -172,8 +178,15 @@ impl<'a, E: Element> Source<'a, E> {
         loop {
             let Some(&segment) = self.segments.first() else { return false };
             block.shown.count = 0;
+            block.shown.masked.count = 0;
             let done = match segment.keys {
-                Keys::Prefix { begin, end, by_head } => self.fill_prefix(block, begin, end, by_head),
+                Keys::Prefix { begin, end, by_head } => {
+                    let entries = |at: u32| begin + at;
+                    self.fill_prefix(block, end - begin, by_head, entries)
+                }
+                Keys::Selected { begin, end, by_head, first_row } => {
+                    self.fill_selected(block, begin, end, by_head, first_row)
+                }
                 Keys::Own { begin, end } => self.fill_own(block, begin, end),
             };
             if done {
@@ -207,14 +220,53 @@ impl<'a, E: Element> Source<'a, E> {
         }
     }
 
+    /// The keys of some units, and who sees them where not everybody does.
     #[inline(always)]
-    fn fill_prefix(&mut self, block: &mut KeyBlock<'a, E>, begin: u32, end: u32, by_head: bool) -> bool {
+    fn fill_selected(
+        &mut self,
+        block: &mut KeyBlock<'a, E>,
+        begin: u32,
+        end: u32,
+        by_head: bool,
+        first_row: u32,
+    ) -> bool {
+        let units = self.problem.selection.map_or(&[] as &[Unit], |selection| selection.units(begin, end));
+        let (mut at, mut skip) = (self.at as usize, self.skip);
+        let done = self.fill_prefix(block, end - begin, by_head, |at| units[at as usize].entry);
+        let masked = &mut block.shown.masked;
+        let (mut filled, mut seen_by_all) = (0, true);
+        while filled < block.shown.count {
+            let unit = units[at];
+            let entry = self.problem.plan.entries[unit.entry as usize];
+            filled = (filled + (u32::from(entry.count) - skip) as usize).min(block.shown.count);
+            masked.ends[masked.count] = filled as u8;
+            masked.masks[masked.count] = unit.mask;
+            masked.count += 1;
+            seen_by_all &= unit.mask == Unit::SEEN_BY_ALL;
+            (at, skip) = (at + 1, 0);
+        }
+        masked.first_row = first_row as usize;
+        if seen_by_all {
+            masked.count = 0;
+        }
+        done
+    }
+
+    /// The keys of `count` entries, of which `entry_of` names each.
+    #[inline(always)]
+    fn fill_prefix(
+        &mut self,
+        block: &mut KeyBlock<'a, E>,
+        count: u32,
+        by_head: bool,
+        entry_of: impl Fn(u32) -> u32,
+    ) -> bool {
         (block.shown.own, block.coded) = (None, None);
         let (plan, layout) = (self.problem.plan, self.problem.layout);
         let windowed = self.problem.params.window.is_some();
         let half = layout.page_tokens * layout.head_dim;
-        while block.shown.count < TILE_KEYS && begin + self.at < end {
-            let entry = plan.entries[(begin + self.at) as usize];
+        while block.shown.count < TILE_KEYS && self.at < count {
+            let entry = plan.entries[entry_of(self.at) as usize];
             let (chunk, page) =
                 if by_head { layout.page(entry.page) } else { layout.slab_page(entry.page, self.plane) };
             let coded = self.problem.formats.coded(entry.format());
@@ -259,7 +311,7 @@ impl<'a, E: Element> Source<'a, E> {
                 (self.at, self.skip) = (self.at + 1, 0);
             }
         }
-        begin + self.at >= end
+        self.at >= count
     }
 
     #[inline(always)]

@@ -198,6 +198,7 @@ impl Case {
             params: &params,
             queries: Queries { data: Floats::F32(&self.q), row_stride: self.heads * dim, head_stride: dim },
             formats: &formats,
+            selection: None,
         };
         let mut space = Workspace::default();
         let output = Output {

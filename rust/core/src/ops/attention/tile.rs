@@ -50,7 +50,7 @@ pub(super) fn attend<E: Element, L: Lanes>(
     scratch: &mut Scratch,
     partial: &mut Partial,
 ) {
-    score(l, problem, block, scratch);
+    score(l, problem.layout.head_dim, block, scratch);
     let hidden = mask(l, problem, first_row, &block.shown, &mut scratch.scores);
     let width = problem.layout.head_dim.div_ceil(WIDTH);
     let (begin, end) = blocks(&block.shown);
@@ -74,8 +74,7 @@ fn blocks(shown: &Shown) -> (usize, usize) {
 
 /// Scores of all queries that meet the block.
 #[inline(always)]
-fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_, E>, scratch: &mut Scratch) {
-    let dim = problem.layout.head_dim;
+pub(super) fn score<E: Element, L: Lanes>(l: L, dim: usize, block: &KeyBlock<'_, E>, scratch: &mut Scratch) {
     let width = dim.div_ceil(WIDTH);
     scratch.keys.resize(width * CHUNK);
     let (begin, end) = blocks(&block.shown);
@@ -111,7 +110,7 @@ fn score<E: Element, L: Lanes>(l: L, problem: &Problem<'_>, block: &KeyBlock<'_,
 
 /// Adds the weighted values to all queries, [`PANELS`] vectors at a time.
 #[inline(always)]
-fn add<E: Element, L: Lanes>(
+pub(super) fn add<E: Element, L: Lanes>(
     l: L,
     dim: usize,
     block: &KeyBlock<'_, E>,
@@ -215,13 +214,27 @@ fn mask<L: Lanes>(
     let outside = shown.queries.start / WIDTH * WIDTH..shown.queries.start;
     let behind = shown.queries.end..shown.queries.end.next_multiple_of(WIDTH);
     outside.chain(behind).for_each(|query| hide(query, 0));
-    if shown.own.is_none() && problem.params.window.is_none() {
+    let by_member = shown.masked.count > 0;
+    if !by_member && shown.own.is_none() && problem.params.window.is_none() {
         return 0;
     }
     let all = block::all(shown);
     let mut seen = all;
+    if by_member && shown.own.is_none() && problem.params.window.is_none() {
+        return mask_units(l, problem, first_row, shown, scores);
+    }
+    if by_member {
+        for query in shown.queries.clone() {
+            let bits = block::visible(problem, shown, first_row, query);
+            seen &= bits;
+            if bits != all {
+                hide(query, bits);
+            }
+        }
+        return all & !seen;
+    }
     for row in shown.queries.start / group..shown.queries.end / group {
-        let bits = block::visible(problem, shown, first_row + row);
+        let bits = block::visible(problem, shown, first_row, row * group);
         seen &= bits;
         if bits != all {
             (row * group..(row + 1) * group).for_each(|query| hide(query, bits));
@@ -230,10 +243,50 @@ fn mask<L: Lanes>(
     all & !seen
 }
 
+/// As [`mask`], where only whole units are hidden from some queries: sixteen queries at a time.
+#[inline(always)]
+fn mask_units<L: Lanes>(
+    l: L,
+    problem: &Problem<'_>,
+    first_row: usize,
+    shown: &Shown,
+    scores: &mut [[f32; WIDTH]],
+) -> KeySet {
+    let Some(selection) = problem.selection else { return 0 };
+    let masked = &shown.masked;
+    // The first query of the piece, counted from the first of the read's rows.
+    let first = (first_row as isize - masked.first_row as isize) * problem.group() as isize;
+    let hidden_score = l.splat(f32::NEG_INFINITY);
+    let mut hidden = 0;
+    let (begin, end) = blocks(shown);
+    for lanes in begin..end {
+        let scores = &mut scores[lanes * TILE_KEYS..][..shown.count];
+        let here = shown.queries.start.max(lanes * WIDTH)..shown.queries.end.min((lanes + 1) * WIDTH);
+        let queries =
+            block::first_keys(here.end - lanes * WIDTH) & !block::first_keys(here.start - lanes * WIDTH);
+        let mut key = 0;
+        for (&end, &mask) in masked.ends.iter().zip(&masked.masks).take(masked.count) {
+            let keys = key..usize::from(end);
+            key = keys.end;
+            let unseen = !selection.sixteen(mask, first + (lanes * WIDTH) as isize) & queries as u16;
+            if unseen == 0 {
+                continue;
+            }
+            hidden |= block::first_keys(keys.end) & !block::first_keys(keys.start);
+            let is_seen: [f32; WIDTH] = std::array::from_fn(|i| f32::from(1 - (unseen >> i & 1)));
+            let is_hidden = l.eq(l.load(&is_seen), l.splat(0.0));
+            for score in &mut scores[keys] {
+                l.store(l.select(is_hidden, hidden_score, l.load(score)), score);
+            }
+        }
+    }
+    hidden
+}
+
 /// Turns the scores of sixteen queries into weights relative to the new maxima, and rescales what
 /// was there; as [`absorb`](super::partial::absorb).
 #[inline(always)]
-fn absorb_lanes<L: Lanes>(
+pub(super) fn absorb_lanes<L: Lanes>(
     l: L,
     lanes: usize,
     width: usize,

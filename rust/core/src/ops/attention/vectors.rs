@@ -9,7 +9,7 @@ const LINE: usize = 64 / size_of::<f32>();
 
 /// As `Vec<[f32; WIDTH]>`, but the first vector starts on a cache line, so that no vector lies on two.
 #[derive(Debug, Default)]
-pub(super) struct Vectors {
+pub(in crate::ops) struct Vectors {
     numbers: Vec<f32>,
     first: usize,
     count: usize,
@@ -17,7 +17,7 @@ pub(super) struct Vectors {
 
 impl Vectors {
     /// Makes room for `count` vectors, whose values are any.
-    pub(super) fn resize(&mut self, count: usize) {
+    pub(in crate::ops) fn resize(&mut self, count: usize) {
         let needed = count * WIDTH + LINE - 1;
         if self.numbers.len() < needed {
             self.numbers.resize(needed, 0.0);
@@ -28,13 +28,13 @@ impl Vectors {
     }
 
     /// `count` vectors of zeros.
-    pub(super) fn reset(&mut self, count: usize) {
+    pub(in crate::ops) fn reset(&mut self, count: usize) {
         self.resize(count);
         self.fill([0.0; WIDTH]);
     }
 
     /// Numbers that its memory holds.
-    pub(super) fn capacity(&self) -> usize {
+    pub(in crate::ops) fn capacity(&self) -> usize {
         self.numbers.capacity()
     }
 }

@@ -5,6 +5,7 @@ use super::problem::Problem;
 use crate::error::{Error, Result};
 use crate::format::Element;
 use crate::format::plan::{Entry, Read};
+use crate::format::selection::Unit;
 
 /// Query rows (rows times query heads of a kv head) of one block.
 const BLOCK_QUERIES: usize = 128;
@@ -34,6 +35,8 @@ pub(super) struct Segment {
 pub(super) enum Keys {
     /// The entries `begin..end`, whose pages are slab ids, or page ids where `by_head`.
     Prefix { begin: u32, end: u32, by_head: bool },
+    /// The units `begin..end` of the selection, of a read from row `first_row` on; pages as above.
+    Selected { begin: u32, end: u32, by_head: bool, first_row: u32 },
     /// The keys that the rows `begin..end` of the step write.
     Own { begin: u32, end: u32 },
 }
@@ -98,9 +101,10 @@ impl Work {
         self.segments.clear();
         self.block_pieces.clear();
         self.num_heads = params.num_kv_heads;
-        self.by_head = plan.reads.iter().any(Read::is_by_head);
+        self.by_head = problem.selection.is_some() || plan.reads.iter().any(Read::is_by_head);
         self.block_rows = (BLOCK_QUERIES / problem.group()).max(1);
         check(problem, chunks)?;
+        check_selection(problem)?;
         let passes = if self.by_head { params.num_kv_heads } else { 1 };
         self.cost = 0;
         for pass in 0..passes {
@@ -131,10 +135,15 @@ impl Work {
             .plan
             .reads
             .iter()
-            .map(|read| {
+            .enumerate()
+            .map(|(index, read)| {
                 let rows = u64::from(read.row_end - read.row_begin);
                 let keys = match entries(problem, read, head) {
                     None => rows / 2 + 1,
+                    Some(_) if units(problem, head, index).is_some() => {
+                        let [begin, end] = units(problem, head, index).unwrap_or_default();
+                        problem.unit_keys(begin, end)
+                    }
                     Some(_) if !read.is_by_head() => u64::from(read.num_keys),
                     Some((begin, end)) => {
                         problem.plan.entries[begin..end].iter().map(|e| u64::from(e.count)).sum()
@@ -151,7 +160,7 @@ impl Work {
         let plan = problem.plan;
         let group = problem.group() as u64;
         let mut cut = Cut { work: self, head, begun: None, cost: 0, target };
-        for read in &plan.reads {
+        for (index, read) in plan.reads.iter().enumerate() {
             let (row_begin, row_end) = (read.row_begin.max(first), read.row_end.min(end));
             if row_begin >= row_end {
                 continue;
@@ -176,6 +185,19 @@ impl Work {
                 continue;
             };
             let by_head = read.is_by_head();
+            if let Some([mut at, stop]) = units(problem, head, index) {
+                while at < stop {
+                    let (begin, mut cost) = (at, 0);
+                    let room = cut.room();
+                    while at < stop && cost < room {
+                        cost += problem.unit_keys(at, at + 1) * key_cost;
+                        at += 1;
+                    }
+                    let keys = Keys::Selected { begin, end: at, by_head, first_row: read.row_begin };
+                    cut.push(Segment { keys, row_begin, row_end }, cost);
+                }
+                continue;
+            }
             while at < stop {
                 let (begin, mut cost) = (at, 0);
                 // The room left in the open piece, or a whole one.
@@ -228,8 +250,34 @@ impl Cut<'_> {
     }
 }
 
+/// The selected units of a read of a kv head; `None` where all of it is read.
+fn units(problem: &Problem<'_>, head: usize, read: usize) -> Option<[u32; 2]> {
+    problem.selection?.span(head, read)
+}
+
+/// Refuses a selection of another plan, or of other heads.
+fn check_selection(problem: &Problem<'_>) -> Result<()> {
+    let Some(selection) = problem.selection else { return Ok(()) };
+    let (plan, kv_heads) = (problem.plan, problem.params.num_kv_heads);
+    selection.check(plan, kv_heads, problem.group())?;
+    for head in 0..kv_heads {
+        for (index, read) in plan.reads.iter().enumerate() {
+            let Some([begin, end]) = selection.span(head, index) else { continue };
+            let run = selection.units(begin, end);
+            let (least, most) = entries(problem, read, head).unwrap_or_default();
+            let within = |unit: &Unit| (least..most).contains(&(unit.entry as usize));
+            let ascending = run.windows(2).all(|pair| pair[0].entry < pair[1].entry);
+            if !ascending || !run.first().is_none_or(within) || !run.last().is_none_or(within) {
+                let got = format!("of other entries of read {index} on kv head {head}");
+                return Err(Error::value("selection", got, format!("ascending entries of {least}..{most}")));
+            }
+        }
+    }
+    Ok(())
+}
+
 /// The entries of a read on the plane of a kv head; `None` for an own read.
-pub(super) fn entries(problem: &Problem<'_>, read: &Read, head: usize) -> Option<(usize, usize)> {
+pub(in crate::ops) fn entries(problem: &Problem<'_>, read: &Read, head: usize) -> Option<(usize, usize)> {
     if read.is_own() {
         return None;
     }
@@ -243,7 +291,7 @@ pub(super) fn entries(problem: &Problem<'_>, read: &Read, head: usize) -> Option
 }
 
 /// Refuses a plan that names what is not there.
-pub(super) fn check<E: Element>(problem: &Problem<'_>, chunks: &[&[E]]) -> Result<()> {
+pub(in crate::ops) fn check<E: Element>(problem: &Problem<'_>, chunks: &[&[E]]) -> Result<()> {
     let (plan, layout, params) = (problem.plan, problem.layout, problem.params);
     let rows = plan.num_rows();
     if plan.row_end.len() != rows || plan.row_slots.len() != rows {
