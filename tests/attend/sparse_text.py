@@ -21,8 +21,8 @@ NAME = "sparse_reference"
 
 
 def page_scores(query: Tensor, keys: Tensor, page: int, recipe: Recipe, cut: int) -> Tensor:
-    """Scores ``[H, pages]`` of the pages of ``keys [Hk, n, D]`` for one row's queries ``[H, D]``. The page on which
-    the prompt ends, at ``cut``, has two parts, of which the greater counts."""
+    """Scores ``[H, pages]`` of the pages of ``keys [Hk, n, D]`` for one row's queries ``[H, D]``. The page on
+    which the prompt ends, at ``cut``, has two parts, of which the greater counts."""
     group = len(query) // len(keys)
     found = []
     for head, own in enumerate(query):

@@ -102,8 +102,8 @@ def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[
 
 @dataclass
 class Page:
-    """The entries of prefix reads that follow one another on a page, on one plane: the keys `[n, D]` (float64) of
-    each, and all positions."""
+    """The entries of prefix reads that follow one another on a page, on one plane: the keys `[n, D]` (float64)
+    of each, and all positions."""
 
     entries: list[int]
     id: tuple[int, int]
