@@ -4,8 +4,9 @@
 
 ``perplexity``: positions 4,000 to 7,900 of two texts, a source file and prose, each token given its true
 prefix. Under ``quest`` what lies before 4,000 is read densely as a prompt is, and the rest is decoded, eight
-rows a step as drafts are verified; under ``flex_prefill`` the whole text is one prompt. Differences to dense
-reads are paired; their intervals (95 %) are found by drawing runs of 100 tokens anew.
+rows a step as drafts are verified; ``union`` is by query head, as in the paper, which reads more of a kv
+head's keys. Under ``flex_prefill`` the whole text is one prompt. Differences to dense reads are paired; their
+intervals (95 %) are found by drawing runs of 100 tokens anew.
 
 ``needles`` and ``windows`` ask what the keep_quality bench asks, on the same contexts: 200 needles, of
 which the question comes after the context was read, and 11 windows of 1,792 tokens of which the next 255 are
@@ -76,6 +77,7 @@ class Bench:
         first, last = (320, 480) if self.quick else (FIRST, LAST)
         methods: dict[str, Any] = {"dense": None}
         methods |= {f"quest {share}": hb.recipes.quest(share) for share in SHARES}
+        methods |= {f"quest union {share}": hb.recipes.quest(share, group="union") for share in SHARES}
         methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA, always=True)
         texts, losses = list[str](), dict[str, list[list[float]]]()
         shares: dict[str, list[float]] = {}
