@@ -139,6 +139,18 @@ def _sample() -> dict[str, Any]:
     }
 
 
+def _block_sparse() -> dict[str, Any]:
+    """Five rows behind four, in blocks of four."""
+    return {
+        "q": random(HEADS, 5, DIM),
+        "k": random(KV_HEADS, 9, DIM, seed=1),
+        "v": random(KV_HEADS, 9, DIM, seed=2),
+        "blocks": torch.tensor([[True, False, True], [True, True, False]]).repeat(HEADS, 1, 1),
+        "out": torch.zeros(5, HEADS, DIM),
+        "lse": torch.zeros(5, HEADS),
+    }
+
+
 def _topk() -> dict[str, Any]:
     return {
         "scores": random(ROWS, 16),
@@ -192,6 +204,12 @@ OPERATIONS = {
         _verify,
         lambda **a: ops.verify(**a, rule="without_replacement", seed=5),
         tuple(_verify()),
+    ),
+    "block_sparse_attention": Operation(
+        _block_sparse,
+        lambda **a: ops.block_sparse_attention(**a, block_rows=4, block_keys=4),
+        ("q", "k", "v", "blocks"),
+        ("out", "lse"),
     ),
     "topk": Operation(_topk, _call_topk, ("scores", "hint"), ("values", "indices")),
     "topp": Operation(

@@ -214,7 +214,7 @@ def attend(case: Case, selection: Selection, isa: str | None = None) -> tuple[Te
         ]
     ),
 )
-def test_a_selection_of_everything_changes_no_bit(
+def test_a_selection_of_everything_changes_rounding_alone(
     seed: int, group: int, dtype: torch.dtype, rule: Rule
 ) -> None:
     case = random_case(seed, group=group, dtype=dtype)

@@ -54,8 +54,8 @@ def estimate(kind: str, query: Tensor, keys: Tensor) -> float:
 
 
 def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int], latest: int) -> Chosen:
-    """The candidates that one choice reads. Scores are of logits; equal ones go by index. The ``latest``, which
-    is among the forced, has no part in masses and in the elbow."""
+    """The candidates that one choice reads. Scores are of logits; equal ones go by index. The ``latest``,
+    which is among the forced, has no part in masses and in the elbow."""
     chosen = Chosen(set(forced))
     if rule.select == "none" or not scores:
         return chosen
@@ -102,8 +102,8 @@ def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[
 
 @dataclass
 class Page:
-    """The entries of prefix reads that follow one another on a page, on one plane: the keys `[n, D]` (float64)
-    of each, and all positions."""
+    """The entries of prefix reads that follow one another on a page, on one plane: the keys `[n, D]`
+    (float64) of each, and all positions."""
 
     entries: list[int]
     id: tuple[int, int]

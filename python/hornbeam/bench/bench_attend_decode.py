@@ -16,7 +16,7 @@ Before anything is timed, sets and results are compared with plain torch on a sh
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -143,7 +143,7 @@ def measured(rows: int, tokens: int, rounds: int) -> dict[str, Any]:
     rule = AttendRule(estimate="bounds", select="topk", share=SHARE)
     selection = case.select(rule)
     union = selection.union_keys / selection.plan_keys
-    calls = {
+    calls: dict[str, Callable[[], None]] = {
         "sparse": partial(case.sparse, rule),
         "dense": case.dense,
         "select": partial(_nothing, case, rule),

@@ -49,7 +49,8 @@ def tree_attention(
         soft_cap: scores become `soft_cap * tanh(score / soft_cap)` (Gemma 2).
         sinks: float32 `[num_heads]`, a learned logit that takes part in the denominator alone (gpt-oss).
         selection: what of the prefix reads is read, and by whom (``_native.select_pages``); None for all.
-            Keys that are not selected are not touched. A selection of everything changes no bit.
+            Keys that are not selected are not touched. A selection of everything changes
+            rounding alone.
         out: takes the result: shape of `q`, any of the three dtypes, rows that do not overlap, in memory that
             no other argument shares.
         lse: float32 `[num_rows, num_heads]`, takes the logarithm of the softmax denominators, sinks included.

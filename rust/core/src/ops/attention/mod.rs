@@ -72,7 +72,8 @@ thread_local! {
 /// Accumulates in f32 whatever the element types. A row that sees no key gives zeros. `pages`
 /// holds every page of the plan's entries and row slots; the step's own keys are read from their
 /// slots, so write them first. With a `selection`, of prefix reads only what it names is read, and seen by
-/// the queries that its masks name; one that names everything changes no bit.
+/// the queries that its masks name; one that names everything changes rounding alone, since work is then cut
+/// by kv head.
 ///
 /// # Errors
 /// Shapes that do not fit the plan or the layout, a head dimension of more than 512,
