@@ -189,7 +189,8 @@ def test_the_page_loads_and_does_not_overflow(
     # What is read is drawn in another colour than what is not; above the diagonal nothing is drawn.
     read, unread, after = browser.run("""(() => {
       const data = large.getContext('2d').getImageData(0, 0, 19, 19).data;
-      return [[0, 18], [9, 18], [18, 0]].map(([x, y]) => 4 * (19 * y + x)).map((at) => [...data.slice(at, at + 4)]);
+      const corners = [[0, 18], [9, 18], [18, 0]].map(([x, y]) => 4 * (19 * y + x));
+      return corners.map((at) => [...data.slice(at, at + 4)]);
     })()""")
     assert read != unread
     assert (read[3], unread[3], after[3]) == (255, 255, 0)
