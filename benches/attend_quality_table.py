@@ -37,6 +37,8 @@ def render(report: dict[str, Any], keep: dict[str, Any]) -> str:
         parts += needles(results["needles"], keep["needles"])
     if "windows" in results:
         parts += windows(results["windows"], keep["perplexity"])
+    if {"needles", "windows"} <= set(results):
+        parts += ["", f"![Needles found and perplexity by the bytes that are read]({NAME}.svg)"]
     return "\n".join(parts)
 
 
