@@ -47,7 +47,7 @@ def perplexity(found: dict[str, Any]) -> list[str]:
     texts = found["texts"]
     lines = [
         "",
-        f"**Perplexity** at positions {first:,} to {last:,} of {len(texts)} texts, "
+        f"**Perplexity** at positions {first:,} to {last:,} of {len(texts)} text{'s' * (len(texts) > 1)}, "
         f"{found['tokens_scored']:,} tokens, each given its true prefix; `quest` decodes them "
         f"{found['rows_a_step']} rows a step.",
         "",
@@ -56,7 +56,9 @@ def perplexity(found: dict[str, Any]) -> list[str]:
     ]
     for name, row in found["methods"].items():
         over = "" if name == "dense" else times(row)
-        by_text = " | ".join(f"{row['by_text'][text]:.3f}" for text in texts)
+        by_text = " | ".join(
+            f"{row['by_text'][text]:.3f}" if text in row["by_text"] else "" for text in texts
+        )
         lines.append(
             f"| {name} | {100 * row['keys_read']:.3g} % | {row['perplexity']:.3f} | {over} | {by_text} |"
         )

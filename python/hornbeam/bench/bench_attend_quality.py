@@ -79,35 +79,35 @@ class Bench:
         methods |= {f"quest {share}": hb.recipes.quest(share) for share in SHARES}
         methods |= {f"quest union {share}": hb.recipes.quest(share, group="union") for share in SHARES}
         methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA, always=True)
-        texts, losses = list[str](), dict[str, list[list[float]]]()
-        shares: dict[str, list[float]] = {}
+        losses: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
+        shares: dict[str, list[float]] = {name: [] for name in methods}
         for text, tokens in self.texts().items():
-            keys = {name: f"perplexity {text} {first} {last} {name}" for name in methods}
             for name, recipe in methods.items():
-                if keys[name] not in self.outcomes and not self.is_report:
+                key = f"perplexity {text} {first} {last} {name}"
+                if key not in self.outcomes and not self.is_report:
                     found, read = self.read(tokens[: last + 1], first, name, recipe)
-                    self.record({"name": keys[name], "losses": (-found).tolist(), "read": read})
-            if all(key in self.outcomes for key in keys.values()):
-                texts.append(text)
-                for name, key in keys.items():
-                    losses.setdefault(name, []).append(self.outcomes[key]["losses"])
-                    shares.setdefault(name, []).append(self.outcomes[key]["read"])
-        if not texts:
+                    self.record({"name": key, "losses": (-found).tolist(), "read": read})
+                if key in self.outcomes:
+                    losses[name][text] = self.outcomes[key]["losses"]
+                    shares[name].append(self.outcomes[key]["read"])
+        if not losses["dense"]:
             return {}
+        # Of a report a method may lack texts: it is held to dense reads of those that it has.
         table = {
             name: {
-                "perplexity": math.exp(mean_of(own)),
-                "by_text": dict(zip(texts, (math.exp(statistics.fmean(text)) for text in own), strict=True)),
+                "perplexity": math.exp(mean_of(list(own.values()))),
+                "by_text": {text: math.exp(statistics.fmean(found)) for text, found in own.items()},
                 "keys_read": statistics.fmean(shares[name]),
-                **against(own, losses["dense"]),
+                **against(list(own.values()), [losses["dense"][text] for text in own]),
             }
             for name, own in losses.items()
+            if own
         }
         return {
             "positions": [first, last],
-            "texts": texts,
+            "texts": list(losses["dense"]),
             "rows_a_step": ROWS,
-            "tokens_scored": len(texts) * (last - first),
+            "tokens_scored": len(losses["dense"]) * (last - first),
             "methods": table,
         }
 
@@ -126,7 +126,7 @@ class Bench:
         """A source file of Python's standard library, and prose: the straw of the needles."""
         source = inspect.getsource(argparse)
         return {
-            "argparse.py": self.items.tokenizer(source, verbose=False)["input_ids"],
+            "argparse": self.items.tokenizer(source, verbose=False)["input_ids"],
             "topics": self.items.straw,
         }
 
