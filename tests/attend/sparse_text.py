@@ -20,19 +20,14 @@ from tests import models
 NAME = "sparse_reference"
 
 
-def page_scores(query: Tensor, keys: Tensor, page: int, recipe: Recipe, cut: int) -> Tensor:
-    """Scores ``[H, pages]`` of the pages of ``keys [Hk, n, D]`` for one row's queries ``[H, D]``. The page on
-    which the prompt ends, at ``cut``, has two parts, of which the greater counts."""
+def page_scores(query: Tensor, keys: Tensor, page: int, recipe: Recipe) -> Tensor:
+    """Scores ``[H, pages]`` of the pages of ``keys [Hk, n, D]`` for one row's queries ``[H, D]``."""
     group = len(query) // len(keys)
     found = []
     for head, own in enumerate(query):
-        rows, scores = keys[head // group], []
-        for begin in range(0, len(rows), page):
-            parts = [rows[begin : begin + page]]
-            if begin < cut < min(begin + page, len(rows)):
-                parts = [rows[begin:cut], rows[cut : begin + page]]
-            scores.append(max(part_score(own, part, recipe) for part in parts))
-        found.append(torch.tensor(scores))
+        rows = keys[head // group]
+        starts = range(0, len(rows), page)
+        found.append(torch.tensor([part_score(own, rows[at : at + page], recipe) for at in starts]))
     return torch.stack(found)
 
 
@@ -88,18 +83,15 @@ def chosen(scores: Tensor, num_tokens: int, page: int, recipe: Recipe, scale: fl
 @contextmanager
 def reading(model: Any, recipe: Recipe, page: int, log: list[Tensor] | None = None) -> Iterator[None]:
     """While it lasts, a model decodes by this recipe; ``log`` takes what each row and layer read."""
-    cut = 0  # where the prompt ends
 
     def attend(module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Any, **options: Any) -> Any:
         scale, group = options["scaling"], query.shape[1] // key.shape[1]
         keys, values = (x[0].repeat_interleave(group, 0) for x in (key, value))
         scores = scale * query[0] @ keys.mT
-        nonlocal cut
         rows, total = scores.shape[1:]
-        cut = total if rows > 1 else cut
         seen = torch.ones(rows, total, dtype=torch.bool).tril(total - rows).expand(scores.shape)
         if rows == 1 and total > 1 and module.layer_idx >= recipe.dense_layers:
-            found = page_scores(query[0, :, 0], key[0, :, :-1], page, recipe, cut)
+            found = page_scores(query[0, :, 0], key[0, :, :-1], page, recipe)
             found = grouped(found, key.shape[1], recipe)
             pages = chosen(found, total - 1, page, recipe, scale)
             own = torch.ones(len(pages), 1, dtype=torch.bool)

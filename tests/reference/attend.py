@@ -103,11 +103,13 @@ def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[
 @dataclass
 class Page:
     """The entries of prefix reads that follow one another on a page, on one plane: the keys `[n, D]`
-    (float64) of each, and all positions."""
+    (float64) of each run of neighbouring slots, and all positions."""
 
     entries: list[int]
     id: tuple[int, int]
+    read: int
     rows: range
+    slots: range
     keys: list[Tensor]
     positions: list[int]
 
@@ -117,7 +119,7 @@ def plane_pages(chunks: list[Tensor], plan: Plan, plane: int) -> list[Page]:
     num_planes, slabs_per_chunk = chunks[0].shape[:2]
     entries, ranges, listed = plan.entries.tolist(), plan.head_ranges.tolist(), plan.positions.tolist()
     found = []
-    for begin, end, row_begin, row_end, _, flags, _, _ in plan.reads.tolist():
+    for read, (begin, end, row_begin, row_end, _, flags, _, _) in enumerate(plan.reads.tolist()):
         if flags & OWN:
             continue
         if flags & BY_HEAD:
@@ -133,27 +135,46 @@ def plane_pages(chunks: list[Tensor], plan: Plan, plane: int) -> list[Page]:
             keys = torch.from_numpy(pages.decode(page, number).keys) if number else page[0]
             positions = list(range(position, position + count)) if at < 0 else listed[at : at + count]
             own = keys[first : first + count].double()
-            found.append(
-                Page([entry], (flags & BY_HEAD, page_id), range(row_begin, row_end), [own], positions)
-            )
+            id, rows = (flags & BY_HEAD, page_id, number), range(row_begin, row_end)
+            found.append(Page([entry], id, read, rows, range(first, first + count), [own], positions))
     return found
 
 
-def score(kind: str, query: Tensor, page: Page) -> float:
-    """The greatest of what the summaries of a page's entries say."""
-    return max(estimate(kind, query, keys) for keys in page.keys)
+def above(plan: Plan, read: int) -> int | None:
+    """The read above another on the path of its rows: the last before it with some of them, if it has all."""
+    reads = plan.reads.tolist()
+    for other in reversed(range(read)):
+        shared = range(max(reads[other][2], reads[read][2]), min(reads[other][3], reads[read][3]))
+        if not reads[other][5] & OWN and len(shared):
+            return other if len(shared) == reads[read][3] - reads[read][2] else None
+    return None
 
 
-def joined(entries: list[Page]) -> list[Page]:
+def joined(plan: Plan, entries: list[Page]) -> list[Page]:
     """The candidates of a row that sees these entries."""
     found: list[Page] = []
     for page in entries:
         if found and found[-1].id == page.id:
             last = found.pop()
-            keys, positions = last.keys + page.keys, last.positions + page.positions
-            page = Page(last.entries + page.entries, page.id, page.rows, keys, positions)
+            goes_on = page.read == last.read or follows(plan, page.read, last.read)
+            if goes_on and last.slots.stop == page.slots.start:
+                keys = [*last.keys[:-1], torch.cat([last.keys[-1], page.keys[0]])]
+            else:
+                keys = last.keys + page.keys
+            positions = last.positions + page.positions
+            page = Page(
+                last.entries + page.entries, page.id, page.read, page.rows, page.slots, keys, positions
+            )
         found.append(page)
     return found
+
+
+def follows(plan: Plan, read: int, other: int) -> bool:
+    """Whether a read stands below another, with nothing on the plane between them."""
+    at = above(plan, read)
+    while at is not None and at > other:
+        at = above(plan, at)
+    return at == other
 
 
 @dataclass
@@ -183,14 +204,18 @@ def selected(
     for row in range(num_rows):
         rule = next((rule for begin, end, rule in rules if begin <= row < end), None)
         now = int(plan.row_positions[row])
-        seen = [joined([page for page in pages if row in page.rows]) for pages in planes]
+        seen = [joined(plan, [page for page in pages if row in page.rows]) for pages in planes]
         if rule is None:
             for head, own in enumerate(seen):
                 sets.read[head, :, row, [entry for page in own for entry in page.entries]] = True
             continue
+        # By head, member and page, what each run of the page is worth.
         scores = [
             [
-                [score(rule.estimate, queries[row, head * group + member], page) for page in own]
+                [
+                    [estimate(rule.estimate, queries[row, head * group + member], keys) for keys in page.keys]
+                    for page in own
+                ]
                 for member in range(group)
             ]
             for head, own in enumerate(seen)
@@ -206,11 +231,12 @@ def selected(
             }
             for member in range(group):
                 if rule.group == "union":
-                    scored = scores[head][member]
+                    scored = [max(runs) for runs in scores[head][member]]
                 elif rule.group == "max":
-                    scored = np.max(scores[head], axis=0).tolist()
+                    scored = [max(map(max, runs)) for runs in zip(*scores[head], strict=True)]
                 else:
-                    scored = np.sum(scores, axis=(0, 1)).tolist()
+                    members = [one for own_scores in scores for one in own_scores]
+                    scored = [float(np.sum(runs, axis=0).max()) for runs in zip(*members, strict=True)]
                 chosen = choose(rule, scored, [len(page.positions) for page in own], forced, latest)
                 sets.margin = min(sets.margin, chosen.margin)
                 read = [entry for i in chosen.indices for entry in own[i].entries]

@@ -195,6 +195,11 @@ class Drafting:
         computed: Computed | None = self.source.reuse(chosen)
         return computed
 
+    def waive(self) -> None:
+        """Nothing that the source computed is used: it lets go of it, and of the pages that hold it."""
+        if self.source is not None and self.source.reuse is not None:
+            self.source.reuse([])
+
     def credit(self, seconds: float) -> None:
         """Tells the source what the forward pass saved by :meth:`reuse`."""
         if self.source is not None:

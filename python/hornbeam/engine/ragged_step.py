@@ -148,6 +148,9 @@ class RaggedStep:
                 [group] = self.groups
                 with blaming(group.requests):
                     computed = group.drafting.reuse(group.drafts)
+            elif not is_plain:
+                for group in self.groups:
+                    group.drafting.waive()
         except Blamed as blamed:
             if not isinstance(blamed.error, OutOfPages):
                 raise

@@ -54,6 +54,8 @@ def block_sparse_attention(
     for name, size in (("block_rows", block_rows), ("block_keys", block_keys)):
         if size < 1:
             raise ArgumentError(f"{name} is {size}, expected at least 1")
+    if not isinstance(q, Tensor):
+        raise ArgumentError(f"q is a {type(q).__name__}, expected a tensor")
     if q.dim() != 3:
         raise ShapeError(f"q.shape is {list(q.shape)}, expected [H, N, D]")
     if out is None:

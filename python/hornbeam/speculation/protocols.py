@@ -291,8 +291,8 @@ class BatchDraft(Protocol):
     A proposer that runs layers of the target itself may offer ``reuse(chosen) -> Computed | None``: asked
     before the forward pass, with the indices of the tokens verified of each draft, it gives what it
     computed of the rows ``[pending, *chosen]``, one sequence after the other
-    (:class:`hornbeam.model.layers.Computed`). Where it offers ``credit(seconds)`` it is told what the pass
-    took less for it.
+    (:class:`hornbeam.model.layers.Computed`). Where nothing of it is used ``chosen`` is empty, and what it
+    holds is to be let go of. Where it offers ``credit(seconds)`` it is told what the pass took less for it.
 
     Further it may offer ``fork(index, child) -> bool``, which begins the sequence ``child`` where ``index``
     is and says whether it did; else the child is started with its text. ``arrears(index) -> float`` says how

@@ -23,6 +23,8 @@ pub(super) struct Candidates {
     pub(super) latest: Option<usize>,
     /// The candidate that each entry is of.
     pub(super) of: Vec<u32>,
+    /// Whether each goes on from the one before, so that its worth is that of both.
+    pub(super) goes_on: Vec<bool>,
     /// What each entry is worth.
     pub(super) entry_scores: Vec<f32>,
 }
@@ -35,17 +37,23 @@ impl Candidates {
         self.forced.clear();
         self.latest = None;
         self.of.clear();
+        self.goes_on.clear();
         self.entry_scores.clear();
     }
 
-    /// All entries are there: the score of a candidate is the greatest of its entries', no number if any is
-    /// none. Of bounds it is a bound.
+    /// All entries are there: the score of a candidate is that of its last entry, with those that it goes on
+    /// from; the greatest of several such runs, no number if any is none. Of bounds it is a bound.
     pub(super) fn finish(&mut self, latest: Option<usize>) {
         if !self.entry_scores.is_empty() {
             self.scores.resize(self.tokens.len(), f32::NEG_INFINITY);
-            for (&of, &score) in self.of.iter().zip(&self.entry_scores) {
+            // What the runs before an entry's are worth, and their candidate.
+            let (mut before, mut last) = (f32::NEG_INFINITY, u32::MAX);
+            for ((&of, &score), &goes_on) in self.of.iter().zip(&self.entry_scores).zip(&self.goes_on) {
                 let held = &mut self.scores[of as usize];
-                *held = if held.is_nan() || score.is_nan() { f32::NAN } else { held.max(score) };
+                if of != last || !goes_on {
+                    (before, last) = (*held, of);
+                }
+                *held = if before.is_nan() || score.is_nan() { f32::NAN } else { before.max(score) };
             }
         }
         if let Some(at) = latest {
@@ -102,6 +110,8 @@ pub(super) fn choose(rule: &Rule, candidates: &Candidates, scratch: &mut Scratch
     order.clear();
     let others = (0..count).filter(|&index| !candidates.is_forced(index));
     order.extend(others.map(|index| place(candidates.scores[index], index)));
+    // Those that may come first: all of them, or those with enough mass, whatever their scores.
+    let mut first = order.len();
     let wanted = match rule.select {
         Select::TopK(pages) => pages.of(count).saturating_sub(forced),
         Select::TopP(share) => {
@@ -114,15 +124,24 @@ pub(super) fn choose(rule: &Rule, candidates: &Candidates, scratch: &mut Scratch
         Select::Threshold(share) => {
             let total = weigh(candidates, &mut scratch.weights);
             let least = (share * total as f64).ceil() as u64;
-            order.iter().filter(|key| scratch.weights[index_of(**key)] >= least.max(1)).count()
+            let enough = |key: &u64| scratch.weights[index_of(*key)] >= least.max(1);
+            first = 0;
+            for at in 0..order.len() {
+                if enough(&order[at]) {
+                    order.swap(first, at);
+                    first += 1;
+                }
+            }
+            first
         }
         Select::Elbow => elbow(candidates, order),
         Select::None => 0,
     };
     let cap = rule.cap.unwrap_or(usize::MAX).saturating_sub(forced);
     let wanted = wanted.max(rule.floor.saturating_sub(forced)).min(cap).min(order.len());
-    if 0 < wanted && wanted < order.len() {
-        order.select_nth_unstable(wanted);
+    let (begin, end) = if wanted > first { (first, order.len()) } else { (0, first) };
+    if begin < wanted && wanted < end {
+        order[begin..end].select_nth_unstable(wanted - begin);
     }
     for key in &order[..wanted] {
         let index = index_of(*key);

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use super::choose::{Candidates, Scratch, choose_entries};
 use super::rule::{Group, Rule, RuledRows};
 use crate::error::{Error, Result};
+use crate::format::page_runs::page_runs;
 use crate::format::plan::{Entry, Plan, Read};
 use crate::format::selection::plane_entries;
 use crate::ops::attention::AttentionParams;
@@ -44,6 +45,9 @@ pub(super) struct Rows<'a> {
     /// candidate. [`UNSEEN`] where the row does not see it.
     bases: Vec<u32>,
     is_by_head: bool,
+    /// Bit `entry` of each head, or of the first where all have the same entries: whether it goes on from what
+    /// comes before it on its page.
+    goes_on: Vec<u64>,
     /// Heads outermost.
     places: Vec<Place>,
     chosen: Vec<u64>,
@@ -81,9 +85,11 @@ impl<'a> Rows<'a> {
             ruled,
             bases: Vec::new(),
             is_by_head,
+            goes_on: Vec::new(),
             places: Vec::new(),
             chosen: Vec::new(),
         };
+        rows.join();
         rows.place();
         Ok(rows)
     }
@@ -91,6 +97,18 @@ impl<'a> Rows<'a> {
     /// Query heads of a kv head.
     pub(super) fn group(&self) -> usize {
         self.params.num_heads / self.params.num_kv_heads
+    }
+
+    fn join(&mut self) {
+        let words = self.plan.entries.len().div_ceil(64);
+        let heads = if self.is_by_head { self.params.num_kv_heads } else { 1 };
+        self.goes_on.resize(heads * words, 0);
+        for (head, goes_on) in self.goes_on.chunks_exact_mut(words.max(1)).enumerate() {
+            let plane = self.params.layer * self.params.num_kv_heads + head;
+            page_runs(self.plan, plane, |_, at, _, own| {
+                goes_on[at as usize / 64] |= u64::from(own) << (at % 64);
+            });
+        }
     }
 
     fn place(&mut self) {
@@ -189,12 +207,15 @@ impl<'a> Rows<'a> {
         // The candidate of the row's latest key, and the page of the last entry.
         let mut latest: Option<(i64, usize)> = None;
         let mut page = None;
+        let words = self.plan.entries.len().div_ceil(64);
+        let joins = &self.goes_on[if self.is_by_head { head * words } else { 0 }..];
         for (number, read) in self.plan.reads.iter().enumerate() {
             let base = self.base(head, index, number);
             let Some(([begin, end], _)) = entries_of(self.plan, self.params, read, head).zip(base) else {
                 continue;
             };
-            for entry in &self.plan.entries[begin as usize..end as usize] {
+            for index in begin as usize..end as usize {
+                let entry = &self.plan.entries[index];
                 let (first, last) = positions(self.plan, entry);
                 let own = Some((read.is_by_head(), entry.page));
                 if std::mem::replace(&mut page, own) != own {
@@ -206,6 +227,7 @@ impl<'a> Rows<'a> {
                 let at = to.tokens.len() - 1;
                 to.tokens[at] += u32::from(entry.count);
                 to.of.push(at as u32);
+                to.goes_on.push(joins[index / 64] >> (index % 64) & 1 == 1);
                 if first < sinks || position - last < window {
                     to.forced[at / 64] |= 1 << (at % 64);
                 }

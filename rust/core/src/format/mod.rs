@@ -3,6 +3,7 @@
 
 pub mod key_table;
 pub mod page;
+pub mod page_runs;
 pub mod plan;
 pub mod plan_words;
 pub mod selection;

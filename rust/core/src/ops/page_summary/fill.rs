@@ -8,8 +8,9 @@ use super::scores::Scores;
 use super::summarise::summarise;
 use super::summary::{Call, SPAN_BYTES};
 use crate::format::Element;
-use crate::format::plan::Entry;
-use crate::ops::attention::{SERIAL_WORK, entries_of};
+use crate::format::page_runs::page_runs;
+use crate::format::plan::{Entry, Read};
+use crate::ops::attention::SERIAL_WORK;
 use crate::parallel::{Parallel, Serial, dynamic, lock_whole};
 
 /// Summaries that one task makes.
@@ -27,7 +28,8 @@ pub(super) struct Stale {
     /// It is of more slots than the one that is kept there, which another entry of this call may read.
     pub(super) is_wider: bool,
     span: [u8; SPAN_BYTES],
-    entry: Entry,
+    /// What the path shows of the page up to the entry's end.
+    run: Entry,
 }
 
 impl Stale {
@@ -56,55 +58,48 @@ impl Fill {
         self.capacity
     }
 
-    /// Lists the entries that are scored and have no summary of just their slots. Where their page has none at
-    /// all, its place is theirs from now on.
+    /// Lists the entries that are scored and have no summary of just the slots of their run. Where their page has
+    /// none at all, its place is theirs from now on.
     pub(super) fn list(&mut self, call: &Call<'_>, scores: &Scores, spans: &mut [&mut [u8]]) {
         self.stale.clear();
         let (problem, params) = (call.problem, call.problem.params);
         let layout = problem.layout;
         let plane = params.layer * params.num_kv_heads;
-        for (index, read) in problem.plan.reads.iter().enumerate() {
-            for head in 0..params.num_kv_heads {
-                let Some((begin, end)) = entries_of(problem, read, head) else { continue };
+        let by_head = problem.plan.reads.iter().any(Read::is_by_head);
+        for head in 0..if by_head { params.num_kv_heads } else { 1 } {
+            page_runs(problem.plan, plane + head, |index, at, run, _| {
+                let key = |head: usize| (head as u32, index as u32, at);
                 if !scores.has(head, index) {
-                    continue;
+                    return;
                 }
-                let entries = (begin..).zip(&problem.plan.entries[begin..end]);
-                if read.is_by_head() {
-                    for (at, entry) in entries {
-                        let place = layout.page_place(entry.page);
-                        self.look((head as u32, index as u32, at as u32), place, entry, spans);
-                    }
-                    continue;
-                }
-                // All heads have these entries: where a slab lies is found once.
-                for (at, entry) in entries {
-                    let (chunk, first) = layout.slab_place(entry.page, plane);
+                if problem.plan.reads[index].is_by_head() {
+                    self.look(key(head), layout.page_place(run.page), run, spans);
+                } else if head == 0 {
+                    // All heads have these entries: where a slab lies is found once.
+                    let (chunk, first) = layout.slab_place(run.page, plane);
                     for head in 0..params.num_kv_heads {
-                        let place = (chunk, first + head * layout.slabs_per_chunk);
-                        self.look((head as u32, index as u32, at as u32), place, entry, spans);
+                        self.look(key(head), (chunk, first + head * layout.slabs_per_chunk), run, spans);
                     }
                 }
-                break;
-            }
+            });
         }
         self.stale.sort_unstable_by_key(|stale| stale.key);
     }
 
-    /// Lists an entry whose page has no summary of just its slots.
+    /// Lists an entry whose page has no summary of just the slots of its run.
     #[inline(always)]
-    fn look(&mut self, key: (u32, u32, u32), place: (usize, usize), entry: &Entry, spans: &mut [&mut [u8]]) {
-        let span = span_of(entry);
+    fn look(&mut self, key: (u32, u32, u32), place: (usize, usize), run: &Entry, spans: &mut [&mut [u8]]) {
+        let span = span_of(run);
         let held = &mut spans[place.0].as_chunks_mut::<SPAN_BYTES>().0[place.1];
         if *held == span {
             return;
         }
         let is_kept = *held == [0; SPAN_BYTES];
-        let is_wider = u16::from_le_bytes([held[2], held[3]]) < entry.count && !is_kept;
+        let is_wider = u16::from_le_bytes([held[2], held[3]]) < run.count && !is_kept;
         if is_kept {
             *held = span;
         }
-        self.stale.push(Stale { key, place, is_kept, is_wider, span, entry: *entry });
+        self.stale.push(Stale { key, place, is_kept, is_wider, span, run: *run });
     }
 
     /// The stale ones among some entries of a read.
@@ -138,7 +133,7 @@ impl Fill {
         let parts = self.stale.chunks(TOGETHER).zip(new.chunks_mut(TOGETHER * elements));
         let num_parts = parts.len();
         let parts = Mutex::new(parts);
-        let keys: u64 = self.stale.iter().map(|stale| u64::from(stale.entry.count)).sum();
+        let keys: u64 = self.stale.iter().map(|stale| u64::from(stale.run.count)).sum();
         let is_short = keys * (layout.head_dim as u64) < SERIAL_WORK;
         let pool: &dyn Parallel = if is_short { &Serial } else { call.pool };
         dynamic(pool, num_parts, &|_| {
@@ -147,7 +142,7 @@ impl Fill {
             for (stale, to) in stale.iter().zip(to.chunks_exact_mut(elements)) {
                 let at = stale.place.1 * layout.page_elements();
                 let page = &chunks[stale.place.0][at..at + layout.page_elements()];
-                summarise(call, page, &stale.entry, to);
+                summarise(call, page, &stale.run, to);
             }
         });
     }
@@ -176,9 +171,9 @@ impl Aside<'_> {
     }
 }
 
-/// The slots of an entry, as they are written down.
-fn span_of(entry: &Entry) -> [u8; SPAN_BYTES] {
-    let [a, b] = (entry.slot() as u16).to_le_bytes();
-    let [c, d] = entry.count.to_le_bytes();
+/// The slots of a run, as they are written down.
+fn span_of(run: &Entry) -> [u8; SPAN_BYTES] {
+    let [a, b] = (run.slot() as u16).to_le_bytes();
+    let [c, d] = run.count.to_le_bytes();
     [a, b, c, d]
 }
