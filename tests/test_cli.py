@@ -37,6 +37,7 @@ class Stats:
     emitted: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_kv_bytes: int = 1_500_000
+    attend_keys: int = 0
 
 
 @dataclass

@@ -74,7 +74,7 @@ def test_a_branch_that_goes_while_its_step_is_open_is_closed_after_it() -> None:
     tree = make_tree()
     branch = tree.branch()
     step = tree.step([(branch, [1, 2], None)])
-    step._branches.clear()
+    step.branches.clear()
     del branch
     gc.collect()
     assert (tree.has_open_step, tree.stats()["branches"]) == (True, 1)

@@ -75,6 +75,10 @@ def missed(
 
     Args:
         selected: which keys are read.
+        q: queries `[H, N, D]`, those of the selection.
+        k: keys `[Hk, M, D]`.
+        v: values `[Hk, M, D]`; without them there is no output error.
+        scale: what attention multiplies scores by; `D ** -0.5` where not given.
 
     Raises:
         ShapeError: the arrays are not those of the selection.

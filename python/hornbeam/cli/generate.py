@@ -78,7 +78,7 @@ def generate(
     head_scores: HeadScoresFile = None,
     attend: Annotated[
         str | None,
-        typer.Option(help="Read a part of the KV cache, by a recipe of hornbeam.recipes.attend."),
+        typer.Option(help="Read a part of the KV cache, by a recipe such as quest."),
     ] = None,
     attend_amount: Annotated[
         str | None,

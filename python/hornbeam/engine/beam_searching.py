@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.engine.beams import Beams, Standing
@@ -47,7 +47,7 @@ class BeamSearching:
     budget: Budget
     select: Callable[[Sequence[Path]], Path | None]
     processor: Any
-    sparse: dict[str, Any]
+    sparse: dict[str, Any] = field(default_factory=dict)
     _peak_bytes: int = 0
 
     def __post_init__(self) -> None:

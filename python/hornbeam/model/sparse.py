@@ -55,6 +55,9 @@ class SparsePrefill(Protocol):
         ...
 
 
+#: The flag of a read of the step's own keys.
+_OWN = 1
+
 RowRecipe = tuple[int, int, SparseReads]
 """The first row of an interval, one past its last, and what these rows read by."""
 
@@ -85,7 +88,8 @@ class SparseRows:
                 )
             reached = end
         self._read = self._keys = 0  # over the layers that chose
-        self._there = 0  # in the last of them
+        # Keys before the pass, over kv heads; where heads have keys of their own, at most so many.
+        self._there = sum(read[4] for read in plan.reads.tolist() if not read[5] & _OWN) * shape.num_kv_heads
         self._num_dense = 0  # layers without a window in which nobody chose
 
     def selection(
@@ -115,9 +119,8 @@ class SparseRows:
             self._shape.scale if scale is None else scale,
             rules,
         )
-        self._there = found.plan_keys
         self._read += found.union_keys
-        self._keys += self._there
+        self._keys += found.plan_keys
         return found
 
     @property

@@ -59,6 +59,9 @@ class CostModel:
         #: What has chosen once: a first call also warms up, and its time says nothing.
         self.warm: set[tuple[Kind, Hashable]] = set()
 
+    def __repr__(self) -> str:
+        return f"CostModel(margin={self.margin})"
+
     def call(
         self,
         recipe: Hashable,
