@@ -324,13 +324,19 @@ mod tests {
 
     #[test]
     fn entries_of_one_page_are_one_candidate() {
-        let mut candidates = Candidates { tokens: vec![4, 4, 2], forced: vec![0], ..Candidates::default() };
-        (candidates.of, candidates.entry_scores) = (vec![0, 1, 1, 2], vec![1.0, 5.0, 0.0, 3.0]);
-        candidates.finish(None);
-        let mut chosen = [0];
-        let rule = rule(Select::TopK(Pages::Count(2)), 0, None);
-        choose_entries(&rule, &candidates, &mut Scratch::default(), &mut chosen);
-        assert_eq!((candidates.scores.as_slice(), chosen[0]), ([1.0, 5.0, 3.0].as_slice(), 0b1110));
+        let found = |goes_on: bool| {
+            let mut held = Candidates { tokens: vec![4, 4, 2], forced: vec![0], ..Candidates::default() };
+            (held.of, held.entry_scores) = (vec![0, 1, 1, 2], vec![1.0, 5.0, 0.0, 3.0]);
+            held.goes_on = vec![false, false, goes_on, false];
+            held.finish(None);
+            let mut chosen = [0];
+            let rule = rule(Select::TopK(Pages::Count(2)), 0, None);
+            choose_entries(&rule, &held, &mut Scratch::default(), &mut chosen);
+            (held.scores, chosen[0])
+        };
+        assert_eq!(found(false), (vec![1.0, 5.0, 3.0], 0b1110));
+        // What the last says is said of both.
+        assert_eq!(found(true), (vec![1.0, 0.0, 3.0], 0b1001));
     }
 
     #[test]
