@@ -126,8 +126,6 @@ def test_an_interrupt_at_any_place_of_a_search() -> None:
         if outs:
             cut += outs[0].stop == "interrupted"
             assert outs[0].best is not None
-        # What is interrupted while it emits may hold its branch until the result goes.
-        outs = None
         if lm.tree.stats()["branches"]:
             gc.collect()
         assert lm.engine.requests == []

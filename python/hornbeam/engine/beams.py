@@ -209,7 +209,8 @@ class BeamRow(Together):
         if self.place in now.pending:
             self.pending = now.pending[self.place]
         self._branch = now.branches[self.place]
-        if all(before is not branch for branch in now.branches.values()):
+        # No generator, whose frame would hold the branch that it asks about beyond an interrupt.
+        if before not in now.branches.values():
             before.drop(keep=False)
         self.beams.join()
         self.fresh = None
