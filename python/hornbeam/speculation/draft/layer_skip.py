@@ -8,13 +8,13 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from hornbeam.cache.tree import Branch, Step
+from hornbeam.cache.tree import Step
 from hornbeam.errors import ArgumentError
 from hornbeam.model.layers import Computed, Tap
-from hornbeam.speculation.branches import Key, NodeBranches
+from hornbeam.speculation.branches import Key
 from hornbeam.speculation.draft.head_network import sample_of
-from hornbeam.speculation.draft.model_proposer import ModelProposer
-from hornbeam.speculation.protocols import Ask, Law, Run
+from hornbeam.speculation.draft.self_proposer import SelfProposer
+from hornbeam.speculation.protocols import Law, Run
 from hornbeam.speculation.shape import Chain
 from hornbeam.speculation.tree_building import Node, Shape, TreeBuilder
 
@@ -90,7 +90,7 @@ class LayerSkip:
         return LayerSkipProposer(run, self)
 
 
-class LayerSkipProposer(ModelProposer):
+class LayerSkipProposer(SelfProposer):
     """:class:`LayerSkip` at work."""
 
     def __init__(self, run: Run, settings: LayerSkip) -> None:
@@ -101,7 +101,6 @@ class LayerSkipProposer(ModelProposer):
         #: The first layer left out.
         self.first = min(frozenset(range(num_layers)) - self.kept)
         self._running = self.kept
-        self._nodes = NodeBranches(run.target.tree, self._forward, owner=run.target, exact=False)
         # What the layers below the first one left out gave for each node.
         self._computed: dict[Key, Computed] = {}
         self._keys: list[Key] = []
@@ -111,7 +110,7 @@ class LayerSkipProposer(ModelProposer):
         self._clear()
 
     def _clear(self) -> None:
-        self._nodes.clear()
+        self.nodes.clear()
         self._computed.clear()
 
     def expand(self, nodes: Sequence[Node]) -> Tensor:
@@ -120,30 +119,15 @@ class LayerSkipProposer(ModelProposer):
 
     def _run(self, nodes: Sequence[Node], layers: frozenset[int]) -> Tensor:
         self._running = layers
-        self._keys = [self._key(node) for node in nodes]
-        requests: list[tuple[Key | Branch, list[int]]] = []
-        roots = []
+        self._keys = [self.key(node) for node in nodes]
         try:
-            for node in nodes:
-                tree = self.growing[node.tree]
-                if node.token < 0:
-                    roots.append(_branch(tree.ask).fork())
-                    requests.append((roots[-1], [tree.ask.pending]))
-                else:
-                    parent = Node(node.tree, tree.parents[node.token])
-                    requests.append((self._key(parent), [tree.tokens[node.token]]))
-            return self._nodes.expand(self._keys, requests)
+            return super().expand(nodes)
         except BaseException:
-            for root in roots:
-                root.drop(keep=False)
             self._clear()  # what was drafted so far is of no use
             raise
 
-    def _key(self, node: Node) -> Key:
-        tree = self.growing[node.tree]
-        return tree.ask.index, node.token if node.token < 0 else tree.numbers[node.token]
-
-    def _forward(self, step: Step, rows: Sequence[int]) -> Tensor:
+    def forward(self, step: Step, rows: Sequence[int]) -> Tensor:
+        """The layers that run now; what those below the first one left out give is kept."""
         target = self.run.target
         tap = Tap(self.first)
         output = target.forward(
@@ -167,16 +151,16 @@ class LayerSkipProposer(ModelProposer):
             if self.first == 0 or not any(chosen):
                 return None
             nodes = [Node(place, token) for place, tokens in enumerate(chosen) for token in [-1, *tokens]]
-            left = [node for node in nodes if self._key(node) not in self._computed]
+            left = [node for node in nodes if self.key(node) not in self._computed]
             while left:  # parents before their children
                 ready = [
                     node
                     for node, parent in zip(left, self._parents(left), strict=True)
-                    if parent is None or self._nodes.holds(self._key(parent))
+                    if parent is None or self.nodes.holds(self.key(parent))
                 ]
                 self._run(ready, frozenset(range(self.first)))
                 left = [node for node in left if node not in ready]
-            return Computed.concatenated([self._computed[self._key(node)] for node in nodes])
+            return Computed.concatenated([self._computed[self.key(node)] for node in nodes])
         finally:
             self._clear()
 
@@ -190,8 +174,3 @@ class LayerSkipProposer(ModelProposer):
         """Ends a sequence."""
         super().finish(index)
         self._clear()
-
-
-def _branch(ask: Ask) -> Branch:
-    assert ask.branch is not None, "the ask brings no branch"
-    return ask.branch

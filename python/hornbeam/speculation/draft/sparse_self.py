@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from hornbeam import _native
-from hornbeam.cache.tree import Branch, Step
+from hornbeam.cache.tree import Step
 from hornbeam.errors import ArgumentError
-from hornbeam.speculation.branches import Key, NodeBranches
 from hornbeam.speculation.draft.head_network import sample_of
-from hornbeam.speculation.draft.model_proposer import ModelProposer
+from hornbeam.speculation.draft.self_proposer import SelfProposer
 from hornbeam.speculation.protocols import Ask, Law, Run
 from hornbeam.speculation.shape import Chain
-from hornbeam.speculation.tree_building import DraftTree, Node, Shape
+from hornbeam.speculation.tree_building import DraftTree, Shape
 
 __all__ = ["SparseSelf"]
 
@@ -66,7 +65,7 @@ class SparseSelf:
         return SparseSelfProposer(run, self)
 
 
-class SparseSelfProposer(ModelProposer):
+class SparseSelfProposer(SelfProposer):
     """:class:`SparseSelf` at work."""
 
     def __init__(self, run: Run, settings: SparseSelf) -> None:
@@ -83,7 +82,6 @@ class SparseSelfProposer(ModelProposer):
                 "that see the whole text"
             )
         self._attend = settings.attend
-        self._nodes = NodeBranches(run.target.tree, self._forward, owner=run.target, exact=False)
 
     def propose(self, asks: Sequence[Ask]) -> list[DraftTree]:
         """One draft for each ask. Its branches are let go of before the verification, so that the target's
@@ -95,37 +93,10 @@ class SparseSelfProposer(ModelProposer):
         try:
             return super().propose(asks)
         finally:
-            self._nodes.clear()
+            self.nodes.clear()
 
-    def expand(self, nodes: Sequence[Node]) -> Tensor:
-        """One ragged forward pass over forks of the target's branches.
-
-        Args:
-            nodes: whose successors are wanted.
-        """
-        keys = [self._key(node) for node in nodes]
-        requests: list[tuple[Key | Branch, list[int]]] = []
-        roots: list[Branch] = []
-        try:
-            for node in nodes:
-                tree = self.growing[node.tree]
-                if node.token < 0:
-                    roots.append(_branch(tree.ask).fork())
-                    requests.append((roots[-1], [tree.ask.pending]))
-                else:
-                    parent = Node(node.tree, tree.parents[node.token])
-                    requests.append((self._key(parent), [tree.tokens[node.token]]))
-            return self._nodes.expand(keys, requests)
-        except BaseException:
-            for root in roots:
-                root.drop(keep=False)
-            raise
-
-    def _key(self, node: Node) -> Key:
-        tree = self.growing[node.tree]
-        return tree.ask.index, node.token if node.token < 0 else tree.numbers[node.token]
-
-    def _forward(self, step: Step, rows: Sequence[int]) -> Tensor:
+    def forward(self, step: Step, rows: Sequence[int]) -> Tensor:
+        """All layers, each row over a part of its keys."""
         target = self.run.target
         output = target.forward(
             step,
@@ -141,8 +112,3 @@ class SparseSelfProposer(ModelProposer):
         """The layers that read everything, and some of the model's output matrix."""
         dense = torch.tensor([float(self._attend.dense_layers)])
         return torch.cat([dense, sample_of(self.run.target.model)])
-
-
-def _branch(ask: Ask) -> Branch:
-    assert ask.branch is not None, "the ask brings no branch"
-    return ask.branch
