@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 
@@ -39,6 +41,18 @@ def test_of_equals_the_first_is_taken(lm: hb.LM, texts: list[list[int]]) -> None
     same = HeadPattern("stream", 2, 500)
     found = search_patterns(lm, texts, candidates=[same, ALL, BLOCKS], recipe=MInference(block=16))
     assert {pattern for layer in found.layers for pattern in layer} == {same}
+
+
+def test_another_thread_goes_on_decoding(lm: hb.LM, texts: list[list[int]]) -> None:
+    """Red where a text is read without the engine's lock: a step is open then, or the tree has moved."""
+    alone = lm.generate(texts[1], max_new_tokens=200, draft=None, seed=1).token_ids
+    candidates = [LITTLE, MUCH, BLOCKS]
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(lm.generate, texts[1], max_new_tokens=200, draft=None, seed=1)
+        for _ in range(3):
+            found = search_patterns(lm, texts, candidates=candidates, recipe=MInference(block=16))
+            assert {pattern for layer in found.layers for pattern in layer} == {MUCH}
+        assert beside.result().token_ids == alone
 
 
 def test_refusals(lm: hb.LM) -> None:

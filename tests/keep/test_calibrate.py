@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -44,6 +45,19 @@ def test_scores_count_the_rows_whose_best_key_says_the_next_token(tmp_path):
         assert hb.recipes.sparse_mm("40%", head_scores=numbers).split == HeadScores(found.scores)
     assert lm.generate(ids, keep=recipe, max_new_tokens=4, draft=None).stats.reductions == 1
     assert lm.tree.stats()["branches"] == 0
+
+
+def test_another_thread_goes_on_decoding():
+    """Red where an example is read without the engine's lock."""
+    lm = hb.LM(models.llama())
+    ids = models.prompt(60, 1)[0].tolist()
+    examples = [Example.copying(ids[:40], ids[10:16])] * 20
+    alone = lm.generate(ids, max_new_tokens=200, draft=None).token_ids
+    want = head_scores(lm, examples)
+    with ThreadPoolExecutor(1) as pool:
+        beside = pool.submit(lm.generate, ids, max_new_tokens=200, draft=None)
+        assert head_scores(lm, examples) == want
+        assert beside.result().token_ids == alone
 
 
 def test_examples_are_checked():

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from hornbeam import ops
 from hornbeam.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -135,10 +134,6 @@ class _Observer:
         tree = self.host.tree
         if self.table is None:
             self.table = tree.key_table(self.branch, in_step=True)
-        planes = slice(layer * tree.num_kv_heads, (layer + 1) * tree.num_kv_heads)
-        own = slice(self.table.offsets[planes.start], self.table.offsets[planes.stop])
-        found = ops.gather_rows(tree.chunks, self.table.counts[planes], self.table.entries[own])
-        shape = (tree.num_kv_heads, self.num_tokens, tree.head_dim)
         # They come in float32, which holds every element of the pages.
-        keys, values = (rows.to("cpu", tree.dtype).view(shape) for rows in found)
-        return keys, values
+        keys, values = self.table.layer_rows(tree.chunks, layer, tree.num_kv_heads)
+        return keys.to(tree.dtype), values.to(tree.dtype)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hornbeam import _native, cuda
+from hornbeam import _native, cuda, ops
 from hornbeam.cuda.rows import SLOT_BITS
 
 if TYPE_CHECKING:
@@ -81,6 +81,15 @@ class KeyTable:
         shape = (len(self), chunks[0].shape[-1])
         keys, values = (torch.empty(shape, dtype=torch.float32, device="cpu") for _ in range(2))
         _native.gather_rows(chunks, self.native, keys, values)
+        return keys, values
+
+    def layer_rows(self, chunks: list[Tensor], layer: int, num_kv_heads: int) -> tuple[Tensor, Tensor]:
+        """Keys and values of one physical layer whose planes show equally many, float32
+        `[num_kv_heads, n, head_dim]` on the CPU; codes are decoded."""
+        planes = slice(layer * num_kv_heads, (layer + 1) * num_kv_heads)
+        own = slice(self.offsets[planes.start], self.offsets[planes.stop])
+        found = ops.gather_rows(chunks, self.counts[planes], self.entries[own])
+        keys, values = (rows.view(num_kv_heads, -1, rows.shape[-1]) for rows in found)
         return keys, values
 
     def split(self, values: NDArray) -> list[NDArray]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -62,6 +62,9 @@ class Host(Protocol):
     def forward(self, step: Any, **options: Any) -> Any:
         """Runs the rows of an open step."""
 
+    def exclusively(self, work: Callable[[], None]) -> None:
+        """Does something between two steps, while nobody else uses the model."""
+
 
 class Model(Protocol):
     """What has such a host, such as :class:`hornbeam.LM`."""
@@ -81,17 +84,11 @@ class _Hits:
         self.scores = torch.zeros(shape.num_layers, shape.num_heads, dtype=torch.float64, device="cpu")
 
     def __call__(self, module: torch.nn.Module, layer: int, query: Tensor, options: dict[str, Any]) -> None:
-        from hornbeam import ops
-
         tree = self.tree
         heads = tree.num_kv_heads
         if self.table is None:
             self.table = tree.key_table(self.branch, in_step=True)
-        table = self.table
-        planes = slice(layer * heads, (layer + 1) * heads)
-        own = slice(table.offsets[planes.start], table.offsets[planes.stop])
-        keys, _ = ops.gather_rows(tree.chunks, table.counts[planes], table.entries[own])
-        keys = keys.view(heads, -1, keys.shape[-1])
+        keys, _ = self.table.layer_rows(tree.chunks, layer, heads)
         rows = query[:, self.rows.to(query.device)].float().cpu()
         group = rows.shape[0] // heads
         # The greatest score has the greatest probability; a row sees the keys up to its own.
@@ -129,15 +126,27 @@ def head_scores(lm: Model, examples: Sequence[Example], *, floor: float = 0.1) -
         tokens = example.prompt + example.answer[:-1]
         # The row before a token is the one that looks it up.
         rows = torch.arange(len(example.prompt) - 1, len(tokens), device="cpu")
-        branch = host.tree.branch()
-        try:
-            with host.tree.step([(branch, tokens, None)], owner=host) as step:
-                hits = _Hits(host, branch, rows, list(example.sources))
-                host.forward(step, logits_rows=[0], observer=hits)
-        finally:
-            branch.drop(keep=False)
-        found = hits.scores / len(example.answer)
+        found = _read(host, tokens, rows, list(example.sources)) / len(example.answer)
         total = found if total is None else total + found
     if total is None or not bool(total.any()):
         raise ArgumentError(f"no head looks up an answer in {len(examples)} examples, expected some that do")
     return HeadScores.from_query_heads(total / total.sum(), host.tree.num_kv_heads, floor)
+
+
+def _read(host: Host, tokens: list[int], rows: Tensor, sources: list[range]) -> Tensor:
+    """The hits of all query heads, ``[layers, H]``, while the model reads a text."""
+    scores: list[Tensor] = []
+
+    def work() -> None:
+        branch = host.tree.branch()
+        try:
+            with host.tree.step([(branch, tokens, None)], owner=host) as step:
+                hits = _Hits(host, branch, rows, sources)
+                host.forward(step, logits_rows=[0], observer=hits)
+        finally:
+            branch.drop(keep=False)
+        scores.append(hits.scores)
+
+    # Another thread may be stepping the engine.
+    host.exclusively(work)
+    return scores[0]

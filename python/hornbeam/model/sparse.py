@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
-from hornbeam import _native, ops
+from hornbeam import _native
 from hornbeam.errors import ArgumentError, ShapeError
 
 if TYPE_CHECKING:
@@ -203,9 +203,5 @@ class SparseChunk:
 
     def _gather(self, table: KeyTable, layer: int, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Keys and values ``[Hk, M, D]`` of a layer, those before the rows and their own."""
-        heads = self._shape.num_kv_heads
-        begin, end = layer * heads, (layer + 1) * heads
-        entries = table.entries[table.offsets[begin] : table.offsets[end]]
-        found = ops.gather_rows(self._tree.chunks, table.counts[begin:end], entries)
-        keys, values = (rows.view(heads, -1, like.shape[-1]).to(like.dtype) for rows in found)
-        return keys, values
+        keys, values = table.layer_rows(self._tree.chunks, layer, self._shape.num_kv_heads)
+        return keys.to(like.dtype), values.to(like.dtype)
