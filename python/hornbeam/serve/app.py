@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from hornbeam._native import __version__
+from hornbeam.engine.options import DEFAULT_DRAFT
 from hornbeam.errors import ArgumentError
 from hornbeam.serve import described
 from hornbeam.serve.driver import Driver
@@ -23,6 +24,7 @@ from hornbeam.serve.keys import Keys
 from hornbeam.serve.limits import Limits
 from hornbeam.serve.refusal import Refusal
 from hornbeam.serve.service import Service
+from hornbeam.speculation.named import draft_of
 
 if TYPE_CHECKING:
     from hornbeam.lm import LM
@@ -33,7 +35,12 @@ _LOG = logging.getLogger("hornbeam.serve")
 
 
 def create_app(
-    lm: LM, *, name: str = "hornbeam", limits: Limits | None = None, keys: Sequence[str] = ()
+    lm: LM,
+    *,
+    name: str = "hornbeam",
+    limits: Limits | None = None,
+    keys: Sequence[str] = (),
+    draft: Any = DEFAULT_DRAFT,
 ) -> FastAPI:
     """The server of a model as an ASGI application, for uvicorn or another server of one process.
 
@@ -46,16 +53,17 @@ def create_app(
         name: of the model in requests and answers.
         limits: on sizes, counts and times.
         keys: API keys, of which a request needs one; without any everybody is answered.
+        draft: where guesses come from, as :meth:`hornbeam.LM.generate` has it; texts are the same.
 
     Raises:
-        ArgumentError: the model has no tokenizer, or a key is empty.
+        ArgumentError: the model has no tokenizer, a key is empty, or the draft is none.
     """
     if lm.engine.tokenizer is None:
         raise ArgumentError("the LM has no tokenizer, which a server needs")
     if any(not key or not key.isascii() for key in keys):
         raise ArgumentError("an API key is empty or not ASCII")
     driver = Driver(lm.engine)
-    service = Service(driver, name, limits or Limits())
+    service = Service(driver, name, limits or Limits(), draft_of(draft))
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:

@@ -64,8 +64,8 @@ def blamed_on(param: str) -> Iterator[None]:
         raise Refusal(400, f"{param}: {error}", param) from error
 
 
-def read_generated(engine: Engine, fields: Completion | Chat, limits: Limits) -> Asked:
-    """What a completion or a chat asks for.
+def read_generated(engine: Engine, fields: Completion | Chat, limits: Limits, *, draft: Any) -> Asked:
+    """What a completion or a chat asks for; its guesses come from ``draft``.
 
     Raises:
         Refusal: a field cannot be honoured.
@@ -99,7 +99,7 @@ def read_generated(engine: Engine, fields: Completion | Chat, limits: Limits) ->
             "context_length_exceeded",
         )
     try:
-        options = engine.options_of(**keywords)
+        options = engine.options_of(draft=draft, **keywords)
     except ArgumentError as error:
         raise Refusal(400, str(error), _named(str(error))) from error
     return Asked([prompt for prompt in prompts for _ in range(n)], n, options)

@@ -73,13 +73,15 @@ class Service:
         driver: steps its engine.
         name: of the model.
         limits: what is allowed.
+        draft: where the guesses of all requests come from.
     """
 
-    def __init__(self, driver: Driver, name: str, limits: Limits) -> None:
+    def __init__(self, driver: Driver, name: str, limits: Limits, draft: Any) -> None:
         self.driver = driver
         self.engine = driver.engine
         self.name = name
         self.limits = limits
+        self.draft = draft
         self.metrics = Metrics()
         self.names = TokenNames(self.engine.tokenizer)
         self.num_open = 0
@@ -166,11 +168,11 @@ class Service:
         found: _T = fields
         return found
 
-    async def _read(self, read: Callable[..., _T], fields: Fields) -> _T:
+    async def _read(self, read: Callable[..., _T], fields: Fields, **more: Any) -> _T:
         """Reads fields beside the event loop."""
         if self._readers is None:
             self._readers = anyio.CapacityLimiter(4)
-        work = partial(read, self.engine, fields, self.limits)
+        work = partial(read, self.engine, fields, self.limits, **more)
         return await anyio.to_thread.run_sync(work, limiter=self._readers)
 
     async def _while_there(self, request: Request, work: Callable[[], Awaitable[_T]]) -> _T:
@@ -203,7 +205,7 @@ class Service:
 
     async def _completion(self, request: Request, admitted: Admitted) -> Response:
         fields = await self._fields(request, Completion)
-        asked = await self._read(read_generated, fields)
+        asked = await self._read(read_generated, fields, draft=self.draft)
         echo: list[str] = []
         if fields.echo:
             tokenizer = self.engine.tokenizer
@@ -213,7 +215,7 @@ class Service:
 
     async def _chat(self, request: Request, admitted: Admitted) -> Response:
         fields = await self._fields(request, Chat)
-        asked = await self._read(read_generated, fields)
+        asked = await self._read(read_generated, fields, draft=self.draft)
         answer = ChatAnswer(self.name, asked, self.names, fields)
         return await self._generated(request, admitted, fields, asked, answer)
 
