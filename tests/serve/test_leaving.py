@@ -1,0 +1,158 @@
+"""Clients that go, times that are over, servers that are full or told to stop: nothing is left behind."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import hornbeam as hb
+from hornbeam.serve import Limits
+from tests.serve.conftest import Server, tiny_lm
+
+#: It ends when somebody says so.
+ENDLESS: dict[str, Any] = {"prompt": "abc", "max_tokens": 500, "logit_bias": {"188": -100}, "seed": 1}
+
+
+def raw(server: Server, path: str, **fields: Any) -> socket.socket:
+    """A connection on which a request was sent."""
+    body = json.dumps({"model": "tiny", **fields}).encode()
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+    client.sendall(f"{head}\r\n\r\n".encode() + body)
+    return client
+
+
+@pytest.mark.parametrize("num_bytes", [0, 1, 16, 17, 150, 301, 700, 1501, 4000])
+def test_a_client_that_goes_at_any_byte_of_a_stream(server: Server, num_bytes: int) -> None:
+    client = raw(server, "/v1/completions", **ENDLESS, stream=True, n=2)
+    got = 0
+    while got < num_bytes:
+        got += len(client.recv(num_bytes - got))
+    client.close()
+    server.check_nothing_left()
+
+
+def test_a_client_that_goes_before_the_answer(server: Server) -> None:
+    client = raw(server, "/v1/completions", **ENDLESS)
+    server.until(lambda: bool(server.lm.engine.requests))
+    client.close()
+    server.check_nothing_left()
+    client = raw(server, "/v1/score", query="x" * 400, items=["a", "b"] * 20, label_token_ids=[1])
+    client.close()
+    server.check_nothing_left()
+
+
+def test_a_client_that_goes_leaves_the_others_alone(server: Server) -> None:
+    fields = {"prompt": "hello", "max_tokens": 60, "temperature": 0}
+    alone = server.post("/v1/completions", **fields).json()["choices"]
+    answers: list[Any] = []
+
+    def ask() -> None:
+        with httpx.Client(base_url=server.url, timeout=60) as client:
+            answers.append(client.post("/v1/completions", json={"model": "tiny", **fields}).json()["choices"])
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+        raw(server, "/v1/completions", **ENDLESS, stream=True).close()
+    for thread in threads:
+        thread.join()
+    assert answers == [alone] * 4
+
+
+@pytest.fixture
+def small() -> Iterator[Server]:
+    """Two requests at a time, half a second each."""
+    server = Server(tiny_lm(), Limits(open_requests=2, seconds=0.5))
+    yield server
+    server.check_nothing_left()
+    server.close()
+
+
+def test_time_is_over(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    step = hb.Engine.step
+
+    def slowly(engine: hb.Engine) -> Any:
+        time.sleep(0.02)
+        return step(engine)
+
+    monkeypatch.setattr(hb.Engine, "step", slowly)
+    response = small.post("/v1/completions", **ENDLESS)
+    assert response.status_code == 408
+    assert "0.5 s" in response.json()["error"]["message"]
+    response = small.post("/v1/completions", **ENDLESS, stream=True)
+    *events, last = [line for line in response.text.split("\n\n") if line]
+    assert events
+    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+    # A body that does not come takes no longer either.
+    with socket.create_connection(("127.0.0.1", small.port), timeout=30) as client:
+        client.sendall(
+            b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 9\r\n\r\n{"
+        )
+        assert b" 408 " in client.recv(100)
+
+
+def test_a_full_server_says_when_to_come_again(small: Server) -> None:
+    clients = [raw(small, "/v1/completions", **ENDLESS, stream=True) for _ in range(2)]
+    small.until(lambda: small.service.num_open == 2)
+    response = small.post("/v1/completions", prompt="a", max_tokens=1)
+    if small.service.num_open == 2:
+        assert response.status_code == 429
+        assert int(response.headers["Retry-After"]) >= 1
+        assert response.json()["error"]["type"] == "rate_limit_error"
+    for client in clients:
+        client.close()
+    small.until(lambda: small.service.num_open == 0)
+    assert small.post("/v1/completions", prompt="a", max_tokens=1).status_code == 200
+
+
+def test_a_server_that_stops_drains() -> None:
+    server = Server(tiny_lm(), Limits())
+    with server.client.stream(
+        "POST", "/v1/completions", json={"model": "tiny", **ENDLESS, "max_tokens": 80, "stream": True}
+    ) as response:
+        lines = response.iter_lines()
+        next(lines)
+        server.uvicorn.should_exit = True
+        rest = [line for line in lines if line]
+    assert rest[-1] == "data: [DONE]"
+    server.close()
+    assert not server.service.driver.is_alive
+    assert server.lm.engine.requests == []
+
+
+def test_keys() -> None:
+    server = Server(tiny_lm(), Limits(), keys=("first", "second"))
+    try:
+        assert server.client.get("/health").status_code == 200
+        for headers in ({}, {"Authorization": "Bearer third"}, {"Authorization": "Basic first"}):
+            response = server.client.get("/v1/models", headers=headers)
+            assert response.status_code == 401
+            assert response.headers["WWW-Authenticate"] == "Bearer"
+            assert response.json()["error"]["code"] == "invalid_api_key"
+        for key in ("first", "second"):
+            headers = {"Authorization": f"Bearer {key}"}
+            assert server.client.get("/v1/models", headers=headers).status_code == 200
+    finally:
+        server.close()
+
+
+def test_metrics(server: Server) -> None:
+    def value(name: str) -> float:
+        lines = server.client.get("/metrics").text.splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+    before = value("hornbeam_generated_tokens_total"), value("hornbeam_prompt_tokens_total")
+    server.post("/v1/completions", prompt="abcdef", max_tokens=5, n=2, logit_bias={"188": -100})
+    assert value("hornbeam_generated_tokens_total") - before[0] == 10
+    assert value("hornbeam_prompt_tokens_total") - before[1] == 6
+    assert value("hornbeam_open_requests") == value("hornbeam_sequences") == value("hornbeam_branches") == 0
+    assert 0 < value("hornbeam_kv_bytes") <= value("hornbeam_kv_bytes_limit")
