@@ -6,19 +6,20 @@ Both servers are processes of their own, and the requests come over sockets.
 
 Rows:
 
-``overhead``: milliseconds of a one-token completion over a kept connection that are not spent in the engine's
-    steps, by the server's own count of these. The prompt is cached, so that a step has one row.
-``chats``: sixteen streamed chats at a time that share a system prompt of about 1,000 tokens, at most 64 tokens
-    each, greedy, over ``transformers serve --continuous-batching``: tokens a second in all, and the 95th
-    percentile of the gaps between two chunks of a chat. Every round has another system prompt, so that neither
-    side finds it in its cache. ``identical`` counts the equal answers. Needs what transformers calls its extra
-    ``serving``; ``HORNBEAM_SERVE_CLIENTS`` may name a folder with the packages that are missing, such as that of
-    ``make test-serve``.
+``overhead``: milliseconds of a one-token completion over a kept connection that are not spent in the
+    engine's steps, by the server's own count of these. The prompt is cached, so that a step has one row.
+``chats``: sixteen streamed chats at a time that share a system prompt of about 1,000 tokens, at most 64
+    tokens each, greedy, over ``transformers serve --continuous-batching``: tokens a second in all, and the
+    95th percentile of the gaps between two chunks of a chat. Every round has another system prompt, so that
+    neither side finds it in its cache. ``identical`` counts the equal answers. Needs what transformers calls
+    its extra ``serving``; ``HORNBEAM_SERVE_CLIENTS`` may name a folder with the packages that are missing,
+    such as that of ``make test-serve``.
 """
 
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import shutil
@@ -249,7 +250,7 @@ class Bench:
                 parts.append(content)
                 times.append(time.perf_counter())
         connection.close()
-        return Streamed("".join(parts), [b - a for a, b in zip(times, times[1:], strict=False)])
+        return Streamed("".join(parts), [b - a for a, b in itertools.pairwise(times)])
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text)["input_ids"])
