@@ -27,7 +27,7 @@ class Server:
         self.app = create_app(lm, name="tiny", limits=limits, keys=keys)
         self.service = self.app.state.service
         config = uvicorn.Config(
-            self.app, port=0, lifespan="on", ws="none", log_level="error", timeout_graceful_shutdown=5
+            self.app, port=0, lifespan="on", ws="none", log_level="error", timeout_graceful_shutdown=60
         )
         self.uvicorn = uvicorn.Server(config)
         self._thread = threading.Thread(target=self.uvicorn.run)

@@ -6,7 +6,6 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -68,57 +67,64 @@ def test_a_client_that_goes_leaves_the_others_alone(server: Server) -> None:
 
 
 @pytest.fixture
-def small() -> Iterator[Server]:
-    """Two requests at a time, half a second each."""
-    server = Server(tiny_lm(), Limits(open_requests=2, seconds=0.5))
-    yield server
-    server.check_nothing_left()
-    server.close()
-
-
-def test_time_is_over(small: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first tokens a text takes its time."""
     step = hb.Engine.step
 
-    def slowly(engine: hb.Engine) -> Any:
-        time.sleep(0.02)
+    def rested(engine: hb.Engine) -> Any:
+        if any(len(request.output) > 3 for request in engine.requests):
+            time.sleep(0.1)
         return step(engine)
 
-    monkeypatch.setattr(hb.Engine, "step", slowly)
-    response = small.post("/v1/completions", **ENDLESS)
-    assert response.status_code == 408
-    assert "0.5 s" in response.json()["error"]["message"]
-    response = small.post("/v1/completions", **ENDLESS, stream=True)
-    *events, last = [line for line in response.text.split("\n\n") if line]
-    assert events
-    assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
-    # A body that does not come takes no longer either.
-    with socket.create_connection(("127.0.0.1", small.port), timeout=30) as client:
-        client.sendall(
-            b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
-            b"Content-Length: 9\r\n\r\n{"
-        )
-        assert b" 408 " in client.recv(100)
+    monkeypatch.setattr(hb.Engine, "step", rested)
 
 
-def test_a_full_server_says_when_to_come_again(small: Server) -> None:
-    clients = [raw(small, "/v1/completions", **ENDLESS, stream=True) for _ in range(2)]
-    small.until(lambda: small.service.num_open == 2)
-    response = small.post("/v1/completions", prompt="a", max_tokens=1)
-    if small.service.num_open == 2:
-        assert response.status_code == 429
-        assert int(response.headers["Retry-After"]) >= 1
-        assert response.json()["error"]["type"] == "rate_limit_error"
-    for client in clients:
-        client.close()
-    small.until(lambda: small.service.num_open == 0)
-    assert small.post("/v1/completions", prompt="a", max_tokens=1).status_code == 200
+@pytest.mark.usefixtures("slowly")
+def test_time_is_over() -> None:
+    server = Server(tiny_lm(), Limits(seconds=3))
+    try:
+        response = server.post("/v1/completions", **ENDLESS)
+        assert response.status_code == 408
+        assert "3 s" in response.json()["error"]["message"]
+        response = server.post("/v1/completions", **ENDLESS, stream=True)
+        *events, last = [line for line in response.text.split("\n\n") if line]
+        assert events
+        assert json.loads(last.removeprefix("data: "))["error"]["code"] == "timeout"
+        # A body that does not come takes no longer either.
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n"
+                b"Content-Length: 9\r\n\r\n{"
+            )
+            assert b" 408 " in client.recv(100)
+        server.check_nothing_left()
+    finally:
+        server.close()
+
+
+@pytest.mark.usefixtures("slowly")
+def test_a_full_server_says_when_to_come_again() -> None:
+    server = Server(tiny_lm(), Limits(open_requests=2))
+    try:
+        clients = [raw(server, "/v1/completions", **ENDLESS, stream=True) for _ in range(2)]
+        server.until(lambda: server.service.num_open == 2)
+        for path, fields in (("completions", {"prompt": "a"}), ("score", {})):
+            response = server.post(f"/v1/{path}", **fields)
+            assert response.status_code == 429
+            assert int(response.headers["Retry-After"]) >= 1
+            assert response.json()["error"]["type"] == "rate_limit_error"
+        for client in clients:
+            client.close()
+        server.until(lambda: server.service.num_open == 0)
+        assert server.post("/v1/completions", prompt="a", max_tokens=1).status_code == 200
+    finally:
+        server.close()
 
 
 def test_a_server_that_stops_drains() -> None:
     server = Server(tiny_lm(), Limits())
-    with server.client.stream(
-        "POST", "/v1/completions", json={"model": "tiny", **ENDLESS, "max_tokens": 80, "stream": True}
-    ) as response:
+    fields = {"model": "tiny", **ENDLESS, "max_tokens": 30, "stream": True}
+    with server.client.stream("POST", "/v1/completions", json=fields) as response:
         lines = response.iter_lines()
         next(lines)
         server.uvicorn.should_exit = True

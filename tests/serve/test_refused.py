@@ -26,7 +26,7 @@ CASES: list[tuple[str, dict[str, Any], str]] = [
         {"messages": [{"role": "user", "content": "x", "name": "me"}]},
         "messages.0.name",
     ),
-    ("chat/completions", {"messages": [{"role": "user", "content": ""}] * 60}, "messages"),
+    ("chat/completions", {"messages": [{"role": "user", "content": "x" * 600}]}, "messages"),
     ("chat/completions", CHAT | {"tools": []}, "tools"),
     ("chat/completions", CHAT | {"tool_choice": "auto"}, "tool_choice"),
     ("chat/completions", CHAT | {"user": "me"}, "user"),
