@@ -41,8 +41,10 @@ from hornbeam.model import loading
 
 CLIENTS, TOKENS, SYSTEM_TOKENS = 16, 64, 1000
 REQUESTS = 20
-#: What serves 16 chats of 1,200 tokens at most: blocks of 256 slots, and a prompt a step.
-PEER_OPTIONS = ("--cb-num-blocks", "128", "--cb-max-batch-tokens", "1280")
+#: Rows of a step of the peer at most, of which the best is taken: parts of prompts, one prompt, or several.
+PEER_ROWS = (256, 1280, 5120)
+#: Its blocks of 256 slots, enough for 16 chats of 1,200 tokens that share nothing.
+PEER_BLOCKS = 128
 #: Seconds that a server may take until it answers.
 STARTING = 600.0
 
@@ -146,13 +148,13 @@ class Bench:
             yield server
 
     @contextmanager
-    def theirs(self) -> Iterator[Server]:
-        """That of transformers, with continuous batching."""
+    def theirs(self, rows: int) -> Iterator[Server]:
+        """That of transformers, with continuous batching in steps of so many rows at most."""
         program = shutil.which("transformers", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         if program is None:
             raise MissingExtra("there is no program transformers")
         port = _free_port()
-        command = [program, "serve", str(self.folder), "--continuous-batching", *PEER_OPTIONS]
+        command = [program, "serve", str(self.folder), "--continuous-batching", *_peer_options(rows)]
         options = ["--device", "cpu", "--dtype", "float32", "--host", "127.0.0.1", "--port", str(port)]
         own = os.environ.get("HORNBEAM_SERVE_CLIENTS")
         with started([*command, *options], str(self.folder), port, [own] if own else []) as server:
@@ -203,23 +205,32 @@ class Bench:
             rates[name].append(sum(map(self._count, texts[name])) / spent)
             return spent
 
+        tuning: dict[int, float] = {}
+        for rows in PEER_ROWS[1:2] if self.quick else PEER_ROWS:
+            with self.theirs(rows) as theirs:
+                seconds = [one("theirs", theirs, self._system(round_)) for round_ in range(2)]
+            tuning[rows] = seconds[1]
+        best = min(tuning, key=lambda rows: tuning[rows])
+        gaps["theirs"].clear()
+        rates["theirs"].clear()
         identical = 0
-        with self.ours() as ours, self.theirs() as theirs:
+        with self.ours() as ours, self.theirs(best) as theirs:
             for round_ in range(1 + self.alternations):
                 system = self._system(round_)
                 for name, server in (("ours", ours), ("theirs", theirs)):
                     one(name, server, system)
                 if round_ == 0:
                     identical = sum(a == b for a, b in zip(texts["ours"], texts["theirs"], strict=True))
-        seconds = {name: [1 / rate for rate in own[1:]] for name, own in rates.items()}
+        inverse = {name: [1 / rate for rate in own[1:]] for name, own in rates.items()}
         return {
             "chats": CLIENTS,
             "system_tokens": len(self.tokenizer(self._system(0))["input_ids"]),
             "identical": identical,
-            "peer": " ".join(["transformers serve --continuous-batching", *PEER_OPTIONS]),
+            "peer": " ".join(["transformers serve --continuous-batching", *_peer_options(best)]),
+            "peer_seconds_by_rows": tuning,
             "tokens_per_second": statistics.median(rates["ours"][1:]),
             "their_tokens_per_second": statistics.median(rates["theirs"][1:]),
-            "hornbeam": harness.ratio(seconds["ours"], seconds["theirs"]),
+            "hornbeam": harness.ratio(inverse["ours"], inverse["theirs"]),
             "gap_95_milliseconds": 1e3 * statistics.median(gaps["ours"][1:]),
             "their_gap_95_milliseconds": 1e3 * statistics.median(gaps["theirs"][1:]),
         }
@@ -254,6 +265,10 @@ class Bench:
 
     def _count(self, text: str) -> int:
         return len(self.tokenizer(text)["input_ids"])
+
+
+def _peer_options(rows: int) -> list[str]:
+    return ["--cb-num-blocks", str(PEER_BLOCKS), "--cb-max-batch-tokens", str(rows)]
 
 
 def _step_seconds(connection: http.client.HTTPConnection) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from typing import Annotated, Literal
 
@@ -12,7 +11,7 @@ from hornbeam.cli import choices, opening
 from hornbeam.cli.options import Debug, Device, Dtype, Model
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.screen import Screen
-from hornbeam.errors import ArgumentError, MissingExtra
+from hornbeam.errors import ArgumentError
 from hornbeam.model import loading
 
 __all__ = ["serve"]
@@ -69,13 +68,10 @@ def serve(
     honoured, or refused by its name.
     """
     with reported(debug):
-        needed = ("fastapi", "uvicorn", "prometheus_client")
-        if missing := [package for package in needed if importlib.util.find_spec(package) is None]:
-            raise MissingExtra(f"serve needs {', '.join(missing)}: pip install 'hornbeam[serve]'")
         keys = [*(api_key or []), *filter(None, os.environ.get(KEYS, "").split(","))]
         loading.check(model)
-        from hornbeam.serve.limits import Limits
-        from hornbeam.serve.server import is_loopback, run
+        from hornbeam.serve import Limits, create_app, run
+        from hornbeam.serve.server import is_loopback
 
         limits = Limits(max_body, max_tokens, max_sequences, max_open, max_seconds, drain_seconds)
         if not is_loopback(host) and not keys and not insecure:
@@ -93,8 +89,6 @@ def serve(
         if source is not None:
             with screen.waiting("measuring what a pass costs"):
                 lm.calibrate()
-        from hornbeam.serve.app import create_app
-
         app = create_app(lm, name=name or model, limits=limits, keys=keys, draft=source)
         run(
             app,

@@ -234,7 +234,7 @@ class Engine(Requests):
 
         def work() -> list[list[ScoredText]]:
             ambient = Ambient.now(self.runner.shape.device.type)
-            options = {"ambient": ambient, "call": object(), "releases": True, "owner": owner}
+            options: dict[str, Any] = {"ambient": ambient, "call": object(), "releases": True, "owner": owner}
             found = scored_groups(self, self._free_indices(), *read(), **options)
             self._requests.extend(dict.fromkeys(text.request for own in found for text in own))
             return found

@@ -40,8 +40,15 @@ def json_schema(lm: Any, schema: Mapping[str, Any] | bool) -> EachPrompt:
 
 
 def json_object(lm: Any) -> EachPrompt:
-    """Texts that are a JSON object, whatever it holds; the argument and errors are those of
-    :func:`json_schema`."""
+    """Texts that are a JSON object, whatever it holds.
+
+    Args:
+        lm: an :class:`hornbeam.LM`, or its engine.
+
+    Raises:
+        ArgumentError: as :func:`json_schema` does.
+        MissingExtra: llguidance is not installed.
+    """
     return json_schema(lm, {"type": "object"})
 
 

@@ -8,8 +8,15 @@
 ``hornbeam serve`` runs it; see docs/serve.md.
 """
 
-from hornbeam.serve.app import create_app
-from hornbeam.serve.limits import Limits
-from hornbeam.serve.server import run
+from hornbeam.errors import MissingExtra
+
+try:
+    from hornbeam.serve.app import create_app
+    from hornbeam.serve.limits import Limits
+    from hornbeam.serve.server import run
+except ModuleNotFoundError as error:
+    if error.name not in ("fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"):
+        raise
+    raise MissingExtra(f"hornbeam.serve needs {error.name}: pip install 'hornbeam[serve]'") from error
 
 __all__ = ["Limits", "create_app", "run"]

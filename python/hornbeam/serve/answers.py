@@ -134,13 +134,13 @@ class CompletionAnswer(Answer):
 
     def delta(self, update: Update) -> list[dict[str, Any]]:
         """What is new of one sequence."""
-        generation, is_first = update.generation, update.index not in self._offsets
-        text = (self._echoed(update.index) if is_first else "") + update.text
+        generation, is_first = update.generation, update.sequence not in self._offsets
+        text = (self._echoed(update.sequence) if is_first else "") + update.text
         entries = _entries(self.shown(update.logprobs, generation))
         if is_first:
-            entries = [*self._of_prompt(update.index, update.prompt_logprobs), *entries]
+            entries = [*self._of_prompt(update.sequence, update.prompt_logprobs), *entries]
         finish = None if generation is None else FINISH[generation.finish_reason]
-        return [self._choice(update.index, text, entries, finish)]
+        return [self._choice(update.sequence, text, entries, finish)]
 
     def _of_prompt(self, index: int, found: Sequence[TokenLogprob | None] | None) -> list[Entry]:
         """The entries of a prompt, where it is told again with them."""
@@ -200,9 +200,11 @@ class ChatAnswer(Answer):
         found, generation = [], update.generation
         entries = self.shown(update.logprobs, generation)
         if update.text or entries:
-            found.append(self._delta(update.index, {"content": update.text}, self._logprobs(entries), None))
+            found.append(
+                self._delta(update.sequence, {"content": update.text}, self._logprobs(entries), None)
+            )
         if generation is not None:
-            found.append(self._delta(update.index, {}, None, FINISH[generation.finish_reason]))
+            found.append(self._delta(update.sequence, {}, None, FINISH[generation.finish_reason]))
         return found
 
     def _delta(

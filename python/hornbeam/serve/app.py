@@ -67,18 +67,18 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        driver.start()
+        service.begin()
         try:
             yield
         finally:
-            await driver.stop()
+            await service.end()
 
     app = FastAPI(title="Hornbeam", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.service = service
     app.add_exception_handler(HTTPException, _of_route)
     app.add_exception_handler(Exception, _of_fault)
     if keys:
-        app.add_middleware(Keys, keys=keys)  # type: ignore[arg-type]
+        app.add_middleware(Keys, keys=keys)
     _add_routes(app, service, bool(keys))
     app.openapi = lambda: _description(app, name)  # type: ignore[method-assign]
     return app
@@ -130,13 +130,13 @@ def _add_routes(app: FastAPI, service: Service, has_keys: bool) -> None:
         """What Prometheus reads."""
         return Response(await service.metrics.page(service.driver), media_type=CONTENT_TYPE_LATEST)
 
-    for path, read, body in (
+    for path, read, shown in (
         ("/v1/models", models, described.ModelsBody),
         ("/health", health, described.HealthBody),
     ):
         needs_key = has_keys and path != "/health"
         app.add_api_route(
-            path, read, response_class=Response, responses=described.responses(body, keys=needs_key)
+            path, read, response_class=Response, responses=described.responses(shown, keys=needs_key)
         )
     app.add_api_route("/v1/models/{name:path}", one_model, response_class=Response, include_in_schema=False)
     app.add_api_route("/metrics", metrics, response_class=Response, include_in_schema=False)

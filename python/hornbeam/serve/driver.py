@@ -31,7 +31,7 @@ class Update(NamedTuple):
     """What became certain of one sequence, or that it has ended.
 
     Attributes:
-        index: which sequence of its job.
+        sequence: which one of its job.
         text: what is new of it.
         token_ids: likewise.
         logprobs: of these tokens, if they were asked for.
@@ -39,7 +39,7 @@ class Update(NamedTuple):
         generation: the whole answer, once it has ended.
     """
 
-    index: int
+    sequence: int
     text: str = ""
     token_ids: Sequence[int] = ()
     logprobs: Sequence[TokenLogprob] = ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -23,7 +23,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        own = {"registry": self.registry, "namespace": "hornbeam"}
+        own: dict[str, Any] = {"registry": self.registry, "namespace": "hornbeam"}
         self.requests = Counter("requests", "Answered requests.", ["route", "status"], **own)
         self.open_requests = Gauge("open_requests", "Requests under way.", **own)
         self.seconds = Histogram(

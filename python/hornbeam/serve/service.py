@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ __all__ = ["Service"]
 _T = TypeVar("_T")
 #: Never sent: nobody is there any more. As nginx has it.
 CLIENT_CLOSED = 499
+#: Threads that read prompts and compile grammars.
+READERS = 4
+_LOG = logging.getLogger("hornbeam.serve")
 
 
 @dataclass
@@ -86,8 +90,17 @@ class Service:
         self.names = TokenNames(self.engine.tokenizer)
         self.num_open = 0
         self.mean_seconds = 1.0
-        #: Prompts are read, and grammars compiled, beside the event loop, a few at a time.
         self._readers: anyio.CapacityLimiter | None = None
+
+    def begin(self) -> None:
+        """Begins to answer, in the running event loop."""
+        self.driver.start()
+        # Prompts are read, and grammars compiled, beside the event loop, a few at a time.
+        self._readers = anyio.CapacityLimiter(READERS)
+
+    async def end(self) -> None:
+        """Ends what is under way."""
+        await self.driver.stop()
 
     # -- routes ------------------------------------------------------------------------------------------
 
@@ -160,7 +173,7 @@ class Service:
         )
 
     async def _fields(self, request: Request, model: type[_T]) -> _T:
-        fields: Any = await read_body(request, model, self.limits.body_bytes)  # type: ignore[type-var]
+        fields: Any = await read_body(request, model, self.limits.body_bytes)
         if fields.model is not None and fields.model != self.name:
             raise Refusal(
                 404, f"model is {fields.model!r}, expected {self.name!r}", "model", "model_not_found"
@@ -170,10 +183,9 @@ class Service:
 
     async def _read(self, read: Callable[..., _T], fields: Fields, **more: Any) -> _T:
         """Reads fields beside the event loop."""
-        if self._readers is None:
-            self._readers = anyio.CapacityLimiter(4)
         work = partial(read, self.engine, fields, self.limits, **more)
-        return await anyio.to_thread.run_sync(work, limiter=self._readers)
+        # One that takes too long is left to itself: it counts as a reader until it is done.
+        return await anyio.to_thread.run_sync(work, limiter=self._readers, abandon_on_cancel=True)
 
     async def _while_there(self, request: Request, work: Callable[[], Awaitable[_T]]) -> _T:
         """The result of ``work``, unless the client goes before.
@@ -257,7 +269,7 @@ class Service:
         while job.num_left:
             update = await self._next(job, fields)
             if update.generation is not None:
-                found[update.index] = update.generation
+                found[update.sequence] = update.generation
         return [found[index] for index in sorted(found)]
 
     async def _events(
@@ -274,14 +286,14 @@ class Service:
         begun: set[int] = set()
         while True:
             choices = []
-            if update.index not in begun:
-                begun.add(update.index)
-                if (choice := answer.begin(update.index)) is not None:
+            if update.sequence not in begun:
+                begun.add(update.sequence)
+                if (choice := answer.begin(update.sequence)) is not None:
                     choices.append(choice)
             for choice in [*choices, *answer.delta(update)]:
                 yield answer.chunk([choice], usage)
             if update.generation is not None:
-                found[update.index] = update.generation
+                found[update.sequence] = update.generation
             if not job.num_left:
                 break
             try:
@@ -331,6 +343,7 @@ def _refusal(error: Exception, fields: Fields) -> Refusal:
         return Refusal(400, f"{' and '.join(shaped)} cannot be kept to: {error}", shaped[0])
     if isinstance(error, ArgumentError):
         return Refusal(400, str(error))
+    _LOG.error("a request has failed", exc_info=error)
     kind = type(error).__name__
     said = str(error) if isinstance(error, HornbeamError) else "see the log of the server"
     return Refusal(500, f"{kind}: {said}", code="internal_error")

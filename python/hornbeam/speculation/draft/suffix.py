@@ -57,7 +57,8 @@ class Suffix:
                 raise ArgumentError(f"{name} is {getattr(self, name)}, expected at least 1")
 
     def start(self, prompt_ids: Sequence[int], prediction: Sequence[int] = ()) -> SuffixDrafter:
-        """Indexes the prompt, a sequence or a tensor of one dimension, and what is expected to follow."""
+        """Indexes the prompt, a sequence or a tensor of one dimension, and the ``prediction`` of what follows
+        it."""
         return SuffixDrafter(self, prompt_ids, prediction)
 
 
