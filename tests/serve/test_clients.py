@@ -98,7 +98,7 @@ def test_errors(client: Any, server: Server) -> None:
 def test_description(server: Server) -> None:
     schemathesis = pytest.importorskip("schemathesis", reason=HELP)
     from hypothesis import HealthCheck, Phase, given, settings
-    from schemathesis import checks
+    from schemathesis import GenerationMode, checks
 
     headers = {"Authorization": "Bearer key"}
     schema = schemathesis.openapi.from_dict(server.client.get("/openapi.json", headers=headers).json())
@@ -107,17 +107,22 @@ def test_description(server: Server) -> None:
     left_out = {"positive_data_acceptance", "ignored_auth"}
     wanted = [check for check in checks.CHECKS.get_all() if check.__name__ not in left_out]
     count = int(os.environ.get("HORNBEAM_SERVE_REQUESTS", "200"))
-    for operation in schema.get_all_operations():
+    chosen = settings(
+        max_examples=count,
+        deadline=None,
+        database=None,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    found = [operation.ok() for operation in schema.get_all_operations()]
+    assert {operation.path for operation in found} > {"/v1/completions", "/v1/chat/completions", "/v1/score"}
+    for operation in found:
+        modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if operation.method == "post" else [])]
+        for mode in modes:
 
-        @settings(
-            max_examples=count,
-            deadline=None,
-            database=None,
-            phases=[Phase.explicit, Phase.generate],
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(case=operation.ok().as_strategy())
-        def holds(case: Any) -> None:
-            case.call_and_validate(headers=headers, checks=wanted)
+            @chosen
+            @given(case=operation.as_strategy(generation_mode=mode))
+            def holds(case: Any) -> None:
+                case.call_and_validate(headers=headers, checks=wanted)
 
-        holds()
+            holds()

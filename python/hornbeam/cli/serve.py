@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
@@ -23,7 +24,7 @@ KEYS = "HORNBEAM_API_KEYS"
 def serve(
     model: Model = "smollm2",
     name: Annotated[
-        str | None, typer.Option(help="What requests call the model; the name that it is opened by.")
+        str | None, typer.Option(help="What requests call the model; the last part of --model.")
     ] = None,
     host: Annotated[
         str, typer.Option(help="Where it listens; other machines need an address of this one.")
@@ -73,6 +74,7 @@ def serve(
         from hornbeam.serve import Limits, create_app, run
         from hornbeam.serve.server import is_loopback
 
+        name = name or Path(model).name
         limits = Limits(max_body, max_tokens, max_sequences, max_open, max_seconds, drain_seconds)
         if not is_loopback(host) and not keys and not insecure:
             raise ArgumentError(
@@ -89,11 +91,11 @@ def serve(
         if source is not None:
             with screen.waiting("measuring what a pass costs"):
                 lm.calibrate()
-        app = create_app(lm, name=name or model, limits=limits, keys=keys, draft=source)
+        app = create_app(lm, name=name, limits=limits, keys=keys, draft=source)
         run(
             app,
             host=host,
             port=port,
             access_log=access_log,
-            ready=lambda url: screen.plain(f"serving {name or model} at {url}"),
+            ready=lambda url: screen.plain(f"serving {name} at {url}"),
         )

@@ -73,7 +73,8 @@ class EventStream(Response):
     async def _send(self, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         async for event in self._events:
-            await self._put(send, b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n")
+            # In ASCII: some clients take other characters than a line feed for the end of a line.
+            await self._put(send, b"data: " + json.dumps(event).encode() + b"\n\n")
         await send({"type": "http.response.body", "body": DONE, "more_body": False})
 
     async def _put(self, send: Callable[[Any], Awaitable[None]], data: bytes) -> None:

@@ -61,7 +61,8 @@ def blamed_on(param: str) -> Iterator[None]:
     try:
         yield
     except ArgumentError as error:
-        raise Refusal(400, f"{param}: {error}", param) from error
+        said = str(error) if str(error).startswith(param) else f"{param}: {error}"
+        raise Refusal(400, said, param) from error
 
 
 def read_generated(engine: Engine, fields: Completion | Chat, limits: Limits, *, draft: Any) -> Asked:
