@@ -35,9 +35,9 @@ class Server:
         self.until(lambda: self.uvicorn.started)
         self.port = self.uvicorn.servers[0].sockets[0].getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
-        self.client = httpx.Client(base_url=self.url, timeout=60)
+        self.client = httpx.Client(base_url=self.url, timeout=300)
 
-    def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    def until(self, holds: Callable[[], bool], seconds: float = 120.0) -> None:
         """Waits for something to hold."""
         end = time.monotonic() + seconds
         while not holds():
@@ -59,7 +59,7 @@ class Server:
         """Stops it."""
         self.client.close()
         self.uvicorn.should_exit = True
-        self._thread.join(30)
+        self._thread.join(120)
         assert not self._thread.is_alive()
 
 
@@ -72,7 +72,7 @@ def tiny_lm(**options: Any) -> hb.LM:
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Server]:
-    server = Server(tiny_lm(), Limits(seconds=60))
+    server = Server(tiny_lm(), Limits(seconds=300))
     yield server
     server.close()
 

@@ -20,7 +20,7 @@ MESSAGES: list[Any] = [{"role": "user", "content": "hi"}]
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    server = Server(tiny_lm(), Limits(seconds=60, new_tokens=64), keys=("key",))
+    server = Server(tiny_lm(), Limits(seconds=300, new_tokens=64), keys=("key",))
     yield server
     server.check_nothing_left()
     server.close()

@@ -22,7 +22,7 @@ ENDLESS: dict[str, Any] = {"prompt": "abc", "max_tokens": 500, "logit_bias": {"1
 def raw(server: Server, path: str, **fields: Any) -> socket.socket:
     """A connection on which a request was sent."""
     body = json.dumps({"model": "tiny", **fields}).encode()
-    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=300)
     head = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
     client.sendall(f"{head}\r\n\r\n".encode() + body)
     return client
@@ -30,21 +30,18 @@ def raw(server: Server, path: str, **fields: Any) -> socket.socket:
 
 @pytest.mark.parametrize("num_bytes", [0, 1, 16, 17, 150, 301, 700, 1501, 4000])
 def test_a_client_that_goes_at_any_byte_of_a_stream(server: Server, num_bytes: int) -> None:
-    client = raw(server, "/v1/completions", **ENDLESS, stream=True, n=2)
-    got = 0
-    while got < num_bytes:
-        got += len(client.recv(num_bytes - got))
-    client.close()
+    with raw(server, "/v1/completions", **ENDLESS, stream=True, n=2) as client:
+        got = 0
+        while got < num_bytes:
+            got += len(client.recv(num_bytes - got))
     server.check_nothing_left()
 
 
 def test_a_client_that_goes_before_the_answer(server: Server) -> None:
-    client = raw(server, "/v1/completions", **ENDLESS)
-    server.until(lambda: bool(server.lm.engine.requests))
-    client.close()
+    with raw(server, "/v1/completions", **ENDLESS):
+        server.until(lambda: bool(server.lm.engine.requests))
     server.check_nothing_left()
-    client = raw(server, "/v1/score", query="x" * 400, items=["a", "b"] * 20, label_token_ids=[1])
-    client.close()
+    raw(server, "/v1/score", query="x" * 400, items=["a", "b"] * 20, label_token_ids=[1]).close()
     server.check_nothing_left()
 
 
@@ -54,7 +51,7 @@ def test_a_client_that_goes_leaves_the_others_alone(server: Server) -> None:
     answers: list[Any] = []
 
     def ask() -> None:
-        with httpx.Client(base_url=server.url, timeout=60) as client:
+        with httpx.Client(base_url=server.url, timeout=300) as client:
             answers.append(client.post("/v1/completions", json={"model": "tiny", **fields}).json()["choices"])
 
     threads = [threading.Thread(target=ask) for _ in range(4)]
@@ -106,15 +103,14 @@ def test_time_is_over() -> None:
 def test_a_full_server_says_when_to_come_again() -> None:
     server = Server(tiny_lm(), Limits(open_requests=2))
     try:
-        clients = [raw(server, "/v1/completions", **ENDLESS, stream=True) for _ in range(2)]
-        server.until(lambda: server.service.num_open == 2)
-        for path, fields in (("completions", {"prompt": "a"}), ("score", {})):
-            response = server.post(f"/v1/{path}", **fields)
-            assert response.status_code == 429
-            assert int(response.headers["Retry-After"]) >= 1
-            assert response.json()["error"]["type"] == "rate_limit_error"
-        for client in clients:
-            client.close()
+        streams = {**ENDLESS, "stream": True}
+        with raw(server, "/v1/completions", **streams), raw(server, "/v1/completions", **streams):
+            server.until(lambda: server.service.num_open == 2)
+            for path, fields in (("completions", {"prompt": "a"}), ("score", {})):
+                response = server.post(f"/v1/{path}", **fields)
+                assert response.status_code == 429
+                assert int(response.headers["Retry-After"]) >= 1
+                assert response.json()["error"]["type"] == "rate_limit_error"
         server.until(lambda: server.service.num_open == 0)
         assert server.post("/v1/completions", prompt="a", max_tokens=1).status_code == 200
     finally:
