@@ -71,6 +71,19 @@ test-transformers: dev ## Hold us to the oldest, the pinned and the newest trans
 test-grammars: dev $(GRAMMARS_READY) ## Hold us to transformers under xgrammar's and outlines' processors
 	PYTHONPATH=$(GRAMMARS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
 
+# The server under OpenAI's client, and under requests that are made of its own description.
+CLIENTS ?= $(VENV)/clients
+CLIENTS_READY := $(CLIENTS)/.ready-$(shell sha256sum scripts/requirements-serve.txt | cut -c1-16)
+
+$(CLIENTS_READY): | $(READY)
+	rm -rf $(CLIENTS)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(CLIENTS) --requirement scripts/requirements-serve.txt
+	touch $@
+
+.PHONY: test-serve
+test-serve: dev $(CLIENTS_READY) ## Hold the server to generate, to OpenAI's client, and to schemathesis (REQUESTS=1000)
+	HORNBEAM_SERVE_REQUESTS=$(or $(REQUESTS),1000) PYTHONPATH=$(CLIENTS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/serve
+
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine
 	rm -rf target/wheel/dist

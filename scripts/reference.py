@@ -92,6 +92,7 @@ def sections() -> dict[str, list[tuple[str, Any]]]:
             walk(name, value)
 
     walk("hb", hb)
+    walk("hornbeam.serve", importlib.import_module("hornbeam.serve"))
     for path, names in HANDLES.items():
         module = importlib.import_module(path)
         found[path] = [(name, getattr(module, name)) for name in names]

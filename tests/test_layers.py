@@ -34,6 +34,7 @@ LAYERS = (
     ("engine",),
     ("lm", "build"),
     ("recipes", "integrations", "tasks"),
+    ("serve",),
     ("bench",),
     ("cli",),
     ("__main__",),

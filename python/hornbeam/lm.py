@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import torch
@@ -124,6 +124,7 @@ class LM(SearchFace):
         repetition_penalty: float | None = None,
         frequency_penalty: float | None = None,
         presence_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int | None = 0,
         stop: str | Sequence[str] | None = None,
         stream: Callable[..., Any] | None = None,
@@ -141,6 +142,7 @@ class LM(SearchFace):
         n: int | None = None,
         logprobs: int | None = None,
         echo: bool = False,
+        prediction: Prompt | None = None,
         defaults: Defaults = "text",
     ) -> Any:
         """Continues a prompt, or a ragged batch of prompts together.
@@ -157,6 +159,7 @@ class LM(SearchFace):
             temperature: 0 is greedy.
             top_k, top_p, min_p: as in transformers, in its order.
             repetition_penalty, frequency_penalty, presence_penalty: as :class:`hornbeam.Warp` has them.
+            logit_bias: is added to the raw logits of these token ids; -inf forbids one.
             seed: one seed, one text, whatever the draft and the batch. ``None`` draws one from torch's
                 generator, so that each call samples anew.
             stop: the text ends before the first of these strings; special tokens may be part of one.
@@ -193,6 +196,9 @@ class LM(SearchFace):
                 their own: those of ``[prompt] * n``.
             logprobs: the log-probabilities of every emitted token and of so many likeliest at its place,
                 under the raw model, whatever the draft; in :attr:`Generation.logprobs`.
+            prediction: what the text is expected to be, such as a file that is to be edited: text or token
+                ids. Drafts are guessed from it too, so that it takes fewer steps; the text is the same. With
+                several prompts it is of each.
             defaults: what of the checkpoint's ``generation_config`` counts where an argument is left out:
                 ``"text"`` what shapes a text however it is sampled (penalties, suppressed and forced tokens,
                 bad words, n-gram rules, least lengths, sequence bias), ``"checkpoint"`` its sampling too
@@ -222,6 +228,7 @@ class LM(SearchFace):
             repetition_penalty=repetition_penalty,
             frequency_penalty=frequency_penalty,
             presence_penalty=presence_penalty,
+            logit_bias=logit_bias,
             seed=seed,
             stop=stop,
             verify=verify,
@@ -235,6 +242,7 @@ class LM(SearchFace):
             prefill=prefill,
             logprobs=logprobs,
             echo=echo,
+            prediction=prediction,
             defaults=defaults,
         )
         if n is not None:

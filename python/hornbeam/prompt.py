@@ -20,6 +20,7 @@ __all__ = [
     "end_tokens",
     "has_chat_template",
     "is_answer_begun",
+    "predicted_ids",
     "prompts_of",
     "scored_texts",
     "text_ids",
@@ -178,6 +179,19 @@ def token_ids(reader: Reader, item: Any, what: str = "prompt", *, special: bool 
         if not 0 <= token < vocab:
             raise ArgumentError(f"{what} holds token id {token}, expected 0 to {vocab - 1}")
     return ids
+
+
+def predicted_ids(reader: Reader, prediction: Any) -> list[int]:
+    """The token ids of what a text is expected to be; none of an empty or missing prediction.
+
+    Raises:
+        ArgumentError: as :func:`token_ids` does, or it is a chat.
+    """
+    if prediction is None or (hasattr(prediction, "__len__") and len(prediction) == 0):
+        return []
+    if isinstance(prediction, (list, tuple)) and isinstance(prediction[0], Mapping):
+        raise ArgumentError("prediction is a chat, expected text or token ids")
+    return token_ids(reader, prediction, "prediction", special=False)
 
 
 def text_ids(tokenizer: Any, text: str, special: bool = True) -> list[int]:

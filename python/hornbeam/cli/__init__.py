@@ -1,4 +1,4 @@
-"""The command line: ``hornbeam generate``, ``search``, ``keep``, ``attend``, ``corpus``, ``bench``, ``info``.
+"""The command line: ``hornbeam generate``, ``chat``, ``serve``, ``search``, ``keep``, ``attend``, and more.
 
 This file imports nothing beyond the standard library, so that a missing extra is one clear line.
 """

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from hornbeam.cli.attend import attend
+from hornbeam.cli.chat import chat
 from hornbeam.cli.corpus import corpus
 from hornbeam.cli.facts import bench, info
 from hornbeam.cli.generate import generate
@@ -14,6 +15,7 @@ from hornbeam.cli.keep import keep
 from hornbeam.cli.narrow_help import Command, Group
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.search import search
+from hornbeam.cli.serve import serve
 
 __all__ = ["app"]
 
@@ -44,7 +46,7 @@ def hornbeam(
     """Adaptive decoding for PyTorch causal language models."""
 
 
-for command in (generate, search, corpus, keep, attend, info):
+for command in (generate, chat, serve, search, corpus, keep, attend, info):
     app.command(cls=Command)(command)
 app.command(
     cls=Command,

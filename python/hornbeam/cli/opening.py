@@ -26,8 +26,11 @@ def open_tokenizer(name: str, path: Path, screen: Screen) -> Any:
         return loading.load_tokenizer(path)
 
 
-def open_lm(name: str, path: Path, tokenizer: Any, dtype: str, device: str, screen: Screen) -> Any:
-    """The language model of a folder; ``dtype`` is ``"auto"`` or the name of torch's."""
+def open_lm(
+    name: str, path: Path, tokenizer: Any, dtype: str, device: str, screen: Screen, **options: Any
+) -> Any:
+    """The language model of a folder; ``dtype`` is ``"auto"`` or the name of torch's, and ``options`` are
+    further ones of :class:`hornbeam.LM`."""
     with screen.waiting(f"loading {name}"):
         import torch
 
@@ -35,4 +38,4 @@ def open_lm(name: str, path: Path, tokenizer: Any, dtype: str, device: str, scre
         from hornbeam.model import loading
 
         weights = dtype if dtype == "auto" else getattr(torch, dtype)
-        return LM(loading.load_model(path, dtype=weights, device=device), tokenizer)
+        return LM(loading.load_model(path, dtype=weights, device=device), tokenizer, **options)

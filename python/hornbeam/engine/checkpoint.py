@@ -88,7 +88,8 @@ class Checkpoint:
                         "expected defaults='text' or 'none'"
                     )
         given: dict[str, Any] = {
-            name: getattr(warp, name) for name in ("temperature", "top_k", "top_p", "min_p", *_PENALTIES)
+            name: getattr(warp, name)
+            for name in ("temperature", "top_k", "top_p", "min_p", "bias", *_PENALTIES)
         }
         if defaults == "checkpoint" and config.do_sample and _samples_nothing(warp):
             temperature = 1.0 if config.temperature is None else config.temperature

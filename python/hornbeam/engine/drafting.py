@@ -77,7 +77,7 @@ class Drafting:
         if self.source is not None:
             self._unstarted.discard(request.index)
             self._unseen.add(request.index)
-            self.source.start(request.index, request.committed)
+            self.source.start(request.index, request.committed, request.options.prediction)
 
     def fork(self, request: Request, child: Request) -> None:
         """A sequence goes on from where another is. A source that cannot fork begins it with the next step,

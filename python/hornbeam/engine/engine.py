@@ -21,7 +21,7 @@ from hornbeam.engine.chat import answered, turns
 from hornbeam.engine.checkpoint import Checkpoint
 from hornbeam.engine.eviction import Keeper
 from hornbeam.engine.host import Host, HostKeywords
-from hornbeam.engine.likelihood import Scored, scored_requests
+from hornbeam.engine.likelihood import ScoredText, scored_groups
 from hornbeam.engine.lockstep import InLockstep, Lockstep
 from hornbeam.engine.options import Keywords, Options
 from hornbeam.engine.processors import check_shared
@@ -32,7 +32,7 @@ from hornbeam.engine.requests import Requests
 from hornbeam.engine.scheduling import Chunks, schedule
 from hornbeam.engine.stepping import take_step
 from hornbeam.errors import ArgumentError, StateError
-from hornbeam.prompt import end_tokens, prompts_of, token_ids
+from hornbeam.prompt import end_tokens, predicted_ids, prompts_of, token_ids
 from hornbeam.results import Finish, Likelihood, Piece
 from hornbeam.speculation.declarations import lms_of
 
@@ -110,6 +110,7 @@ class Engine(Requests):
         """The keywords of a call, ``options`` of :meth:`submit`, checked."""
         given: dict[str, Any] = dict(options)
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
+        given["prediction"] = predicted_ids(self, given.pop("prediction", None))
         given |= {"has_tokenizer": self.tokenizer is not None, "checkpoint": self.checkpoint}
         return checked(self.runner.shape, Options.of(eos_token_ids=ends, **given))
 
@@ -213,35 +214,32 @@ class Engine(Requests):
     ) -> list[list[Likelihood]]:
         """What :meth:`hornbeam.LM.score` does: of each prompt's continuations, which ``read`` gives as token
         ids on the model as it is."""
-        continuations: Sequence[list[list[int]]] = []
         owner = Call()
-
-        def work() -> list[list[Scored]]:
-            nonlocal continuations
-            ambient, call = Ambient.now(self.runner.shape.device.type), object()
-            prompts, continuations = read()
-            indices = self._free_indices()
-            options = {"ambient": ambient, "call": call, "releases": True, "owner": owner}
-            found = [
-                scored_requests(self, indices, prompt, own, **options)
-                for prompt, own in zip(prompts, continuations, strict=True)
-            ]
-            self._requests.extend(dict.fromkeys(request for own in found for request in own))
-            return found
-
-        groups = self.exclusively(work)
-        requests = list(dict.fromkeys(request for own in groups for request in own))
+        groups = self.submit_scored(read, owner=owner)
+        requests = list(dict.fromkeys(text.request for own in groups for text in own))
         try:
             self.run(requests)
         finally:
             self.close_all(requests)
-        for request in requests:
-            if request.error is not None:
-                raise request.error
-        return [
-            [request.likelihood(tokens[-1]) for request, tokens in zip(own, texts, strict=True)]
-            for own, texts in zip(groups, continuations, strict=True)
-        ]
+        return [[text.likelihood() for text in own] for own in groups]
+
+    def submit_scored(
+        self,
+        read: Callable[[], tuple[Sequence[list[int]], Sequence[list[list[int]]]]],
+        *,
+        owner: object = None,
+    ) -> list[list[ScoredText]]:
+        """Adds what :meth:`score` waits for, with its argument ``read``. It ends with ``owner`` at the
+        latest, if one is given."""
+
+        def work() -> list[list[ScoredText]]:
+            ambient = Ambient.now(self.runner.shape.device.type)
+            options: dict[str, Any] = {"ambient": ambient, "call": object(), "releases": True, "owner": owner}
+            found = scored_groups(self, self._free_indices(), *read(), **options)
+            self._requests.extend(dict.fromkeys(text.request for own in found for text in own))
+            return found
+
+        return self.exclusively(work)
 
     def _engines(self) -> list[Host]:
         """This engine and those of its requests' drafts, in the order in which they are locked."""

@@ -8,6 +8,7 @@ reads it; continuations that differ in their last token alone are one request.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +21,7 @@ from hornbeam.results import Likelihood
 if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
 
-__all__ = ["Scored", "scored_requests"]
+__all__ = ["Scored", "ScoredText", "scored_groups"]
 
 
 class Scored(OnlyRead):
@@ -75,6 +76,47 @@ class Scored(OnlyRead):
         found = [*self._shared, self._last[self.last_tokens.index(last_token)]]
         logprobs = [logprob for logprob, _ in found]
         return Likelihood(sum(logprobs), logprobs, all(likeliest for _, likeliest in found))
+
+
+@dataclass(frozen=True)
+class ScoredText:
+    """One continuation, and the request that reads it; that may read others too."""
+
+    request: Scored
+    last_token: int
+
+    def likelihood(self) -> Likelihood:
+        """Of the continuation, once the request is done.
+
+        Raises:
+            BaseException: whatever the request failed with.
+        """
+        if self.request.error is not None:
+            raise self.request.error
+        return self.request.likelihood(self.last_token)
+
+
+def scored_groups(
+    engine: Engine,
+    indices: Iterator[int],
+    prompts: Sequence[list[int]],
+    continuations: Sequence[Sequence[list[int]]],
+    **options: Any,
+) -> list[list[ScoredText]]:
+    """Each prompt's continuations, all as token ids, none of them empty.
+
+    Raises:
+        ArgumentError: a prompt and continuation are longer than the model's context.
+    """
+    return [
+        [
+            ScoredText(request, tokens[-1])
+            for request, tokens in zip(
+                scored_requests(engine, indices, prompt, own, **options), own, strict=True
+            )
+        ]
+        for prompt, own in zip(prompts, continuations, strict=True)
+    ]
 
 
 def scored_requests(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -16,6 +16,7 @@ from hornbeam.engine.processors import EachPrompt, RowProcessor, row_processor
 from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
 from hornbeam.keep.recipe import recipe_of
+from hornbeam.speculation.declarations import takes_prediction
 from hornbeam.speculation.named import draft_of, stop_rule_of
 from hornbeam.speculation.rule import RULES, Rule, rule_of
 from hornbeam.trace import Trace
@@ -45,6 +46,7 @@ class Keywords(TypedDict, total=False):
     repetition_penalty: float | None
     frequency_penalty: float | None
     presence_penalty: float | None
+    logit_bias: Mapping[int, float] | None
     seed: int | None
     stop: str | Sequence[str] | None
     verify: str | Rule
@@ -59,6 +61,7 @@ class Keywords(TypedDict, total=False):
     prefill: Any
     logprobs: int | None
     echo: bool
+    prediction: Any
     defaults: Defaults
 
 
@@ -87,6 +90,8 @@ class Options:
     prefill: Any = None
     logprobs: int | None = None
     echo: bool = False
+    prediction: tuple[int, ...] = ()
+    """Token ids of what the caller expects the text to be: drafts draw on it, and the text is the same."""
     has_own_warp: bool = True
     """Whether all warpers were given at once, so that the checkpoint has no say in them."""
     defaults: Defaults = "none"
@@ -114,6 +119,7 @@ class Options:
         repetition_penalty: float | None = None,
         frequency_penalty: float | None = None,
         presence_penalty: float | None = None,
+        logit_bias: Mapping[int, float] | None = None,
         seed: int | None = 0,
         stop: str | Sequence[str] | None = None,
         verify: str | Rule = "coupled",
@@ -126,6 +132,7 @@ class Options:
         prefill: Any = None,
         logprobs: int | None = None,
         echo: bool = False,
+        prediction: Sequence[int] = (),
         defaults: Defaults = "text",
     ) -> Options:
         """Checks the keywords of a call.
@@ -148,12 +155,18 @@ class Options:
             "repetition_penalty": repetition_penalty,
             "frequency_penalty": frequency_penalty,
             "presence_penalty": presence_penalty,
+            "bias": logit_bias,
         }
         warp = _only(warp, parts) if has_own_warp else checkpoint.sampling(defaults, Warp(**parts))
         stops = _stops(stop)
         draft, keep = draft_of(draft), recipe_of(keep)
         if draft is not None:
             length = stop_rule_of(length)
+        if prediction and not takes_prediction(draft):
+            raise ArgumentError(
+                f"prediction is given, and draft is {draft!r}, which does not draw on it; expected "
+                "draft='auto' or 'suffix', or another that does"
+            )
         if stops and not has_tokenizer:
             raise ArgumentError("stop strings need a tokenizer, and this LM has none")
         if logprobs is not None:
@@ -185,6 +198,7 @@ class Options:
             prefill=prefill_of(prefill),
             logprobs=logprobs,
             echo=echo,
+            prediction=tuple(prediction),
             has_own_warp=has_own_warp,
             defaults=defaults,
         )
@@ -226,7 +240,8 @@ def _only(warp: Any, parts: dict[str, Any]) -> Warp:
         raise ArgumentError(f"warp is {warp!r}, expected a hornbeam.Warp or None")
     for name, value in parts.items():
         if value != (0.0 if name == "temperature" else None):
-            raise ArgumentError(f"{name} is {value!r} beside warp, expected it to be a part of the warp")
+            given = "logit_bias" if name == "bias" else name
+            raise ArgumentError(f"{given} is {value!r} beside warp, expected it to be a part of the warp")
     return warp if warp.has_temperature else replace(warp, temperature=0.0)
 
 

@@ -1,7 +1,8 @@
 """Adapters to other stacks, each imported when it is first used.
 
-:mod:`~hornbeam.integrations.transformers` imports its stack inside its functions. The others have the
-exact signatures of their stack and import nothing of it: they take tensors and give tensors.
+:mod:`~hornbeam.integrations.transformers` and :mod:`~hornbeam.integrations.llguidance` import their stack
+inside their functions. The others have the exact signatures of their stack and import nothing of it: they
+take tensors and give tensors.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["flashinfer", "kvpress", "sglang", "transformers", "vllm"]
+__all__ = ["flashinfer", "kvpress", "llguidance", "sglang", "transformers", "vllm"]
 
 
 def __getattr__(name: str) -> Any:

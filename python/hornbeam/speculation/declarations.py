@@ -33,6 +33,7 @@ __all__ = [
     "opens_runs",
     "origin_of",
     "parents_of",
+    "takes_prediction",
 ]
 
 
@@ -75,6 +76,11 @@ def is_self_paced(draft: Any) -> bool:
 def depends_on_length(draft: Any) -> bool:
     """Whether what a draft source takes, beside what a step takes, depends on the length of the text."""
     return bool(getattr(draft, "depends_on_length", False))
+
+
+def takes_prediction(draft: Any) -> bool:
+    """Whether a draft source draws on what somebody expects a text to be."""
+    return bool(getattr(draft, "takes_prediction", False))
 
 
 def law_of(source: Any) -> Law:

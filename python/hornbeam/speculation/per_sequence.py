@@ -20,9 +20,10 @@ class PerSequence:
         self.source = source
         self.drafters: dict[int, Drafter] = {}
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
-        """Begins a drafter for the sequence."""
-        self.drafters[index] = self.source.start(prompt_ids)
+    def start(self, index: int, prompt_ids: Sequence[int], prediction: Sequence[int] = ()) -> None:
+        """Begins a drafter for the sequence; with a ``prediction`` only where the source takes one."""
+        start: Any = self.source.start
+        self.drafters[index] = start(prompt_ids, prediction) if prediction else start(prompt_ids)
 
     def fork(self, index: int, child: int) -> bool:
         """Forks the sequence's drafter, if it can be forked."""

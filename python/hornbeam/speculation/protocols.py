@@ -102,7 +102,12 @@ class Drafter(Protocol):
 
 
 class Draft(Protocol):
-    """A draft source as a value: its settings. Its drafts are deterministic."""
+    """A draft source as a value: its settings. Its drafts are deterministic.
+
+    One that draws on what a caller expects the text to be (``prediction=`` of a request) says so by
+    ``takes_prediction = True``: its :meth:`start` is called with the prediction's token ids as a second
+    argument then, where there are any.
+    """
 
     def start(self, prompt_ids: Sequence[int]) -> Drafter:
         """Begins a sequence with its prompt as committed text.
@@ -301,7 +306,8 @@ class BatchDraft(Protocol):
 
     The draft source itself may have ``lms``, the models that it uses beside the target, and
     ``is_self_paced = True`` if it weighs by itself where it is worth its seconds: any other is weighed by a
-    :class:`hornbeam.speculation.Union` where the stop rule weighs seconds.
+    :class:`hornbeam.speculation.Union` where the stop rule weighs seconds. With ``takes_prediction = True``
+    ``start`` of its proposers takes a prediction as that of :class:`Draft` does.
     """
 
     def open(self, run: Run) -> Proposer:

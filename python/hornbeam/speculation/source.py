@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from hornbeam.speculation.admission import admitted, check_count
-from hornbeam.speculation.declarations import ProposerTraits, opens_runs
+from hornbeam.speculation.declarations import ProposerTraits, opens_runs, takes_prediction
 from hornbeam.speculation.per_sequence import PerSequence
 from hornbeam.speculation.protocols import Ask, Drafted, Outcome, Proposer, Run
 from hornbeam.speculation.rule import is_ratio_test
@@ -42,11 +42,16 @@ class Source:
         self.takes_gates = self._traits.takes_gates
         self.outline = self._traits.outline
         self.reuse = self._traits.reuse
+        self._takes_prediction = takes_prediction(draft)
         self._vocab_size: int = run.target.runner.shape.vocab_size
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
-        """Begins a sequence."""
-        self.proposer.start(index, prompt_ids)
+    def start(self, index: int, prompt_ids: Sequence[int], prediction: Sequence[int] = ()) -> None:
+        """Begins a sequence, of which somebody expects that it goes on with ``prediction``."""
+        if prediction and self._takes_prediction:
+            start: Any = self.proposer.start
+            start(index, prompt_ids, prediction)
+        else:
+            self.proposer.start(index, prompt_ids)
 
     def fork(self, index: int, child: int) -> bool:
         """Begins the sequence ``child`` where ``index`` is; says whether the source can. If not, nothing has

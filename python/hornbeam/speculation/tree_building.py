@@ -201,6 +201,11 @@ class TreeBuilder:
         asks = [self.trees[node.tree].ask for node in nodes]
         paths = [self.trees[node.tree].path(node.token) for node in nodes]
         logits = self._processed(self._expand(nodes), asks, paths)
+        # What is allowed next may not be among the tokens that the source knows.
+        barren: list[bool] = [False] * len(nodes)
+        if any(ask.processor is not None for ask in asks):
+            barren = (logits == -torch.inf).all(dim=-1).tolist()
+            logits[barren] = 0.0
         warp = self.run.warp
         positions = [ask.position for ask in asks]
         if warp.is_greedy:
@@ -236,7 +241,10 @@ class TreeBuilder:
         if self.is_ratio_test:
             for node, row in zip(nodes, logits, strict=True):
                 self.trees[node.tree].rows[node.token] = row
-        return [[Child(*child) for child in children] for children in drawn]
+        return [
+            [] if is_barren else [Child(*child) for child in children]
+            for children, is_barren in zip(drawn, barren, strict=True)
+        ]
 
     def _limits(self, nodes: Sequence[Node]) -> Sequence[float] | None:
         """The entropies of laws up to which children of nodes are drawn, if a stop rule wants a say."""

@@ -38,6 +38,7 @@ class Auto:
     """
 
     is_self_paced: ClassVar[bool] = True
+    takes_prediction: ClassVar[bool] = True
 
     drafts: tuple[Any, ...] = ()
     corpus: SuffixCorpus | None = None

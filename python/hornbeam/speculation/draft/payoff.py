@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 
-__all__ = ["Account", "Payoff"]
+from hornbeam.speculation.draft.merged_tree import Chances
+
+__all__ = ["Account", "Payoff", "UnionMemory"]
 
 # Asks that what is expected of a source is worth, and asks after which one counts 1/e.
 PRIOR_ASKS, MEMORY = 6.0, 48.0
@@ -111,3 +113,17 @@ class Payoff:
         """Records what an ask saved, its own seconds not subtracted."""
         self.overall.book(saved)
         self.accounts.setdefault(kind, Account()).book(saved)
+
+
+class UnionMemory:
+    """What the unions of equal settings have learned on one model.
+
+    Args:
+        num_sources: how many sources the unions have.
+    """
+
+    def __init__(self, num_sources: int) -> None:
+        self.chances = Chances()
+        self.payoffs = [Payoff() for _ in range(num_sources)]
+        #: Of sources whose price depends on the length of the text, by the octave of it.
+        self.by_length: dict[tuple[int, int], Payoff] = {}

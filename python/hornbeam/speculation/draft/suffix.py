@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import copy
 from dataclasses import dataclass
+from typing import ClassVar
 
 from hornbeam._native import Proposal, SuffixCorpus, SuffixDraft, TreeProposal
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.protocols import as_ids
 
 __all__ = ["Suffix", "SuffixDrafter"]
+
+#: So many of a prompt's last tokens stand before a prediction too, so that they lead to its beginning.
+LEAD_IN = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Suffix:
             (0, 1].
     """
 
+    takes_prediction: ClassVar[bool] = True
+
     max_length: int = 64
     min_match: int = 1
     corpus: SuffixCorpus | None = None
@@ -50,17 +56,24 @@ class Suffix:
             if getattr(self, name) < 1:
                 raise ArgumentError(f"{name} is {getattr(self, name)}, expected at least 1")
 
-    def start(self, prompt_ids: Sequence[int]) -> SuffixDrafter:
-        """Indexes the prompt, a sequence or a tensor of one dimension."""
-        return SuffixDrafter(self, prompt_ids)
+    def start(self, prompt_ids: Sequence[int], prediction: Sequence[int] = ()) -> SuffixDrafter:
+        """Indexes the prompt, a sequence or a tensor of one dimension, and the ``prediction`` of what follows
+        it."""
+        return SuffixDrafter(self, prompt_ids, prediction)
 
 
 class SuffixDrafter:
     """:class:`Suffix` at work on one sequence."""
 
-    def __init__(self, settings: Suffix, prompt_ids: Sequence[int]) -> None:
+    def __init__(self, settings: Suffix, prompt_ids: Sequence[int], prediction: Sequence[int] = ()) -> None:
         self.settings = settings
-        self._native = SuffixDraft(as_ids(prompt_ids), settings.corpus, settings.min_match)
+        prompt, text = as_ids(prompt_ids), as_ids(prediction)
+        # The prediction is as good as an earlier part of the text, in which the prompt was followed by it.
+        before = [*prompt[-LEAD_IN:], *text] if text else []
+        self._num_before = len(before)
+        self._native = SuffixDraft(
+            [*before, *prompt] if before else prompt, settings.corpus, settings.min_match
+        )
 
     def extend(self, token_ids: Sequence[int]) -> None:
         """Appends committed tokens."""
@@ -87,13 +100,14 @@ class SuffixDrafter:
 
     @property
     def match_length(self) -> int:
-        """Length of the longest suffix of the committed text that occurred earlier in it."""
+        """Length of the longest suffix of the committed text that occurred earlier in it, or in a
+        prediction."""
         return self._native.match_length
 
     @property
     def num_tokens(self) -> int:
         """Committed tokens."""
-        return self._native.num_tokens
+        return self._native.num_tokens - self._num_before
 
     @property
     def num_bytes(self) -> int:

@@ -11,9 +11,9 @@ import torch
 
 from hornbeam._native import Signals
 from hornbeam.errors import ArgumentError
-from hornbeam.speculation.declarations import depends_on_length, lms_of
-from hornbeam.speculation.draft.merged_tree import CONFIDENCES, Chances, Tree, cut
-from hornbeam.speculation.draft.payoff import Payoff
+from hornbeam.speculation.declarations import depends_on_length, lms_of, takes_prediction
+from hornbeam.speculation.draft.merged_tree import CONFIDENCES, Tree, cut
+from hornbeam.speculation.draft.payoff import Payoff, UnionMemory
 from hornbeam.speculation.protocols import Ask, Drafted, Law, Others, Outcome, Run
 from hornbeam.speculation.source import Source
 from hornbeam.speculation.tree_building import DraftTree
@@ -68,23 +68,14 @@ class Union:
         """The models that are used beside the target."""
         return tuple(lm for draft in self.drafts for lm in lms_of(draft))
 
+    @property
+    def takes_prediction(self) -> bool:
+        """Whether one of the sources draws on a prediction."""
+        return any(takes_prediction(draft) for draft in self.drafts)
+
     def open(self, run: Run) -> UnionProposer:
         """Begins a run of every source."""
         return UnionProposer(self, run)
-
-
-class UnionMemory:
-    """What the unions of equal settings have learned on one model.
-
-    Args:
-        num_sources: how many sources the unions have.
-    """
-
-    def __init__(self, num_sources: int) -> None:
-        self.chances = Chances()
-        self.payoffs = [Payoff() for _ in range(num_sources)]
-        #: Of sources whose price depends on the length of the text, by the octave of it.
-        self.by_length: dict[tuple[int, int], Payoff] = {}
 
 
 @dataclass
@@ -161,10 +152,10 @@ class UnionProposer:
         drawn = any(source.law != "deterministic" for source in self.sources)
         return "mixed" if drawn else "deterministic"
 
-    def start(self, index: int, prompt_ids: Sequence[int]) -> None:
+    def start(self, index: int, prompt_ids: Sequence[int], prediction: Sequence[int] = ()) -> None:
         """Begins a sequence in every source."""
         for source in self.sources:
-            source.start(index, prompt_ids)
+            source.start(index, prompt_ids, prediction)
 
     def fork(self, index: int, child: int) -> bool:
         """Begins a sequence where another is, in every source; where one cannot, in none."""
