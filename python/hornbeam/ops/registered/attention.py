@@ -11,7 +11,7 @@ from hornbeam.ops.attention import tree_attention
 from hornbeam.ops.block_sparse import block_sparse_attention
 from hornbeam.ops.linear import linear
 from hornbeam.ops.mass import attention_mass, mass_columns
-from hornbeam.ops.registered.library import Operator, new_size, nothing, side_by_side, unit_last
+from hornbeam.ops.registered.library import Operator, new_size, nothing, side_by_side, unit_last, written
 from hornbeam.ops.registered.words import plan_of
 
 __all__ = ["OPERATORS"]
@@ -28,15 +28,26 @@ def _tree_attention(
     layer: int,
     num_kv_heads: int,
     *,
+    scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
     sinks: Tensor | None = None,
-    **options: Any,
+    out: Tensor | None = None,
+    lse: Tensor | None = None,
 ) -> Tensor:
-    where = {"layer": layer, "num_kv_heads": num_kv_heads, "sinks": side_by_side(sinks)}
-    return tree_attention(unit_last(q), chunks, plan_of(plan), **where, **options)
-
-
-def _tree_attention_out(*arguments: Any, **options: Any) -> None:
-    _tree_attention(*arguments, **options)
+    return tree_attention(
+        unit_last(q),
+        chunks,
+        plan_of(plan),
+        layer=layer,
+        num_kv_heads=num_kv_heads,
+        scale=scale,
+        window=window,
+        soft_cap=soft_cap,
+        sinks=side_by_side(sinks),
+        out=out,
+        lse=lse,
+    )
 
 
 def _like_q(q: Tensor, *arguments: Any, **options: Any) -> Tensor:
@@ -46,10 +57,6 @@ def _like_q(q: Tensor, *arguments: Any, **options: Any) -> Tensor:
 def _block_sparse(q: Tensor, k: Tensor, v: Tensor, blocks: Tensor, **options: Any) -> Tensor:
     q, k, v = unit_last(q), unit_last(k), unit_last(v)
     return block_sparse_attention(q, k, v, blocks.contiguous(), **options)
-
-
-def _block_sparse_out(*arguments: Any, **options: Any) -> None:
-    _block_sparse(*arguments, **options)
 
 
 def _fake_block_sparse(q: Tensor, *arguments: Any, **options: Any) -> Tensor:
@@ -81,10 +88,6 @@ def _attention_mass(
     return attention_mass(unit_last(q), chunks, plan_of(plan), rows.contiguous(), **where, **options)
 
 
-def _attention_mass_out(*arguments: Any, **options: Any) -> None:
-    _attention_mass(*arguments, **options)
-
-
 def _fake_mass(
     q: Tensor,
     chunks: list[Tensor],
@@ -97,12 +100,8 @@ def _fake_mass(
     return torch.empty(num_kv_heads, new_size(), dtype=torch.int64, device=q.device)
 
 
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    return linear(x.contiguous(), weight.contiguous(), side_by_side(bias))
-
-
-def _linear_out(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> None:
-    linear(x.contiguous(), weight.contiguous(), side_by_side(bias), out)
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor | None = None) -> Tensor:
+    return linear(x.contiguous(), weight.contiguous(), side_by_side(bias), out)
 
 
 def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -118,7 +117,7 @@ OPERATORS = [
     Operator(
         f"tree_attention_out(Tensor q, Tensor[] chunks, Tensor plan, {_WHERE}, *, {_SCORES}, "
         "Tensor(a!) out, Tensor(b!)? lse=None) -> ()",
-        _tree_attention_out,
+        written(_tree_attention),
         nothing,
     ),
     Operator(
@@ -129,7 +128,7 @@ OPERATORS = [
     Operator(
         f"block_sparse_attention_out(Tensor q, Tensor k, Tensor v, Tensor blocks, *, {_BLOCKS}, "
         "Tensor(a!) out, Tensor(b!)? lse=None) -> ()",
-        _block_sparse_out,
+        written(_block_sparse),
         nothing,
     ),
     Operator("mass_columns(Tensor plan, Tensor rows) -> Tensor", _mass_columns, _fake_mass_columns),
@@ -142,13 +141,13 @@ OPERATORS = [
     Operator(
         f"attention_mass_out(Tensor q, Tensor[] chunks, Tensor plan, Tensor rows, {_WHERE}, *, {_SCORES}, "
         "Tensor(a!) out, Tensor(b!)? seen=None, Tensor(c!)? lse=None) -> ()",
-        _attention_mass_out,
+        written(_attention_mass),
         nothing,
     ),
     Operator("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _linear, _fake_linear),
     Operator(
         "linear_out(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> ()",
-        _linear_out,
+        written(_linear),
         nothing,
     ),
 ]

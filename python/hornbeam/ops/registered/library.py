@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hornbeam import _native
 
-__all__ = ["Operator", "new_size", "nothing", "register", "side_by_side", "unit_last"]
+__all__ = ["Operator", "new_size", "nothing", "register", "side_by_side", "unit_last", "written"]
 
 #: The library of the process hangs on the native module, of which a process has one: where the package is
 #: imported anew, its operations take the place of those before.
@@ -61,6 +61,19 @@ def nothing(*arguments: Any, **options: Any) -> None:
     """The fake of an operation that only writes."""
 
 
+def written(run: Callable[..., Any]) -> Callable[..., None]:
+    """What writes to outputs of the caller's and returns nothing, as torch wants it.
+
+    Args:
+        run: returns what it has written.
+    """
+
+    def write(*arguments: Any, **options: Any) -> None:
+        run(*arguments, **options)
+
+    return write
+
+
 def new_size() -> Any:
     """A size that depends on elements, for a fake."""
     return torch.library.get_ctx().new_dynamic_size()
@@ -73,4 +86,4 @@ def side_by_side(tensor: Tensor | None) -> Tensor | None:
 
 def unit_last(tensor: Tensor) -> Tensor:
     """The tensor, or a copy of it where its last stride is not 1, which the operations do not read."""
-    return tensor if tensor.dim() == 0 or tensor.stride(-1) == 1 else tensor.contiguous()
+    return tensor if tensor.is_contiguous() or tensor.stride(-1) == 1 else tensor.contiguous()

@@ -111,12 +111,13 @@ _PLAIN = Warp()
 
 
 def _bytes(words: Tensor, name: str, dtype: torch.dtype, dims: int) -> bytes:
-    if words.dtype != dtype or words.dim() != dims or words.device.type != "cpu":
+    if words.dtype != dtype or words.dim() != dims or not words.is_cpu:
         raise ShapeError(
             f"{name} is {words.dtype} of shape {list(words.shape)} on {words.device}, expected {dtype} with "
             f"{dims} dimensions on the CPU"
         )
-    return bytes(words.detach().numpy().tobytes())
+    words = words.detach() if words.requires_grad else words
+    return words.numpy().tobytes()
 
 
 @lru_cache(maxsize=8)
