@@ -35,6 +35,15 @@ $(GRAMMARS_READY): | $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(GRAMMARS) --requirement scripts/requirements-grammars.txt
 	touch $@
 
+# So do lm-evaluation-harness's.
+EVAL ?= $(VENV)/eval
+EVAL_READY := $(EVAL)/.ready-$(shell sha256sum scripts/requirements-eval.txt | cut -c1-16)
+
+$(EVAL_READY): | $(READY)
+	rm -rf $(EVAL)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(EVAL) --requirement scripts/requirements-eval.txt
+	touch $@
+
 .PHONY: dev
 dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 	cargo build --package hornbeam-python --profile $(PROFILE)
@@ -63,6 +72,10 @@ test-transformers: dev ## Hold us to the oldest, the pinned and the newest trans
 .PHONY: test-grammars
 test-grammars: dev $(GRAMMARS_READY) ## Hold us to transformers under xgrammar's and outlines' processors
 	PYTHONPATH=$(GRAMMARS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
+
+.PHONY: test-eval
+test-eval: dev $(EVAL_READY) ## Hold us to the figures of lm-evaluation-harness's own hf model
+	PYTHONPATH=$(EVAL):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_lm_eval.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine

@@ -1,7 +1,8 @@
 """Two tasks for lm-evaluation-harness, made of Python's standard library: no data set is downloaded.
 
-``stdlib_choice`` asks which of four functions of a module a sentence describes, ``stdlib_module`` for the module
-of a function, in words of the model's own. Documents are the same at every call on one version of Python.
+``stdlib_choice`` asks which of four functions of a module a sentence describes, ``stdlib_module`` for the
+module of a function, in words of the model's own. Documents are the same at every call on one version of
+Python.
 """
 
 from __future__ import annotations
@@ -13,16 +14,15 @@ from typing import Any
 
 __all__ = ["choice", "documents", "module_name"]
 
-MODULES = (
-    "ast", "asyncio.tasks", "bisect", "calendar", "collections", "colorsys", "configparser", "contextlib", "copy",
-    "csv", "datetime", "difflib", "dis", "email.utils", "fileinput", "fnmatch", "fractions", "functools", "gettext",
-    "glob", "heapq", "html", "imaplib", "inspect", "ipaddress", "json", "linecache", "locale", "logging", "mailbox",
-    "mimetypes", "netrc", "ntpath", "operator", "optparse", "os", "pathlib", "pdb", "pickle", "pickletools",
-    "platform", "plistlib", "posixpath", "pprint", "pydoc", "random", "re", "sched", "shlex", "shutil", "socket",
-    "statistics", "string", "subprocess", "tarfile", "tempfile", "textwrap", "threading", "timeit", "token",
-    "tokenize", "traceback", "types", "typing", "unittest.mock", "urllib.parse", "urllib.request", "uuid", "warnings",
-    "weakref", "xml.dom.minidom", "zipfile",
-)  # fmt: skip
+MODULES = """\
+ast asyncio.tasks bisect calendar collections colorsys configparser contextlib copy csv datetime
+difflib dis email.utils fileinput fnmatch fractions functools gettext glob heapq html imaplib
+inspect ipaddress json linecache locale logging mailbox mimetypes netrc ntpath operator optparse os
+pathlib pdb pickle pickletools platform plistlib posixpath pprint pydoc random re sched shlex shutil
+socket statistics string subprocess tarfile tempfile textwrap threading timeit token tokenize
+traceback types typing unittest.mock urllib.parse urllib.request uuid warnings weakref
+xml.dom.minidom zipfile
+"""
 
 
 def described(name: str) -> dict[str, str]:
@@ -42,7 +42,7 @@ def documents() -> dict[str, list[dict[str, Any]]]:
     """What is asked, and what is shown before: lists of documents under ``test`` and ``train``."""
     found = []
     chance = random.Random(0)
-    for name in MODULES:
+    for name in MODULES.split():
         functions = described(name)
         for own, sentence in functions.items():
             others = sorted(set(functions) - {own})

@@ -123,7 +123,8 @@ def request_of(options: Mapping[str, Any], *, max_new_tokens: int) -> Generation
         max_new_tokens: where they do not say.
 
     Raises:
-        ArgumentError: an option that is none of these, by its name, or two lengths that differ.
+        ArgumentError: an option that is none of these, by its name, two lengths that differ, or sampling
+            without a temperature.
     """
     given = dict(options)
     until = given.pop("until", None) or ()
@@ -138,6 +139,8 @@ def request_of(options: Mapping[str, Any], *, max_new_tokens: int) -> Generation
     do_sample = given.pop("do_sample", None)
     if do_sample is None:
         do_sample = temperature > 0
+    if do_sample and temperature == 0:
+        raise ArgumentError("do_sample is True and temperature 0, expected a temperature to sample with")
     passed = {name: given.pop(name) for name in PASSED_ON if name in given}
     if given:
         raise ArgumentError(
