@@ -37,6 +37,15 @@ $(GRAMMARS_READY): | $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(GRAMMARS) --requirement scripts/requirements-grammars.txt
 	touch $@
 
+# So do lm-evaluation-harness's.
+EVAL ?= $(VENV)/eval
+EVAL_READY := $(EVAL)/.ready-$(shell sha256sum scripts/requirements-eval.txt | cut -c1-16)
+
+$(EVAL_READY): | $(READY)
+	rm -rf $(EVAL)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(EVAL) --requirement scripts/requirements-eval.txt
+	touch $@
+
 .PHONY: dev
 dev: $(READY) native ## Build the extension in place (PROFILE=fast|release|dist)
 
@@ -83,6 +92,10 @@ $(CLIENTS_READY): | $(READY)
 .PHONY: test-serve
 test-serve: dev $(CLIENTS_READY) ## Hold the server to generate, to OpenAI's client, and to schemathesis (REQUESTS=1000)
 	HORNBEAM_SERVE_REQUESTS=$(or $(REQUESTS),1000) PYTHONPATH=$(CLIENTS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/serve
+
+.PHONY: test-eval
+test-eval: dev $(EVAL_READY) ## Hold us to the figures of lm-evaluation-harness's own hf model
+	PYTHONPATH=$(EVAL):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_lm_eval.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine

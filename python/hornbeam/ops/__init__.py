@@ -1,10 +1,11 @@
-"""Operations on flat arrays, usable without a tree and without a model."""
+"""Operations on flat arrays, usable without a tree and without a model; as ``torch.ops.hornbeam`` too."""
 
 from hornbeam.ops.attention import tree_attention
 from hornbeam.ops.block_sparse import block_sparse_attention
 from hornbeam.ops.linear import linear
 from hornbeam.ops.mass import MASS_ONE, attention_mass, mass_columns
 from hornbeam.ops.pages import condense_pages, page_formats, quantise_pages
+from hornbeam.ops.registered import plan_words, warp_words
 from hornbeam.ops.rows import (
     gather_rows,
     move_page_rows,
@@ -31,6 +32,7 @@ __all__ = [
     "move_page_rows_at_once",
     "move_rows",
     "page_formats",
+    "plan_words",
     "probabilities",
     "product_key_topk",
     "put_rows",
@@ -41,5 +43,6 @@ __all__ = [
     "topp",
     "tree_attention",
     "verify",
+    "warp_words",
     "write_rows",
 ]
