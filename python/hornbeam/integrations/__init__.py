@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["flashinfer", "kvpress", "sglang", "transformers", "vllm"]
+__all__ = ["flashinfer", "kvpress", "ray", "sglang", "transformers", "vllm"]
 
 
 def __getattr__(name: str) -> Any:
