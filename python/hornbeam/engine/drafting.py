@@ -123,7 +123,11 @@ class Drafting:
                 s.number,
                 s.pending,
                 s.position,
-                min(s.room - len(s.output) - 1, self.engine.max_positions - s.position, s.draft_room),
+                min(
+                    min(s.room, s.pauses_at) - len(s.output) - 1,
+                    self.engine.max_positions - s.position,
+                    s.draft_room,
+                ),
                 s.prompt,
                 s.output,
                 s.branch,

@@ -109,6 +109,17 @@ class Host:
         self._tree_shape = shape
 
     @property
+    def settings(self) -> HostKeywords:
+        """The arguments that it was made with, its model and tokenizer aside."""
+        return {
+            "kv_dtype": self._kv_dtype,
+            "max_kv_bytes": self._max_kv_bytes,
+            "page_tokens": self._page_tokens,
+            "prefill_rows": self.prefill_rows,
+            "cuda_graphs": self._cuda_graphs,
+        }
+
+    @property
     def facts(self) -> dict[str, str]:
         """What it is and what it holds, to be shown."""
         shape, tree = self.runner.shape, self.tree

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from itertools import groupby
 from typing import Any
 
-from hornbeam.engine.request_state import RequestState
+from hornbeam.engine.request_state import UNLIMITED, RequestState
 from hornbeam.errors import StateError
+from hornbeam.integers import whole_number
 from hornbeam.results import Chunk, Generation
 
 __all__ = ["Call", "Request"]
@@ -41,17 +42,30 @@ class Request(RequestState):
             raise self.error
         return self.generation()
 
-    def pause(self) -> None:
-        """Takes no part in steps until :meth:`resume`; its branch stays."""
+    def pause(self, at: int | None = None, *, release: bool = False) -> None:
+        """Takes no part in steps until :meth:`resume`.
+
+        Args:
+            at: goes on until it has emitted so many tokens, and emits none beyond. At once without it.
+            release: lets go of its branch while it is paused, if what it holds can be read anew: it stays
+                cached as long as there is room. Otherwise the branch stays. Only for a request that is
+                paused by now.
+        """
+        if at is not None:
+            at = whole_number(at, "at")
         with self.engine.between_steps():
             self._check_open()
-            self.is_paused = True
+            self.pauses_at = UNLIMITED if at is None else at
+            self.is_paused = at is None or len(self.output) >= at
+            if release and self.is_paused and self.can_wait:
+                self.take_back()
+                self.close()
 
     def resume(self) -> None:
-        """Takes part in steps again."""
+        """Takes part in steps again, with no end but its own."""
         with self.engine.between_steps():
             self._check_open()
-            self.is_paused = False
+            self.is_paused, self.pauses_at = False, UNLIMITED
 
     def cancel(self) -> None:
         """Ends it with what there is, ``finish_reason == "cancelled"``, and lets go of its branch. Does

@@ -84,7 +84,7 @@ class RequestState:
         self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
-        self.is_paused = False
+        self.is_paused, self.pauses_at = False, UNLIMITED  # now, and at so many tokens of the output
         self.num_matched = 0  # tokens that the tree held when the branch was opened
         self.goes_on = False  # whether the prompt ends with what it, or another, has written
         self.draft_room = UNLIMITED  # tokens that a draft may have
@@ -236,7 +236,7 @@ class RequestState:
         """Begins anew behind the output, with more of the prompt."""
         self.prompt, self.output, self._is_shared = [*self.prompt, *self.output, *more], [], False
         self.options, self.goes_on = options, not more
-        self.pending, self.is_read, self.draft_room = -1, False, UNLIMITED
+        self.pending, self.is_read, self.draft_room, self.pauses_at = -1, False, UNLIMITED, UNLIMITED
         self.logprobs, self.prompt_logprobs = [], [None]
         self.unread.clear()
         self._num_shown = 0
@@ -341,6 +341,7 @@ class RequestState:
             self.output.extend([piece.token for piece in pieces])
         self.asked.clear()
         self.stats.emitted = len(self.output)
+        self.is_paused = self.is_paused or len(self.output) >= self.pauses_at
         self.fresh = None
         return pieces
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["flashinfer", "kvpress", "llguidance", "sglang", "transformers", "vllm"]
+__all__ = ["flashinfer", "kvpress", "llguidance", "ray", "sglang", "transformers", "vllm"]
 
 
 def __getattr__(name: str) -> Any:
