@@ -88,6 +88,8 @@ class Service:
         self.draft = draft
         self.metrics = Metrics()
         self.names = TokenNames(self.engine.tokenizer)
+        # The first call settles how a tokenizer pads and truncates, which no two threads may do at once.
+        self.engine.tokenizer("a")
         self.num_open = 0
         self.mean_seconds = 1.0
         self._readers: anyio.CapacityLimiter | None = None
