@@ -2,6 +2,7 @@
 
 :mod:`~hornbeam.integrations.transformers` imports its stack inside its functions. The others have the
 exact signatures of their stack and import nothing of it: they take tensors and give tensors.
+:mod:`!hornbeam.integrations.lm_eval` needs its stack and is imported by its name alone; see docs/evaluate.md.
 """
 
 from __future__ import annotations
