@@ -44,8 +44,14 @@ def both(model: Any, tokenizer: Any, **options: Any) -> tuple[Any, Any]:
 
 def evaluated(model: Any, tasks: list[Any], **options: Any) -> dict[str, Any]:
     import lm_eval
+    from lm_eval.tasks import TaskManager
 
-    found = lm_eval.simple_evaluate(model=model, tasks=tasks, bootstrap_iters=0, verbosity="ERROR", **options)
+    options |= {
+        "bootstrap_iters": 0,
+        "verbosity": "ERROR",
+        "task_manager": TaskManager(include_defaults=False),
+    }
+    found = lm_eval.simple_evaluate(model=model, tasks=tasks, **options)
     assert found is not None
     return found
 
@@ -148,11 +154,12 @@ metadata: {version: 1.0}
 """
 QUESTIONS = """\
 from datasets import Dataset, DatasetDict
+from pyarrow import Table
 
 
 def questions(**options):
     rows = [{"left": 1, "right": right, "answer": right - 2} for right in (2, 3, 4)]
-    return DatasetDict({"test": Dataset.from_list(rows)})
+    return DatasetDict({"test": Dataset(Table.from_pylist(rows), fingerprint="questions")})
 """
 
 

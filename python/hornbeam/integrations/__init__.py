@@ -1,8 +1,10 @@
 """Adapters to other stacks, each imported when it is first used.
 
-:mod:`~hornbeam.integrations.transformers` and :mod:`~hornbeam.integrations.llguidance` import their stack
-inside their functions. The others have the exact signatures of their stack and import nothing of it: they
-take tensors and give tensors.
+:mod:`~hornbeam.integrations.transformers`, :mod:`~hornbeam.integrations.llguidance` and
+:mod:`~hornbeam.integrations.ray` import their stack inside their functions;
+:mod:`!hornbeam.integrations.lm_eval` needs its stack and is imported by its name alone, see docs/evaluate.md.
+The others have the exact signatures of their stack and import nothing of it: they take tensors and give
+tensors.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ __all__ = ["OPERATORS"]
 
 _WHERE = "SymInt layer, SymInt num_kv_heads"
 _SCORES = "float? scale=None, SymInt? window=None, float? soft_cap=None, Tensor? sinks=None"
+_OUT = "Tensor(a!) out, Tensor(b!)? lse=None"
 _BLOCKS = "float? scale=None, SymInt block_rows=128, SymInt block_keys=128"
 
 
@@ -27,7 +28,6 @@ def _tree_attention(
     plan: Tensor,
     layer: int,
     num_kv_heads: int,
-    *,
     scale: float | None = None,
     window: int | None = None,
     soft_cap: float | None = None,
@@ -44,7 +44,7 @@ def _tree_attention(
         scale=scale,
         window=window,
         soft_cap=soft_cap,
-        sinks=side_by_side(sinks),
+        sinks=None if sinks is None else sinks.contiguous(),
         out=out,
         lse=lse,
     )
