@@ -1,4 +1,4 @@
-"""Where a prompt is read densely because that costs less: by lengths and by what is chosen, not by a clock."""
+"""Where a prompt is read densely because that costs less: by lengths and what is chosen, not by a clock."""
 
 from __future__ import annotations
 

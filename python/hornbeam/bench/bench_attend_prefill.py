@@ -150,7 +150,7 @@ def lengths(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
 
 
 def rates(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
-    """``look``, ``pair`` and ``pair_behind`` of :class:`CostModel` at some lengths: medians over the layers."""
+    """The rates of the cost model at some lengths: medians over the layers."""
     found: dict[str, dict[str, float]] = {}
     longest = next(iter(layers.values())).query.shape[1]
     for tokens in (2048, 4096, longest):
