@@ -154,9 +154,9 @@ def plot(results: dict[str, Any], keep: dict[str, Any], target: Path) -> None:
 
 def series(found: dict[str, Any]) -> list[tuple[str, str, list[str]]]:
     """Label, colour and rows of a line each."""
-    union = [name for name in found["recipes"] if "union" in name]
-    rest = [name for name in found["recipes"] if name not in union]
-    return [("quest", "C0", rest), ("quest, by query head", "C2", union)]
+    paper = [name for name in found["recipes"] if "paper" in name]
+    rest = [name for name in found["recipes"] if name not in paper]
+    return [("quest", "C0", rest), ("quest, as in its paper", "C2", paper)]
 
 
 def replaced(text: str, content: str) -> str:

@@ -230,6 +230,8 @@ class AttendRule:
     Args:
         estimate: ``"bounds"``, the greatest and the least element of each channel of a page's keys, by which
             the score of a page is at least that of each of its keys; or ``"mean"``, their mean.
+        slack: for ``"bounds"``: what of the way from the middle of a page's bounds to the bound is scored, 0
+            to 1; 1 where not given.
         group: ``"max"``, a kv head chooses once, by the greatest score of its query heads; ``"union"``, each
             query head for itself; ``"layer"``, a layer chooses once, by the sum of all scores.
         select: ``"topk"``, the ``k`` best or the best ``share``; ``"topp"``, the fewest whose estimated mass
@@ -253,6 +255,7 @@ class AttendRule:
         cls,
         *,
         estimate: str,
+        slack: float | None = None,
         group: str = "max",
         select: str,
         k: int | None = None,

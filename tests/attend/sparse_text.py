@@ -34,7 +34,10 @@ def page_scores(query: Tensor, keys: Tensor, page: int, recipe: Recipe) -> Tenso
 def part_score(query: Tensor, keys: Tensor, recipe: Recipe) -> float:
     """What is known of the score of ``keys [n, D]``."""
     if isinstance(recipe.estimate, Bounds):
-        return float(torch.maximum(query * keys.amax(0), query * keys.amin(0)).sum())
+        greatest, least, slack = keys.amax(0), keys.amin(0), recipe.estimate.slack
+        if slack == 1:
+            return float(torch.maximum(query * greatest, query * least).sum())
+        return float((query * (greatest + least) + slack * query.abs() * (greatest - least)).sum()) / 2
     return float(query @ keys.mean(0))
 
 

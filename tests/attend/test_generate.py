@@ -29,7 +29,7 @@ ALL = {
 #: They read little.
 FEW = {
     "quest": Recipe(Bounds(), TopK(pages=4), "max", 1),
-    "per head": Recipe(Bounds(), TopK(pages=3), "union", 0),
+    "per head": Recipe(Bounds(slack=0.5), TopK(pages=3), "union", 0),
     "layer": Recipe(Mean(), TopK(pages=3, sinks=4, window=5), "layer", 0),
     "share": Recipe(Bounds(), TopK(pages="20%"), "max", 0),
     "twilight": Recipe(Bounds(), TopP(p=0.6, floor=2, cap=5), "union", 0),

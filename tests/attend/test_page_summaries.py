@@ -23,6 +23,7 @@ SEEDS = st.integers(0, 2**31 - 1)
 RULES = [
     Rule(k=2),
     Rule(share=0.5, group="union"),
+    Rule(k=2, slack=0.5),
     Rule(k=3, estimate="mean", sinks=2),
     Rule(share=0.34, estimate="mean", group="union", window=5),
 ]

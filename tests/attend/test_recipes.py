@@ -28,7 +28,9 @@ def test_names_are_recipes_with_their_defaults(name: str) -> None:
 
 
 def test_defaults_are_those_of_the_papers() -> None:
-    assert hb.recipes.quest() == Recipe(Bounds(), TopK(pages=64), "max", 2, "quest")
+    assert hb.recipes.quest() == Recipe(Bounds(slack=0.5), TopK(sinks=4, pages=64), "max", 2, "quest")
+    paper = hb.recipes.quest(group="union", slack=1, sinks=0)
+    assert paper == Recipe(Bounds(), TopK(pages=64), "union", 2, "quest")
     assert hb.recipes.twilight() == Recipe(Bounds(), TopP(p=0.85, cap=512), "max", 2, "twilight")
     assert hb.recipes.window(100) == Recipe(Mean(), Always(sinks=4, window=100), "max", 0, "window")
     # 128 first tokens, a window of 4,096 and 16 blocks of 128, in pages of 16.
@@ -72,6 +74,9 @@ def test_numbers_of_a_selection(select: Select, numbers: dict[str, Any]) -> None
         (lambda: Elbow(cap=0), r"cap is 0, expected"),
         (lambda: Select(), r"Select names no implementation"),
         (lambda: Estimate(), r"Estimate names no implementation"),
+        (lambda: Bounds(slack=1.5), r"slack is 1.5, expected 0 to 1"),
+        (lambda: Bounds(slack=float("nan")), r"slack is nan, expected 0 to 1"),
+        (lambda: Bounds(slack=True), r"slack is True, expected 0 to 1"),
         (lambda: Recipe(estimate="bounds"), r"estimate is 'bounds', expected an hb.attend.Estimate"),  # type: ignore[arg-type]
         (lambda: Recipe(select=64), r"select is 64, expected an hb.attend.Select"),  # type: ignore[arg-type]
         (lambda: Recipe(group="mean"), r"group is 'mean', expected 'max', 'union' or 'layer'"),  # type: ignore[arg-type]

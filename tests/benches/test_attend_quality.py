@@ -101,7 +101,7 @@ def test_a_report_tells_what_there_is(reader: Reader) -> None:
 
 
 def results() -> dict[str, Any]:
-    variants = ["quest 25%", "quest 12%", "quest union 25%", "quest union 12%"]
+    variants = ["quest 25%", "quest 12%", "quest paper 25%", "quest paper 12%"]
     beside = {"interval": [-3.0, 1.0], "bytes": 0.3}
     return {
         "perplexity": {
@@ -144,7 +144,7 @@ def test_tables_and_plot(tmp_path: Path) -> None:
     assert "| quest 25% | 25 % | 5.000 | 1.0020 [1.0010, 1.0030] | 4.000 | 6.000 |" in text
     assert "| quest 12% | 30 % | 66.5 % | -0.5 [-3.0, +1.0] |" in text
     assert "| the best of keep, `sparse_mm` | 50 % | 48.5 % | -18.5 |" in text
-    assert "| quest union 12% | 30 % | 7.300 | 1.0100 [-3.0000, 1.0000] |" in text
+    assert "| quest paper 12% | 30 % | 7.300 | 1.0100 [-3.0000, 1.0000] |" in text
     page = f"before\n<!-- attend_quality -->old<!-- /attend_quality -->\nafter {text[:0]}"
     assert attend_quality_table.replaced(page, "new").split("\n") == [
         "before",

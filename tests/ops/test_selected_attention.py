@@ -28,6 +28,8 @@ RULES = [
     Rule(k=3),
     Rule(k=5, sinks=4, window=60),
     Rule(share=0.25, group="union"),
+    Rule(k=4, slack=0.5),
+    Rule(select="topp", p=0.6123, slack=0.0, group="layer"),
     Rule(estimate="mean", share=0.4, group="layer"),
     Rule(estimate="mean", k=2, group="union", window=300),
     Rule(select="topp", p=0.83, floor=2, cap=9),

@@ -26,6 +26,7 @@ class Rule:
     """The arguments of ``AttendRule``."""
 
     estimate: str = "bounds"
+    slack: float | None = None
     group: str = "max"
     select: str = "topk"
     k: int | None = None
@@ -46,11 +47,15 @@ class Chosen:
     margin: float = math.inf
 
 
-def estimate(kind: str, query: Tensor, keys: Tensor) -> float:
-    """What a summary of `keys [n, D]` says of ``query . key``, float64."""
+def estimate(kind: str, query: Tensor, keys: Tensor, slack: float | None = None) -> float:
+    """What a summary of `keys [n, D]` says of ``query . key``, float64. With a slack it lies so far from the
+    middle of the bounds below and above to that above."""
     if kind == "mean":
         return float(query @ keys.mean(0))
-    return float(torch.maximum(query * keys.amax(0), query * keys.amin(0)).sum())
+    corners = query * keys.amax(0), query * keys.amin(0)
+    above, below = float(torch.maximum(*corners).sum()), float(torch.minimum(*corners).sum())
+    middle = (above + below) / 2
+    return above if slack is None else middle + slack * (above - middle)
 
 
 def choose(rule: Rule, scores: list[float], tokens: list[int], forced: Iterable[int], latest: int) -> Chosen:
@@ -213,7 +218,10 @@ def selected(
         scores = [
             [
                 [
-                    [estimate(rule.estimate, queries[row, head * group + member], keys) for keys in page.keys]
+                    [
+                        estimate(rule.estimate, queries[row, head * group + member], keys, rule.slack)
+                        for keys in page.keys
+                    ]
                     for page in own
                 ]
                 for member in range(group)

@@ -77,6 +77,7 @@ class Recipe:
             "floor": 0,
             "cap": None,
             "threshold": None,
+            **self.estimate.numbers,
             **self.select.numbers,
         }
         return _native.AttendRule(

@@ -1,18 +1,19 @@
 """Sparse prefill beside torch's dense causal attention: real text, a planted pattern, every length.
 
-    hornbeam bench attend_prefill [--quick] [--only real|lengths|kernels|planted|first_token ...]
+    hornbeam bench attend_prefill [--quick] [--only real|lengths|rates|kernels|planted|first_token ...]
 
 ``real``: queries, keys and values of some layers of the default model while it reads 7,900 tokens of the
 standard library; choosing and reading by FlexPrefill against ``scaled_dot_product_attention``, and the share
-of attention that is really covered. ``lengths``: the same with the measured cost model, at lengths from 256
-on: where it reads densely, both sides are torch. ``kernels``: ways to read the same blocks. ``planted``:
-65,536 tokens, 8 heads of 128, with vertical and slash lines planted; torch reads one head, whose time is
-taken eight times. ``first_token``: the time to the first token of the default model with ``prefill=`` and
-without.
+of attention that is really covered. ``lengths``: the same with the standard cost model, at lengths from 256
+on: where it reads densely, both sides are torch. ``rates``: the constants of that model on this machine.
+``kernels``: ways to read the same blocks. ``planted``: 65,536 tokens, 8 heads of 128, with vertical and slash
+lines planted; torch reads one head, whose time is taken eight times. ``first_token``: the time to the first
+token of the default model with ``prefill=`` and without.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,7 @@ def run(quick: bool = False, only: Sequence[str] | None = None) -> dict[str, Any
     rows = {
         "real": lambda: real(recorded(tokens), rounds),
         "lengths": lambda: lengths(recorded(tokens), rounds),
+        "rates": lambda: rates(recorded(tokens), rounds),
         "kernels": lambda: kernels(recorded(tokens), rounds),
         "planted": lambda: planted(8_192 if quick else 65_536, rounds),
         "first_token": lambda: first_token(tokens, quick),
@@ -117,14 +119,14 @@ def check(selection: BlockSelection, layer: Layer) -> None:
 
 
 def lengths(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
-    """The beginnings of the same text, with the cost model: never slower than dense."""
+    """The beginnings of the same text, with the cost model."""
     results = {}
     longest = next(iter(layers.values())).query.shape[1]
     for tokens in (256, 512, 1024, 1536, 2048, 3072, 4096, 6144, longest):
         if tokens > longest:
             continue
         parts = {index: layer.first(tokens) for index, layer in layers.items()}
-        recipe = FlexPrefill(GAMMA, cost=CostModel())
+        recipe = FlexPrefill(GAMMA)
         sparse: list[bool] = []
 
         def ours(
@@ -145,6 +147,49 @@ def lengths(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
         results[str(tokens)] = {"over_dense": ratio, "sparse_share": sum(sparse) / len(sparse)}
         print(f"  {tokens}: {ratio.median:.2f} [{ratio.low:.2f}, {ratio.high:.2f}]", flush=True)
     return results
+
+
+def rates(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:
+    """The rates of the cost model at some lengths: medians over the layers."""
+    found: dict[str, dict[str, float]] = {}
+    longest = next(iter(layers.values())).query.shape[1]
+    for tokens in (2048, 4096, longest):
+        if tokens > longest:
+            continue
+        each: dict[str, list[float]] = {"look": [], "pair": [], "pair_behind": []}
+        for index, layer in layers.items():
+            for name, rate in rates_of(index, layer.first(tokens), rounds).items():
+                each[name].append(rate)
+        found[str(tokens)] = {name: statistics.median(own) for name, own in each.items()}
+        print(f"  {tokens}", harness.plain(found[str(tokens)]), flush=True)
+    return {"by_length": found, "defaults": dataclasses.asdict(CostModel())}
+
+
+def rates_of(index: int, layer: Layer, rounds: int) -> dict[str, float]:
+    """Of one layer, in what torch takes for a pair of a row and a key."""
+    recipe = FlexPrefill(GAMMA, cost=None)
+    arrays = layer.query, layer.key, layer.value, layer.scale
+    selection = recipe.plan(index, layer.query, layer.key, layer.scale)
+    half = layer.query.shape[1] // 2
+    behind = layer.query[:, half:].contiguous(), *arrays[1:]
+    late = recipe.plan(index, behind[0], layer.key, layer.scale)
+    whole = BlockSelection(late.grid, torch.ones_like(late.blocks), late.patterns, late.estimated_mass)
+    calls: dict[str, Callable[[], object]] = {
+        "choice": lambda: recipe.plan(index, layer.query, layer.key, layer.scale),
+        "sparse": lambda: selection.attention(*arrays),
+        "dense": lambda: dense(layer),
+        "late": lambda: late.attention(*behind),
+        "whole": lambda: whole.attention(*behind),
+    }
+    seconds = harness.alternate({name: ignoring(call) for name, call in calls.items()}, rounds)
+    took = {name: statistics.median(own) for name, own in seconds.items()}
+    heads, keys, _ = layer.query.shape
+    pair = took["dense"] / (heads * keys * (keys + 1) / 2)
+    return {
+        "look": took["choice"] / (heads * recipe.rows_looked_at * keys) / pair,
+        "pair": took["sparse"] / sum(selection.pairs_read) / pair,
+        "pair_behind": took["late"] / took["whole"] / late.share_read,
+    }
 
 
 def kernels(layers: dict[int, Layer], rounds: int) -> dict[str, Any]:

@@ -15,18 +15,31 @@ __all__ = ["inf_llm", "quest", "twilight", "window"]
 PAGE = 16
 
 
-def quest(pages: int | str = 64, *, group: Group = "max", dense_layers: int = 2) -> Recipe:
-    """The pages whose bounds allow the greatest scores (Tang et al. 2024, arXiv 2406.10774): page 16, the
-    first two layers dense, the last page always read and counted in the budget. In the paper every query head
-    chooses for itself, ``group="union"``; its models have a kv head for each. Here the heads that share one
-    read the same pages, scored by the greatest of their bounds.
+def quest(
+    pages: int | str = 64,
+    *,
+    group: Group = "max",
+    slack: float = 0.5,
+    sinks: int = 4,
+    dense_layers: int = 2,
+) -> Recipe:
+    """The pages whose bounds promise the greatest scores (Tang et al. 2024, arXiv 2406.10774): page 16, the
+    first two layers dense, the last page always read and counted in the budget.
+
+    The paper's own law is ``quest(pages, group="union", slack=1, sinks=0)``: every query head chooses for
+    itself, by the bound, and the first page has no privilege. Its models have a kv head for each query head.
+    Here the heads that share one read the same pages, scored by the greatest of their scores; the first page
+    is always read and counts in the budget; and a score lies half the way from the middle of the bounds to
+    the bound. At equal pages the last two lose less, see ``docs/attend.md``.
 
     Args:
         pages: how many are read, ``64`` (1,024 tokens), or a share of the text's, ``"12%"``.
         group: which query heads choose together, see :class:`hornbeam.attend.Recipe`.
+        slack: what of the way to its bound a page is believed to reach, see :class:`hornbeam.attend.Bounds`.
+        sinks: the first tokens that are read: whole pages.
         dense_layers: the first so many layers read everything.
     """
-    return Recipe(Bounds(), TopK(pages=pages), group, dense_layers, name="quest")
+    return Recipe(Bounds(slack=slack), TopK(sinks=sinks, pages=pages), group, dense_layers, name="quest")
 
 
 def twilight(p: float = 0.85, *, pages: int | None = 512, group: Group = "max") -> Recipe:

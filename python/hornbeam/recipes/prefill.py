@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hornbeam.attend.prefill import FlexPrefill, HeadPatterns, MInference
-from hornbeam.attend.prefill.cost import MEASURED
+from hornbeam.attend.prefill.cost import STANDARD
 from hornbeam.attend.recipe import NAMED_PREFILLS
 
 __all__ = ["flex_prefill", "minference"]
@@ -32,10 +32,10 @@ def flex_prefill(
         tau: the divergence below which pooled queries and keys choose; 0 leaves it to lines.
         min_budget: tokens of vertical lines, and of slash lines, that a head reads at least.
         max_budget: tokens of each that it reads at most; no limit if it is None.
-        always: read sparsely also where the measured times of this machine say that it takes longer. What is
-            read then does not depend on the clock.
+        always: read sparsely also where that is expected to take longer, see
+            :class:`hornbeam.attend.prefill.CostModel`.
     """
-    return FlexPrefill(gamma, tau, min_budget, max_budget, cost=None if always else MEASURED)
+    return FlexPrefill(gamma, tau, min_budget, max_budget, cost=None if always else STANDARD)
 
 
 def minference(patterns: HeadPatterns | str | Path | None = None, *, always: bool = False) -> MInference:
@@ -52,7 +52,7 @@ def minference(patterns: HeadPatterns | str | Path | None = None, *, always: boo
     """
     if isinstance(patterns, (str, Path)):
         patterns = HeadPatterns.load(patterns)
-    return MInference(patterns or HeadPatterns(), cost=None if always else MEASURED)
+    return MInference(patterns or HeadPatterns(), cost=None if always else STANDARD)
 
 
 NAMED_PREFILLS.update({name: globals()[name] for name in __all__})

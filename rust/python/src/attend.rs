@@ -32,12 +32,13 @@ pub(crate) struct PyAttendRule {
 impl PyAttendRule {
     #[new]
     #[pyo3(signature = (
-        *, estimate, group="max", select, k=None, share=None, p=None, floor=0, cap=None, threshold=None, sinks=0,
+        *, estimate, slack=None, group="max", select, k=None, share=None, p=None, floor=0, cap=None, threshold=None, sinks=0,
         window=0
     ))]
     fn new(
         py: Python<'_>,
         estimate: &str,
+        slack: Option<f32>,
         group: &str,
         select: &str,
         k: Option<usize>,
@@ -49,7 +50,8 @@ impl PyAttendRule {
         sinks: u32,
         window: u32,
     ) -> PyResult<Self> {
-        let words = RuleWords { estimate, group, select, k, share, p, floor, cap, threshold, sinks, window };
+        let words =
+            RuleWords { estimate, slack, group, select, k, share, p, floor, cap, threshold, sinks, window };
         Ok(Self { rule: Rule::new(&words).or_raise(py)? })
     }
 

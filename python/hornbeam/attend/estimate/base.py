@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hornbeam.errors import ArgumentError
 
@@ -25,3 +25,8 @@ class Estimate:
         if self.native is None:
             name = type(self).__name__
             raise ArgumentError(f"{name} names no implementation, expected a class that sets native")
+
+    @property
+    def numbers(self) -> dict[str, Any]:
+        """Its numbers, by the names that the native rule has for them."""
+        return {}

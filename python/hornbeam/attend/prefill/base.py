@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hornbeam import ops
-from hornbeam.attend.prefill.cost import MEASURED, CostModel
+from hornbeam.attend.prefill.cost import STANDARD, CostModel
 from hornbeam.attend.prefill.lines import Grid
 from hornbeam.errors import ArgumentError, ShapeError
 
@@ -103,13 +102,11 @@ class PrefillRecipe(ABC):
     """Base of all recipes of sparse prefill: a subclass says in :meth:`plan` what is read.
 
     Args:
-        cost: decides from measured times where a layer is better read densely, so that no prompt gets
-            slower; by default what all recipes of this process have measured. The clock then has a say in
-            which layers are sparse, and so in the text. None always reads sparsely, above the length that the
-            method itself reads densely.
+        cost: where a layer is better read densely, so that a prompt is not slower; by constants, never by a
+            clock. None always reads sparsely, above the length that the method itself reads densely.
     """
 
-    cost: CostModel | None = field(default=MEASURED, compare=False, repr=False, kw_only=True)
+    cost: CostModel | None = field(default=STANDARD, repr=False, kw_only=True)
 
     #: The name that files and pages give it.
     @property
@@ -121,6 +118,11 @@ class PrefillRecipe(ABC):
     @abstractmethod
     def dense_keys(self) -> int:
         """Prompts of up to so many positions are read densely."""
+
+    @property
+    @abstractmethod
+    def rows_looked_at(self) -> int:
+        """Rows of each head whose products with all keys choosing computes, for the cost."""
 
     @abstractmethod
     def grid(self, num_rows: int, num_keys: int) -> Grid:
@@ -169,24 +171,16 @@ class PrefillRecipe(ABC):
         check_shapes(query, key)
         if query.shape[1] == 0 or key.shape[1] <= self.dense_keys:
             return None
-        cost = self.cost
-        if cost is None:
-            return self.plan(layer, query, key, scale).attention(query, key, value, scale)
-        grid = self.grid(query.shape[1], key.shape[1])
-        least = int(grid.pairs()[self.least(grid)].sum())
-        call = cost.call(self, layer, query, key, value, scale, least)
-        if not call.is_worth_a_look():
-            return None
-        begin = time.perf_counter()
+        if self.cost is not None:
+            num_rows, num_keys = query.shape[1], key.shape[1]
+            grid = self.grid(num_rows, num_keys)
+            least = int(grid.pairs()[self.least(grid)].sum())
+            if not self.cost.is_worth_a_look(num_rows, num_keys, self.rows_looked_at, least):
+                return None
         selection = self.plan(layer, query, key, scale)
-        chosen = time.perf_counter()
-        pairs = sum(selection.pairs_read)
-        if not call.wins(chosen - begin, pairs):
+        if self.cost is not None and not self.cost.wins(num_rows, num_keys, selection.share_read):
             return None
-        chosen = time.perf_counter()
-        out = selection.attention(query, key, value, scale)
-        call.took(time.perf_counter() - chosen, pairs)
-        return out
+        return selection.attention(query, key, value, scale)
 
 
 def check_shapes(query: Tensor, key: Tensor) -> None:

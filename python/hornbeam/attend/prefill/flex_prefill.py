@@ -78,6 +78,11 @@ class FlexPrefill(PrefillRecipe):
         """Prompts of up to so many positions are read densely: those that the least budget covers."""
         return max(2 * self.block, self.min_budget)
 
+    @property
+    def rows_looked_at(self) -> int:
+        """Rows of each head whose products with all keys choosing computes."""
+        return self.block
+
     def grid(self, num_rows: int, num_keys: int) -> Grid:
         """The blocks that a prompt is cut into.
 

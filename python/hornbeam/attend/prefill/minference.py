@@ -165,6 +165,11 @@ class MInference(PrefillRecipe):
         """Prompts of up to so many positions are read densely."""
         return max(2 * self.block, self.forced_slashes)
 
+    @property
+    def rows_looked_at(self) -> int:
+        """Rows of each head whose products with all keys choosing computes."""
+        return self.last_rows
+
     def grid(self, num_rows: int, num_keys: int) -> Grid:
         """The blocks that a prompt is cut into.
 

@@ -231,7 +231,16 @@ mod tests {
     use proptest::prelude::*;
 
     fn rule(select: Select, floor: usize, cap: Option<usize>) -> Rule {
-        Rule { summary: Summary::Bounds, group: Group::Max, select, floor, cap, sinks: 0, window: 0 }
+        Rule {
+            summary: Summary::Bounds,
+            slack: 1.0,
+            group: Group::Max,
+            select,
+            floor,
+            cap,
+            sinks: 0,
+            window: 0,
+        }
     }
 
     fn run(rule: &Rule, scores: &[f32], forced: u64) -> u64 {

@@ -73,7 +73,8 @@ pub fn select(
             return Err(Error::value("summaries", "of other estimates", summary.name()));
         };
         let held = Summaries { summary, values: &mut *held.values, spans: &mut *held.spans };
-        score_pages(isa, pool, queries, pages, layout, plan, params, &asking, held, &mut scores)?;
+        let slacks = slacks_of(&rules, &asking);
+        score_pages(isa, pool, queries, pages, layout, plan, params, &asking, &slacks, held, &mut scores)?;
         rows.choose(pool, &asking, Some(&scores));
     }
     let unscored = rules.iter().filter(|ruled| ruled.rule.estimate().is_none());
@@ -83,6 +84,12 @@ pub fn select(
         SCORES.set(scores);
     }
     Ok(unite(&rows))
+}
+
+/// The slack of each of some rows, ascending, that have a rule.
+fn slacks_of(rules: &[RuledRows], asking: &[u32]) -> Vec<f32> {
+    let rule_of = |row: u32| &rules[rules.partition_point(|ruled| ruled.row_end <= row)].rule;
+    asking.iter().map(|&row| rule_of(row).slack).collect()
 }
 
 /// The rules in order of their rows.

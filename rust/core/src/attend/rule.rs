@@ -59,6 +59,8 @@ pub enum Select {
 pub struct Rule {
     /// What scores are made of.
     pub summary: Summary,
+    /// How far from the middle of its bounds to the bound the score of a page lies, 0 to 1; 1 for means.
+    pub slack: f32,
     /// Who chooses together.
     pub group: Group,
     /// What is taken.
@@ -89,6 +91,8 @@ pub struct RuledRows {
 pub struct RuleWords<'a> {
     /// `bounds` or `mean`.
     pub estimate: &'a str,
+    /// For `bounds`; without it 1.
+    pub slack: Option<f32>,
     /// `max`, `union` or `layer`.
     pub group: &'a str,
     /// `topk`, `topp`, `threshold`, `elbow` or `none`.
@@ -121,6 +125,13 @@ impl Rule {
         let estimates = "bounds or mean";
         let summary = Summary::ALL.into_iter().find(|summary| summary.name() == words.estimate);
         let summary = summary.ok_or_else(|| Error::value("estimate", words.estimate, estimates))?;
+        let slack = words.slack.unwrap_or(1.0);
+        if !(0.0..=1.0).contains(&slack) {
+            return Err(Error::value("slack", slack, "0 to 1"));
+        }
+        if words.slack.is_some() && summary != Summary::Bounds {
+            return Err(Error::value("slack", "given", format!("nothing: estimate is {}", summary.name())));
+        }
         let group = match words.group {
             "max" => Group::Max,
             "union" => Group::Union,
@@ -161,7 +172,7 @@ impl Rule {
             return Err(Error::value("cap", cap, format!("at least {}", words.floor.max(1))));
         }
         let (floor, cap, sinks, window) = (words.floor, words.cap, words.sinks, words.window);
-        Ok(Self { summary, group, select, floor, cap, sinks, window })
+        Ok(Self { summary, slack, group, select, floor, cap, sinks, window })
     }
 
     /// What its scores are made of, if it needs any.
@@ -188,6 +199,7 @@ mod tests {
 
     const TOP: RuleWords<'static> = RuleWords {
         estimate: "bounds",
+        slack: None,
         group: "max",
         select: "topk",
         k: Some(3),
@@ -211,6 +223,12 @@ mod tests {
             "estimate is sketch, expected bounds or mean"
         );
         assert_eq!(refused(RuleWords { group: "min", ..TOP }), "group is min, expected max, union or layer");
+        assert_eq!(refused(RuleWords { slack: Some(1.5), ..TOP }), "slack is 1.5, expected 0 to 1");
+        assert!(refused(RuleWords { slack: Some(f32::NAN), ..TOP }).starts_with("slack is NaN"));
+        assert_eq!(
+            refused(RuleWords { estimate: "mean", slack: Some(0.5), ..TOP }),
+            "slack is given, expected nothing: estimate is mean"
+        );
         assert!(refused(RuleWords { select: "best", ..TOP }).starts_with("select is best"));
         assert_eq!(refused(RuleWords { k: Some(0), ..TOP }), "k is 0, expected at least 1 page");
         assert!(refused(RuleWords { k: None, ..TOP }).contains("neither, expected k or share"));

@@ -44,7 +44,8 @@ thread_local! {
 
 /// Scores the entries of every prefix read for the query heads of some rows, ascending: what the summary says
 /// of `scale * q . k` over the keys that an entry shows. By bounds none of them is greater, up to the
-/// rounding of float32: `sum over d of max(q_d * greatest_d, q_d * least_d)`. By the mean it is theirs.
+/// rounding of float32: `sum over d of max(q_d * greatest_d, q_d * least_d)`. By the mean it is theirs. A row whose
+/// slack is below 1 takes that share of the way from the middle of its bounds to the bound.
 ///
 /// Summaries that are missing are made first and kept. A page with a key that is not finite scores NaN.
 ///
@@ -60,6 +61,7 @@ pub fn score_pages(
     plan: &Plan,
     params: &AttentionParams<'_>,
     rows: &[u32],
+    slacks: &[f32],
     summaries: Summaries<'_, '_>,
     out: &mut Scores,
 ) -> Result<()> {
@@ -73,6 +75,9 @@ pub fn score_pages(
             format!("ascending rows below {}", plan.num_rows()),
         ));
     }
+    if slacks.len() != rows.len() {
+        return Err(Error::shape("slacks.len", slacks.len(), rows.len()));
+    }
     let span = match plan.num_rows() {
         0 => 0,
         n => (n - 1) * queries.row_stride + (params.num_heads - 1) * queries.head_stride + layout.head_dim,
@@ -82,7 +87,7 @@ pub fn score_pages(
     }
     let formats = Formats::of(&plan.entries, layout)?;
     let problem = Problem { plan, layout, params, queries, formats: &formats, selection: None };
-    let call = Call { isa, pool, problem: &problem, rows, summary: summaries.summary };
+    let call = Call { isa, pool, problem: &problem, rows, slacks, summary: summaries.summary };
     match pages {
         Pages::F32(chunks) => run(call, chunks, summaries, out),
         Pages::Bf16(chunks) => run(call, chunks, summaries, out),

@@ -90,14 +90,14 @@ impl Kernel for LoadQueries<'_> {
         let (q, params) = (&call.problem.queries, call.problem.params);
         let (heads, dim) = (params.num_heads, call.problem.layout.head_dim);
         to.reset(call.problem.plan.num_rows() * heads * width);
-        for row in call.rows {
+        for (row, &slack) in call.rows.iter().zip(call.slacks) {
             for head in 0..heads {
                 let at = *row as usize * q.row_stride + head * q.head_stride;
                 let to = to[(*row as usize * heads + head) * width..][..width].as_flattened_mut();
                 match q.data {
-                    Floats::F32(data) => load(call.summary, &data[at..at + dim], params.scale, to),
-                    Floats::Bf16(data) => load(call.summary, &data[at..at + dim], params.scale, to),
-                    Floats::F16(data) => load(call.summary, &data[at..at + dim], params.scale, to),
+                    Floats::F32(data) => load(call.summary, slack, &data[at..at + dim], params.scale, to),
+                    Floats::Bf16(data) => load(call.summary, slack, &data[at..at + dim], params.scale, to),
+                    Floats::F16(data) => load(call.summary, slack, &data[at..at + dim], params.scale, to),
                 }
             }
         }
@@ -105,11 +105,17 @@ impl Kernel for LoadQueries<'_> {
 }
 
 #[inline(always)]
-fn load<Q: Element>(summary: Summary, from: &[Q], scale: f32, to: &mut [f32]) {
+fn load<Q: Element>(summary: Summary, slack: f32, from: &[Q], scale: f32, to: &mut [f32]) {
     let dim = from.len();
+    let (near, far) = ((1.0 + slack) / 2.0, (1.0 - slack) / 2.0);
     for (i, x) in from.iter().enumerate() {
         let x = x.to_f32() * scale;
         match summary {
+            // The middle of the bounds, and `slack` of half their distance.
+            Summary::Bounds if slack < 1.0 => {
+                to[i] = x * if x < 0.0 { far } else { near };
+                to[dim + i] = x * if x > 0.0 { far } else { near };
+            }
             // Of the two products the greater: what is positive meets the greatest, what is not the least. A
             // NaN is neither and meets both.
             Summary::Bounds => {

@@ -57,6 +57,8 @@ pub(super) struct Call<'a> {
     pub(super) pool: &'a dyn Parallel,
     pub(super) problem: &'a Problem<'a>,
     pub(super) rows: &'a [u32],
+    /// Of each of the rows.
+    pub(super) slacks: &'a [f32],
     pub(super) summary: Summary,
 }
 
