@@ -4,65 +4,27 @@
 //! comes first. What is chosen is the beginning of that order, as long as the rule says.
 
 use super::rule::{Rule, Select};
+use crate::ops::topk::Scratch as TopScratch;
+use crate::simd::Isa;
 use crate::simd::math::exp_scalar;
 
 /// One, as the weight of a token with the greatest score: sums over 2^31 tokens stay below 2^64.
 const WEIGHT_ONE: f32 = 4_294_967_296.0;
 
-/// The candidates of one choice, a page each: entries that follow one another on one page are one.
-#[derive(Debug, Default)]
-pub(super) struct Candidates {
+/// The candidates of one choice, a page each.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Candidates<'a> {
     /// What each is worth; empty where the rule does not ask.
-    pub(super) scores: Vec<f32>,
+    pub(super) scores: &'a [f32],
     /// Tokens that each shows.
-    pub(super) tokens: Vec<u32>,
+    pub(super) tokens: &'a [u32],
     /// Which are read in any case, one bit each.
-    pub(super) forced: Vec<u64>,
-    /// That of the row's latest key. It is read in any case and has no part in estimates: of what is drafted on
-    /// that page a row sees a part as the step's own keys.
+    pub(super) forced: &'a [u64],
+    /// That of the row's latest key, which is read in any case and has no part in estimates.
     pub(super) latest: Option<usize>,
-    /// The candidate that each entry is of.
-    pub(super) of: Vec<u32>,
-    /// Whether each goes on from the one before, so that its worth is that of both.
-    pub(super) goes_on: Vec<bool>,
-    /// What each entry is worth.
-    pub(super) entry_scores: Vec<f32>,
 }
 
-impl Candidates {
-    /// Forgets all.
-    pub(super) fn clear(&mut self) {
-        self.scores.clear();
-        self.tokens.clear();
-        self.forced.clear();
-        self.latest = None;
-        self.of.clear();
-        self.goes_on.clear();
-        self.entry_scores.clear();
-    }
-
-    /// All entries are there: the score of a candidate is that of its last entry, with those that it goes on
-    /// from; the greatest of several such runs, no number if any is none. Of bounds it is a bound.
-    pub(super) fn finish(&mut self, latest: Option<usize>) {
-        if !self.entry_scores.is_empty() {
-            self.scores.resize(self.tokens.len(), f32::NEG_INFINITY);
-            // What the runs before an entry's are worth, and their candidate.
-            let (mut before, mut last) = (f32::NEG_INFINITY, u32::MAX);
-            for ((&of, &score), &goes_on) in self.of.iter().zip(&self.entry_scores).zip(&self.goes_on) {
-                let held = &mut self.scores[of as usize];
-                if of != last || !goes_on {
-                    (before, last) = (*held, of);
-                }
-                *held = if before.is_nan() || score.is_nan() { f32::NAN } else { before.max(score) };
-            }
-        }
-        if let Some(at) = latest {
-            self.forced[at / 64] |= 1 << (at % 64);
-            self.tokens[at] = 0;
-        }
-        self.latest = latest;
-    }
-
+impl Candidates<'_> {
     fn is_forced(&self, index: usize) -> bool {
         self.forced[index / 64] >> (index % 64) & 1 == 1
     }
@@ -74,38 +36,31 @@ pub(super) struct Scratch {
     /// Of candidates that are not forced: their place in the order, ascending from the best, and their index.
     order: Vec<u64>,
     weights: Vec<u64>,
-    picked: Vec<u64>,
-}
-
-/// Marks the entries that are read, as [`choose`] marks candidates.
-pub(super) fn choose_entries(
-    rule: &Rule,
-    candidates: &Candidates,
-    scratch: &mut Scratch,
-    chosen: &mut [u64],
-) {
-    if candidates.of.len() == candidates.tokens.len() {
-        return choose(rule, candidates, scratch, chosen);
-    }
-    let mut picked = std::mem::take(&mut scratch.picked);
-    picked.clear();
-    picked.resize(candidates.forced.len(), 0);
-    choose(rule, candidates, scratch, &mut picked);
-    chosen.fill(0);
-    for (entry, &of) in candidates.of.iter().enumerate() {
-        chosen[entry / 64] |= (picked[of as usize / 64] >> (of % 64) & 1) << (entry % 64);
-    }
-    scratch.picked = picked;
+    /// The scores of those.
+    others: Vec<f32>,
+    top: TopScratch,
 }
 
 /// Marks the candidates that are read: bit `i % 64` of `chosen[i / 64]` for candidate `i`.
-pub(super) fn choose(rule: &Rule, candidates: &Candidates, scratch: &mut Scratch, chosen: &mut [u64]) {
+pub(super) fn choose(
+    isa: Isa,
+    rule: &Rule,
+    candidates: &Candidates<'_>,
+    scratch: &mut Scratch,
+    chosen: &mut [u64],
+) {
     let count = candidates.tokens.len();
-    chosen.copy_from_slice(&candidates.forced);
+    chosen.copy_from_slice(candidates.forced);
     if rule.select == Select::None || count == 0 {
         return;
     }
     let forced = candidates.forced.iter().map(|word| word.count_ones() as usize).sum::<usize>();
+    let cap = rule.cap.unwrap_or(usize::MAX).saturating_sub(forced);
+    let floor = rule.floor.saturating_sub(forced);
+    if let Select::TopK(pages) = rule.select {
+        let wanted = pages.of(count).saturating_sub(forced).max(floor).min(cap).min(count - forced);
+        return take(isa, candidates, wanted, scratch, chosen);
+    }
     let order = &mut scratch.order;
     order.clear();
     let others = (0..count).filter(|&index| !candidates.is_forced(index));
@@ -113,7 +68,6 @@ pub(super) fn choose(rule: &Rule, candidates: &Candidates, scratch: &mut Scratch
     // Those that may come first: all of them, or those with enough mass, whatever their scores.
     let mut first = order.len();
     let wanted = match rule.select {
-        Select::TopK(pages) => pages.of(count).saturating_sub(forced),
         Select::TopP(share) => {
             let total = weigh(candidates, &mut scratch.weights);
             let needed = (share * total as f64).ceil() as u64;
@@ -135,10 +89,9 @@ pub(super) fn choose(rule: &Rule, candidates: &Candidates, scratch: &mut Scratch
             first
         }
         Select::Elbow => elbow(candidates, order),
-        Select::None => 0,
+        Select::TopK(_) | Select::None => 0,
     };
-    let cap = rule.cap.unwrap_or(usize::MAX).saturating_sub(forced);
-    let wanted = wanted.max(rule.floor.saturating_sub(forced)).min(cap).min(order.len());
+    let wanted = wanted.max(floor).min(cap).min(order.len());
     let (begin, end) = if wanted > first { (first, order.len()) } else { (0, first) };
     if begin < wanted && wanted < end {
         order[begin..end].select_nth_unstable(wanted - begin);
@@ -146,6 +99,34 @@ pub(super) fn choose(rule: &Rule, candidates: &Candidates, scratch: &mut Scratch
     for key in &order[..wanted] {
         let index = index_of(*key);
         chosen[index / 64] |= 1 << (index % 64);
+    }
+}
+
+/// Marks the `wanted` best of those that are not forced.
+fn take(isa: Isa, candidates: &Candidates<'_>, wanted: usize, scratch: &mut Scratch, chosen: &mut [u64]) {
+    let others = &mut scratch.others;
+    others.clear();
+    for (forced, scores) in candidates.forced.iter().zip(candidates.scores.chunks(64)) {
+        match forced {
+            0 => others.extend_from_slice(scores),
+            _ => others.extend((0..64).zip(scores).filter(|(i, _)| forced >> i & 1 == 0).map(|(_, x)| *x)),
+        }
+    }
+    // The word that a place among the others falls into, and the first place and the free bits of it.
+    let (mut word, mut first, mut free) = (0, 0, candidates.forced.first().map_or(0, |word| !word));
+    for &at in scratch.top.select(isa, others, wanted, None) {
+        while at - first >= free.count_ones() {
+            first += free.count_ones();
+            word += 1;
+            free = !candidates.forced[word];
+        }
+        let mut left = free;
+        if free == u64::MAX {
+            left <<= at - first;
+        } else {
+            (first..at).for_each(|_| left &= left - 1);
+        }
+        chosen[word] |= left & left.wrapping_neg();
     }
 }
 
@@ -166,13 +147,13 @@ fn index_of(place: u64) -> usize {
 }
 
 /// The weight of each candidate: its tokens times the exponential of its score, in fixed point. Returns their sum.
-fn weigh(candidates: &Candidates, weights: &mut Vec<u64>) -> u64 {
+fn weigh(candidates: &Candidates<'_>, weights: &mut Vec<u64>) -> u64 {
     let estimated =
         candidates.scores.iter().enumerate().filter(|(index, _)| Some(*index) != candidates.latest);
     let greatest = estimated.map(|(_, x)| *x).filter(|x| !x.is_nan()).fold(f32::NEG_INFINITY, f32::max);
     let shift = if greatest.is_finite() { greatest } else { 0.0 };
     weights.clear();
-    weights.extend(candidates.scores.iter().zip(&candidates.tokens).map(|(score, tokens)| {
+    weights.extend(candidates.scores.iter().zip(candidates.tokens).map(|(score, tokens)| {
         // One whose score is no number may be worth as much as any.
         let relative = if score.is_nan() { 0.0 } else { (score - shift).min(0.0) };
         (exp_scalar(relative) * WEIGHT_ONE) as u64 * u64::from(*tokens)
@@ -201,7 +182,7 @@ fn shortest(order: &mut [u64], mut needed: u64, weight: impl Fn(usize) -> u64) -
 }
 
 /// How many of `order` come before the elbow of all candidates but the latest, forced ones included.
-fn elbow(candidates: &Candidates, order: &[u64]) -> usize {
+fn elbow(candidates: &Candidates<'_>, order: &[u64]) -> usize {
     let estimated = (0..candidates.scores.len()).filter(|index| Some(*index) != candidates.latest);
     let mut all: Vec<u64> = estimated.map(|index| place(candidates.scores[index], index)).collect();
     all.sort_unstable();
@@ -248,12 +229,20 @@ mod tests {
     }
 
     fn choice(rule: &Rule, scores: &[f32], forced: u64, latest: Option<usize>) -> u64 {
-        let (scores, tokens) = (scores.to_vec(), vec![3; scores.len()]);
-        let mut candidates = Candidates { scores, tokens, forced: vec![forced], ..Candidates::default() };
-        candidates.finish(latest);
-        let mut chosen = [0];
-        choose(rule, &candidates, &mut Scratch::default(), &mut chosen);
-        chosen[0]
+        let mut tokens = vec![3; scores.len()];
+        latest.into_iter().for_each(|latest| tokens[latest] = 0);
+        let forced = [forced | latest.map_or(0, |latest| 1 << latest)];
+        let candidates = Candidates { scores, tokens: &tokens, forced: &forced, latest };
+        let mut scratch = Scratch::default();
+        let each: Vec<u64> = Isa::available()
+            .map(|isa| {
+                let mut chosen = [0];
+                choose(isa, rule, &candidates, &mut scratch, &mut chosen);
+                chosen[0]
+            })
+            .collect();
+        assert!(each.iter().all(|chosen| *chosen == each[0]));
+        each[0]
     }
 
     /// Candidates from the best on, by the definition of the order.
@@ -329,23 +318,6 @@ mod tests {
             assert_eq!((choose(9.0) >> 4, choose(f32::NAN)), (1, choose(0.0)));
         }
         assert_eq!(choice(&rule(Select::Elbow, 0, None), &[1.0], 0, Some(0)), 1);
-    }
-
-    #[test]
-    fn entries_of_one_page_are_one_candidate() {
-        let found = |goes_on: bool| {
-            let mut held = Candidates { tokens: vec![4, 4, 2], forced: vec![0], ..Candidates::default() };
-            (held.of, held.entry_scores) = (vec![0, 1, 1, 2], vec![1.0, 5.0, 0.0, 3.0]);
-            held.goes_on = vec![false, false, goes_on, false];
-            held.finish(None);
-            let mut chosen = [0];
-            let rule = rule(Select::TopK(Pages::Count(2)), 0, None);
-            choose_entries(&rule, &held, &mut Scratch::default(), &mut chosen);
-            (held.scores, chosen[0])
-        };
-        assert_eq!(found(false), (vec![1.0, 5.0, 3.0], 0b1110));
-        // What the last says is said of both.
-        assert_eq!(found(true), (vec![1.0, 0.0, 3.0], 0b1001));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! decisions break ties by lowest index; sums that decide are integers.
 
 mod choose;
+mod frame;
 mod rows;
 mod rule;
 mod union;
@@ -75,11 +76,11 @@ pub fn select(
         let held = Summaries { summary, values: &mut *held.values, spans: &mut *held.spans };
         let slacks = slacks_of(&rules, &asking);
         score_pages(isa, pool, queries, pages, layout, plan, params, &asking, &slacks, held, &mut scores)?;
-        rows.choose(pool, &asking, Some(&scores));
+        rows.choose(isa, pool, &asking, Some(&scores));
     }
     let unscored = rules.iter().filter(|ruled| ruled.rule.estimate().is_none());
     let unscored: Vec<u32> = unscored.flat_map(|ruled| ruled.row_begin..ruled.row_end).collect();
-    rows.choose(pool, &unscored, None);
+    rows.choose(isa, pool, &unscored, None);
     if scores.capacity() <= KEPT_SCORES {
         SCORES.set(scores);
     }

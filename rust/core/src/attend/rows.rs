@@ -1,17 +1,20 @@
 //! The rows that have a rule, the pages that each sees, and what each chooses of them.
 
 use std::cell::RefCell;
+use std::slice::ChunksExact;
 use std::sync::Mutex;
 
-use super::choose::{Candidates, Scratch, choose_entries};
+use super::choose::{Candidates, Scratch, choose};
+use super::frame::{Bits, Frame};
 use super::rule::{Group, Rule, RuledRows};
 use crate::error::{Error, Result};
 use crate::format::page_runs::page_runs;
-use crate::format::plan::{Entry, Plan, Read};
+use crate::format::plan::{Plan, Read};
 use crate::format::selection::plane_entries;
 use crate::ops::attention::AttentionParams;
 use crate::ops::page_summary::Scores;
 use crate::parallel::{Parallel, Serial, dynamic, lock_whole};
+use crate::simd::Isa;
 
 /// Candidates of all choices below which the calling thread makes them: about 50 µs.
 const SERIAL_CANDIDATES: usize = 1 << 13;
@@ -35,7 +38,7 @@ struct Place {
 }
 
 /// All rows that have a rule. The candidates of a row are the pages of the prefix reads that it sees, in the
-/// order of the plan: entries that follow one another on a page, as where a prompt ends and its answer begins.
+/// order of the plan.
 #[derive(Debug)]
 pub(super) struct Rows<'a> {
     pub(super) plan: &'a Plan,
@@ -45,9 +48,6 @@ pub(super) struct Rows<'a> {
     /// candidate. [`UNSEEN`] where the row does not see it.
     bases: Vec<u32>,
     is_by_head: bool,
-    /// Bit `entry` of each head, or of the first where all have the same entries: whether it goes on from what
-    /// comes before it on its page.
-    goes_on: Vec<u64>,
     /// Heads outermost.
     places: Vec<Place>,
     chosen: Vec<u64>,
@@ -55,8 +55,22 @@ pub(super) struct Rows<'a> {
 
 const UNSEEN: u32 = u32::MAX;
 
+/// Candidates of frames above which their memory is given back after the call: 40 MiB.
+const KEPT_CANDIDATES: usize = 1 << 21;
+
+/// Working memory of one choice.
+#[derive(Debug, Default)]
+struct Space {
+    forced: Vec<u64>,
+    entry_scores: Vec<f32>,
+    scores: Vec<f32>,
+    picked: Vec<u64>,
+    scratch: Scratch,
+}
+
 thread_local! {
-    static SPACE: RefCell<(Candidates, Scratch)> = RefCell::default();
+    static SPACE: RefCell<Space> = RefCell::default();
+    static FRAMES: RefCell<Vec<Frame>> = RefCell::default();
 }
 
 impl<'a> Rows<'a> {
@@ -85,11 +99,9 @@ impl<'a> Rows<'a> {
             ruled,
             bases: Vec::new(),
             is_by_head,
-            goes_on: Vec::new(),
             places: Vec::new(),
             chosen: Vec::new(),
         };
-        rows.join();
         rows.place();
         Ok(rows)
     }
@@ -97,18 +109,6 @@ impl<'a> Rows<'a> {
     /// Query heads of a kv head.
     pub(super) fn group(&self) -> usize {
         self.params.num_heads / self.params.num_kv_heads
-    }
-
-    fn join(&mut self) {
-        let words = self.plan.entries.len().div_ceil(64);
-        let heads = if self.is_by_head { self.params.num_kv_heads } else { 1 };
-        self.goes_on.resize(heads * words, 0);
-        for (head, goes_on) in self.goes_on.chunks_exact_mut(words.max(1)).enumerate() {
-            let plane = self.params.layer * self.params.num_kv_heads + head;
-            page_runs(self.plan, plane, |_, at, _, own| {
-                goes_on[at as usize / 64] |= u64::from(own) << (at % 64);
-            });
-        }
     }
 
     fn place(&mut self) {
@@ -159,10 +159,13 @@ impl<'a> Rows<'a> {
     }
 
     /// Makes the choices of some rows, ascending, that have a rule; by `scores` where their rule asks for any.
-    pub(super) fn choose(&mut self, pool: &dyn Parallel, rows: &[u32], scores: Option<&Scores>) {
+    pub(super) fn choose(&mut self, isa: Isa, pool: &dyn Parallel, rows: &[u32], scores: Option<&Scores>) {
         if rows.is_empty() {
             return;
         }
+        // Taken out, so that a pool that runs another call on this thread meanwhile finds fresh ones.
+        let mut frames = FRAMES.take();
+        let frame_of = self.frames(pool, rows, &mut frames);
         let mut chosen = std::mem::take(&mut self.chosen);
         let mut rest = &mut chosen[..];
         let mut tasks = Vec::new();
@@ -171,75 +174,119 @@ impl<'a> Rows<'a> {
             let (own, behind) = std::mem::take(&mut rest).split_at_mut(place.sets * place.words);
             rest = behind;
             let (head, index) = (i / self.ruled.len(), i % self.ruled.len());
-            if !own.is_empty() && rows.binary_search(&self.ruled[index].row).is_ok() {
+            let frame = frame_of[if self.is_by_head { i } else { index }];
+            if let Some(frame) = frames.get(frame as usize).filter(|_| !own.is_empty()) {
                 candidates += own.len() * 64;
-                tasks.push((head, index, place.words, own));
+                tasks.push((head, index, frame, own.chunks_exact_mut(place.words)));
             }
         }
         let pool = if candidates < SERIAL_CANDIDATES { &Serial } else { pool };
         let (num_tasks, tasks) = (tasks.len(), Mutex::new(tasks.into_iter()));
         dynamic(pool, num_tasks, &|_| {
             let task = lock_whole(&tasks).next();
-            if let Some((head, index, words, chosen)) = task {
+            if let Some((head, index, frame, sets)) = task {
                 let mut space = SPACE.take();
-                for (member, chosen) in chosen.chunks_exact_mut(words).enumerate() {
-                    self.candidates(head, index, member, scores, &mut space.0);
-                    choose_entries(&self.ruled[index].rule, &space.0, &mut space.1, chosen);
+                let Ruled { rule, position, .. } = &self.ruled[index];
+                frame.force(rule, *position, &mut space.forced);
+                for (member, chosen) in sets.enumerate() {
+                    self.choose_one(isa, [head, index, member], frame, scores, &mut space, chosen);
                 }
                 SPACE.set(space);
             }
         });
         self.chosen = chosen;
+        if frames.iter().map(Frame::capacity).sum::<usize>() <= KEPT_CANDIDATES {
+            FRAMES.set(frames);
+        }
     }
 
-    /// The candidates of one choice.
-    fn candidates(
-        &self,
-        head: usize,
-        index: usize,
-        member: usize,
-        scores: Option<&Scores>,
-        to: &mut Candidates,
-    ) {
-        to.clear();
-        let Ruled { row, rule, position } = self.ruled[index];
-        let (sinks, window) = (i64::from(rule.sinks), i64::from(rule.window));
-        // The candidate of the row's latest key, and the page of the last entry.
-        let mut latest: Option<(i64, usize)> = None;
-        let mut page = None;
-        let words = self.plan.entries.len().div_ceil(64);
-        let joins = &self.goes_on[if self.is_by_head { head * words } else { 0 }..];
-        for (number, read) in self.plan.reads.iter().enumerate() {
-            let base = self.base(head, index, number);
-            let Some(([begin, end], _)) = entries_of(self.plan, self.params, read, head).zip(base) else {
+    /// Makes the frames of some rows, ascending. Returns which one each ruled row has, by head where heads have
+    /// entries of their own; [`UNSEEN`] for rows that are not among them.
+    fn frames(&self, pool: &dyn Parallel, rows: &[u32], frames: &mut Vec<Frame>) -> Vec<u32> {
+        let (heads, reads) =
+            (if self.is_by_head { self.params.num_kv_heads } else { 1 }, self.plan.reads.len());
+        let mut frame_of = vec![UNSEEN; heads * self.ruled.len()];
+        // Of each frame its head and the number of a row. Rows that see the same reads share one.
+        let mut of: Vec<[usize; 2]> = Vec::new();
+        for (i, frame) in frame_of.iter_mut().enumerate() {
+            let (head, index) = (i / self.ruled.len(), i % self.ruled.len());
+            if rows.binary_search(&self.ruled[index].row).is_err() {
                 continue;
-            };
-            for index in begin as usize..end as usize {
-                let entry = &self.plan.entries[index];
-                let (first, last) = positions(self.plan, entry);
-                let own = Some((read.is_by_head(), entry.page));
-                if std::mem::replace(&mut page, own) != own {
-                    if to.tokens.len().is_multiple_of(64) {
-                        to.forced.push(0);
-                    }
-                    to.tokens.push(0);
-                }
-                let at = to.tokens.len() - 1;
-                to.tokens[at] += u32::from(entry.count);
-                to.of.push(at as u32);
-                to.goes_on.push(joins[index / 64] >> (index % 64) & 1 == 1);
-                if first < sinks || position - last < window {
-                    to.forced[at / 64] |= 1 << (at % 64);
-                }
-                if latest.is_none_or(|(most, _)| last >= most) {
-                    latest = Some((last, at));
-                }
             }
-            if let Some(scores) = scores {
-                self.score(scores, rule.group, head, number, row as usize, member, &mut to.entry_scores);
+            let bases = |index: usize| &self.bases[(head * self.ruled.len() + index) * reads..][..reads];
+            if of.last().is_none_or(|last| last[0] != head || bases(last[1]) != bases(index)) {
+                of.push([head, index]);
+            }
+            *frame = of.len() as u32 - 1;
+        }
+        frames.resize_with(of.len().max(frames.len()), Frame::default);
+        let made = Mutex::new(frames.iter_mut().zip(&of));
+        let pool = if of.len() * self.plan.entries.len() < SERIAL_CANDIDATES { &Serial } else { pool };
+        dynamic(pool, of.len(), &|_| {
+            let next = lock_whole(&made).next();
+            if let Some((frame, &[head, index])) = next {
+                frame.clear();
+                for (number, read) in self.plan.reads.iter().enumerate() {
+                    let entries = entries_of(self.plan, self.params, read, head);
+                    if let Some((entries, _)) = entries.zip(self.base(head, index, number)) {
+                        frame.push(self.plan, read.is_by_head(), entries);
+                    }
+                }
+                frame.finish();
+            }
+        });
+        for head in 0..heads {
+            let of_head = || of.iter().zip(0..).filter(|([own, _], _)| *own == head).map(|(_, at)| at);
+            if of_head().any(|at: usize| frames[at].has_joints()) {
+                let goes_on = self.goes_on(head);
+                let goes_on = |entry: u32| goes_on[entry as usize / 64] >> (entry % 64) & 1 == 1;
+                of_head().for_each(|at| frames[at].join(goes_on));
             }
         }
-        to.finish(latest.map(|(_, at)| at));
+        frame_of
+    }
+
+    /// Bit `entry`: whether it goes on from what comes before it on its page.
+    fn goes_on(&self, head: usize) -> Vec<u64> {
+        let mut bits = vec![0u64; self.plan.entries.len().div_ceil(64)];
+        let plane = self.params.layer * self.params.num_kv_heads + head;
+        page_runs(self.plan, plane, |_, at, _, own| {
+            bits[at as usize / 64] |= u64::from(own) << (at % 64);
+        });
+        bits
+    }
+
+    /// One choice: that of a ruled row on a kv head, as one of its members sees it.
+    fn choose_one(
+        &self,
+        isa: Isa,
+        [head, index, member]: [usize; 3],
+        frame: &Frame,
+        scores: Option<&Scores>,
+        space: &mut Space,
+        chosen: &mut [u64],
+    ) {
+        let Space { forced, entry_scores, scores: merged, picked, scratch } = space;
+        let Ruled { row, rule, .. } = self.ruled[index];
+        entry_scores.clear();
+        if let Some(scores) = scores {
+            for read in (0..self.plan.reads.len()).filter(|read| self.base(head, index, *read).is_some()) {
+                self.score(scores, rule.group, head, read, row as usize, member, entry_scores);
+            }
+        }
+        let mut scores = &*entry_scores;
+        if frame.has_joints() && !scores.is_empty() {
+            frame.merge(entry_scores, merged);
+            scores = merged;
+        }
+        let candidates = Candidates { scores, tokens: frame.tokens(), forced, latest: frame.latest() };
+        if !frame.has_joints() {
+            return choose(isa, &rule, &candidates, scratch, chosen);
+        }
+        picked.clear();
+        picked.resize(forced.len(), 0);
+        choose(isa, &rule, &candidates, scratch, picked);
+        frame.spread(picked, chosen);
     }
 
     /// Appends the scores of a read's entries, as those who choose together see them.
@@ -254,39 +301,41 @@ impl<'a> Rows<'a> {
         to: &mut Vec<f32>,
     ) {
         let of = |head: usize| scores.of(head, read, self.group()).into_iter().flat_map(move |s| s.row(row));
+        let begin = to.len();
         match together {
-            Group::Max => to.extend(of(head).map(greatest)),
-            Group::Union => to.extend(of(head).map(|members| members[member])),
+            Group::Max => of(head).for_each(|members| combine(members, to, greater)),
+            Group::Union => of(head).for_each(|mut members| {
+                to.extend_from_slice(members.nth(member).unwrap_or_default());
+            }),
             Group::Layer => {
-                let begin = to.len();
-                to.extend(of(0).map(|members| members.iter().sum::<f32>()));
+                of(0).for_each(|members| combine(members, to, |sum, x| sum + x));
                 for head in 1..self.params.num_kv_heads {
-                    let sums = of(head).map(|members| members.iter().sum::<f32>());
-                    to[begin..].iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                    let mut rest = &mut to[begin..];
+                    for members in of(head) {
+                        let mut sums = Vec::new();
+                        combine(members, &mut sums, |sum, x| sum + x);
+                        let (own, behind) = rest.split_at_mut(sums.len());
+                        own.iter_mut().zip(sums).for_each(|(to, sum)| *to += sum);
+                        rest = behind;
+                    }
                 }
             }
         }
     }
 }
 
-/// The greatest score; NaN if any is.
-fn greatest(scores: &[f32]) -> f32 {
-    let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    if scores.iter().any(|score| score.is_nan()) { f32::NAN } else { most }
+/// Appends what the scores of all members make together.
+fn combine(mut members: ChunksExact<'_, f32>, to: &mut Vec<f32>, two: impl Fn(f32, f32) -> f32) {
+    let begin = to.len();
+    to.extend_from_slice(members.next().unwrap_or_default());
+    for scores in members {
+        to[begin..].iter_mut().zip(scores).for_each(|(to, x)| *to = two(*to, *x));
+    }
 }
 
-/// The least and the greatest position of an entry's slots.
-fn positions(plan: &Plan, entry: &Entry) -> (i64, i64) {
-    let (first, count) = (i64::from(entry.position), usize::from(entry.count));
-    let listed = usize::try_from(entry.positions_at).ok().and_then(|at| plan.positions.get(at..at + count));
-    match listed {
-        Some(listed) => {
-            let least = listed.iter().min().copied().unwrap_or(entry.position);
-            let most = listed.iter().max().copied().unwrap_or(entry.position);
-            (i64::from(least), i64::from(most))
-        }
-        None => (first, first + count as i64 - 1),
-    }
+/// The greater score; NaN if any is.
+fn greater(a: f32, b: f32) -> f32 {
+    if a.is_nan() || a > b { a } else { b }
 }
 
 /// The entries of a prefix read on the plane of a kv head; `None` for an own read.
@@ -298,23 +347,4 @@ pub(super) fn entries_of(
 ) -> Option<[u32; 2]> {
     let plane = params.layer * params.num_kv_heads + head;
     (!read.is_own()).then(|| plane_entries(plan, read, plane))
-}
-
-/// Some bits, from a bit on that may lie within a word.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Bits<'a> {
-    words: &'a [u64],
-    first: usize,
-}
-
-impl Bits<'_> {
-    /// Sixty-four of them from `64 * word` on; zeros behind the end.
-    pub(super) fn word(&self, word: usize) -> u64 {
-        let at = self.first + 64 * word;
-        let part = |index: usize| self.words.get(index).copied().unwrap_or(0);
-        match at % 64 {
-            0 => part(at / 64),
-            shift => part(at / 64) >> shift | part(at / 64 + 1) << (64 - shift),
-        }
-    }
 }

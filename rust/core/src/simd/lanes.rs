@@ -1,7 +1,7 @@
 //! The vector that kernels are written in: sixteen lanes of f32.
 
 use super::ahead::MemoryRange;
-use super::product::Group;
+use super::product::{FourByTwo, Group};
 use crate::format::Element;
 
 /// Lanes of a vector, on every instruction set.
@@ -114,6 +114,16 @@ pub trait Lanes: Copy + Send + Sync + 'static {
     ) {
         // SAFETY: the caller's.
         unsafe { group.add::<ADD, Self>(self, ahead) }
+    }
+
+    /// The dot products of four rows with two, each sum in the order of [`dots`](super::product::dots).
+    ///
+    /// # Safety
+    /// The slices that the rows were made from are still borrowed.
+    #[inline(always)]
+    unsafe fn four_by_two<E: Element>(self, rows: FourByTwo<E>) -> [[f32; 4]; 2] {
+        // SAFETY: the caller's.
+        unsafe { rows.apart(self) }
     }
 
     /// The greatest lane that is not NaN, or -inf.

@@ -2,6 +2,8 @@
 //!
 //! Each checks the lengths of its arguments once and then runs without checks.
 
+use std::slice::from_raw_parts as from_raw;
+
 use super::ahead::{Ahead, MemoryRange};
 use super::{Lanes, WIDTH};
 use crate::format::Element;
@@ -281,6 +283,50 @@ pub fn dots<const Q: usize, const K: usize, E: Element, L: Lanes>(
         *four = *sum;
     }
     l.reduce_add4(four)
+}
+
+/// The dot products of four rows of `a` with two rows of `b`, each of whole vectors: `[k][q]`, the numbers that
+/// [`dots`] gives.
+///
+/// # Panics
+/// If rows differ in length.
+#[inline(always)]
+pub fn four_by_two<E: Element, L: Lanes>(
+    l: L,
+    a: [&[[f32; WIDTH]]; 4],
+    b: [&[[E; WIDTH]]; 2],
+) -> [[f32; 4]; 2] {
+    let turns = a[0].len();
+    assert!(a.iter().all(|a| a.len() == turns) && b.iter().all(|b| b.len() == turns));
+    let rows = FourByTwo { turns, a: a.map(<[_]>::as_ptr), b: b.map(<[_]>::as_ptr) };
+    // SAFETY: every row has `turns` vectors, and is borrowed.
+    unsafe { l.four_by_two(rows) }
+}
+
+/// Rows of dot products: four of `a`, two of `b`. Whoever makes one has checked that each has `turns` vectors.
+#[derive(Debug)]
+pub struct FourByTwo<E> {
+    pub(super) turns: usize,
+    pub(super) a: [*const [f32; WIDTH]; 4],
+    pub(super) b: [*const [E; WIDTH]; 2],
+}
+
+impl<E: Element> FourByTwo<E> {
+    /// One row of `b` after the other.
+    ///
+    /// # Safety
+    /// The slices that it was made from are still borrowed.
+    #[inline(always)]
+    pub(super) unsafe fn apart<L: Lanes>(self, l: L) -> [[f32; 4]; 2] {
+        let (turns, [p, q, r, s]) = (self.turns, self.a);
+        // SAFETY: the caller's; each row has `turns` vectors.
+        unsafe {
+            let a = [from_raw(p, turns), from_raw(q, turns), from_raw(r, turns), from_raw(s, turns)];
+            let [first, second] = self.b;
+            let first = dots(l, a, [from_raw(first, turns).as_flattened()]);
+            [first, dots(l, a, [from_raw(second, turns).as_flattened()])]
+        }
+    }
 }
 
 /// Adds to `to[q]` the sum over `i` of `weights[q][i] * rows[i][at..at + WIDTH]`, where elements

@@ -115,6 +115,33 @@ impl Kernel for Dots {
     }
 }
 
+struct FourByTwoRows;
+
+impl Kernel for FourByTwoRows {
+    type Output = [[f32; 4]; 2];
+    /// Numbers that an order of summation rounds: four rows with two give the bits of one after the other.
+    #[inline(always)]
+    fn run<L: Lanes>(self, l: L) -> Self::Output {
+        let odd = |i: usize| ((i * 7919 % 1009) as f32 - 500.0) / 7.0;
+        let keys: [[[bf16; WIDTH]; 5]; 2] = std::array::from_fn(|k| {
+            std::array::from_fn(|d| std::array::from_fn(|j| bf16::from_f32(odd(k * 80 + d * 16 + j))))
+        });
+        let queries: [[[f32; WIDTH]; 5]; 4] = std::array::from_fn(|q| {
+            std::array::from_fn(|d| std::array::from_fn(|j| odd(q * 97 + d * 31 + j)))
+        });
+        let a: [&[[f32; WIDTH]]; 4] = std::array::from_fn(|q| &queries[q][..]);
+        let sums = four_by_two(l, a, [&keys[0], &keys[1]]);
+        assert_eq!(sums, [dots(l, a, [keys[0].as_flattened()]), dots(l, a, [keys[1].as_flattened()])]);
+        sums
+    }
+}
+
+#[test]
+fn four_rows_with_two_are_one_after_the_other_on_every_isa() {
+    let want = Isa::Portable.run(FourByTwoRows);
+    assert!(Isa::available().all(|isa| isa.run(FourByTwoRows) == want));
+}
+
 /// Small integers: every order of summation is exact.
 #[test]
 fn products_of_small_integers_are_exact() {

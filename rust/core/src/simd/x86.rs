@@ -9,7 +9,7 @@
 use std::arch::x86_64::*;
 
 use super::ahead::MemoryRange;
-use super::product::Group;
+use super::product::{FourByTwo, Group};
 use super::x86_eight::{load_eight, positions_eight, reduce_eight, reduce_eight4, transpose_sixteen};
 use super::{Kernel, Lanes, WIDTH, x86_product};
 use crate::format::{Dtype, Element};
@@ -190,6 +190,11 @@ impl Lanes for Avx2 {
         unsafe { x86_product::three_by_two::<STEP, ADD>(self, group, ahead) }
     }
     #[inline(always)]
+    unsafe fn four_by_two<E: Element>(self, rows: FourByTwo<E>) -> [[f32; 4]; 2] {
+        // SAFETY: the token; the caller's contract.
+        unsafe { x86_product::four_by_two_eights(rows) }
+    }
+    #[inline(always)]
     fn prefetch<T>(self, at: *const T) {
         // SAFETY: a prefetch may be given any address.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
@@ -323,6 +328,11 @@ impl Lanes for Avx512 {
     fn transpose<E: Element>(self, from: &[&[E; WIDTH]; WIDTH], to: &mut [[f32; WIDTH]; WIDTH]) {
         // SAFETY: the token; both squares are whole.
         unsafe { transpose_sixteen(from, to) }
+    }
+    #[inline(always)]
+    unsafe fn four_by_two<E: Element>(self, rows: FourByTwo<E>) -> [[f32; 4]; 2] {
+        // SAFETY: the caller's contract.
+        unsafe { x86_product::four_by_two_sixteens(self, rows) }
     }
     #[inline(always)]
     fn prefetch<T>(self, at: *const T) {

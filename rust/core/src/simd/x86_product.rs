@@ -1,11 +1,15 @@
-//! The product loop of AVX2, in assembly: it needs all sixteen registers, and a compiler that loads
-//! one vector earlier than here has to put a sum into memory.
+//! Product loops of x86. That of AVX2 over panels is in assembly: it needs all sixteen registers, and a compiler
+//! that loads one vector earlier than here has to put a sum into memory.
 
 use std::arch::asm;
+use std::arch::x86_64::*;
 
+use super::Lanes;
 use super::ahead::MemoryRange;
-use super::product::Group;
-use super::x86::Avx2;
+use super::product::{FourByTwo, Group};
+use super::x86::{Avx2, Avx512};
+use super::x86_eight::{load_eight, reduce_eight4};
+use crate::format::Element;
 
 /// One turn: three numbers, each for four registers of eight lanes. Twelve multiply-adds for seven
 /// loads, where six numbers for two registers are eight.
@@ -105,4 +109,64 @@ pub(super) unsafe fn three_by_two<const STEP: usize, const ADD: bool>(
         }
         group.end(l, n - n % 4, sums);
     }
+}
+
+/// [`Lanes::four_by_two`] of AVX2: the lower halves of all vectors, then the upper ones. So eight sums, two vectors
+/// and a number fit the registers, and there are fewer loads than multiply-adds.
+///
+/// # Safety
+/// Its contract; the machine has AVX2, FMA and F16C.
+#[inline(always)]
+pub(super) unsafe fn four_by_two_eights<E: Element>(rows: FourByTwo<E>) -> [[f32; 4]; 2] {
+    let FourByTwo { turns, a, b } = rows;
+    // SAFETY: the caller's contract; every row has `turns` vectors of sixteen.
+    unsafe {
+        let mut halves = [[[_mm256_setzero_ps(); 4]; 2]; 2];
+        for half in 0..2 {
+            let mut sums = [[_mm256_setzero_ps(); 4]; 2];
+            for turn in 0..turns {
+                let at = turn * 16 + half * 8;
+                let x = load_eight(b[0].cast::<E>().add(at));
+                let y = load_eight(b[1].cast::<E>().add(at));
+                for q in 0..4 {
+                    let number = _mm256_loadu_ps(a[q].cast::<f32>().add(at));
+                    sums[0][q] = _mm256_fmadd_ps(number, x, sums[0][q]);
+                    sums[1][q] = _mm256_fmadd_ps(number, y, sums[1][q]);
+                }
+            }
+            halves[half] = sums;
+        }
+        let [low, high] = halves;
+        let mut sums = [[0.0; 4]; 2];
+        for k in 0..2 {
+            let mut both = [_mm256_setzero_ps(); 4];
+            for q in 0..4 {
+                both[q] = _mm256_add_ps(low[k][q], high[k][q]);
+            }
+            sums[k] = reduce_eight4(both);
+        }
+        sums
+    }
+}
+
+/// [`Lanes::four_by_two`] of AVX-512: eight sums, as many as its multiply-adds have to wait for.
+///
+/// # Safety
+/// Its contract.
+#[inline(always)]
+pub(super) unsafe fn four_by_two_sixteens<E: Element>(l: Avx512, rows: FourByTwo<E>) -> [[f32; 4]; 2] {
+    let FourByTwo { turns, a, b } = rows;
+    let mut sums = [[l.splat(0.0); 4]; 2];
+    for turn in 0..turns {
+        // SAFETY: the caller's contract; every row has `turns` vectors.
+        unsafe {
+            let (x, y) = (l.load(&*b[0].add(turn)), l.load(&*b[1].add(turn)));
+            for q in 0..4 {
+                let number = l.load(&*a[q].add(turn));
+                sums[0][q] = l.fma(number, x, sums[0][q]);
+                sums[1][q] = l.fma(number, y, sums[1][q]);
+            }
+        }
+    }
+    [l.reduce_add4(sums[0]), l.reduce_add4(sums[1])]
 }

@@ -4,23 +4,23 @@ use std::ops::Range;
 use std::sync::Mutex;
 
 use super::fill::Fill;
-use super::scores::Scores;
+use super::scores::{Scores, TOGETHER};
 use super::summary::{Call, Summary};
 use crate::format::Element;
+use crate::format::plan::Entry;
 use crate::ops::attention::{Floats, SERIAL_WORK, Vectors};
 use crate::parallel::{Parallel, Serial, dynamic, lock_whole};
 use crate::simd::ahead::MemoryRange;
-use crate::simd::product::dots;
+use crate::simd::product::four_by_two;
 use crate::simd::{Isa, Kernel, Lanes, MOST_HEAD_DIM, WIDTH};
 
-/// Entries that one task scores.
-const TOGETHER: usize = 512;
-/// Entries between the one that is scored and the one that is asked for.
-const AHEAD: usize = 8;
-/// Queries from which on a summary is widened once for all.
+/// Entries that go over all queries before the next do: their summaries stay in the first-level cache meanwhile.
+const TILE: usize = 16;
+/// Queries from which on summaries are widened once for all.
 const WIDEN_QUERIES: usize = 8;
-/// Vectors of the longest summary, and one for its end.
-const MOST_WIDTH: usize = 2 * MOST_HEAD_DIM / WIDTH + 1;
+/// Vectors that are widened together: 16 KiB, and at least four of the longest summaries.
+const WIDE: usize = 256;
+const _: () = assert!(WIDE * WIDTH >= 4 * 2 * MOST_HEAD_DIM);
 
 /// Some entries of one block.
 struct Part<'a> {
@@ -74,8 +74,8 @@ pub(super) fn score<E: Element>(
     });
 }
 
-/// Scales the queries of all rows and brings them into the form that meets a summary, `[rows, heads, width]`
-/// vectors, zeros behind the last element.
+/// Scales the queries of all rows and brings them into the form that meets a summary, `[kv heads, rows, group,
+/// width]` vectors, zeros behind the last element.
 struct LoadQueries<'a> {
     call: &'a Call<'a>,
     width: usize,
@@ -89,11 +89,13 @@ impl Kernel for LoadQueries<'_> {
         let Self { call, width, to } = self;
         let (q, params) = (&call.problem.queries, call.problem.params);
         let (heads, dim) = (params.num_heads, call.problem.layout.head_dim);
-        to.reset(call.problem.plan.num_rows() * heads * width);
+        let (rows, group) = (call.problem.plan.num_rows(), call.problem.group());
+        to.reset(rows * heads * width);
         for (row, &slack) in call.rows.iter().zip(call.slacks) {
             for head in 0..heads {
                 let at = *row as usize * q.row_stride + head * q.head_stride;
-                let to = to[(*row as usize * heads + head) * width..][..width].as_flattened_mut();
+                let query = (head / group * rows + *row as usize) * group + head % group;
+                let to = to[query * width..][..width].as_flattened_mut();
                 match q.data {
                     Floats::F32(data) => load(call.summary, slack, &data[at..at + dim], params.scale, to),
                     Floats::Bf16(data) => load(call.summary, slack, &data[at..at + dim], params.scale, to),
@@ -142,71 +144,96 @@ impl<E: Element> Kernel for ScorePart<'_, '_, E> {
     fn run<L: Lanes>(self, l: L) {
         let Self { call, parts, fill, new, queries, part } = self;
         let (problem, n) = (call.problem, call.elements());
-        let (group, heads, layout) = (problem.group(), problem.params.num_heads, problem.layout);
+        let (group, layout) = (problem.group(), problem.layout);
         let plane = problem.params.layer * problem.params.num_kv_heads + part.head;
         let by_head = problem.plan.reads[part.read].is_by_head();
         let entries = &problem.plan.entries[part.entries.clone()];
-        let page_of = |at: usize| -> &[E] {
+        let page_of = |entry: &Entry| -> &[E] {
             let (chunk, page) = match by_head {
-                true => layout.page_place(entries[at].page),
-                false => layout.slab_place(entries[at].page, plane),
+                true => layout.page_place(entry.page),
+                false => layout.slab_place(entry.page, plane),
             };
             &parts[chunk][page * n..(page + 1) * n]
         };
-        // Summaries that were asked for already, by the last bits of their entry.
-        let mut soon: [&[E]; AHEAD] = [&[]; AHEAD];
-        for (at, soon) in soon.iter_mut().enumerate().take(entries.len()) {
-            *soon = page_of(at);
-        }
-        let mut wide = [[0.0f32; WIDTH]; MOST_WIDTH];
-        let mut aside = fill.aside(part.head, part.read, part.entries.clone());
+        let width = n.div_ceil(WIDTH);
         let num_queries = part.rows.len() * group;
-        let own = part.head * group..(part.head + 1) * group;
-        for (at, to) in part.to.chunks_exact_mut(num_queries).enumerate() {
-            let mut summary = soon[at % AHEAD];
-            if at + AHEAD < entries.len() {
-                soon[at % AHEAD] = page_of(at + AHEAD);
-                MemoryRange::of(soon[at % AHEAD]).prefetch(l);
+        let first_query = (part.head * problem.plan.num_rows() + part.rows.start) * group;
+        let queries = &queries[first_query * width..][..num_queries * width];
+        let widens = num_queries >= WIDEN_QUERIES || !n.is_multiple_of(WIDTH);
+        let tile = if widens { TILE.min(WIDE / width) } else { TILE };
+        let mut wide = [[0.0f32; WIDTH]; WIDE];
+        let mut aside = fill.aside(part.head, part.read, part.entries.clone());
+        // Where the summaries of a tile lie, and those of the next, which are asked for meanwhile.
+        let mut next: [&[E]; TILE] = [&[]; TILE];
+        next.iter_mut().zip(&entries[..tile.min(entries.len())]).for_each(|(to, entry)| *to = page_of(entry));
+        for at in (0..entries.len()).step_by(tile) {
+            let mut summaries = next;
+            let here = tile.min(entries.len() - at);
+            let behind = &entries[at + here..entries.len().min(at + here + tile)];
+            next.iter_mut().zip(behind).for_each(|(to, entry)| *to = page_of(entry));
+            for (i, summary) in summaries[..here].iter_mut().enumerate() {
+                if let Some(index) = aside.next_if((part.entries.start + at + i) as u32) {
+                    *summary = &new[index * n..(index + 1) * n];
+                }
             }
-            if let Some(index) = aside.next_if((part.entries.start + at) as u32) {
-                summary = &new[index * n..(index + 1) * n];
-            }
-            if num_queries >= WIDEN_QUERIES {
-                // The same products in the same order, widened once.
-                let (blocks, rest) = summary.as_chunks::<WIDTH>();
-                wide.iter_mut().zip(blocks).for_each(|(to, block)| l.store(l.load(block), to));
-                l.store(l.load_partial(rest, 0.0), &mut wide[blocks.len()]);
-                meet(l, &wide.as_flattened()[..n], part.rows.clone(), queries, own.clone(), heads, to);
+            let to = Places { numbers: &mut *part.to, stride: entries.len(), at };
+            let soon = &next[..behind.len()];
+            if !widens {
+                let whole = summaries.map(|summary| summary.as_chunks::<WIDTH>().0);
+                meet(l, queries, &whole[..here], soon, to);
                 continue;
             }
-            meet(l, summary, part.rows.clone(), queries, own.clone(), heads, to);
+            // The same products in the same order, widened once.
+            for (summary, to) in summaries[..here].iter().zip(wide.chunks_exact_mut(width)) {
+                let (blocks, rest) = summary.as_chunks::<WIDTH>();
+                to.iter_mut().zip(blocks).for_each(|(to, block)| l.store(l.load(block), to));
+                if !rest.is_empty() {
+                    l.store(l.load_partial(rest, 0.0), &mut to[blocks.len()]);
+                }
+            }
+            let mut whole: [&[[f32; WIDTH]]; TILE] = [&[]; TILE];
+            whole.iter_mut().zip(wide.chunks_exact(width)).for_each(|(to, wide)| *to = wide);
+            meet(l, queries, &whole[..here], soon, to);
         }
     }
 }
 
-/// The scores of one summary: `to[row][member]`.
+/// Where the scores of a tile go: that of its entry `i` and of query `q` to `numbers[q * stride + at + i]`.
+struct Places<'a> {
+    numbers: &'a mut [f32],
+    stride: usize,
+    at: usize,
+}
+
+/// The scores of a tile: four queries meet two summaries at a time, the last ones again where there is no other.
+/// The `soon` are asked for.
 #[inline(always)]
-fn meet<S: Element, L: Lanes>(
+fn meet<S: Element, E: Element, L: Lanes>(
     l: L,
-    summary: &[S],
-    rows: Range<usize>,
     queries: &[[f32; WIDTH]],
-    heads: Range<usize>,
-    num_heads: usize,
-    to: &mut [f32],
+    summaries: &[&[[S; WIDTH]]],
+    soon: &[&[E]],
+    to: Places<'_>,
 ) {
-    let width = summary.len().div_ceil(WIDTH);
-    for (row, to) in rows.zip(to.chunks_exact_mut(heads.len())) {
-        let of_row = &queries[(row * num_heads + heads.start) * width..][..heads.len() * width];
-        for (queries, to) in of_row.chunks(4 * width).zip(to.chunks_mut(4)) {
-            let q = |i: usize| &queries[i * width..(i + 1) * width];
-            let sums = match to.len() {
-                1 => dots(l, [q(0)], [summary]),
-                2 => dots(l, [q(0), q(1)], [summary]),
-                3 => dots(l, [q(0), q(1), q(2)], [summary]),
-                _ => dots(l, [q(0), q(1), q(2), q(3)], [summary]),
-            };
-            to.copy_from_slice(&sums[..to.len()]);
+    let width = summaries[0].len();
+    let count = queries.len() / width;
+    let mut soon = soon.iter();
+    for first in (0..count).step_by(4) {
+        let mut four: [&[[f32; WIDTH]]; 4] = [&[]; 4];
+        for (i, query) in four.iter_mut().enumerate() {
+            *query = &queries[(first + i).min(count - 1) * width..][..width];
+        }
+        for (i, pair) in summaries.chunks(2).enumerate() {
+            for page in soon.by_ref().take(2) {
+                MemoryRange::of(page).prefetch(l);
+            }
+            let sums = four_by_two(l, four, [pair[0], pair[pair.len() - 1]]);
+            for q in 0..(count - first).min(4) {
+                let at = (first + q) * to.stride + to.at + 2 * i;
+                for (k, score) in to.numbers[at..at + pair.len()].iter_mut().enumerate() {
+                    *score = sums[k][q];
+                }
+            }
         }
     }
 }

@@ -1,8 +1,12 @@
 //! The scores of the entries of each read: where they lie.
 
 use std::ops::Range;
+use std::slice::ChunksExact;
 
 use crate::ops::attention::{Problem, entries_of};
+
+/// Entries whose scores lie together, those of one query one after the other: `[queries][entries]`.
+pub(super) const TOGETHER: usize = 512;
 
 /// The scores of the entries of every read and kv head, and their memory from call to call.
 #[derive(Debug, Default)]
@@ -31,10 +35,14 @@ pub struct ReadScores<'a> {
 }
 
 impl<'a> ReadScores<'a> {
-    /// The scores of all members of a row, entry by entry: `[entries][group]`.
-    pub fn row(&self, row: usize) -> impl ExactSizeIterator<Item = &'a [f32]> + use<'a> {
-        let (at, group) = ((row - self.first_row) * self.group, self.group);
-        self.numbers.chunks_exact(self.num_queries).map(move |queries| &queries[at..at + group])
+    /// The scores of a row, some entries after the other: of these, those of each member.
+    pub fn row(&self, row: usize) -> impl Iterator<Item = ChunksExact<'a, f32>> + use<'a> {
+        let (group, num_queries) = (self.group, self.num_queries);
+        let members = (row - self.first_row) * group..(row - self.first_row + 1) * group;
+        self.numbers.chunks(TOGETHER * num_queries).map(move |part| {
+            let entries = part.len() / num_queries;
+            part[members.start * entries..members.end * entries].chunks_exact(entries)
+        })
     }
 }
 
