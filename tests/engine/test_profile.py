@@ -46,7 +46,7 @@ def test_a_poisoned_profile_changes_no_text() -> None:
     draw = random.Random(0)
     for _ in range(20):
         prompt = [draw.randrange(1, models.VOCABULARY) for _ in range(draw.choice([1, 5, 40, 120]))]
-        options = {"max_new_tokens": 24, "temperature": draw.choice([0.0, 0.0, 1.0]), "seed": 7}
+        options: dict[str, Any] = {"max_new_tokens": 16, "temperature": draw.choice([0.0, 0.0, 1.0])}
         assert wrong.generate(prompt, **options).token_ids == plain.generate(prompt, **options).token_ids
 
 
@@ -54,8 +54,8 @@ def test_a_poisoned_profile_changes_no_text() -> None:
 def test_a_poisoned_profile_changes_no_text_of_the_default_model(default_model: tuple[Any, Any]) -> None:
     plain = hb.LM(*default_model)
     wrong = hb.LM(*default_model, profile=poisoned(plain, 3))
+    options: dict[str, Any] = {"max_new_tokens": 10}
     for prompt in ("The capital of France is", "def is_prime(n):\n    "):
-        options = {"max_new_tokens": 16}
         assert wrong.generate(prompt, **options).token_ids == plain.generate(prompt, **options).token_ids
 
 

@@ -133,6 +133,19 @@ def test_what_turns_out_slower_later_is_given_up(clock: Clock) -> None:
     assert set(machine.run(10)) == {"first"}
 
 
+def test_what_another_process_made_slow_comes_back(clock: Clock) -> None:
+    profile = Profile()
+    machine = Machine(clock, profile, first=100.0, second=1.0)
+    machine.run(100)
+    machine.switch.use(profile.kernels)
+    machine.run(20000)
+    assert set(machine.run(10)) == {"second"}
+    machine.seconds["first"] = 0.5
+    machine.run(2000)  # 20,000 calls: the eight thousandth is the first that tells
+    machine.switch.use(profile.kernels)
+    assert set(machine.run(10)) == {"first"}
+
+
 def test_pairs_are_of_one_pass_and_of_equal_rows(clock: Clock) -> None:
     """Rows of a bucket differ, and so do clocks of passes that lie far apart."""
     profile = Profile()

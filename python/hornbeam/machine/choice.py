@@ -61,6 +61,12 @@ class Choice:
         """How many of the last pairs with another kernel are known."""
         return len(self.ratios.get(other, ()))
 
+    def is_in_doubt(self, other: str) -> bool:
+        """Whether another kernel has won the last pair, so that it should soon be known whether it wins
+        more."""
+        ratios = self.ratios.get(other)
+        return bool(ratios) and ratios[-1] > 1.0 + MARGIN
+
     def ratio(self, other: str) -> float | None:
         """The median of what is known of another kernel: how many times as long the chosen one takes."""
         ratios = sorted(self.ratios.get(other, ()))

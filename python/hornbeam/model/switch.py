@@ -35,6 +35,9 @@ UNKNOWN_SHARE = 0.008
 KNOWN_SHARE = 0.001
 #: How many times as long as the chosen kernel another may take of which nothing is known.
 UNKNOWN_FACTOR = 4.0
+#: A kernel that took more than so many times as long as the chosen one is timed as often as if it took so
+#: many: what made it slow, another process perhaps, may have ended.
+LARGEST_RELATION = 8.0
 #: Calls after which a pair is tried again that there was no time for.
 LATER = 16
 #: Row counts whose cells are found by index.
@@ -192,7 +195,9 @@ class Switch:
         other = cells.other(cell, choice)
         if self._is_free or choice is None or _pairs(choice, cell.kernel, other) < PAIRS:
             return 0
-        return int(_relation(choice, cell.kernel, other) / KNOWN_SHARE)
+        if choice.kernel == cell.kernel and choice.is_in_doubt(other):
+            return 0
+        return int(min(_relation(choice, cell.kernel, other), LARGEST_RELATION) / KNOWN_SHARE)
 
     # -- passes ----------------------------------------------------------------------------------------------
 
