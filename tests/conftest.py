@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import zlib
 from collections.abc import Iterator
@@ -13,6 +14,9 @@ import pytest
 import torch
 
 from tests import browser as browsers
+
+# What was measured on this machine before shall not decide what a test sees.
+os.environ["HORNBEAM_PROFILE"] = "off"
 
 
 class TorchRandom:

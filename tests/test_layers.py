@@ -25,7 +25,7 @@ LAYERS = (
         "pages",
         "results",
     ),
-    ("prompt", "trace"),
+    ("prompt", "trace", "machine"),
     ("cuda",),
     ("ops",),
     ("cache",),

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hornbeam.engine.engine import Engine
     from hornbeam.engine.processors import EachPrompt
     from hornbeam.lm import LM
+    from hornbeam.machine.profile import Profile
     from hornbeam.search.budget import Budget
     from hornbeam.trace import Trace
     from hornbeam.warp import Warp
@@ -43,6 +44,7 @@ __all__ = [
     "EachPrompt",
     "Engine",
     "PrefixTree",
+    "Profile",
     "Trace",
     "Warp",
     "__version__",
@@ -67,6 +69,7 @@ _DEFINED_IN = {
     "EachPrompt": "engine.processors",
     "Engine": "engine.engine",
     "PrefixTree": "cache.tree",
+    "Profile": "machine.profile",
     "Trace": "trace",
     "Warp": "warp",
     "__version__": "_native",

@@ -182,6 +182,7 @@ def tree_attention(
     sinks: Tensor | None,
     isa: str | None = None,
     selection: Selection | None = None,
+    stream_queries: int | None = None,
 ) -> None: ...
 def block_sparse_attention(
     q: Tensor,
@@ -198,6 +199,7 @@ def block_sparse_attention(
 def instruction_sets() -> tuple[list[str], str]: ...
 
 MASS_ONE: int
+STREAM_QUERIES: int
 
 def mass_columns(plan: Plan, rows: Any) -> list[tuple[int, int, int]]: ...
 def attention_mass(

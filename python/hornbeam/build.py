@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import sys
 from typing import Any
 
 from hornbeam import _native
@@ -28,15 +27,17 @@ def environment() -> dict[str, Any]:
     import torch
 
     from hornbeam import cuda
-    from hornbeam.model import loading
+    from hornbeam.machine import kept
+    from hornbeam.machine.folder import cache_folder
+    from hornbeam.machine.identity import processor_name
 
     pool, threads = _native.thread_pool()
     lane = cuda.status()
-    prepared = loading.cache_folder() / "models"
+    prepared = cache_folder() / "models"
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "torch": torch.__version__,
         "transformers": _version("transformers"),
@@ -45,17 +46,8 @@ def environment() -> dict[str, Any]:
         "cuda_kernels": "ready" if lane["available"] else lane["reason"],
         "cuda_devices": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "prepared_models": sorted(str(path) for path in prepared.glob("[!.]*")),
+        "profiles": sorted(str(path) for path in kept.profiles_folder().glob("[!.]*")),
     }
-
-
-def processor() -> str:
-    """The processor's name as its maker prints it, or the architecture where that is not told."""
-    if sys.platform == "linux":
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:
-            for line in lines:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def _version(package: str) -> str | None:

@@ -52,6 +52,10 @@ class LM(SearchFace):
             and no more than half of what is available.
         page_tokens: slots of a page, 16 by default.
         prefill_rows: rows of a prompt that one forward pass computes at most, 8192 by default.
+        profile: what was measured of the model on this machine, see docs/profile.md: ``"on"`` for the one
+            that is kept in the cache folder, and goes on learning; ``"off"`` for none; a
+            :class:`hornbeam.Profile` or its file, which is used as it is. By default ``"on"``, or what the
+            environment variable ``HORNBEAM_PROFILE`` says.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 
@@ -309,16 +313,28 @@ class LM(SearchFace):
         found: list[list[Likelihood]] = self.engine.score(read)
         return found if many else found[0]
 
-    def calibrate(self, *, force: bool = False) -> None:
-        """Measures what a forward pass costs by its number of rows, once: the length of a draft is chosen
-        on this curve. Called by :meth:`generate` before the first draft; call it earlier to keep the
-        first answer quick. Takes no memory from what is cached: of a small ``max_kv_bytes`` only as many
-        rows are measured as fit, and without any it is done later.
+    def calibrate(
+        self,
+        *,
+        force: bool = False,
+        kernels: bool = False,
+        progress: Callable[[str, float], Any] | None = None,
+    ) -> None:
+        """Measures what a forward pass costs by its number of rows: the length of a draft is chosen on this
+        curve. Not needed, since every step adds to the curve, which the profile keeps; call it where the
+        first answers should have the draft lengths of later ones. Takes no memory from what is cached: of a
+        small ``max_kv_bytes`` only as many rows are measured as fit.
 
         Args:
-            force: measure again.
+            force: measure again what is known.
+            kernels: before that, compare all kernels of all operations anew, which takes as long as some
+                hundred passes. Requests that are under way keep theirs.
+            progress: called as ``progress(what, fraction)`` while kernels are compared.
+
+        Raises:
+            ArgumentError: ``kernels`` is True and there is no profile that learns.
         """
-        self.engine.calibrate(force=force)
+        self.engine.calibrate(force=force, kernels=kernels, progress=progress)
 
     def clear_cache(self) -> None:
         """Forgets the prompts and outputs of earlier calls, drafts' memory of them included, and gives

@@ -19,6 +19,7 @@ NOT_RUN = {
     "make demo": "sets up an environment and builds the extension; the command that it runs then is run here",
     "make test": "sets up an environment, and runs this test",
     "hornbeam bench generate --quick": "measures for minutes",
+    "hornbeam info --measure": "measures for a minute",
     "pip install '.[hf,cli]'": "installs packages",
     "pip install '.[serve]'": "installs packages",
     "hornbeam serve --model smollm2 --port 8000": "answers until it is stopped; tests/cli does that",

@@ -169,7 +169,7 @@ def test_a_request_beside_others_drafts_as_in_a_batch_of_all(
     """The rows of requests without a draft are in the same step, and the 32nd costs as much as 31."""
     monkeypatch.setattr(RaggedStep, "_observe_cost", lambda *_: None)  # the curve stays as it is
     engine = hb.Engine(models.llama())
-    engine.cost_curve, engine._calibrated = curve(JUMP), True
+    engine.cost_curve = curve(JUMP)
     prompt = models.prompt(12, 3)[0].tolist()
     text = hb.LM(engine.model).generate(prompt, draft=None, max_new_tokens=24).token_ids
     plain = [engine.submit(prompt, draft=None, max_new_tokens=60) for _ in range(others)]

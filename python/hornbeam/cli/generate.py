@@ -168,10 +168,10 @@ def generate(
                     f"prompt has {len(prompt_ids)} tokens, and the model's context {lm.max_positions}"
                 )
             fields = _fields(lm, options)
-        if source is not None:
-            with screen.waiting("measuring what a pass costs"):
-                lm.calibrate()
         if compared:
+            if source is not None:
+                with screen.waiting("measuring what a pass costs"):
+                    lm.calibrate()
             # Both sides start warm, on a prompt that shares nothing with the real one.
             with screen.waiting("warming up"):
                 lm.generate(prompt_ids[-2:], max_new_tokens=WARM_UP_TOKENS, **options)

@@ -155,9 +155,6 @@ def search(
         with loading.quiet(), screen.waiting("reading the prompt"):
             given = text if problem is None else problem.prompt
             prompt_ids = inputs.token_ids(lm.tokenizer, given, system, raw or problem is not None)
-        if source is not None:
-            with screen.waiting("measuring what a pass costs"):
-                lm.calibrate()
 
         from hornbeam.cli.search_screen import searching
 

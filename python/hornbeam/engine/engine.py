@@ -150,8 +150,7 @@ class Engine(Requests):
             make = partial(BeamRow, beams=beams)
 
         def work() -> list[Request]:
-            if options.draft is not None and options.length.needs_costs and not self._calibrated:
-                self._measure_costs()
+            self.begin_requests(lms_of(options.draft))
             ambient = Ambient.now(self.runner.shape.device.type)
             call, seen = object(), dict[tuple[int, ...], int]()
             indices = self._free_indices()
@@ -203,8 +202,8 @@ class Engine(Requests):
 
         def work() -> list[Reading]:
             self._sweep()
-            found = readings(self, self._free_indices(), texts, **asked)
-            self._requests.extend(found)
+            self.begin_requests()
+            self._requests.extend(found := readings(self, self._free_indices(), texts, **asked))
             return found
 
         return self.exclusively(work)
@@ -271,6 +270,7 @@ class Engine(Requests):
         active = self._schedulable()
         if not active:
             return []
+        self.runner.switch.use(active[0].kernels)
         self._is_stepping = self._is_dirty = True
         try:
             ambient = active[0].ambient
@@ -290,7 +290,7 @@ class Engine(Requests):
         """Those that can take part in the next step."""
         self._sweep()
         ready = [request for request in self._requests if not request.is_paused]
-        return [request for request in ready if request.ambient == ready[0].ambient]
+        return self.of_one_choice([request for request in ready if request.ambient == ready[0].ambient])
 
     def drive(self, request: Request) -> None:
         """Takes a step, unless ``request`` is done by the time that it is this thread's turn.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,17 +15,17 @@ from hornbeam import cuda, speculation
 from hornbeam.cache.tree import PrefixTree
 from hornbeam.engine.ambient import is_default_device_cpu, tensors_on_the_cpu
 from hornbeam.engine.graphs import StepGraphs
-from hornbeam.errors import ArgumentError, OutOfPages, StateError
+from hornbeam.engine.measuring import measure_costs, measure_kernels, opened_profile
+from hornbeam.errors import ArgumentError, StateError
 from hornbeam.integers import byte_size, whole_number
 from hornbeam.interrupts import end_frames, modes_of_torch, restore_modes
+from hornbeam.machine.kernels import Kernels
+from hornbeam.machine.profile import Profile
 from hornbeam.memory import default_kv_bytes
 from hornbeam.model.attention import DENSE_ROWS
 from hornbeam.model.runner import Output, Runner
 
 __all__ = ["Host", "HostKeywords"]
-
-#: Row counts at which the cost of a forward pass is measured before the first draft.
-CALIBRATION_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64)
 
 _T = TypeVar("_T")
 
@@ -39,6 +39,7 @@ class HostKeywords(TypedDict, total=False):
     page_tokens: int
     prefill_rows: int
     cuda_graphs: bool
+    profile: Profile | str | os.PathLike[str] | None
 
 
 class Host:
@@ -56,6 +57,7 @@ class Host:
         page_tokens: int = 16,
         prefill_rows: int = 8192,
         cuda_graphs: bool = False,
+        profile: Profile | str | os.PathLike[str] | None = None,
     ) -> None:
         prefill_rows = whole_number(prefill_rows, "prefill_rows", 1)
         page_tokens = whole_number(page_tokens, "page_tokens", 1)
@@ -67,11 +69,16 @@ class Host:
         self.prefill_rows = prefill_rows
         self.dense_rows = DENSE_ROWS
         self.cost_curve = speculation.CostCurve()
+        self._has_stepped = False
+        #: What was measured of the model on this machine; None where nothing is to be measured.
+        self.profile: Profile | None = None
+        #: Those that a request keeps to its end if it begins now; None for those that were measured nowhere.
+        self.kernels: Kernels | None = None
+        self._given_profile = profile
         #: What unions of drafts have learned, by their settings.
         self.union_memories: dict[str, speculation.UnionMemory] = {}
         #: What draft sources remember of earlier texts, by source or file.
         self.recalled: dict[Any, Any] = {}
-        self._calibrated = False
         #: Bytes of pages that recipes of :mod:`hornbeam.keep` have let go so far.
         self.freed_bytes = 0
         self._kv_dtype = kv_dtype
@@ -88,6 +95,31 @@ class Host:
                 f"cuda_graphs is True for a model on {self.runner.shape.device}, expected a CUDA device"
             )
         self._make_tree()
+        self._open_profile()
+
+    def _open_profile(self) -> None:
+        """Takes up what was measured of the model as it is, with the threads that torch has."""
+        self._threads = torch.get_num_threads()
+        self.profile = opened_profile(self._given_profile, self)
+        self.runner.switch.attach(self.profile)
+        self.kernels = None if self.profile is None else self.profile.kernels
+        self.cost_curve = speculation.CostCurve()
+        for rows, seconds in () if self.profile is None else self.profile.cost:
+            self.cost_curve.observe(rows, seconds)
+
+    def take_up(self) -> None:
+        """Takes up what was learned of kernels, while no request is under way."""
+        if torch.get_num_threads() != self._threads:
+            self._open_profile()
+        if self.profile is not None:
+            self.kernels = self.profile.kernels
+        self.runner.switch.use(self.kernels)
+
+    def keep_profile(self) -> None:
+        """Hands on what was learned, to the next process too where that is due."""
+        if self.profile is not None and self.profile.learns:
+            self.profile.cost = self.cost_curve.points()
+            self.profile.keep()
 
     def _make_tree(self) -> None:
         """An empty tree for the model as it is."""
@@ -155,7 +187,7 @@ class Host:
         """Lets go of what the model computed before it changed. Done again, if it is interrupted."""
         changes, shape, old = self.runner.changes, self.runner.shape, self._tree_shape
         if (shape.dtype, shape.device) != (old.dtype, old.device):
-            self.cost_curve, self._calibrated = speculation.CostCurve(), False
+            self._open_profile()
         if shape.vocab_size != old.vocab_size:
             self.recalled.clear()
         for key, memory in list(self.recalled.items()):
@@ -173,32 +205,33 @@ class Host:
         """What :meth:`hornbeam.LM.invalidate` does."""
         self.exclusively(self.runner.renew)
 
+    def observe_cost(self, rows: int, seconds: float) -> None:
+        """Adds a step of decoding to the cost curve. The first of all pays for allocations: where nothing is
+        known beside it, it is left out."""
+        if self._has_stepped or self.cost_curve.points():
+            self.cost_curve.observe(rows, seconds)
+        self._has_stepped = True
+
     # -- costs, memory ---------------------------------------------------------------------------------------
 
-    def calibrate(self, *, force: bool = False) -> None:
-        """What :meth:`hornbeam.LM.calibrate` does, with ``force``."""
-        if force or not self._calibrated:
-            self.exclusively(self._measure_costs)
+    def calibrate(
+        self,
+        *,
+        force: bool = False,
+        kernels: bool = False,
+        progress: Callable[[str, float], Any] | None = None,
+    ) -> None:
+        """What :meth:`hornbeam.LM.calibrate` does, with ``force``, ``kernels`` and ``progress``."""
 
-    def _measure_costs(self) -> None:
-        most = min(self.tree.rows_to_spare(), self.max_positions)
-        counts = [rows for rows in CALIBRATION_ROWS if rows <= most]
-        branch = self.tree.branch()
-        try:
-            for _ in range(3):
-                for rows in counts:
-                    try:
-                        step = self.tree.step([(branch, [0] * rows, None)], owner=self)
-                    except OutOfPages:
-                        break  # the budget allows them, the machine does not: what fits was measured
-                    with step:
-                        begin = time.perf_counter()
-                        self.forward(step)
-                        self.runner.wait()
-                        self.cost_curve.observe(rows, time.perf_counter() - begin)
-        finally:
-            branch.drop()
-        self._calibrated = bool(counts)
+        def work() -> None:
+            if kernels:
+                measure_kernels(self, progress)
+            if force or kernels:
+                self.cost_curve = speculation.CostCurve()
+            measure_costs(self)
+            self.keep_profile()
+
+        self.exclusively(work)
 
     def clear_cache(self) -> None:
         """What :meth:`hornbeam.LM.clear_cache` does."""

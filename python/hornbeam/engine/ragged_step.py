@@ -105,7 +105,7 @@ class RaggedStep:
             else:
                 output = self._forward(step, computed)
             now = self._count("forward", begin)
-            seconds = now - begin
+            seconds = now - begin - self.engine.runner.switch.last_beside
             if graphs is None:
                 self._verify(output.logits)
             tokens = self._first_tokens(output.logits[num_decoding:])
@@ -260,7 +260,7 @@ class RaggedStep:
         if num_prompt:
             return
         if computed is None:
-            self.engine.cost_curve.observe(step.num_rows, seconds)
+            self.engine.observe_cost(step.num_rows, seconds)
         elif (whole := self.engine.cost_curve.seconds(step.num_rows)) is not None:
             self.groups[0].drafting.credit(max(whole - seconds, 0.0))
 

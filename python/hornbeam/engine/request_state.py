@@ -60,6 +60,7 @@ class RequestState:
         self.engine = engine
         self.options = options
         self.ambient = ambient
+        self.kernels = engine.kernels  # that run its rows from its beginning to its end
         #: Told apart from all other live requests of the engine by it.
         self.index = index
         self.serial = next(_SERIALS)  # no other request ever has it
@@ -92,8 +93,7 @@ class RequestState:
         self.tail = (0, 0)
         self.served_changes = -1  # how often the model had changed when it ended
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
-        #: What drafts for it, once that was asked; :meth:`Engine.group_of` says it.
-        self.group: Drafting | None = None
+        self.group: Drafting | None = None  # what drafts for it, once :meth:`Engine.group_of` was asked
         #: Runs the recipe of ``keep=``, if there is one.
         self.keeper: Keeper | None = None
         #: Pieces of the step under way, the tokens that the branch has once it is committed, and the length

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from itertools import count
 from typing import TYPE_CHECKING, Any
@@ -21,8 +22,13 @@ if TYPE_CHECKING:
 
     from hornbeam.engine.checkpoint import Checkpoint
     from hornbeam.engine.options import Options
+    from hornbeam.machine.kernels import Kernels
+    from hornbeam.speculation.protocols import HasEngine
 
 __all__ = ["Requests"]
+
+#: An engine that is never idle takes up what was learned of kernels as often.
+RENEWAL_SECONDS = 600.0
 
 
 class Requests(Host):
@@ -33,10 +39,36 @@ class Requests(Host):
 
     def __init__(self, model: Any, tokenizer: Any = None, **options: Unpack[HostKeywords]) -> None:
         super().__init__(model, tokenizer, **options)
+        self._since = 0.0  # when requests took up other kernels last
+        self._served_kernels: Kernels | None = None  # those of the last step
         self._served_changes = self._seen_changes  # that the requests under way are computed with
         self._requests: list[Request] = []  # that are not done, in the order of their submission
         self._groups: dict[Any, Drafting] = {}
         self.num_ended = 0  # requests that have ended so far
+
+    def of_one_choice(self, ready: list[Request]) -> list[Request]:
+        """Those of some requests that have the same kernels: a step has one choice of them. Where there are
+        two, they take turns."""
+        able = [request for request in ready if not request.is_put_off(self)] or ready
+        others = (request.kernels for request in able if request.kernels is not self._served_kernels)
+        self._served_kernels = next(others, self._served_kernels)
+        return [request for request in ready if request.kernels is self._served_kernels]
+
+    def begin_requests(self, drafts: Sequence[HasEngine] = ()) -> None:
+        """Called before requests begin, with the models of their ``drafts``: they keep the kernels that are
+        chosen now. Steps are of one choice each, so that others are taken up between requests; where those
+        never end together, every :data:`RENEWAL_SECONDS`, and not while two choices are under way."""
+        for lm in drafts:
+            lm.engine.begin_requests()
+        under_way = self.requests
+        if under_way:
+            are_mixed = any(request.kernels is not self.kernels for request in under_way)
+            if are_mixed or self.profile is None or time.monotonic() - self._since < RENEWAL_SECONDS:
+                return
+            self.kernels = self.profile.kernels
+        else:
+            self.take_up()
+        self._since = time.monotonic()
 
     def _free_indices(self) -> Iterator[int]:
         """The numbers that no request has, ascending."""
@@ -98,6 +130,7 @@ class Requests(Host):
                 request.keeper.forget(request)
         live = {id(other.group) for other in self._requests}
         self._groups = {key: group for key, group in self._groups.items() if id(group) in live}
+        self.keep_profile()
 
     def group_of(self, request: Request) -> Drafting:
         """The draft source that serves a request."""

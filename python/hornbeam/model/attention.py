@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 
 from hornbeam import _native, cuda, ops
+from hornbeam._native import STREAM_QUERIES
 from hornbeam.errors import MissingExtra, StateError
+from hornbeam.machine.operation import Operation
 
 if TYPE_CHECKING:
     from hornbeam._native import Plan
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from hornbeam.model.layers import Tap
     from hornbeam.model.shape import ModelShape
     from hornbeam.model.sparse import SparseChunk, SparseRows
+    from hornbeam.model.switch import Cells, Switch
 
 __all__ = [
     "ATTENTION_NAME",
@@ -38,8 +42,16 @@ ATTENTION_NAME = "hornbeam"
 #: Under this name every copy of a module has the :class:`Pass` of its copies.
 PASS_ATTRIBUTE = "_hornbeam_pass"
 
-# A chain of at least this many rows without a prefix goes to torch's fused causal attention.
+# A chain of at least this many rows without a prefix goes to torch's fused causal attention, where nothing
+# else was measured.
 DENSE_ROWS = 96
+
+#: The kernels of a chain without a prefix.
+DENSE_KERNELS = ("torch", "hornbeam")
+#: The ways in which tree attention reads keys: directly, or in tiles.
+TREE_KERNELS = ("direct", "tiles")
+#: More queries than a block of rows has.
+ALL_QUERIES = 1 << 16
 
 #: Called as ``observer(module, physical layer, queries [H, N, D] after the rotation, options of attention)``.
 Observer = Callable[[torch.nn.Module, int, torch.Tensor, dict[str, Any]], None]
@@ -122,6 +134,7 @@ class PagedAttention:
         observer: Observer | None = None,
         sparse_rows: SparseRows | None = None,
         sparse_chunk: SparseChunk | None = None,
+        switch: Switch | None = None,
     ) -> None:
         self.observer = observer
         self.sparse_rows = sparse_rows
@@ -132,11 +145,39 @@ class PagedAttention:
         self.plan = plan
         self.num_kv_heads = shape.num_kv_heads
         self.num_rows = plan.num_rows
-        self.dense = is_dense and self.num_rows >= DENSE_ROWS
         self.tap: Tap | None = None
         self.rounds = tree.dtype != shape.dtype
         #: Whether the kernels of a device do the work; else the core does, and is called without detours.
         self.on_device = cuda.is_on_device(tree.chunks[0])
+        #: Whether torch's dense attention answers where it can.
+        self.dense = is_dense and self.num_rows >= DENSE_ROWS
+        self._trees: Cells | None = None
+        self._denses: Cells | None = None
+        if switch is not None and not self.on_device:
+            self._choose(switch, shape, is_dense)
+
+    def _choose(self, switch: Switch, shape: ModelShape, is_dense: bool) -> None:
+        """Takes the kernels that were measured fastest."""
+        sizes = (shape.num_heads, shape.num_kv_heads, shape.head_dim)
+        dtype = str(self.tree.dtype).removeprefix("torch.")
+        group = shape.num_heads // shape.num_kv_heads
+        self._trees = switch.cells(
+            Operation("tree_attention", sizes, dtype),
+            TREE_KERNELS,
+            lambda rows: TREE_KERNELS[rows * group > STREAM_QUERIES],
+        )
+        self._tree = self._trees.at(self.num_rows)
+        # What not all rows see may be read directly in any case.
+        self._limits = (ALL_QUERIES, STREAM_QUERIES if self.num_rows * group > STREAM_QUERIES else 0)
+        if is_dense:
+            dtype = str(shape.dtype).removeprefix("torch.")
+            self._denses = switch.cells(
+                Operation("dense_attention", sizes, dtype),
+                DENSE_KERNELS,
+                lambda rows: DENSE_KERNELS[rows < DENSE_ROWS],
+            )
+            self._dense = self._denses.at(self.num_rows)
+            self.dense = self._dense.is_first
 
     def write(self, index: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Writes the rows of a layer, ``[rows, kv heads, head size]``, to their pages."""
@@ -168,32 +209,68 @@ class PagedAttention:
         window = options.get("sliding_window")
         soft_cap = options.get("softcap")
         sinks = options.get("s_aux")
-        scale, heads = options.get("scaling"), self.num_kv_heads
+        scale = options.get("scaling")
         plain = soft_cap is None and sinks is None and (window is None or window >= self.num_rows)
-        if plain and self.rounds and (self.dense or self.sparse_chunk is not None):
-            key = key.to(self.tree.dtype).to(query.dtype)
-            value = value.to(self.tree.dtype).to(query.dtype)
         if plain and self.sparse_chunk is not None:
-            found = self.sparse_chunk.attention(index, layer, query[0], key[0], value[0], scale)
+            keys, values = self._rounded(key, value)
+            found = self.sparse_chunk.attention(index, layer, query[0], keys[0], values[0], scale)
             if found is not None:
                 return found.unsqueeze(0)
-        if self.dense and plain:
-            # To ask a device would be to wait for it; there a masked score is set, not added to.
-            on_cpu = query.device.type == "cpu"
-            if not on_cpu or _is_finite(key):
-                beside = None
-                if not on_cpu or not _is_finite(value):
-                    value, beside = _without_infinities(value)
-                out = torch.nn.functional.scaled_dot_product_attention(
-                    query, key, value, is_causal=True, scale=scale, enable_gqa=True
-                )
-                if beside is not None:
-                    out = out + beside.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
-                return out.transpose(1, 2).contiguous()
         rows = query.squeeze(0).transpose(0, 1)
+
+        def over_pages() -> torch.Tensor:
+            return self._over_pages(index, layer, rows, scale, window, soft_cap, sinks)
+
+        if plain and self._denses is not None:
+            self._dense.calls -= 1
+            if self._dense.calls < 0:
+                kernels = {"torch": partial(self._by_torch, query, key, value, scale), "hornbeam": over_pages}
+                found = self._denses.timed(self._dense, self.num_rows, kernels)
+                return over_pages() if found is None else found
+        if self.dense and plain and (found := self._by_torch(query, key, value, scale)) is not None:
+            return found
+        return over_pages()
+
+    def _rounded(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values as the pages hold them."""
+        if not self.rounds:
+            return key, value
+        return key.to(self.tree.dtype).to(key.dtype), value.to(self.tree.dtype).to(value.dtype)
+
+    def _by_torch(
+        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float | None
+    ) -> torch.Tensor | None:
+        """The attention of a chain without a prefix; None where a key is not finite."""
+        key, value = self._rounded(key, value)
+        # To ask a device would be to wait for it; there a masked score is set, not added to.
+        on_cpu = query.device.type == "cpu"
+        if on_cpu and not _is_finite(key):
+            return None
+        beside = None
+        if not on_cpu or not _is_finite(value):
+            value, beside = _without_infinities(value)
+        out = torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scale, enable_gqa=True
+        )
+        if beside is not None:
+            out = out + beside.repeat_interleave(query.shape[1] // value.shape[1], dim=1)
+        return out.transpose(1, 2).contiguous()
+
+    def _over_pages(
+        self,
+        index: int,
+        layer: int,
+        rows: torch.Tensor,
+        scale: float | None,
+        window: int | None,
+        soft_cap: float | None,
+        sinks: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The attention of rows ``[N, H, D]`` over pages: ``[1, N, H, D]``."""
         out = torch.empty_like(rows, memory_format=torch.contiguous_format)
         if sinks is not None:
             sinks = sinks.detach().float().contiguous()
+        heads = self.num_kv_heads
         if self.on_device:
             ops.tree_attention(
                 rows,
@@ -207,16 +284,26 @@ class PagedAttention:
                 sinks=sinks,
                 out=out,
             )
-        else:
-            plan: Plan = self.plan  # type: ignore[assignment]
-            asked = (rows, self.chunks, plan, out, None, layer, heads, scale, window, soft_cap, sinks)
-            chosen = None
-            if self.sparse_rows is not None:
-                chosen = self.sparse_rows.selection(index, layer, rows, scale)
-            if chosen is None:
-                _native.tree_attention(*asked)
-            else:
+            return out.unsqueeze(0)
+        plan: Plan = self.plan  # type: ignore[assignment]
+        asked = (rows, self.chunks, plan, out, None, layer, heads, scale, window, soft_cap, sinks)
+        if self.sparse_rows is not None:
+            chosen = self.sparse_rows.selection(index, layer, rows, scale)
+            if chosen is not None:
                 _native.tree_attention(*asked, selection=chosen)
+                return out.unsqueeze(0)
+        if self._trees is None:
+            _native.tree_attention(*asked)
+            return out.unsqueeze(0)
+        self._tree.calls -= 1
+        if self._tree.calls < 0:
+            kernels = {
+                name: partial(_native.tree_attention, *asked, stream_queries=limit)
+                for name, limit in zip(TREE_KERNELS, self._limits, strict=True)
+            }
+            self._trees.timed(self._tree, self.num_rows, kernels)
+        else:
+            _native.tree_attention(*asked, stream_queries=self._limits[not self._tree.is_first])
         return out.unsqueeze(0)
 
 

@@ -1,8 +1,9 @@
-"""Runs a model's linear layers on :func:`hornbeam.ops.linear`."""
+"""Runs a model's linear layers on :func:`hornbeam.ops.linear`, or on torch's where that is faster."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -10,15 +11,19 @@ from torch.nn import Linear, Module, Parameter
 from torch.nn.functional import linear as torch_linear
 
 from hornbeam import _native
+from hornbeam.machine.operation import Operation
+from hornbeam.model.switch import Cells, Switch
 from hornbeam.ops.linear import max_native_rows
 
-__all__ = ["use_native_linear"]
+__all__ = ["KERNELS", "use_native_linear"]
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+#: The kernels of a linear layer: ours, and torch's.
+KERNELS = ("hornbeam", "torch")
 
 
-def use_native_linear(model: Module, max_rows: int | None = None) -> int:
-    """Sends few rows through the weight-streaming kernel from now on, and more to torch.
+def use_native_linear(model: Module, max_rows: int | None = None, switch: Switch | None = None) -> int:
+    """Sends rows through our kernel or torch's from now on, by their number.
 
     Taken are modules of exactly the class :class:`torch.nn.Linear` with a contiguous float32, bfloat16 or
     float16 weight on the CPU. Left alone are subclasses (quantised, parametrised, low-rank) and modules
@@ -31,17 +36,23 @@ def use_native_linear(model: Module, max_rows: int | None = None) -> int:
 
     Args:
         model: any module.
-        max_rows: rows up to which the kernel is used. By default the number up to which it was measured
-            faster, by the weight's type. Results have the same bits for any number of rows below the limit;
-            torch's differ, so a limit that no call exceeds makes the model's output independent of how
-            rows are batched.
+        max_rows: rows up to which our kernel is used. By default those for which the switch says so; where
+            it knows nothing, the number up to which it was measured faster, by the weight's type. Results of
+            our kernel have the same bits for any number of rows; torch's differ, so a limit that no call
+            exceeds makes the model's output independent of how rows are batched.
+        switch: says which kernel runs, and measures; one of its own, which knows nothing, by default.
 
     Returns:
         How many modules were taken.
     """
+    switch = Switch() if switch is None else switch
     plain = [module for module in model.modules() if _is_plain(module)]
+    switch.operations.clear()
     for module in plain:
-        module.__dict__["forward"] = _forward(module, max_rows)
+        weight: Any = module._parameters["weight"]
+        switch.operations[_operation(weight)] += 1
+        _cells(switch, weight)  # what the profile says wrongly is told here
+        module.__dict__["forward"] = _forward(module, switch, max_rows)
     return len(plain)
 
 
@@ -61,24 +72,39 @@ def _is_usable(weight: Parameter) -> bool:
     )
 
 
-def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
+def _operation(weight: torch.Tensor) -> Operation:
+    return Operation("linear", tuple(weight.shape), str(weight.dtype).removeprefix("torch."))
+
+
+def _cells(switch: Switch, weight: torch.Tensor) -> Cells:
+    limit = max_native_rows(weight.dtype)
+
+    def default(rows: int) -> str:
+        return KERNELS[rows > limit]
+
+    return switch.cells(_operation(weight), KERNELS, default)
+
+
+def _forward(module: Linear, switch: Switch, max_rows: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
     parameters = module._parameters
     outputs, inputs = module.out_features, module.in_features
     known: Parameter | None = None
-    limit = 0
+    cells: Cells | None = None
+    limit = 0 if max_rows is None else max_rows * inputs
 
     def forward(x: torch.Tensor) -> torch.Tensor:
-        nonlocal known, limit
+        nonlocal known, cells
         # Checked by `_is_usable` whenever it changes; torch reports what is unusable.
         weight: Any = parameters["weight"]
         bias = parameters["bias"]
         if weight is not known:
-            known, limit = weight, 0
-            if weight is not None and _is_usable(weight) and weight.shape == (outputs, inputs):
-                limit = max_native_rows(weight.dtype) if max_rows is None else max_rows
+            known, cells = weight, None
+            is_as_said = weight is not None and weight.shape == (outputs, inputs) and inputs > 0
+            if is_as_said and _is_usable(weight):
+                cells = _cells(switch, weight)
         if (
-            type(x) is not torch.Tensor
-            or x.numel() > limit * inputs
+            cells is None
+            or type(x) is not torch.Tensor
             or x.size(-1) != inputs
             or torch.is_grad_enabled()
             or torch.is_autocast_enabled("cpu")
@@ -86,6 +112,21 @@ def _forward(module: Linear, max_rows: int | None) -> Callable[[torch.Tensor], t
             or x.dtype is not weight.dtype
             or not x.is_cpu
         ):
+            return torch_linear(x, weight, bias)
+        size = x.numel()
+        if max_rows is None:
+            rows = size // inputs
+            cell = cells.at(rows)
+            cell.calls -= 1
+            if cell.calls < 0:
+                x = x.contiguous()
+                ours = partial(_native.linear, x, weight, bias)
+                theirs = partial(torch_linear, x, weight, bias)
+                return cells.timed(cell, rows, dict(zip(KERNELS, (ours, theirs), strict=True)))
+            is_ours = cell.is_first
+        else:
+            is_ours = size <= limit
+        if not is_ours:
             return torch_linear(x, weight, bias)
         if not x.is_contiguous():
             x = x.contiguous()

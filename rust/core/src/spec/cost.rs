@@ -15,6 +15,9 @@ const ASSUMED_FLAT_ROWS: f64 = 9.0;
 /// promise: the first step of a new shape often pays for allocations, and a curve that believed it
 /// would never go there again.
 const FIRST_SIGHT_LIMIT: f64 = 2.0;
+/// Between two observed row counts that differ by a larger factor, and beyond the last, the staircase is not
+/// known.
+const WIDE_GAP: f64 = 2.0;
 
 /// The latest observations of one row count, or of neighbouring ones.
 #[derive(Debug, Clone)]
@@ -130,8 +133,7 @@ impl CostCurve {
     #[must_use]
     pub fn seconds(&self, rows: usize) -> Option<f64> {
         let rows = rows as f64;
-        let above = self.knots.partition_point(|knot| knot.rows < rows);
-        match (above.checked_sub(1).map(|below| &self.knots[below]), self.knots.get(above)) {
+        match self.around(rows) {
             (None, None) => None,
             (None, Some(edge)) if edge.rows == rows => Some(edge.seconds),
             (None, Some(edge)) | (Some(edge), None) => Some(edge.assume(rows)),
@@ -142,16 +144,41 @@ impl CostCurve {
         }
     }
 
+    /// What a step of `rows` rows takes if the staircase is flat from the next fewer rows that were observed to
+    /// [`WIDE_GAP`] times as many. Hope is worth an attempt, and is no estimate.
+    #[must_use]
+    pub fn hopeful_seconds(&self, rows: usize) -> Option<f64> {
+        let (Some(low), high) = self.around(rows as f64) else { return self.seconds(rows) };
+        let flat = Knot { rows: WIDE_GAP * low.rows, ..*low };
+        let rows = rows as f64;
+        match high {
+            None if rows <= flat.rows => Some(flat.seconds),
+            None => Some(flat.assume(rows)),
+            Some(high) if high.rows > flat.rows && high.rows > rows => {
+                let share = ((rows - flat.rows) / (high.rows - flat.rows)).max(0.0);
+                Some(low.seconds + share * (high.seconds - low.seconds))
+            }
+            Some(_) => self.seconds(rows as usize),
+        }
+    }
+
+    /// The last estimate below `rows`, and the first that is not.
+    fn around(&self, rows: f64) -> (Option<&Knot>, Option<&Knot>) {
+        let above = self.knots.partition_point(|knot| knot.rows < rows);
+        (above.checked_sub(1).map(|below| &self.knots[below]), self.knots.get(above))
+    }
+
     /// Seconds of a step of `rows` rows, of which `plain` stand for a sequence each, beside further rows of
     /// others. Those are not charged: a plain step costs what it costs without them, and a drafted row what it
-    /// adds where the step stands with them.
+    /// adds where the step stands with them. The least that it may be, if it is `hopeful`.
     #[must_use]
-    pub fn seconds_beside(&self, rows: usize, plain: usize, other_rows: usize) -> Option<f64> {
+    pub fn seconds_beside(&self, rows: usize, plain: usize, other_rows: usize, hopeful: bool) -> Option<f64> {
+        let of = |rows| if hopeful { self.hopeful_seconds(rows) } else { self.seconds(rows) };
         if other_rows == 0 {
-            return self.seconds(rows);
+            return of(rows);
         }
-        let added = self.seconds(rows + other_rows)? - self.seconds(plain + other_rows)?;
-        Some(self.seconds(plain)? + added)
+        let added = of(rows + other_rows)? - self.seconds(plain + other_rows)?;
+        Some(self.seconds(plain)? + added.max(0.0))
     }
 
     /// The estimates that the curve runs through: (rows, seconds), rows ascending.
@@ -195,11 +222,11 @@ mod tests {
         for (rows, seconds) in [(1, 0.1), (31, 0.1), (32, 0.2), (64, 0.2)] {
             curve.observe(rows, seconds);
         }
-        assert_eq!(curve.seconds_beside(5, 1, 0), Some(0.1));
-        assert_eq!(curve.seconds_beside(1, 1, 30), Some(0.1));
-        assert_eq!(curve.seconds_beside(2, 1, 30), Some(0.2));
-        assert_eq!(curve.seconds_beside(9, 1, 40), Some(0.1));
-        assert_eq!(CostCurve::default().seconds_beside(9, 1, 40), None);
+        assert_eq!(curve.seconds_beside(5, 1, 0, false), Some(0.1));
+        assert_eq!(curve.seconds_beside(1, 1, 30, false), Some(0.1));
+        assert_eq!(curve.seconds_beside(2, 1, 30, false), Some(0.2));
+        assert_eq!(curve.seconds_beside(9, 1, 40, false), Some(0.1));
+        assert_eq!(CostCurve::default().seconds_beside(9, 1, 40, false), None);
     }
 
     #[test]
@@ -222,6 +249,23 @@ mod tests {
         assert_eq!(curve.seconds(9), Some(0.06));
         curve.observe(9, 3.0);
         assert_eq!(curve.seconds(9), Some(3.0));
+    }
+
+    #[test]
+    fn hopes_where_nothing_was_observed() {
+        let mut curve = CostCurve::default();
+        assert_eq!(curve.hopeful_seconds(4), None);
+        for (rows, seconds) in [(1, 0.1), (4, 0.13), (8, 0.2)] {
+            curve.observe(rows, seconds);
+        }
+        assert_eq!(curve.hopeful_seconds(2), Some(0.1), "flat to twice the rows");
+        let three = curve.hopeful_seconds(3).unwrap();
+        assert!(0.1 < three && three < curve.seconds(3).unwrap());
+        assert_eq!(curve.hopeful_seconds(4), curve.seconds(4));
+        assert_eq!(curve.hopeful_seconds(6), curve.seconds(6), "both neighbours are known");
+        assert_eq!(curve.hopeful_seconds(16), Some(0.2));
+        assert_eq!(curve.hopeful_seconds(41), Some(0.2 * 50.0 / 25.0));
+        assert_eq!(curve.seconds_beside(16, 1, 0, true), Some(0.2));
     }
 
     proptest! {

@@ -14,8 +14,8 @@
 //! parent to its child, so the same sort takes tokens that are closed under parents. Siblings
 //! exclude each other, so their probabilities are scaled to a sum of at most 1.
 //!
-//! Two guards bound what being wrong may cost. Trying drafts that look like a loss is limited to a
-//! share of the seconds spent ([`Settings::exploration`]). And realised losses are kept in a
+//! Two guards bound what being wrong may cost. Trying drafts that look like a loss, since little is known of
+//! their acceptance or of what so many rows cost, is limited to a share of the seconds spent ([`Settings::exploration`]). And realised losses are kept in a
 //! balance: when drafting has lost more than a share of the seconds spent
 //! ([`Settings::tolerance`]) beyond a small allowance, it pauses until the balance recovers: with
 //! time, or when the next tokens show what the drafts that were held back would have gained.
@@ -37,7 +37,7 @@ const RECOVERY_SHARE: f64 = 0.5;
 /// What a [`Gain`] may risk.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Settings {
-    /// Share of elapsed seconds for drafts that the estimates say are slightly losing.
+    /// Share of elapsed seconds for drafts that the estimates of acceptance and costs say are slightly losing.
     pub exploration: f64,
     /// Share of elapsed seconds that drafting may have lost before it stops.
     pub tolerance: f64,
@@ -70,7 +70,12 @@ impl<'a> Price<'a> {
 
     /// Seconds with so many drafted rows.
     fn seconds(&self, drafted: usize) -> Option<f64> {
-        self.curve.seconds_beside(self.plain + drafted, self.plain, self.other_rows)
+        self.curve.seconds_beside(self.plain + drafted, self.plain, self.other_rows, false)
+    }
+
+    /// The least that it may be, as far as is known.
+    fn hopeful_seconds(&self, drafted: usize) -> Option<f64> {
+        self.curve.seconds_beside(self.plain + drafted, self.plain, self.other_rows, true)
     }
 }
 
@@ -140,7 +145,7 @@ impl Gain {
             drafts.iter().zip(&estimates).map(|(draft, own)| draft.survivals(own.iter().map(of))).collect()
         };
         let means = survivals(|estimate| estimate.mean);
-        let expected = best_nodes(price, &means);
+        let expected = best_nodes(price.plain, &means, |drafted| price.seconds(drafted));
         if self.exhausted(price) {
             self.held_back = expected;
             return none;
@@ -148,7 +153,10 @@ impl Gain {
         if expected.iter().any(|nodes| !nodes.is_empty()) || self.settings.exploration == 0.0 {
             return expected;
         }
-        let hopeful = best_nodes(price, &survivals(|estimate| estimate.hopeful));
+        // What is not known of acceptance or of costs may be better than expected.
+        let hopeful = best_nodes(price.plain, &survivals(|estimate| estimate.hopeful), |drafted| {
+            price.hopeful_seconds(drafted)
+        });
         let loss = expected_loss(price, &means, &hopeful);
         let is_empty = hopeful.iter().all(Vec::is_empty);
         if is_empty || self.explored + loss > self.settings.exploration * self.elapsed {
@@ -290,7 +298,7 @@ fn share_among_siblings(draft: Draft<'_>, estimates: &mut [Estimate]) {
 
 /// The tokens of highest tokens per second, given each one's survival; ties go to fewer rows. None
 /// at all wins when nothing pays, or when the curve is unknown.
-fn best_nodes(price: Price<'_>, survivals: &[Vec<f64>]) -> Nodes {
+fn best_nodes(plain: usize, survivals: &[Vec<f64>], seconds: impl Fn(usize) -> Option<f64>) -> Nodes {
     let mut candidates: Vec<(f64, usize, usize)> = Vec::new();
     for (sequence, own) in survivals.iter().enumerate() {
         candidates.extend(own.iter().enumerate().map(|(token, &survival)| (survival, token, sequence)));
@@ -299,7 +307,7 @@ fn best_nodes(price: Price<'_>, survivals: &[Vec<f64>]) -> Nodes {
     candidates.sort_unstable_by(|a, b| b.0.total_cmp(&a.0).then(a.1.cmp(&b.1)).then(a.2.cmp(&b.2)));
 
     let gains = candidates.iter().map(|&(survival, ..)| survival);
-    let best = by_rate(price.plain as f64, gains, |drafted| price.seconds(drafted));
+    let best = by_rate(plain as f64, gains, seconds);
     let mut nodes = vec![Vec::new(); survivals.len()];
     for &(_, token, sequence) in &candidates[..best] {
         nodes[sequence].push(token);

@@ -40,7 +40,8 @@ fn brute_force(curve: &CostCurve, chains: &[Vec<f64>]) -> f64 {
 fn best_lengths(curve: &CostCurve, chains: &[Vec<f64>]) -> Vec<usize> {
     let survivals: Vec<Vec<f64>> =
         chains.iter().map(|chain| (1..=chain.len()).map(|k| chain[..k].iter().product()).collect()).collect();
-    best_nodes(Price::new(curve, chains.len(), ALONE), &survivals)
+    let price = Price::new(curve, chains.len(), ALONE);
+    best_nodes(price.plain, &survivals, |drafted| price.seconds(drafted))
         .into_iter()
         .map(|nodes| {
             assert!(nodes.iter().enumerate().all(|(index, &node)| index == node));

@@ -47,7 +47,7 @@ use crate::simd::Isa;
 pub use block_sparse::{BlockSparse, block_sparse_attention};
 pub use mass::{KeyColumns, MassOutput, attention_mass, mass_columns};
 use partial::Partial;
-pub use problem::{AttentionParams, Floats, FloatsMut, Output, Pages, Queries};
+pub use problem::{AttentionParams, Floats, FloatsMut, Output, Pages, Queries, STREAM_QUERIES};
 pub(super) use problem::{Problem, SERIAL_WORK, check_problem};
 pub(super) use vectors::Vectors;
 use work::Work;

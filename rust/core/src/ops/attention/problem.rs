@@ -88,7 +88,14 @@ pub struct AttentionParams<'a> {
     pub soft_cap: Option<f32>,
     /// One learned logit a head that takes part in the denominator alone (gpt-oss), `[num_heads]`.
     pub sinks: Option<&'a [f32]>,
+    /// Query rows, which are rows times query heads of a kv head, that read the keys which they see together
+    /// directly; more of them read tiles. [`STREAM_QUERIES`] is the number up to which that was measured
+    /// faster on one machine. It decides about rounding, and about nothing else.
+    pub stream_queries: usize,
 }
+
+/// Query rows up to which keys are read directly, where nothing else was measured.
+pub const STREAM_QUERIES: usize = 12;
 
 impl Floats<'_> {
     pub(in crate::ops) fn len(&self) -> usize {

@@ -12,9 +12,6 @@ use crate::format::Element;
 use crate::format::selection::Unit;
 use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
 
-/// Query rows up to which keys are read directly, without a tile.
-const STREAM_QUERIES: usize = 12;
-
 thread_local! {
     static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
@@ -57,9 +54,10 @@ impl<E: Element> Kernel for Task<'_, E> {
         self.partial.reset(num_queries, width);
         load_queries(problem, head, rows.clone(), self.scratch);
         let blocks = num_queries.div_ceil(WIDTH);
-        let panels = if num_queries > STREAM_QUERIES { blocks * WIDTH } else { num_queries };
+        let direct = problem.params.stream_queries;
+        let panels = if num_queries > direct { blocks * WIDTH } else { num_queries };
         self.scratch.scores.resize(panels * TILE_KEYS / WIDTH);
-        if num_queries > STREAM_QUERIES {
+        if num_queries > direct {
             tile::turn_queries(l, dim, self.scratch);
         }
         let (begin, end) = piece.segments;
@@ -81,7 +79,7 @@ impl<E: Element> Kernel for Task<'_, E> {
             if !more {
                 next.shown.count = 0;
             }
-            let few = block.shown.queries.len() <= STREAM_QUERIES;
+            let few = block.shown.queries.len() <= direct;
             if let Some(coded) = block.coded {
                 let block = CodedBlock {
                     problem,

@@ -36,6 +36,7 @@ struct Case {
     window: Option<u32>,
     soft_cap: Option<f32>,
     sinks: Option<Vec<f32>>,
+    stream_queries: usize,
 }
 
 /// Requests with shared and ragged prefixes, random trees of rows, some reads by head.
@@ -169,6 +170,7 @@ fn case(seed: u64, dim: usize) -> Case {
         q,
         window: (r.below(3) == 0).then(|| 1 + r.below(150) as u32),
         soft_cap: (r.below(3) == 0).then_some(5.0),
+        stream_queries: [STREAM_QUERIES, 0, 256][seed as usize % 3],
         sinks: (r.below(3) == 0).then(|| (0..heads).map(|_| r.float() * 3.0).collect()),
     }
 }
@@ -189,6 +191,7 @@ impl Case {
             window: self.window,
             soft_cap: self.soft_cap,
             sinks: self.sinks.as_deref(),
+            stream_queries: self.stream_queries,
         };
         let layout = PageLayout { dtype: E::DTYPE, ..self.layout };
         let formats = Formats::of(&self.plan.entries, &layout).unwrap();
