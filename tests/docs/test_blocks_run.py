@@ -20,6 +20,7 @@ NOT_RUN = {
     "make test": "sets up an environment, and runs this test",
     "hornbeam bench generate --quick": "measures for minutes",
     "hornbeam info --measure": "measures for a minute",
+    "hornbeam bench ray --quick --only ship": "starts a cluster, of a package that is not installed here",
     "pip install '.[hf,cli]'": "installs packages",
     "pip install '.[serve]'": "installs packages",
     "hornbeam serve --model smollm2 --port 8000": "answers until it is stopped; tests/cli does that",
