@@ -206,8 +206,8 @@ class Host:
         self.exclusively(self.runner.renew)
 
     def observe_cost(self, rows: int, seconds: float) -> None:
-        """Adds a step of decoding to the cost curve. The first of all pays for allocations: where nothing is
-        known beside it, it is left out."""
+        """Adds a step of decoding, of ``rows`` that took ``seconds``, to the cost curve. The first of all
+        pays for allocations: where nothing is known beside it, it is left out."""
         if self._has_stepped or self.cost_curve.points():
             self.cost_curve.observe(rows, seconds)
         self._has_stepped = True

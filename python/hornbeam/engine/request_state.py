@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hornbeam.engine.eviction.keeper import Keeper
     from hornbeam.engine.options import Options
     from hornbeam.engine.random_key import RandomKey
+    from hornbeam.engine.requests import Requests
 
 __all__ = ["SHARED_PREFIX", "UNLIMITED", "RequestState"]
 
@@ -260,7 +261,7 @@ class RequestState:
         self.close()
         self.waits_for = engine.num_ended
 
-    def is_put_off(self, engine: Engine) -> bool:
+    def is_put_off(self, engine: Requests) -> bool:
         """Whether it waits for another to end, and there is one."""
         if self.waits_for is not None and (self.waits_for != engine.num_ended or engine.is_alone(self)):
             self.waits_for = None

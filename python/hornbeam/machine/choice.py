@@ -65,7 +65,7 @@ class Choice:
         """Whether another kernel has won the last pair, so that it should soon be known whether it wins
         more."""
         ratios = self.ratios.get(other)
-        return bool(ratios) and ratios[-1] > 1.0 + MARGIN
+        return ratios is not None and len(ratios) > 0 and ratios[-1] > 1.0 + MARGIN
 
     def ratio(self, other: str) -> float | None:
         """The median of what is known of another kernel: how many times as long the chosen one takes."""

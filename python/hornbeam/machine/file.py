@@ -33,7 +33,7 @@ class Contents:
         cost: rows of a forward pass and its seconds.
     """
 
-    facts: dict[str, Mapping[str, str]]
+    facts: Mapping[str, Mapping[str, str]]
     choices: dict[tuple[Operation, int], Choice]
     cost: tuple[tuple[int, float], ...]
 

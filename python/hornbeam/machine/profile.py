@@ -91,14 +91,26 @@ class Profile:
             self.changes += 1
 
     def choose(self, operation: Operation, bucket: int, kernel: str) -> None:
-        """Chooses a kernel, whatever was measured."""
+        """Chooses a kernel, whatever was measured; what was measured of it is forgotten.
+
+        Args:
+            operation: what it does.
+            bucket: of rows, see :func:`hornbeam.machine.rows.bucket_of`.
+            kernel: its name. One that the operation does not have is refused by the model that it is handed
+            to.
+        """
         with self._lock:
             self._choices[operation, bucket] = Choice(kernel)
             self._kernels = None
             self.changes += 1
 
     def choice(self, operation: Operation, bucket: int) -> Choice | None:
-        """What is known of an operation at the row counts of a bucket; None where nothing is."""
+        """What is known of an operation at some row counts; None where nothing is.
+
+        Args:
+            operation: which one.
+            bucket: of rows, as :meth:`choose` has it.
+        """
         return self._choices.get((operation, bucket))
 
     def forget(self) -> None:
@@ -161,7 +173,12 @@ class Profile:
             return Contents(dict(facts or {}), choices, self._cost)
 
     def take(self, contents: Contents, *, only: Sequence[tuple[Operation, int]] | None = None) -> None:
-        """Takes over what a file holds: all of it, or of its choices ``only`` some."""
+        """Takes over what a file holds.
+
+        Args:
+            contents: what :func:`hornbeam.machine.file.read` gives.
+            only: the choices that are taken, and nothing else; all, and the costs, by default.
+        """
         with self._lock:
             wanted = contents.choices if only is None else {at: contents.choices[at] for at in only}
             self._choices.update(wanted)

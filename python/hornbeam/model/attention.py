@@ -224,7 +224,10 @@ class PagedAttention:
         if plain and self._denses is not None:
             self._dense.calls -= 1
             if self._dense.calls < 0:
-                kernels = {"torch": partial(self._by_torch, query, key, value, scale), "hornbeam": over_pages}
+                kernels: dict[str, Callable[[], torch.Tensor | None]] = {
+                    "torch": partial(self._by_torch, query, key, value, scale),
+                    "hornbeam": over_pages,
+                }
                 found = self._denses.timed(self._dense, self.num_rows, kernels)
                 return over_pages() if found is None else found
         if self.dense and plain and (found := self._by_torch(query, key, value, scale)) is not None:
@@ -297,11 +300,11 @@ class PagedAttention:
             return out.unsqueeze(0)
         self._tree.calls -= 1
         if self._tree.calls < 0:
-            kernels = {
+            ways = {
                 name: partial(_native.tree_attention, *asked, stream_queries=limit)
                 for name, limit in zip(TREE_KERNELS, self._limits, strict=True)
             }
-            self._trees.timed(self._tree, self.num_rows, kernels)
+            self._trees.timed(self._tree, self.num_rows, ways)
         else:
             _native.tree_attention(*asked, stream_queries=self._limits[not self._tree.is_first])
         return out.unsqueeze(0)
