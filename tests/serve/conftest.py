@@ -67,7 +67,9 @@ def tiny_lm(**options: Any) -> hb.LM:
     """A model of one token a byte, whose texts end."""
     model = models.llama()
     model.generation_config.eos_token_id = END
-    return hb.LM(model, models.byte_tokenizer(), page_tokens=4, **options)
+    tokenizer = models.byte_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": tokenizer.convert_ids_to_tokens(END)})
+    return hb.LM(model, tokenizer, page_tokens=4, **options)
 
 
 @pytest.fixture(scope="module")
