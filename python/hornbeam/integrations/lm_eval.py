@@ -35,7 +35,7 @@ __all__ = ["HornbeamLM", "main", "register"]
 NAME = "hornbeam"
 
 
-class HornbeamLM(TemplateLM):  # type: ignore[misc]
+class HornbeamLM(TemplateLM):
     """A model of the harness that is a :class:`hornbeam.LM`.
 
     Args:
@@ -105,7 +105,7 @@ class HornbeamLM(TemplateLM):  # type: ignore[misc]
         self._device = self.lm.model.device
         self._add_special = add_bos_token
         self._prefix_token_id = prefix_token_id
-        self._draft = {} if draft is None else {"draft": None if draft == "none" else draft}
+        self._draft: dict[str, Any] = {} if draft is None else {"draft": None if draft == "none" else draft}
         self._chat_template_args = chat_template_args or {}
         self._think_end = think_end_token
 

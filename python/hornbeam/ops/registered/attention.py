@@ -84,8 +84,16 @@ def _attention_mass(
     sinks: Tensor | None = None,
     **options: Any,
 ) -> Tensor:
-    where = {"layer": layer, "num_kv_heads": num_kv_heads, "sinks": side_by_side(sinks)}
-    return attention_mass(unit_last(q), chunks, plan_of(plan), rows.contiguous(), **where, **options)
+    return attention_mass(
+        unit_last(q),
+        chunks,
+        plan_of(plan),
+        rows.contiguous(),
+        layer=layer,
+        num_kv_heads=num_kv_heads,
+        sinks=side_by_side(sinks),
+        **options,
+    )
 
 
 def _fake_mass(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,16 +128,19 @@ def _plan(data: bytes) -> _native.Plan:
 
 @lru_cache(maxsize=64)
 def _warp(data: bytes) -> Warp:
-    numbers = [None if math.isnan(x) else x for x in np.frombuffer(data, np.float64).tolist()]
-    options = dict(zip(COLUMNS, numbers, strict=False))
+    numbers = np.frombuffer(data, np.float64).tolist()
+    options: dict[str, Any] = {
+        name: None if math.isnan(x) else x for name, x in zip(COLUMNS, numbers, strict=False)
+    }
+    if options["top_k"] is not None:
+        options["top_k"] = _whole(options["top_k"], "top_k")
     pairs = iter(numbers[len(COLUMNS) :])
     bias = {
         _whole(token, "a token of the bias"): x
         for token, x in zip(pairs, pairs, strict=True)
-        if token is not None
+        if not math.isnan(token)
     }
-    top_k = options.pop("top_k")
-    return Warp(**options, top_k=None if top_k is None else _whole(top_k, "top_k"), bias=bias or None)
+    return Warp(**options, bias=bias or None)
 
 
 def _whole(number: float, name: str) -> int:
