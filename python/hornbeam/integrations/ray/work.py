@@ -23,7 +23,7 @@ __all__ = ["IDLE", "Desk", "Failed", "Generating", "Job", "Scoring", "Work", "cu
 #: A worker that has nothing to tell asks what is new after so many seconds.
 EVERY = 0.25
 #: One that has nothing to do waits so long.
-IDLE = 0.02
+IDLE = 0.05
 
 
 class Desk(Protocol):
