@@ -102,14 +102,11 @@ class _Searches:
 
     def _search(self, item: int, job: Job, budget: Budget, can_rise: Mapping[str, bool]) -> None:
         found: SearchResult | Exception
+        options = {**self._where(item), **self._work.options}
+        if self._work.is_watched:
+            options["watch"] = lambda progress: self._look(item, progress)
         try:
-            found = self._lm.search(
-                job.prompt,
-                budget=budget,
-                **({"watch": lambda progress: self._look(item, progress)} if self._work.is_watched else {}),
-                **self._where(item),
-                **self._work.options,
-            )
+            found = self._lm.search(job.prompt, budget=budget, **options)
         except Exception as error:
             found = error
         is_cut = isinstance(found, SearchResult) and can_rise.get(found.stop, False)

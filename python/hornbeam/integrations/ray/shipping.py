@@ -92,7 +92,7 @@ def _packed(lm: LM) -> Shipment:
     weights: list[np.ndarray] = []
     file = io.BytesIO()
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(cloudpickle.Pickler):
         """Leaves the numbers of tensors to ``weights``."""
 
         def persistent_id(self, value: Any) -> Any:
