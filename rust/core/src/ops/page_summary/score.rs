@@ -186,7 +186,9 @@ impl<E: Element> Kernel for ScorePart<'_, '_, E> {
             // The same products in the same order, widened once.
             for (summary, to) in summaries[..here].iter().zip(wide.chunks_exact_mut(width)) {
                 let (blocks, rest) = summary.as_chunks::<WIDTH>();
-                to.iter_mut().zip(blocks).for_each(|(to, block)| l.store(l.load(block), to));
+                for (to, block) in to.iter_mut().zip(blocks) {
+                    l.store(l.load(block), to);
+                }
                 if !rest.is_empty() {
                     l.store(l.load_partial(rest, 0.0), &mut to[blocks.len()]);
                 }
