@@ -92,7 +92,9 @@ def generate_many(
         jobs = numbered([prompt for prompt in given.columns["prompt"] for _ in range(samples)])
         if len(jobs) > 1 and not isinstance(processor, EachPrompt):
             check_shared(
-                processor, f"serve {len(jobs)} sequences", "hb.EachPrompt(factory), which makes one for each"
+                processor,
+                f"serve {len(jobs)} sequences",
+                "hb.EachPrompt(factory), which makes one for each, or ",
             )
         shipped = shipment(model, load or {})
         work = Generating(options, in_flight)
