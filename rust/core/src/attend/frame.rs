@@ -261,7 +261,7 @@ mod tests {
         let pages = (0..200u32).flat_map(|page| std::iter::repeat_n(page, 1 + usize::from(page % 7 == 3)));
         let entries: Vec<Entry> = pages.enumerate().map(|(i, page)| entry(page, i as i32, 1)).collect();
         let frame = frame(&entries);
-        let is_picked = |page: usize| page % 3 == 0 || page % 5 == 1;
+        let is_picked = |page: usize| page.is_multiple_of(3) || page % 5 == 1;
         let mut picked = vec![0u64; 200usize.div_ceil(64)];
         (0..200).filter(|page| is_picked(*page)).for_each(|page| picked[page / 64] |= 1 << (page % 64));
         let mut to = vec![0; entries.len().div_ceil(64)];
