@@ -300,6 +300,30 @@ mod tests {
     }
 
     #[test]
+    fn many_are_taken_across_words_whatever_is_forced() {
+        let scores: Vec<f32> = (0..300).map(|i| (i * 7919 % 101) as f32).collect();
+        let tokens = vec![1; scores.len()];
+        // No word's, all of a word's, every third one's, and the last one's.
+        let forced = [0, u64::MAX, 0x9249_2492_4924_9249, 0, 1 << 43];
+        let candidates = Candidates { scores: &scores, tokens: &tokens, forced: &forced, latest: Some(299) };
+        let count = |set: &[u64]| set.iter().map(|word| word.count_ones()).sum::<u32>();
+        for k in [0, 87, 88, 100, 260, 300] {
+            let mut want = forced;
+            for index in ranked(&scores) {
+                if count(&want) < k {
+                    want[index / 64] |= 1 << (index % 64);
+                }
+            }
+            let rule = rule(Select::TopK(Pages::Count(k as usize)), 0, None);
+            for isa in Isa::available() {
+                let mut chosen = [0; 5];
+                choose(isa, &rule, &candidates, &mut Scratch::default(), &mut chosen);
+                assert_eq!(chosen, want, "{k} {isa:?}");
+            }
+        }
+    }
+
+    #[test]
     fn an_elbow_is_where_the_curve_falls_lowest() {
         let elbow = |scores: &[f32]| run(&rule(Select::Elbow, 0, None), scores, 0);
         assert_eq!(elbow(&[1.0, 10.0, 0.9, 9.5, 0.8, 9.0]), 0b101010);
