@@ -21,7 +21,9 @@ from hornbeam.errors import MissingExtra
 BENCH = Path(run.__file__).parent
 #: What the extra ``bench`` installs, and the peers, which a bench asks for before it imports them.
 KNOWN = {"hornbeam", "numpy", "tokenizers", "torch", "transformers"}
-PEERS = {"flashinfer", "kvpress", "sgl_kernel", "vllm", "xgrammar"}
+PEERS = {"flashinfer", "kvpress", "lm_eval", "ray", "sgl_kernel", "vllm", "xgrammar"}
+#: What lm_eval stands on.
+PEERS |= {"datasets", "pyarrow"}
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -111,6 +111,7 @@ def machine() -> dict[str, Any]:
     facts = {**build_info(), **environment()}
     # Folders of this machine say nothing about speed.
     facts.pop("prepared_models")
+    facts.pop("profiles")
     return {"revision": revision() or facts["version"], **facts}
 
 

@@ -69,9 +69,6 @@ def chat(
         if not has_chat_template(tokenizer):
             raise ArgumentError(f"{model} has no chat template; hornbeam generate --raw goes on with a text")
         lm = opening.open_lm(model, path, tokenizer, dtype, place, screen)
-        if draft != "none":
-            with screen.waiting("measuring what a pass costs"):
-                lm.calibrate()
         conversation = Conversation(lm)
         given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         for name, value in given.items():

@@ -95,8 +95,7 @@ class RequestState:
         self.served_changes = -1  # how often the model had changed when it ended
         self.waits_for: int | None = None  # the count of ended requests at which it was put off
         self.group: Drafting | None = None  # what drafts for it, once :meth:`Engine.group_of` was asked
-        #: Runs the recipe of ``keep=``, if there is one.
-        self.keeper: Keeper | None = None
+        self.keeper: Keeper | None = None  # runs the recipe of ``keep=``, if there is one
         #: Pieces of the step under way, the tokens that the branch has once it is committed, and the length
         #: of the output before.
         self.fresh: tuple[list[Piece], int, int] | None = None
