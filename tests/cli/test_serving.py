@@ -32,22 +32,21 @@ def test_serve_answers_and_stops(folder: Path) -> None:
         "0",
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "HORNBEAM_API_KEYS": "secret"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
-    try:
-        assert process.stderr is not None
-        line = process.stderr.readline()
-        assert line.startswith("serving tiny at http://127.0.0.1:"), line + process.stderr.read()
-        headers = {"Authorization": "Bearer secret"}
-        with httpx.Client(base_url=line.split()[-1], headers=headers, timeout=300) as client:
-            fields = {"model": "tiny", "prompt": "hello", "max_tokens": 3}
-            assert client.post("/v1/completions", json=fields).json()["usage"]["completion_tokens"] == 3
-            assert client.get("/v1/models", headers={"Authorization": ""}).status_code == 401
-        process.send_signal(signal.SIGINT)
-        assert process.wait(300) == 130
-        assert process.stderr.read() == ""
-    finally:
-        process.kill()
-        process.wait()
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            assert line.startswith("serving tiny at http://127.0.0.1:"), line + process.stderr.read()
+            headers = {"Authorization": "Bearer secret"}
+            with httpx.Client(base_url=line.split()[-1], headers=headers, timeout=300) as client:
+                fields = {"model": "tiny", "prompt": "hello", "max_tokens": 3}
+                assert client.post("/v1/completions", json=fields).json()["usage"]["completion_tokens"] == 3
+                assert client.get("/v1/models", headers={"Authorization": ""}).status_code == 401
+            process.send_signal(signal.SIGINT)
+            assert process.wait(300) == 130
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""A multiple-choice task of lm-evaluation-harness, over its own ``hf`` model at the best batch size.
+"""A task of several choices under ``lm_eval``, over its own ``hf`` model at the best batch size.
 
 Four answers of several tokens each behind five examples (:mod:`hornbeam.bench.evaluation_tasks`). Row
 ``first_n`` shows every question the same examples, ``default`` each its own, drawn by the harness. Both sides

@@ -42,7 +42,10 @@ def chat(
     seed: Annotated[int, typer.Option(min=0, help="One seed, one text.")] = 0,
     draft: Annotated[
         Literal["auto", "suffix", "ngram", "recycling", "head", "none"],
-        typer.Option(help="Where guesses come from; the text is the same."),
+        typer.Option(
+            metavar="NAME",
+            help="Where guesses come from: auto, suffix, ngram, recycling, head or none. The text is the same.",
+        ),
     ] = "auto",
     load: Annotated[Path | None, typer.Option(help="A chat that /save wrote, to go on with.")] = None,
     dtype: Dtype = "auto",

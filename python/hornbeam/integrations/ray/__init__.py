@@ -1,9 +1,7 @@
 """Many prompts on many machines: :func:`generate_many`, :func:`score_many` and :func:`search_many`.
 
 They take a list of prompts or a Ray data set, and spread it over the workers of a Ray cluster, one engine a
-worker. The extra ``ray`` installs what they need::
-
-    pip install 'hornbeam[hf,ray]'
+worker. The extras ``hf`` and ``ray`` install what they need.
 
 Without a connection to a cluster they start one on this machine for the call; behind ``ray.init(address)``
 the same call runs on that cluster. See docs/ray.md.
