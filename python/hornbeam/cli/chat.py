@@ -44,7 +44,7 @@ def chat(
         Literal["auto", "suffix", "ngram", "recycling", "head", "none"],
         typer.Option(
             metavar="NAME",
-            help="Where guesses come from: auto, suffix, ngram, recycling, head or none. The text is the same.",
+            help="Where guesses come from: auto, suffix, ngram, recycling, head, none. The text is the same.",
         ),
     ] = "auto",
     load: Annotated[Path | None, typer.Option(help="A chat that /save wrote, to go on with.")] = None,
