@@ -109,6 +109,8 @@ class TestPauseAndCancel:
             request.pause(at, release=release)
             assert request.is_closed or not release
         request.pause(99)
+        with pytest.raises(StateError, match="release is True for a request that goes on to 99 tokens"):
+            request.pause(99, release=True)
         assert request.result().token_ids == text(model, PROMPT * 3, **own)
         with pytest.raises(ArgumentError, match="at is -1"):
             engine.submit(PROMPT).pause(-1)

@@ -10,6 +10,7 @@ import pytest
 
 import hornbeam as hb
 from hornbeam.errors import ArgumentError, BudgetExhausted
+from hornbeam.integrations.ray.coordinator import Orders, Told
 from hornbeam.integrations.ray.given import numbered
 from hornbeam.integrations.ray.parcel import Parcel
 from hornbeam.integrations.ray.searching import Searching
@@ -88,6 +89,53 @@ def test_a_share_is_never_passed_by_a_draft(lms: list[hb.LM]) -> None:
     found, progress = Crew(work, numbered([prompt, prompt]), lms[:1], terms).run()
     assert [answer.token_ids for answer in found] == [whole.token_ids[:7]] * 2
     assert progress.tokens == 14
+
+
+def test_a_text_at_its_share_leaves_its_memory_to_others(lms: list[hb.LM]) -> None:
+    """One decodes at a time; those before it stand at their share."""
+    engine = lms[0].engine
+    options = {"max_new_tokens": 20, "eos_token_id": [], "draft": None}
+    terms = Terms(hb.Budget(tokens=3 * 8), ("tokens",))
+    crew = Crew(Generating(options, 1), numbered(PROMPTS[:3]), lms[:1], terms)
+    exchange, held = crew.exchange, list[list[bool]]()
+
+    def watched(*given: Any) -> Any:
+        orders = exchange(*given)
+        held.append([not request.is_closed for request in engine.requests if request.is_paused])
+        return orders
+
+    crew.exchange = watched  # type: ignore[method-assign]
+    found, _ = crew.run()
+    assert [len(answer.token_ids) for answer in found] == [8, 8, 8]
+    assert max(map(len, held)) > 1, "none has waited for another"
+    # One that has come to its share since the exchange before may still have its pages.
+    assert max(map(sum, held)) == 1
+
+
+def test_a_worker_that_was_taken_for_dead_goes_on_with_what_it_holds(
+    lms: list[hb.LM], whole: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is given again what it holds."""
+    jobs = dict(enumerate(numbered(PROMPTS[:4])))
+    answers: dict[int, Any] = {}
+
+    class Desk:
+        def exchange(self, told: Told) -> Orders:
+            answers.update({item: answer for item, (answer, _) in told.answers.items()})
+            left = {item: job for item, job in jobs.items() if item not in answers}
+            return Orders(left, {item: {} for item in left}, is_over=not left)
+
+    begun: list[int] = []
+    submit_all = hb.Engine.submit_all
+
+    def counted(self: Any, prompts: Any, *given: Any, **options: Any) -> Any:
+        begun.append(len(prompts))
+        return submit_all(self, prompts, *given, **options)
+
+    monkeypatch.setattr(hb.Engine, "submit_all", counted)
+    assert Generating(SAMPLED, 64).run(lms[0], Desk()) == 4
+    assert texts([answers[item] for item in jobs]) == texts(whole[:4])
+    assert begun == [4]
 
 
 def test_each_prompt_has_its_place(lms: list[hb.LM]) -> None:

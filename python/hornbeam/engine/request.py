@@ -48,16 +48,23 @@ class Request(RequestState):
         Args:
             at: goes on until it has emitted so many tokens, and emits none beyond. At once without it.
             release: lets go of its branch while it is paused, if what it holds can be read anew: it stays
-                cached as long as there is room. Otherwise the branch stays. Only for a request that is
-                paused by now.
+                cached as long as there is room. Otherwise the branch stays.
+
+        Raises:
+            StateError: it is done; or ``release`` is given and it is not at ``at`` tokens yet.
         """
         if at is not None:
             at = whole_number(at, "at")
         with self.engine.between_steps():
             self._check_open()
+            is_there = at is None or len(self.output) >= at
+            if release and not is_there:
+                raise StateError(
+                    f"release is True for a request that goes on to {at} tokens, expected one that has them"
+                )
             self.pauses_at = UNLIMITED if at is None else at
-            self.is_paused = at is None or len(self.output) >= at
-            if release and self.is_paused and self.can_wait:
+            self.is_paused = is_there
+            if release and self.can_wait:
                 self.take_back()
                 self.close()
 

@@ -1,11 +1,9 @@
 """Runs work on a Ray cluster: an actor pool of Ray Data, one engine an actor, and one coordinator.
 
 Each row of the data set that is mapped is a seat at the work, and each actor takes one. In its seat it asks
-the
-coordinator for prompts, as many as its engine has room for, until none is left: batches of rows would leave
-    an
-engine half empty as soon as the short texts of a batch have ended. Ray starts a dead actor anew and calls it
-again; the coordinator hands what it held to whoever asks next.
+the coordinator for prompts, as many as its engine has room for, until none is left: batches of rows would
+leave an engine half empty as soon as the short texts of a batch have ended. Ray starts a dead actor anew and
+calls it again; the coordinator hands what it held to whoever asks next.
 """
 
 from __future__ import annotations

@@ -141,7 +141,8 @@ class _Generation:
         orders = self._desk.exchange(told)
         for item in self._held.keys() - orders.shares.keys():
             self._held.pop(item).cancel()
-        self._submit(orders.new)
+        # It holds some of them already where it was taken for dead.
+        self._submit({item: job for item, job in orders.new.items() if item not in self._held})
         for item, request in list(self._held.items()):
             if not request.done:
                 self._allow(request, orders.shares[item].get("tokens"))
@@ -170,7 +171,9 @@ class _Generation:
         if tokens is None:
             return
         if not request.is_paused or tokens > len(request.output):
-            request.pause(tokens, release=True)
+            request.pause(tokens)
+        if request.is_paused and not request.is_closed:
+            request.pause(release=True)
 
     def _collect(self) -> None:
         for item, request in list(self._held.items()):
