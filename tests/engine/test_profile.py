@@ -110,6 +110,47 @@ def test_an_engine_that_is_never_idle_takes_up_what_it_learned_later(monkeypatch
         pass
 
 
+@pytest.mark.parametrize("kind", ["generate", "score", "search", "beam"])
+def test_every_kind_of_request_takes_up_what_was_learned(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    profile = hb.Profile(learns=False)
+    lm = hb.LM(models.llama(), models.byte_tokenizer(), profile=profile)
+    [operation, *_] = operations(lm)
+    profile.choose(operation, 0, "torch")
+    used: list[Any] = []
+    run = lm.runner.forward
+
+    def forward(tree: Any, step: Any, **options: Any) -> Any:
+        used.append(lm.runner.switch._kernels)
+        return run(tree, step, **options)
+
+    monkeypatch.setattr(lm.runner, "forward", forward)
+    if kind == "generate":
+        lm.generate("a prompt", max_new_tokens=2)
+    elif kind == "score":
+        lm.score("a prompt", [" and more"])
+    else:
+        recipe = hb.recipes.beam(2) if kind == "beam" else hb.recipes.best_of_n(2, max_depth=1)
+        lm.search("a prompt", recipe=recipe, budget=hb.Budget(tokens=8))
+    assert used
+    assert set(used) == {profile.kernels}
+
+
+def test_a_model_that_changes_its_type_has_another_profile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HORNBEAM_CACHE", str(tmp_path))
+    monkeypatch.setattr(kept, "_OPEN", {})
+    model, prompt = models.llama(), [3, 4, 5] * 40
+    lm = hb.LM(model, profile="on")
+    lm.generate(prompt, max_new_tokens=20)
+    before = lm.engine.profile
+    model.to(torch.bfloat16)
+    text = lm.generate(prompt, max_new_tokens=20).token_ids
+    assert lm.engine.profile is not before
+    assert text == hb.LM(model, profile="off").generate(prompt, max_new_tokens=20).token_ids
+    assert {one.operation.dtype for one in lm.engine.profile.measured()} <= {"bfloat16"}
+
+
 def test_learning_goes_on_from_process_to_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HORNBEAM_CACHE", str(tmp_path))
     monkeypatch.setenv("HORNBEAM_PROFILE", "on")

@@ -232,6 +232,7 @@ class Engine(Requests):
         latest, if one is given."""
 
         def work() -> list[list[ScoredText]]:
+            self.begin_requests()
             ambient = Ambient.now(self.runner.shape.device.type)
             options: dict[str, Any] = {"ambient": ambient, "call": object(), "releases": True, "owner": owner}
             found = scored_groups(self, self._free_indices(), *read(), **options)
