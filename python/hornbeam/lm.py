@@ -54,8 +54,8 @@ class LM(SearchFace):
         prefill_rows: rows of a prompt that one forward pass computes at most, 8192 by default.
         profile: what was measured of the model on this machine, see docs/profile.md: ``"on"`` for the one
             that is kept in the cache folder, and goes on learning; ``"off"`` for none; a
-            :class:`hornbeam.Profile` or its file, which is used as it is. By default ``"on"``, or what the
-            environment variable ``HORNBEAM_PROFILE`` says.
+            :class:`hornbeam.Profile`, which learns if it was made to; or the file of one, which is used as it
+            is. By default ``"on"``, or what the environment variable ``HORNBEAM_PROFILE`` says.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 import hornbeam as hb
 from hornbeam.engine import requests as engine_requests
+from hornbeam.engine.host import HostKeywords
 from hornbeam.engine.measuring import CALIBRATION_ROWS
 from hornbeam.errors import ArgumentError
 from hornbeam.machine import kept
@@ -242,6 +244,33 @@ def test_all_kernels_are_compared_on_request(monkeypatch: pytest.MonkeyPatch) ->
     assert len(told) == 3
     with pytest.raises(ArgumentError, match="kernels is True without a profile that learns"):
         hb.LM(lm.model, profile="off").calibrate(kernels=True)
+
+
+def test_what_an_engine_was_made_with_makes_another_one(tmp_path: Path) -> None:
+    """As where a model is sent to another process."""
+    profile = hb.Profile(learns=False)
+    given: HostKeywords = {
+        "kv_dtype": torch.bfloat16,
+        "max_kv_bytes": 1 << 20,
+        "page_tokens": 8,
+        "prefill_rows": 64,
+        "cuda_graphs": False,
+        "profile": profile,
+    }
+    assert set(given) == set(HostKeywords.__annotations__)
+    lm = hb.LM(models.llama(), **given)
+    assert lm.engine.settings == given
+    [operation, *_] = operations(lm)
+    profile.choose(operation, 0, "torch")
+    profile.record(operation, 1, "hornbeam", {"hornbeam": 2.0, "torch": 1.0})
+    profile.cost = [(1, 0.5), (8, 0.75)]
+    kept_one = kept.KeptProfile(tmp_path / "profile.json", {})
+    kept_one.take(profile.contents())
+    for own in (profile, kept_one):
+        sent = pickle.loads(pickle.dumps(own))
+        assert type(sent) is hb.Profile, "what it learns elsewhere is not of this machine"
+        assert (sent.learns, sent.cost, sent.measured()) == (own.learns, profile.cost, profile.measured())
+        assert sent.kernels.of(operation, 0, "hornbeam") == "torch"
 
 
 def test_profiles_that_are_none_are_refused(tmp_path: Path) -> None:

@@ -88,9 +88,6 @@ def serve(
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
         lm = opening.open_lm(model, path, tokenizer, dtype, place, screen, max_kv_bytes=max_kv)
-        if source is not None:
-            with screen.waiting("measuring what a pass costs"):
-                lm.calibrate()
         app = create_app(lm, name=name, limits=limits, keys=keys, draft=source)
         run(
             app,

@@ -149,6 +149,7 @@ class Host:
             "page_tokens": self._page_tokens,
             "prefill_rows": self.prefill_rows,
             "cuda_graphs": self._cuda_graphs,
+            "profile": self._given_profile,
         }
 
     @property

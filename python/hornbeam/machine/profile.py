@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from hornbeam.machine import file as profile_file
 from hornbeam.machine.choice import Choice
@@ -36,8 +36,8 @@ class Profile:
     """What was measured of a model's operations on a machine: the fastest kernel of each, and seconds a pass.
 
     One that an :class:`hornbeam.LM` opens by itself is kept in the cache folder and goes on learning. One
-    that is handed to it (``LM(profile=...)``) is used as it is: with ``learns=False`` nothing is measured
-    beside what runs, and no kernel changes.
+    that is handed to it (``LM(profile=...)``) learns too, and is kept nowhere; with ``learns=False`` it is
+    used as it is: nothing is measured beside what runs, and no kernel changes.
 
     Args:
         learns: whether what runs adds to it.
@@ -51,6 +51,10 @@ class Profile:
         self._kernels: Kernels | None = None
         #: How often it has changed.
         self.changes = 0
+
+    def __reduce__(self) -> tuple[Callable[..., Profile], tuple[Any, ...]]:
+        """A copy, also in another process, is kept nowhere."""
+        return _copied, (self.learns, self.contents())
 
     def __repr__(self) -> str:
         return f"<Profile of {len(self._choices)} measured operations, learns={self.learns}>"
@@ -186,3 +190,9 @@ class Profile:
                 self._cost = contents.cost
             self._kernels = None
             self.changes += 1
+
+
+def _copied(learns: bool, contents: Contents) -> Profile:
+    profile = Profile(learns=learns)
+    profile.take(contents)
+    return profile
