@@ -7,7 +7,7 @@ use hornbeam_core::attend::{self, Rule, RuleWords, RuledRows};
 use hornbeam_core::format::plan::Plan;
 use hornbeam_core::format::selection::Selection;
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::ops::attention::{AttentionParams, Floats, Pages, Queries, STREAM_QUERIES};
+use hornbeam_core::ops::attention::{AttentionParams, Pages, Queries};
 use hornbeam_core::ops::page_summary::{Summaries, Summary};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
@@ -164,26 +164,9 @@ fn select_pages(
         .collect();
     let asks = |kind: &Summary| rules.iter().any(|ruled| ruled.rule.estimate() == Some(*kind));
     let kinds: SmallVec<[Summary; 2]> = Summary::ALL.into_iter().filter(asks).collect();
-    let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
-    let (window, soft_cap, sinks) = (None, None, None);
-    let params = AttentionParams {
-        num_heads,
-        num_kv_heads,
-        layer,
-        scale,
-        window,
-        soft_cap,
-        sinks,
-        stream_queries: STREAM_QUERIES,
-    };
+    let params = AttentionParams::new(num_heads, num_kv_heads, layer, layout.head_dim, scale);
     // SAFETY: nobody writes to the queries meanwhile: the caller lends them for the call.
-    let data = unsafe {
-        match q.float(py)? {
-            Dtype::F32 => Floats::F32(q.span(py)?),
-            Dtype::Bf16 => Floats::Bf16(q.span(py)?),
-            Dtype::F16 => Floats::F16(q.span(py)?),
-        }
-    };
+    let data = unsafe { q.float_span(py)? };
     let queries = Queries { data, row_stride, head_stride };
     let tensors = || chunks.tensors().chain([&q]);
     let work = |pages: Pages<'_>, summaries: &mut [Summaries<'_, '_>]| {

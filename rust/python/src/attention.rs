@@ -5,7 +5,7 @@ use hornbeam_core::format::plan::Plan;
 use hornbeam_core::format::selection::Selection;
 use hornbeam_core::format::{Dtype, Element};
 use hornbeam_core::ops::attention::{
-    self, AttentionParams, Floats, FloatsMut, Output, Pages, Queries, STREAM_QUERIES,
+    self, AttentionParams, FloatsMut, Output, Pages, Queries, STREAM_QUERIES,
 };
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
@@ -106,25 +106,15 @@ fn tree_attention(
             sinks.as_ref().map(|t| t.slice::<f32>(py)).transpose()?,
         )
     };
-    let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
     let params = AttentionParams {
-        num_heads,
-        num_kv_heads,
-        layer,
-        scale,
         window,
         soft_cap,
         sinks,
         stream_queries: stream_queries.unwrap_or(STREAM_QUERIES),
+        ..AttentionParams::new(num_heads, num_kv_heads, layer, layout.head_dim, scale)
     };
     // SAFETY: as above.
-    let data = unsafe {
-        match q.float(py)? {
-            Dtype::F32 => Floats::F32(q.span(py)?),
-            Dtype::Bf16 => Floats::Bf16(q.span(py)?),
-            Dtype::F16 => Floats::F16(q.span(py)?),
-        }
-    };
+    let data = unsafe { q.float_span(py)? };
     let queries = Queries { data, row_stride: q_strides.0, head_stride: q_strides.1 };
     // SAFETY: as above.
     let data = unsafe {

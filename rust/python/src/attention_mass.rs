@@ -1,9 +1,7 @@
 //! `attention_mass`: the binding.
 
 use hornbeam_core::format::{Dtype, Element};
-use hornbeam_core::ops::attention::{
-    self, AttentionParams, Floats, MassOutput, Pages, Queries, STREAM_QUERIES,
-};
+use hornbeam_core::ops::attention::{self, AttentionParams, MassOutput, Pages, Queries};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use pyo3::types::PyList;
@@ -87,24 +85,13 @@ fn attention_mass(
         )
     };
     // SAFETY: as above.
-    let data = unsafe {
-        match q.float(py)? {
-            Dtype::F32 => Floats::F32(q.span(py)?),
-            Dtype::Bf16 => Floats::Bf16(q.span(py)?),
-            Dtype::F16 => Floats::F16(q.span(py)?),
-        }
-    };
+    let data = unsafe { q.float_span(py)? };
     let queries = Queries { data, row_stride: q_strides.0, head_stride: q_strides.1 };
-    let scale = scale.unwrap_or_else(|| (layout.head_dim as f32).powf(-0.5));
     let params = AttentionParams {
-        num_heads,
-        num_kv_heads,
-        layer,
-        scale,
         window,
         soft_cap,
         sinks,
-        stream_queries: STREAM_QUERIES,
+        ..AttentionParams::new(num_heads, num_kv_heads, layer, layout.head_dim, scale)
     };
     let out = MassOutput { mass, seen, lse };
     let run = |pages: Pages<'_>| {

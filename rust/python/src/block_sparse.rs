@@ -1,10 +1,7 @@
 //! `block_sparse_attention`: the binding.
 
-use half::{bf16, f16};
 use hornbeam_core::format::Dtype;
-use hornbeam_core::ops::attention::{
-    BlockSparse, Floats, FloatsMut, Output, Queries, block_sparse_attention,
-};
+use hornbeam_core::ops::attention::{BlockSparse, FloatsMut, Output, Queries, block_sparse_attention};
 use hornbeam_core::simd::Isa;
 use pyo3::prelude::*;
 use smallvec::SmallVec;
@@ -95,13 +92,7 @@ fn blocks_of(count: usize, size: usize) -> usize {
 fn strided<'a>(py: Python<'_>, tensor: &'a Tensor, shape: [usize; 3]) -> PyResult<Queries<'a>> {
     let (head_stride, row_stride) = tensor.row_strides(py, shape)?;
     // SAFETY: the caller lends the tensor for the call, and no output shares its memory.
-    let data = unsafe {
-        match tensor.float(py)? {
-            Dtype::F32 => Floats::F32(tensor.span(py)?),
-            Dtype::Bf16 => Floats::Bf16(tensor.span::<bf16>(py)?),
-            Dtype::F16 => Floats::F16(tensor.span::<f16>(py)?),
-        }
-    };
+    let data = unsafe { tensor.float_span(py)? };
     Ok(Queries { data, row_stride, head_stride })
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use hornbeam_core::format::Dtype;
+use hornbeam_core::ops::attention::Floats;
 use pyo3::intern;
 use pyo3::prelude::*;
 
@@ -118,6 +120,21 @@ impl Tensor {
         // SAFETY: all elements between the first and the last lie in the tensor's storage; the
         // caller upholds the rest.
         Ok(unsafe { raw_slice(self.data.cast(), len) })
+    }
+
+    /// As [`Tensor::span`], of whichever float type it has.
+    ///
+    /// # Safety
+    /// As [`Tensor::slice`].
+    pub(crate) unsafe fn float_span(&self, py: Python<'_>) -> PyResult<Floats<'_>> {
+        // SAFETY: the caller's.
+        Ok(unsafe {
+            match self.float(py)? {
+                Dtype::F32 => Floats::F32(self.span(py)?),
+                Dtype::Bf16 => Floats::Bf16(self.span(py)?),
+                Dtype::F16 => Floats::F16(self.span(py)?),
+            }
+        })
     }
 
     /// As [`Tensor::span`], to be written.

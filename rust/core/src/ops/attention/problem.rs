@@ -94,6 +94,28 @@ pub struct AttentionParams<'a> {
     pub stream_queries: usize,
 }
 
+impl AttentionParams<'_> {
+    /// Without a window, a cap and sinks; the scale is `head_dim ** -0.5` if none is given.
+    pub fn new(
+        num_heads: usize,
+        num_kv_heads: usize,
+        layer: usize,
+        head_dim: usize,
+        scale: Option<f32>,
+    ) -> Self {
+        Self {
+            num_heads,
+            num_kv_heads,
+            layer,
+            scale: scale.unwrap_or_else(|| (head_dim as f32).powf(-0.5)),
+            window: None,
+            soft_cap: None,
+            sinks: None,
+            stream_queries: STREAM_QUERIES,
+        }
+    }
+}
+
 /// Query rows up to which keys are read directly, where nothing else was measured.
 pub const STREAM_QUERIES: usize = 12;
 
