@@ -15,8 +15,8 @@ import torch
 
 from tests import browser as browsers
 
-# What was measured on this machine before shall not decide what a test sees. With HORNBEAM_PROFILE=on the tests
-# run as users run it; HORNBEAM_CACHE names a folder to learn in.
+# What was measured on this machine before shall not decide what a test sees. With HORNBEAM_PROFILE=on the
+# tests run as users run it; HORNBEAM_CACHE names a folder to learn in.
 os.environ.setdefault("HORNBEAM_PROFILE", "off")
 
 
