@@ -183,6 +183,7 @@ def tree_attention(
     isa: str | None = None,
     selection: Selection | None = None,
     stream_queries: int | None = None,
+    batch_invariant: bool = False,
 ) -> None: ...
 def block_sparse_attention(
     q: Tensor,
@@ -304,6 +305,7 @@ def select_pages(
 # --- parallel ---
 
 def run_faulty_tasks(where_: str, num_tasks: int, faulty: int) -> int: ...
+def split_threads(threads: int | None) -> bool: ...
 def thread_pool() -> tuple[str, int]: ...
 
 # --- plan ---

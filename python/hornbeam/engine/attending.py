@@ -22,20 +22,25 @@ if TYPE_CHECKING:
     from hornbeam.engine.options import Options
     from hornbeam.engine.request import Request
     from hornbeam.engine.scheduling import Chunk
-    from hornbeam.model.runner import Output
-    from hornbeam.model.shape import ModelShape
+    from hornbeam.model.runner import Output, Runner
     from hornbeam.model.sparse import RowRecipe
 
 __all__ = ["aligned", "checked", "exactness", "limit_drafts", "note", "row_recipes"]
 
 
-def checked(shape: ModelShape, options: Options) -> Options:
+def checked(runner: Runner, options: Options) -> Options:
     """The options, of which the model can do what they ask of sparse attention.
 
     Raises:
         ArgumentError: ``attend`` or ``prefill`` is given for a model on a device, or for one all of whose
-            layers have a window.
+            layers have a window; ``prefill`` for a batch-invariant one.
     """
+    shape = runner.shape
+    if runner.batch_invariant and options.prefill is not None:
+        raise ArgumentError(
+            "prefill is given with batch_invariant=True, expected None: which keys a block of rows reads depends "
+            "on how a prompt is cut into blocks"
+        )
     for name in ("attend", "prefill"):
         if getattr(options, name) is None:
             continue

@@ -112,7 +112,7 @@ class Engine(Requests):
         ends = end_tokens(self.model, given.pop("eos_token_id", None), self.tokenizer)
         given["prediction"] = predicted_ids(self, given.pop("prediction", None))
         given |= {"has_tokenizer": self.tokenizer is not None, "checkpoint": self.checkpoint}
-        return checked(self.runner.shape, Options.of(eos_token_ids=ends, **given))
+        return checked(self.runner, Options.of(eos_token_ids=ends, **given))
 
     def submit_all(
         self,
@@ -151,7 +151,7 @@ class Engine(Requests):
 
         def work() -> list[Request]:
             self.begin_requests(lms_of(options.draft))
-            ambient = Ambient.now(self.runner.shape.device.type)
+            ambient = self.ambient_now()
             call, seen = object(), dict[tuple[int, ...], int]()
             indices = self._free_indices()
             requests: list[Request] = []
@@ -233,7 +233,7 @@ class Engine(Requests):
 
         def work() -> list[list[ScoredText]]:
             self.begin_requests()
-            ambient = Ambient.now(self.runner.shape.device.type)
+            ambient = self.ambient_now()
             options: dict[str, Any] = {"ambient": ambient, "call": object(), "releases": True, "owner": owner}
             found = scored_groups(self, self._free_indices(), *read(), **options)
             self._requests.extend(dict.fromkeys(text.request for own in found for text in own))

@@ -13,7 +13,7 @@ import torch
 
 from hornbeam import cuda, speculation
 from hornbeam.cache.tree import PrefixTree
-from hornbeam.engine.ambient import is_default_device_cpu, tensors_on_the_cpu
+from hornbeam.engine.ambient import Ambient, is_default_device_cpu, tensors_on_the_cpu
 from hornbeam.engine.graphs import StepGraphs
 from hornbeam.engine.measuring import measure_costs, measure_kernels, opened_profile
 from hornbeam.errors import ArgumentError, StateError
@@ -40,6 +40,7 @@ class HostKeywords(TypedDict, total=False):
     prefill_rows: int
     cuda_graphs: bool
     profile: Profile | str | os.PathLike[str] | None
+    batch_invariant: bool
 
 
 class Host:
@@ -58,10 +59,13 @@ class Host:
         prefill_rows: int = 8192,
         cuda_graphs: bool = False,
         profile: Profile | str | os.PathLike[str] | None = None,
+        batch_invariant: bool = False,
     ) -> None:
         prefill_rows = whole_number(prefill_rows, "prefill_rows", 1)
         page_tokens = whole_number(page_tokens, "page_tokens", 1)
-        self.runner = Runner(model)
+        if not isinstance(batch_invariant, bool):
+            raise ArgumentError(f"batch_invariant is {batch_invariant!r}, expected True or False")
+        self.runner = Runner(model, batch_invariant=batch_invariant)
         #: The model, out of wrappers such as ``torch.compile``'s and peft's.
         self.model = self.runner.model
         self.tokenizer = tokenizer
@@ -140,6 +144,20 @@ class Host:
         self.graphs = StepGraphs(self) if self._cuda_graphs else None
         self._tree_shape = shape
 
+    def ambient_now(self) -> Ambient:
+        """What torch is told to do from outside of a call, for a request that begins now.
+
+        Raises:
+            ArgumentError: autocast is on and passes are to be batch-invariant.
+        """
+        ambient = Ambient.now(self.runner.shape.device.type)
+        if self.runner.batch_invariant and not ambient.is_exact:
+            raise ArgumentError(
+                "batch_invariant is True within torch.autocast, expected a model in the type that it is to "
+                "compute in: torch's kernels would multiply"
+            )
+        return ambient
+
     @property
     def settings(self) -> HostKeywords:
         """The arguments that it was made with, its model and tokenizer aside."""
@@ -150,6 +168,7 @@ class Host:
             "prefill_rows": self.prefill_rows,
             "cuda_graphs": self._cuda_graphs,
             "profile": self._given_profile,
+            "batch_invariant": self.runner.batch_invariant,
         }
 
     @property

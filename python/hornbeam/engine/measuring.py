@@ -63,6 +63,7 @@ def _model_facts(host: Host) -> dict[str, str]:
         "heads": f"{shape.num_heads} query heads, {shape.num_kv_heads} kv heads of {shape.head_dim}",
         "vocabulary": str(shape.vocab_size),
         "types": f"{shape.dtype} weights, {host.tree.dtype} pages",
+        "kernels": "batch-invariant" if host.runner.batch_invariant else "chosen",
         "linear_layers": digest({operation.name: str(count) for operation, count in operations.items()}),
     }
 
@@ -91,6 +92,8 @@ def measure_kernels(host: Host, progress: Callable[[str, float], Any] | None = N
         ArgumentError: the profile is one that does not learn, or there is none.
     """
     profile, switch = host.profile, host.runner.switch
+    if host.runner.batch_invariant:
+        raise ArgumentError("kernels is True for batch_invariant=True, which has one kernel for all row counts")
     if profile is None or not profile.learns:
         raise ArgumentError("kernels is True without a profile that learns, expected LM(profile='on')")
     profile.forget()

@@ -105,7 +105,7 @@ def readings(
                 f"the text to read has {len(tokens)} tokens, expected 1 to the model's "
                 f"{engine.max_positions} positions"
             )
-    ambient, call = Ambient.now(engine.runner.shape.device.type), object()
+    ambient, call = engine.ambient_now(), object()
     options: dict[str, Any] = {"ambient": ambient, "call": call, "owner": owner}
     options |= {"wants_logits": wants_logits, "wants_hidden": wants_hidden}
     found = [Reading(engine, next(indices), tokens, **options) for tokens in texts]

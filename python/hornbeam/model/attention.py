@@ -135,8 +135,11 @@ class PagedAttention:
         sparse_rows: SparseRows | None = None,
         sparse_chunk: SparseChunk | None = None,
         switch: Switch | None = None,
+        batch_invariant: bool = False,
     ) -> None:
         self.observer = observer
+        #: Whether the bits of a row may not depend on the others: then one kernel answers all.
+        self.batch_invariant = batch_invariant
         self.sparse_rows = sparse_rows
         self.sparse_chunk = sparse_chunk
         self.tree = tree
@@ -150,10 +153,10 @@ class PagedAttention:
         #: Whether the kernels of a device do the work; else the core does, and is called without detours.
         self.on_device = cuda.is_on_device(tree.chunks[0])
         #: Whether torch's dense attention answers where it can.
-        self.dense = is_dense and self.num_rows >= DENSE_ROWS
+        self.dense = is_dense and self.num_rows >= DENSE_ROWS and not batch_invariant
         self._trees: Cells | None = None
         self._denses: Cells | None = None
-        if switch is not None and not self.on_device:
+        if switch is not None and not self.on_device and not batch_invariant:
             self._choose(switch, shape, is_dense)
 
     def _choose(self, switch: Switch, shape: ModelShape, is_dense: bool) -> None:
@@ -293,10 +296,10 @@ class PagedAttention:
         if self.sparse_rows is not None:
             chosen = self.sparse_rows.selection(index, layer, rows, scale)
             if chosen is not None:
-                _native.tree_attention(*asked, selection=chosen)
+                _native.tree_attention(*asked, selection=chosen, batch_invariant=self.batch_invariant)
                 return out.unsqueeze(0)
         if self._trees is None:
-            _native.tree_attention(*asked)
+            _native.tree_attention(*asked, batch_invariant=self.batch_invariant)
             return out.unsqueeze(0)
         self._tree.calls -= 1
         if self._tree.calls < 0:

@@ -11,6 +11,7 @@ from torch.nn import Linear, Module, Parameter
 from torch.nn.functional import linear as torch_linear
 
 from hornbeam import _native
+from hornbeam.errors import StateError
 from hornbeam.machine.operation import Operation
 from hornbeam.model.switch import Cells, Switch
 from hornbeam.ops.linear import max_native_rows
@@ -22,7 +23,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KERNELS = ("hornbeam", "torch")
 
 
-def use_native_linear(model: Module, max_rows: int | None = None, switch: Switch | None = None) -> int:
+def use_native_linear(
+    model: Module, max_rows: int | None = None, switch: Switch | None = None, *, only_ours: bool = False
+) -> int:
     """Sends rows through our kernel or torch's from now on, by their number.
 
     Taken are modules of exactly the class :class:`torch.nn.Linear` with a contiguous float32, bfloat16 or
@@ -41,6 +44,8 @@ def use_native_linear(model: Module, max_rows: int | None = None, switch: Switch
             our kernel have the same bits for any number of rows; torch's differ, so a limit that no call
             exceeds makes the model's output independent of how rows are batched.
         switch: says which kernel runs, and measures; one of its own, which knows nothing, by default.
+        only_ours: our kernel runs whatever the number of rows, and what it cannot do is refused by a
+            StateError when it is called.
 
     Returns:
         How many modules were taken.
@@ -52,7 +57,7 @@ def use_native_linear(model: Module, max_rows: int | None = None, switch: Switch
         weight: Any = module._parameters["weight"]
         switch.operations[_operation(weight)] += 1
         _cells(switch, weight)  # what the profile says wrongly is told here
-        module.__dict__["forward"] = _forward(module, switch, max_rows)
+        module.__dict__["forward"] = _forward(module, switch, max_rows, only_ours)
     return len(plain)
 
 
@@ -85,7 +90,9 @@ def _cells(switch: Switch, weight: torch.Tensor) -> Cells:
     return switch.cells(_operation(weight), KERNELS, default)
 
 
-def _forward(module: Linear, switch: Switch, max_rows: int | None) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward(
+    module: Linear, switch: Switch, max_rows: int | None, only_ours: bool
+) -> Callable[[torch.Tensor], torch.Tensor]:
     parameters = module._parameters
     outputs, inputs = module.out_features, module.in_features
     known: Parameter | None = None
@@ -112,9 +119,16 @@ def _forward(module: Linear, switch: Switch, max_rows: int | None) -> Callable[[
             or x.dtype is not weight.dtype
             or not x.is_cpu
         ):
+            if only_ours:
+                raise StateError(
+                    "a linear layer is called with other types or modes of torch than its weight's, or its "
+                    "weight was exchanged: batch_invariant=True has no kernel for it"
+                )
             return torch_linear(x, weight, bias)
         size = x.numel()
-        if max_rows is None:
+        if only_ours:
+            is_ours = True
+        elif max_rows is None:
             rows = size // inputs
             cell = cells.at(rows)
             cell.calls -= 1

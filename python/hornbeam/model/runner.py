@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ import torch
 from hornbeam import cuda
 from hornbeam.errors import ArgumentError
 from hornbeam.model import attention as paged_attention
+from hornbeam.model import invariance
 from hornbeam.model.attention import (
     ATTENTION_NAME,
     PASS_ATTRIBUTE,
@@ -72,10 +74,12 @@ class Runner:
         shadow: the copies of its modules.
         changes: how often the model was seen, or said, to have changed.
         switch: which kernels run its passes.
+        batch_invariant: whether the bits of a row's results depend on its own inputs alone.
     """
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, *, batch_invariant: bool = False) -> None:
         paged_attention.register()
+        self.batch_invariant = batch_invariant
         self.model = unwrapped(model)
         refuse_by_config(self.model)
         self.lock = threading.RLock()
@@ -119,14 +123,19 @@ class Runner:
             self._is_outdated = True
             self._state.read()  # before it is copied: a change in between is seen by the next look
             self._copy()
-            self.shape = shape_of(self.model, partial(self._call, logits_rows=0, hidden=False))
+            call = partial(self._call, logits_rows=0, hidden=False)
+            self.shape = shape_of(self.model, call)
+            if self.batch_invariant:
+                invariance.refuse_modules(self.shadow.model, self.shape)
+                with invariance.own_threads():
+                    invariance.refuse_mixed_bits(self.model, call)
             self._is_outdated = False
 
     def _copy(self) -> None:
         """Copies the modules, as they are now."""
         self._pass = Pass()
         shadow = Shadow(self.model, ATTENTION_NAME, {PASS_ATTRIBUTE: self._pass})
-        use_native_linear(shadow.model, switch=self.switch)
+        use_native_linear(shadow.model, switch=self.switch, only_ours=self.batch_invariant)
         self.shadow = self._state.shadow = shadow
         self._layers: DecoderLayers | None = None
         # Whether a pass has begun on the copies and not ended: then they may be in any state.
@@ -206,9 +215,11 @@ class Runner:
             sparse_rows=sparse_rows,
             sparse_chunk=sparse_chunk,
             switch=self.switch,
+            batch_invariant=self.batch_invariant,
         )
         attention.tap = tap
-        with self.lock, torch.inference_mode():
+        threads = invariance.own_threads() if self.batch_invariant else nullcontext()
+        with self.lock, torch.inference_mode(), threads:
             begin = self.switch.begin()
             self._begin()
             if layers is None and entry is None:

@@ -26,13 +26,14 @@ def tree_attention(
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
     selection: "Selection | None" = None,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
     """``softmax(scale * q k^T) v`` for every row and head, over the keys that the plan shows each row.
 
     Accumulates in float32. The result is the same bits for any number of threads and on any
-    instruction set. The step's own keys are read from their slots: call
+    instruction set; how it is rounded depends on the plan, unless it is to be `batch_invariant`. The step's own keys are read from their slots: call
     :func:`hornbeam.ops.write_rows` first.
 
     Args:
@@ -51,6 +52,10 @@ def tree_attention(
         selection: what of the prefix reads is read, and by whom (``_native.select_pages``); None for all.
             Keys that are not selected are not touched. A selection of everything changes
             rounding alone.
+        batch_invariant: the bits of a row depend on its query and on the keys that it sees alone, in their
+            order, whatever other rows the plan has and wherever its reads begin and end. Only weights below
+            `2**-126` of a row's greatest may be there or not. Slower for one row and for few kv heads. On the
+            CPU.
         out: takes the result: shape of `q`, any of the three dtypes, rows that do not overlap, in memory that
             no other argument shares.
         lse: float32 `[num_rows, num_heads]`, takes the logarithm of the softmax denominators, sinks included.
@@ -69,6 +74,8 @@ def tree_attention(
     if cuda.is_on_device(q):
         if selection is not None:
             raise ArgumentError("selection is given, expected None: selected pages run on the CPU only yet")
+        if batch_invariant:
+            raise ArgumentError("batch_invariant is True for tensors on a device, expected the CPU")
         cuda.tree_attention(
             q,
             chunks,
@@ -84,5 +91,14 @@ def tree_attention(
         )
         return out
     options = (layer, num_kv_heads, scale, window, soft_cap, sinks)
-    _native.tree_attention(q, chunks, cast("Plan", plan), out, lse, *options, selection=selection)
+    _native.tree_attention(
+        q,
+        chunks,
+        cast("Plan", plan),
+        out,
+        lse,
+        *options,
+        selection=selection,
+        batch_invariant=batch_invariant,
+    )
     return out

@@ -61,7 +61,7 @@ const DETACH_WORK: f64 = (1 << 18) as f64;
 
 /// Attention over pages. See `hornbeam.ops.tree_attention`.
 #[pyfunction]
-#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None, selection=None, stream_queries=None))]
+#[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None, selection=None, stream_queries=None, batch_invariant=false))]
 fn tree_attention(
     py: Python<'_>,
     q: &Bound<'_, PyAny>,
@@ -78,6 +78,7 @@ fn tree_attention(
     isa: Option<&str>,
     selection: Option<&Bound<'_, PySelection>>,
     stream_queries: Option<usize>,
+    batch_invariant: bool,
 ) -> PyResult<()> {
     let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
     let chunks = describe(py, chunks, plan.get())?;
@@ -111,6 +112,7 @@ fn tree_attention(
         soft_cap,
         sinks,
         stream_queries: stream_queries.unwrap_or(STREAM_QUERIES),
+        batch_invariant,
         ..AttentionParams::new(num_heads, num_kv_heads, layer, layout.head_dim, scale)
     };
     // SAFETY: as above.

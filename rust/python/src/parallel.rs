@@ -2,6 +2,7 @@
 //! at run time, so that the extension links no torch. It obeys `torch.set_num_threads`.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ type Body = unsafe extern "C" fn(i64, i64, *mut c_void);
 struct Symbols {
     parallel_for: unsafe extern "C" fn(i64, i64, i64, Body, *mut c_void) -> i32,
     num_threads: unsafe extern "C" fn(*mut u32) -> i32,
+    /// OpenMP's own, where torch's pool is one of OpenMP.
+    set_openmp_threads: Option<unsafe extern "C" fn(i32)>,
 }
 
 #[cfg(unix)]
@@ -34,6 +37,8 @@ fn symbols() -> Option<&'static Symbols> {
             let symbols = Symbols {
                 parallel_for: *library.get(b"torch_parallel_for\0").ok()?,
                 num_threads: *library.get(b"torch_get_num_threads\0").ok()?,
+                // Found in what torch was linked to.
+                set_openmp_threads: library.get(b"omp_set_num_threads\0").ok().map(|found| *found),
             };
             std::mem::forget(library);
             Some(symbols)
@@ -52,6 +57,25 @@ fn symbols() -> Option<&'static Symbols> {
 #[cfg(not(unix))]
 fn symbols() -> Option<&'static Symbols> {
     None
+}
+
+thread_local! {
+    /// Threads of our operations where torch's own have one on this thread; 0 where both have as many.
+    static OWN_THREADS: Cell<usize> = const { Cell::new(0) };
+}
+
+/// From now on torch's own operations run on the calling thread alone, and ours on `threads` threads; with
+/// `None` both run on as many as before. Whether this torch can do so.
+#[pyfunction]
+fn split_threads(threads: Option<usize>) -> bool {
+    let Some(set) = symbols().and_then(|symbols| symbols.set_openmp_threads) else { return false };
+    let before = OWN_THREADS.replace(threads.unwrap_or(0));
+    let torch_threads = if threads.is_some() { 1 } else { before };
+    if torch_threads > 0 {
+        // SAFETY: `omp_set_num_threads`, which the standard defines so; it concerns the calling thread.
+        unsafe { set(torch_threads as i32) };
+    }
+    true
 }
 
 /// The pool that operations called from Python run on.
@@ -83,14 +107,15 @@ unsafe extern "C" fn body(begin: i64, end: i64, context: *mut c_void) {
 
 impl Parallel for Host {
     fn num_threads(&self) -> usize {
-        match symbols() {
-            Some(symbols) => {
+        match (OWN_THREADS.get(), symbols()) {
+            (own, _) if own > 0 => own,
+            (_, Some(symbols)) => {
                 let mut count = 1;
                 // SAFETY: writes one integer.
                 unsafe { (symbols.num_threads)(&raw mut count) };
                 count.max(1) as usize
             }
-            None => Rayon.num_threads(),
+            (_, None) => Rayon.num_threads(),
         }
     }
 
@@ -101,9 +126,17 @@ impl Parallel for Host {
         match symbols() {
             Some(symbols) => {
                 let mut tasks = Tasks { task, failed: AtomicBool::new(false), panic: Mutex::new(None) };
+                let own = OWN_THREADS.get();
+                let set = |threads: usize| match symbols.set_openmp_threads {
+                    // SAFETY: as in `split_threads`.
+                    Some(set) if own > 0 => unsafe { set(threads as i32) },
+                    _ => {}
+                };
+                set(own);
                 // SAFETY: `body` matches the signature, and the call returns after the last task.
                 let status =
                     unsafe { (symbols.parallel_for)(0, num_tasks as i64, 1, body, (&raw mut tasks).cast()) };
+                set(1);
                 if let Some(panic) = lock_whole(&tasks.panic).take() {
                     resume_unwind(panic);
                 }
@@ -145,5 +178,6 @@ fn run_faulty_tasks(py: Python<'_>, where_: &str, num_tasks: usize, faulty: usiz
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(run_faulty_tasks, m)?)?;
+    m.add_function(wrap_pyfunction!(split_threads, m)?)?;
     m.add_function(wrap_pyfunction!(thread_pool, m)?)
 }

@@ -92,6 +92,39 @@ pub fn exp2_nonpositive<const N: usize, L: Lanes>(l: L, x: [L::Vector; N]) -> [L
     q
 }
 
+/// The whole number next to `x`; `x` itself from 2^22 on, where floats are hardly finer. NaN for NaN.
+#[inline(always)]
+pub fn round_whole<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
+    let is_small = l.lt(l.bits_and(x, 0x7fff_ffff), l.splat(4_194_304.0));
+    l.select(is_small, l.sub(l.add(x, l.splat(ROUND)), l.splat(ROUND)), x)
+}
+
+/// `2^(x - whole)` of several vectors for `x <= whole + 1/2`, where `whole` is what [`round_whole`] gives; 0 up
+/// to -126.5, NaN for NaN. `x` is split whatever `whole` is, so that the results for two of them differ by
+/// a power of two, exactly, as long as neither is 0.
+#[inline(always)]
+pub fn exp2_split<const N: usize, L: Lanes>(l: L, x: [L::Vector; N], whole: L::Vector) -> [L::Vector; N] {
+    let least = l.sub(whole, l.splat(127.0));
+    let (mut power, mut r, mut q) = (x, x, [l.splat(EXP2[4]); N]);
+    for i in 0..N {
+        let x = l.max(least, x[i]);
+        let n = round_whole(l, x);
+        r[i] = l.sub(x, n);
+        // 2^-127 comes out as 0, since its exponent bits are.
+        let exponent = l.max(l.splat(-127.0), l.sub(n, whole));
+        power[i] = l.bits_shl::<23>(l.add(exponent, l.splat(ROUND + 127.0)));
+    }
+    for coefficient in EXP2[..4].iter().rev() {
+        for i in 0..N {
+            q[i] = l.fma(q[i], r[i], l.splat(*coefficient));
+        }
+    }
+    for i in 0..N {
+        q[i] = l.mul(l.fma(q[i], r[i], l.splat(1.0)), power[i]);
+    }
+    q
+}
+
 /// `log(x)`, within 1.5 ulp (checked on every positive f32); -inf for 0, NaN for NaN and below 0.
 #[inline(always)]
 pub fn log<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
@@ -254,6 +287,46 @@ mod tests {
         }
         assert!(worst <= 1.8, "exp2 is off by {worst} ulp");
         assert_eq!(exp2_scalar(0.0), 1.0);
+    }
+
+    struct Split<'a>(&'a [f32; WIDTH], f32);
+    impl Kernel for Split<'_> {
+        type Output = [f32; WIDTH];
+        #[inline(always)]
+        fn run<L: Lanes>(self, l: L) -> [f32; WIDTH] {
+            let whole = round_whole(l, l.splat(self.1));
+            let mut out = [0.0; WIDTH];
+            l.store(exp2_split(l, [l.load(self.0)], whole)[0], &mut out);
+            out
+        }
+    }
+
+    #[test]
+    fn powers_relative_to_whole_numbers_differ_exactly() {
+        let spread: Vec<f32> = (0..16_000).map(|i| (i as f32 - 8_000.0) * 0.007_31).collect();
+        for x in spread.as_chunks::<WIDTH>().0 {
+            let most = x.iter().copied().fold(f32::MIN, f32::max);
+            for isa in Isa::available() {
+                let near = isa.run(Split(x, most));
+                for (x, y) in x.iter().zip(near) {
+                    assert!(ulps(y, (f64::from(*x) - f64::from(most.round_ties_even())).exp2()) <= 1.8);
+                }
+                for beyond in [1.0, 7.25, 30.0, 60.0] {
+                    let whole = (most + beyond).round_ties_even() - most.round_ties_even();
+                    let far = isa.run(Split(x, most + beyond));
+                    assert_eq!(far, near.map(|y| y * (-whole).exp2()), "{isa:?} {x:?} {beyond}");
+                }
+            }
+        }
+        for isa in Isa::available() {
+            let edge = [f32::NEG_INFINITY, f32::NAN, f32::MIN, -200.0, 1e9, 9_999_999.0, 3e9, 3e9 - 256.0];
+            let x: [f32; WIDTH] = std::array::from_fn(|i| edge[i % edge.len()]);
+            let low = isa.run(Split(&x, 0.0));
+            assert!(low[0] == 0.0 && low[1].is_nan() && low[2] == 0.0 && low[3] == 0.0);
+            // Where floats are coarse, the greatest still has weight 1 and the others no more.
+            let high = isa.run(Split(&x, 3e9));
+            assert!(high[0] == 0.0 && high[1].is_nan() && high[4] == 0.0 && high[6] == 1.0 && high[7] == 0.0);
+        }
     }
 
     #[test]

@@ -64,6 +64,7 @@ fn a_bad_plan_is_refused() {
             soft_cap: bad.soft_cap,
             sinks: None,
             stream_queries: STREAM_QUERIES,
+            batch_invariant: false,
         };
         let views: Vec<&[f32]> = bad.chunks.iter().map(Vec::as_slice).collect();
         let mut out = vec![0.0; bad.q.len()];

@@ -11,6 +11,9 @@
 //! (`tile`, `coded_tile`). A `task` alone chooses among them; those over codes build on those over
 //! plain pages.
 //!
+//! The bits of a row may depend on the rows beside it: what they share is cut into pieces, and read in tiles,
+//! by all of them. Where that is not wanted (`batch_invariant`), a row's keys are one sum (`invariant`).
+//!
 //! From the lowest file to the highest: `vectors` and `problem`; `block`, the keys that meet at once
 //! and who sees them; `work`; `partial`; `coded` and `hidden`; the ways of reading; `task`. `block_sparse`
 //! stands beside them: a prompt's own queries, keys and values, without pages and without a plan.
@@ -21,6 +24,7 @@ mod coded;
 mod coded_stream;
 mod coded_tile;
 mod hidden;
+mod invariant;
 mod mass;
 mod partial;
 mod problem;

@@ -92,6 +92,9 @@ pub struct AttentionParams<'a> {
     /// directly; more of them read tiles. [`STREAM_QUERIES`] is the number up to which that was measured
     /// faster on one machine. It decides about rounding, and about nothing else.
     pub stream_queries: usize,
+    /// Whether the bits of a row depend on its query and on the keys that it sees alone, whatever other rows
+    /// the plan has: every row reads tiles (`stream_queries` is not looked at), and its keys are one sum.
+    pub batch_invariant: bool,
 }
 
 impl AttentionParams<'_> {
@@ -112,7 +115,13 @@ impl AttentionParams<'_> {
             soft_cap: None,
             sinks: None,
             stream_queries: STREAM_QUERIES,
+            batch_invariant: false,
         }
+    }
+
+    /// Query rows that read keys directly.
+    pub(super) fn direct_queries(&self) -> usize {
+        if self.batch_invariant { 0 } else { self.stream_queries }
     }
 }
 

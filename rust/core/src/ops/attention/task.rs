@@ -7,7 +7,7 @@ use super::coded::CodedBlock;
 use super::partial::Partial;
 use super::problem::{Floats, Problem, Queries};
 use super::work::{Keys, Segment, Work};
-use super::{coded_stream, coded_tile, stream, tile};
+use super::{coded_stream, coded_tile, invariant, stream, tile};
 use crate::format::Element;
 use crate::format::selection::Unit;
 use crate::simd::{Isa, Kernel, Lanes, WIDTH, bytes_of};
@@ -54,7 +54,7 @@ impl<E: Element> Kernel for Task<'_, E> {
         self.partial.reset(num_queries, width);
         load_queries(problem, head, rows.clone(), self.scratch);
         let blocks = num_queries.div_ceil(WIDTH);
-        let direct = problem.params.stream_queries;
+        let direct = problem.params.direct_queries();
         let panels = if num_queries > direct { blocks * WIDTH } else { num_queries };
         self.scratch.scores.resize(panels * TILE_KEYS / WIDTH);
         if num_queries > direct {
@@ -101,6 +101,9 @@ impl<E: Element> Kernel for Task<'_, E> {
                 }
             }
             std::mem::swap(&mut block, &mut next);
+        }
+        if problem.params.batch_invariant {
+            invariant::finish(self.partial);
         }
     }
 }

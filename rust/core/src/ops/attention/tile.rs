@@ -7,6 +7,7 @@
 
 use super::block::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use super::hidden::{not_finite, weigh_apart};
+use super::invariant;
 use super::partial::Partial;
 use super::problem::Problem;
 use crate::format::Element;
@@ -55,7 +56,11 @@ pub(super) fn attend<E: Element, L: Lanes>(
     let width = problem.layout.head_dim.div_ceil(WIDTH);
     let (begin, end) = blocks(&block.shown);
     for lanes in begin..end {
-        absorb_lanes(l, lanes, width, &mut scratch.scores[lanes * TILE_KEYS..][..block.shown.count], partial);
+        let scores = &mut scratch.scores[lanes * TILE_KEYS..][..block.shown.count];
+        match problem.params.batch_invariant {
+            true => invariant::absorb_lanes(l, lanes, width, scores, partial),
+            false => absorb_lanes(l, lanes, width, scores, partial),
+        }
     }
     let bad = not_finite(l, &block.values, hidden);
     if bad != 0 {
@@ -322,15 +327,29 @@ pub(super) fn absorb_lanes<L: Lanes>(
     let changed = l.mask_bits(l.lt(old, new)) & !l.mask_bits(first);
     l.store(l.fma(l.load(sum), factor, total), sum);
     l.store(new, max);
-    if changed != 0 {
-        let mut factors = [0.0; WIDTH];
-        l.store(factor, &mut factors);
-        let values = partial.values[lanes * WIDTH * width..].chunks_exact_mut(width);
-        for (i, values) in values.take(WIDTH).enumerate().filter(|(i, _)| changed >> i & 1 != 0) {
-            let factor = l.splat(factors[i]);
-            for v in values {
-                l.store(l.mul(l.load(v), factor), v);
-            }
+    let values = &mut partial.values[lanes * WIDTH * width..];
+    rescale(l, changed, factor, width, values);
+}
+
+/// Multiplies the values of those of sixteen queries that have `changed` by their factors.
+#[inline(always)]
+pub(super) fn rescale<L: Lanes>(
+    l: L,
+    changed: u32,
+    factor: L::Vector,
+    width: usize,
+    values: &mut [[f32; WIDTH]],
+) {
+    if changed == 0 {
+        return;
+    }
+    let mut factors = [0.0; WIDTH];
+    l.store(factor, &mut factors);
+    let values = values.chunks_exact_mut(width).take(WIDTH).enumerate();
+    for (i, values) in values.filter(|(i, _)| changed >> i & 1 != 0) {
+        let factor = l.splat(factors[i]);
+        for v in values {
+            l.store(l.mul(l.load(v), factor), v);
         }
     }
 }

@@ -115,7 +115,10 @@ impl Work {
         }
         let queries = (plan.num_rows().min(self.block_rows) * problem.group()) as u64;
         let least = PIECE_KEYS * (queries + KEY_ROWS) * 2 * problem.layout.head_dim as u64;
-        let target = (self.cost / PIECES).max(PIECE_WORK).max(least);
+        let target = match params.batch_invariant {
+            true => u64::MAX,
+            false => (self.cost / PIECES).max(PIECE_WORK).max(least),
+        };
         self.block_pieces.push(0);
         for head in 0..passes {
             for first in (0..plan.num_rows()).step_by(self.block_rows) {
@@ -169,8 +172,9 @@ impl Work {
                 (u64::from(row_end - row_begin) * group + KEY_ROWS) * 2 * problem.layout.head_dim as u64;
             let Some((mut at, stop)) = entries(problem, read, head) else {
                 // Cut where tiles end.
-                let tiles = (target / key_cost / TILE_KEYS as u64).max(1) as u32;
-                let keys_per_cut = tiles * TILE_KEYS as u32;
+                let most = u64::from(row_end).next_multiple_of(TILE_KEYS as u64);
+                let keys_per_cut =
+                    (target / key_cost / TILE_KEYS as u64).max(1).saturating_mul(TILE_KEYS as u64).min(most) as u32;
                 for begin in (read.row_begin..row_end).step_by(keys_per_cut as usize) {
                     let end = (begin + keys_per_cut).min(row_end);
                     // Some row of the block must descend from some key.
