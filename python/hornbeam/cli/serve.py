@@ -59,6 +59,9 @@ def serve(
         float, typer.Option(help="Seconds that requests have to end when the server stops.")
     ] = 30.0,
     access_log: Annotated[bool, typer.Option("--access-log", help="A line for each request.")] = False,
+    batch_invariant: Annotated[
+        bool, typer.Option("--batch-invariant", help="A text's bits do not depend on others; slower.")
+    ] = False,
     dtype: Dtype = "auto",
     device: Device = None,
     debug: Debug = False,
@@ -87,7 +90,8 @@ def serve(
             source = choices.draft(draft, None)
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
-        lm = opening.open_lm(model, path, tokenizer, dtype, place, screen, max_kv_bytes=max_kv)
+        given = {"max_kv_bytes": max_kv, "batch_invariant": batch_invariant}
+        lm = opening.open_lm(model, path, tokenizer, dtype, place, screen, **given)
         app = create_app(lm, name=name, limits=limits, keys=keys, draft=source)
         run(
             app,

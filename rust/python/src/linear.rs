@@ -10,7 +10,7 @@ use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 use smallvec::SmallVec;
 
-use crate::error::detached_on;
+use crate::error::{attached, detached_on};
 use crate::parallel::Host;
 use crate::tensor::{Tensor, expect_apart};
 
@@ -69,6 +69,9 @@ pub(crate) fn linear<'py>(
     Ok(result)
 }
 
+/// Products above which the GIL is released: about 10 µs.
+const DETACH_PRODUCTS: usize = 1 << 17;
+
 struct Arguments<'a> {
     x: &'a Tensor,
     weight: &'a Tensor,
@@ -103,10 +106,11 @@ impl Arguments<'_> {
             )
         };
         let shape = self.shape;
-        let all = inputs().chain([self.out]);
-        detached_on(py, all, || {
-            SCRATCH.with_borrow_mut(|scratch| run(x, weight, bias, out, shape, scratch, &Host))
-        })
+        let work = || SCRATCH.with_borrow_mut(|scratch| run(x, weight, bias, out, shape, scratch, &Host));
+        if shape.rows.saturating_mul(shape.inputs).saturating_mul(shape.outputs) < DETACH_PRODUCTS {
+            return attached(py, work);
+        }
+        detached_on(py, inputs().chain([self.out]), work)
     }
 }
 

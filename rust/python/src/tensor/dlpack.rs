@@ -1,5 +1,6 @@
 //! DLPack 1.3's exchange table, as torch publishes it in `Tensor.__dlpack_c_exchange_api__`.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::ffi::{c_int, c_void};
 use std::sync::RwLock;
@@ -49,23 +50,31 @@ struct DlTensor {
 type Tables = RwLock<HashMap<usize, (Py<PyType>, usize)>>;
 static TABLES: PyOnceLock<Tables> = PyOnceLock::new();
 
+thread_local! {
+    /// The class that was met last, and its table: almost all tensors are of one class.
+    static LAST: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
+}
+
 fn table(class: &Bound<'_, PyType>) -> PyResult<Option<&'static Table>> {
-    let py = class.py();
-    let tables = TABLES.get_or_init(py, Tables::default);
     let key = class.as_ptr() as usize;
-    let known = tables.read().ok().and_then(|t| t.get(&key).map(|entry| entry.1));
-    let address = match known {
-        Some(address) => address,
-        None => {
-            let address = find(class)?;
-            if let Ok(mut tables) = tables.write() {
-                tables.insert(key, (class.clone().unbind(), address));
-            }
-            address
-        }
-    };
+    let (last, address) = LAST.get();
+    let address = if last == key { address } else { look_up(class, key)? };
+    LAST.set((key, address));
     // SAFETY: `find` returned 0 or the address of a table that torch keeps for the life of the process.
     Ok(unsafe { (address as *const Table).as_ref() })
+}
+
+fn look_up(class: &Bound<'_, PyType>, key: usize) -> PyResult<usize> {
+    let tables = TABLES.get_or_init(class.py(), Tables::default);
+    let known = tables.read().ok().and_then(|t| t.get(&key).map(|entry| entry.1));
+    if let Some(address) = known {
+        return Ok(address);
+    }
+    let address = find(class)?;
+    if let Ok(mut tables) = tables.write() {
+        tables.insert(key, (class.clone().unbind(), address));
+    }
+    Ok(address)
 }
 
 fn find(class: &Bound<'_, PyType>) -> PyResult<usize> {

@@ -174,7 +174,8 @@ impl Work {
                 // Cut where tiles end.
                 let most = u64::from(row_end).next_multiple_of(TILE_KEYS as u64);
                 let keys_per_cut =
-                    (target / key_cost / TILE_KEYS as u64).max(1).saturating_mul(TILE_KEYS as u64).min(most) as u32;
+                    (target / key_cost / TILE_KEYS as u64).max(1).saturating_mul(TILE_KEYS as u64).min(most)
+                        as u32;
                 for begin in (read.row_begin..row_end).step_by(keys_per_cut as usize) {
                     let end = (begin + keys_per_cut).min(row_end);
                     // Some row of the block must descend from some key.
