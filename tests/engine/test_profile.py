@@ -256,6 +256,7 @@ def test_what_an_engine_was_made_with_makes_another_one(tmp_path: Path) -> None:
         "prefill_rows": 64,
         "cuda_graphs": False,
         "profile": profile,
+        "batch_invariant": False,
     }
     assert set(given) == set(HostKeywords.__annotations__)
     lm = hb.LM(models.llama(), **given)

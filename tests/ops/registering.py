@@ -57,7 +57,7 @@ def _ragged(name: str, **more: Any) -> dict[str, Any]:
 #: Fresh arguments of every operation, by name.
 ARGUMENTS: dict[str, Callable[[], dict[str, Any]]] = {
     "tree_attention": lambda: without(good("tree_attention", **LAYER, window=9), "out", "lse"),
-    "tree_attention_out": lambda: good("tree_attention", **LAYER, soft_cap=3.0),
+    "tree_attention_out": lambda: good("tree_attention", **LAYER, soft_cap=3.0, batch_invariant=True),
     "block_sparse_attention": lambda: without(
         good("block_sparse_attention", block_rows=4, block_keys=4), "out", "lse"
     ),

@@ -1,8 +1,8 @@
 """What ``batch_invariant=True`` costs: passes, prompts and decoding over those of the default mode.
 
-The default model in float32 and in bfloat16. ``over_default`` is how many times as long it takes; the kernels of
-the default mode are those that hold where nothing was measured. Before anything is timed, the logits of a row
-alone are held to those beside others, bit by bit in this mode, and both modes to each other up to rounding.
+The default model in float32 and in bfloat16. ``over_default`` is how many times as long it takes; the kernels
+of the default mode are those that hold where nothing was measured. Before anything is timed, the logits of a
+row alone are held to those beside others, bit by bit in this mode, and both modes to each other to rounding.
 
     hornbeam bench batch_invariant [--quick] [--only float32]
 """
@@ -33,7 +33,7 @@ def run(quick: bool = False, only: list[str] | None = None) -> dict[str, Any]:
 
 
 def of_type(dtype: torch.dtype, quick: bool) -> dict[str, Any]:
-    """Seconds of both modes and the ratio: passes without a prefix, prompts, and a decoded token after one."""
+    """Seconds of both modes and the ratio: passes without a prefix, prompts, and decoded tokens."""
     model, tokenizer = loading.load(loading.resolve("smollm2"), dtype=dtype)
     sides = {
         "default": hb.LM(model, tokenizer, profile="off"),

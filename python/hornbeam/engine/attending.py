@@ -38,8 +38,8 @@ def checked(runner: Runner, options: Options) -> Options:
     shape = runner.shape
     if runner.batch_invariant and options.prefill is not None:
         raise ArgumentError(
-            "prefill is given with batch_invariant=True, expected None: which keys a block of rows reads depends "
-            "on how a prompt is cut into blocks"
+            "prefill is given with batch_invariant=True, expected None: which keys a block of rows reads "
+            "depends on how a prompt is cut into blocks"
         )
     for name in ("attend", "prefill"):
         if getattr(options, name) is None:

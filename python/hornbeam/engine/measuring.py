@@ -93,7 +93,9 @@ def measure_kernels(host: Host, progress: Callable[[str, float], Any] | None = N
     """
     profile, switch = host.profile, host.runner.switch
     if host.runner.batch_invariant:
-        raise ArgumentError("kernels is True for batch_invariant=True, which has one kernel for all row counts")
+        raise ArgumentError(
+            "kernels is True for batch_invariant=True, which has one kernel for all row counts"
+        )
     if profile is None or not profile.learns:
         raise ArgumentError("kernels is True without a profile that learns, expected LM(profile='on')")
     profile.forget()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hornbeam.engine.ambient import Ambient
 from hornbeam.engine.only_read import OnlyRead
 from hornbeam.engine.request import Request
 from hornbeam.errors import ArgumentError

@@ -1,9 +1,10 @@
 """What a model must be like for ``batch_invariant=True``, and the threads of its passes.
 
-Linear layers and attention run on kernels of ours, whose sums have one order for a row. What else a layer does is
-torch's, row by row: it has the same bits for any number of rows where each thread's share of a tensor is a whole
-number of the vectors that torch goes by, since it computes an exponential in a vector and one by itself in two
-ways. So torch's operations have one thread (:func:`own_threads`), and rows of other sizes are refused.
+Linear layers and attention run on kernels of ours, whose sums have one order for a row. What else a layer
+does is torch's, row by row: it has the same bits for any number of rows where each thread's share of a tensor
+is a whole number of the vectors that torch goes by, since it computes an exponential in a vector and one by
+itself in two ways. So torch's operations have one thread (:func:`own_threads`), and rows of other sizes are
+refused.
 """
 
 from __future__ import annotations
@@ -74,13 +75,13 @@ def refuse_modules(model: Module, shape: ModelShape) -> None:
             for parameter in module.parameters(recurse=False):
                 if parameter.dim() > 1:
                     raise UnsupportedModel(
-                        f"{name}: batch_invariant=True has no kernel for {path} ({type(module).__name__} with "
-                        f"a weight of {tuple(parameter.shape)}), expected linear layers of torch alone"
+                        f"{name}: batch_invariant=True has no kernel for {path} ({type(module).__name__} "
+                        f"with a weight of {tuple(parameter.shape)}), expected linear layers of torch alone"
                     )
         if is_ours and module is not head:
             _refuse_size(name, f"outputs of {path}", int(module.out_features), vector, shape.dtype)
     # Sines and cosines of positions are found in float32.
-    _refuse_size(name, "the size of a head", shape.head_dim, vector, torch.float32)
+    _refuse_size(name, "the numbers of a head", shape.head_dim, vector, torch.float32)
     if getattr(model.config.get_text_config(), "final_logit_softcapping", None):  # type: ignore[union-attr,operator]
         _refuse_size(name, "tokens of the vocabulary", shape.vocab_size, vector, shape.dtype)
 
@@ -89,8 +90,8 @@ def _refuse_size(name: str, what: str, size: int, vector: int, dtype: torch.dtyp
     numbers = vector // dtype.itemsize
     if size % numbers:
         raise UnsupportedModel(
-            f"{name}: batch_invariant is True, and {what} are {size}, expected a multiple of {numbers}: torch "
-            "rounds the last numbers of a tensor otherwise"
+            f"{name}: batch_invariant is True, and {what} are {size}, expected a multiple of {numbers}: "
+            "torch rounds the last numbers of a tensor otherwise"
         )
 
 

@@ -33,8 +33,8 @@ def tree_attention(
     """``softmax(scale * q k^T) v`` for every row and head, over the keys that the plan shows each row.
 
     Accumulates in float32. The result is the same bits for any number of threads and on any
-    instruction set; how it is rounded depends on the plan, unless it is to be `batch_invariant`. The step's own keys are read from their slots: call
-    :func:`hornbeam.ops.write_rows` first.
+    instruction set; how it is rounded depends on the plan, unless it is to be `batch_invariant`.
+    The step's own keys are read from their slots: call :func:`hornbeam.ops.write_rows` first.
 
     Args:
         q: queries `[num_rows, num_heads, head_dim]`, rotated already; float32, bfloat16 or float16,

@@ -18,6 +18,7 @@ __all__ = ["OPERATORS"]
 
 _WHERE = "SymInt layer, SymInt num_kv_heads"
 _SCORES = "float? scale=None, SymInt? window=None, float? soft_cap=None, Tensor? sinks=None"
+_ONE_SUM = "bool batch_invariant=False"
 _OUT = "Tensor(a!) out, Tensor(b!)? lse=None"
 _BLOCKS = "float? scale=None, SymInt block_rows=128, SymInt block_keys=128"
 
@@ -32,6 +33,7 @@ def _tree_attention(
     window: int | None = None,
     soft_cap: float | None = None,
     sinks: Tensor | None = None,
+    batch_invariant: bool = False,
     out: Tensor | None = None,
     lse: Tensor | None = None,
 ) -> Tensor:
@@ -45,6 +47,7 @@ def _tree_attention(
         window=window,
         soft_cap=soft_cap,
         sinks=None if sinks is None else sinks.contiguous(),
+        batch_invariant=batch_invariant,
         out=out,
         lse=lse,
     )
@@ -118,12 +121,13 @@ def _fake_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tenso
 
 OPERATORS = [
     Operator(
-        f"tree_attention(Tensor q, Tensor[] chunks, Tensor plan, {_WHERE}, *, {_SCORES}) -> Tensor",
+        f"tree_attention(Tensor q, Tensor[] chunks, Tensor plan, {_WHERE}, *, {_SCORES}, {_ONE_SUM})"
+        " -> Tensor",
         _tree_attention,
         _like_q,
     ),
     Operator(
-        f"tree_attention_out(Tensor q, Tensor[] chunks, Tensor plan, {_WHERE}, *, {_SCORES}, "
+        f"tree_attention_out(Tensor q, Tensor[] chunks, Tensor plan, {_WHERE}, *, {_SCORES}, {_ONE_SUM}, "
         "Tensor(a!) out, Tensor(b!)? lse=None) -> ()",
         written(_tree_attention),
         nothing,
