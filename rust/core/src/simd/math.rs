@@ -104,10 +104,10 @@ pub fn round_whole<L: Lanes>(l: L, x: L::Vector) -> L::Vector {
 /// a power of two, exactly, as long as neither is 0.
 #[inline(always)]
 pub fn exp2_split<const N: usize, L: Lanes>(l: L, x: [L::Vector; N], whole: L::Vector) -> [L::Vector; N] {
-    let least = l.sub(whole, l.splat(127.0));
     let (mut power, mut r, mut q) = (x, x, [l.splat(EXP2[4]); N]);
     for i in 0..N {
-        let x = l.max(least, x[i]);
+        // -inf less itself would be NaN.
+        let x = l.max(l.splat(f32::MIN), x[i]);
         let n = round_whole(l, x);
         r[i] = l.sub(x, n);
         // 2^-127 comes out as 0, since its exponent bits are.

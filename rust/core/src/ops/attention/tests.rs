@@ -37,6 +37,7 @@ struct Case {
     soft_cap: Option<f32>,
     sinks: Option<Vec<f32>>,
     stream_queries: usize,
+    batch_invariant: bool,
 }
 
 /// Requests with shared and ragged prefixes, random trees of rows, some reads by head.
@@ -171,6 +172,7 @@ fn case(seed: u64, dim: usize) -> Case {
         window: (r.below(3) == 0).then(|| 1 + r.below(150) as u32),
         soft_cap: (r.below(3) == 0).then_some(5.0),
         stream_queries: [STREAM_QUERIES, 0, 256][seed as usize % 3],
+        batch_invariant: seed % 4 == 3,
         sinks: (r.below(3) == 0).then(|| (0..heads).map(|_| r.float() * 3.0).collect()),
     }
 }
@@ -192,6 +194,7 @@ impl Case {
             soft_cap: self.soft_cap,
             sinks: self.sinks.as_deref(),
             stream_queries: self.stream_queries,
+            batch_invariant: self.batch_invariant,
         };
         let layout = PageLayout { dtype: E::DTYPE, ..self.layout };
         let formats = Formats::of(&self.plan.entries, &layout).unwrap();
