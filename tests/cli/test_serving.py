@@ -8,10 +8,13 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from hornbeam.cli import opening
+from hornbeam.errors import ArgumentError
 from tests import models
 from tests.cli.conftest import Run
 
@@ -62,6 +65,17 @@ def test_serve_refuses(run: Run, folder: Path, options: list[str], said: str) ->
     done = run("serve", "--model", folder, *options)
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+def test_serve_hands_on_what_the_model_is_to_be(
+    run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def open_lm(*arguments: Any, **options: Any) -> Any:
+        raise ArgumentError(f"given {options}")
+
+    monkeypatch.setattr(opening, "open_lm", open_lm)
+    done = run("serve", "--model", folder, "--batch-invariant", "--max-kv", "1GB")
+    assert "given {'max_kv_bytes': '1GB', 'batch_invariant': True}" in " ".join(done.stderr.split())
 
 
 def typed(run: Run, folder: Path, *lines: str, options: tuple[str, ...] = ()) -> tuple[list[str], str]:

@@ -10,7 +10,12 @@ from torch import nn
 from torch.nn.utils import prune
 
 from hornbeam import _native
+from hornbeam.errors import StateError
+from hornbeam.machine.operation import Operation
+from hornbeam.machine.profile import Profile
+from hornbeam.machine.rows import LAST_ROWS, bucket_of
 from hornbeam.model.linear import use_native_linear
+from hornbeam.model.switch import Switch
 from hornbeam.ops.linear import linear
 
 
@@ -24,6 +29,18 @@ def model() -> nn.Sequential:
     for parameter in net.parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
     return net
+
+
+def fewer_than(rows: int) -> Switch:
+    """Torch's kernel from so many rows on, for all layers of the model here."""
+    profile = Profile(learns=False)
+    for sizes in ((40, 24), (24, 40)):
+        for dtype in ("float32", "bfloat16"):
+            for bucket in range(bucket_of(rows), len(LAST_ROWS) + 1):
+                profile.choose(Operation("linear", sizes, dtype), bucket, "torch")
+    switch = Switch()
+    switch.attach(profile)
+    return switch
 
 
 def numbers(*shape: int) -> torch.Tensor:
@@ -61,7 +78,7 @@ def test_leaves_autograd_alone() -> None:
 @torch.no_grad()
 def test_falls_back_to_torch() -> None:
     net = model()
-    use_native_linear(net, max_rows=4)
+    use_native_linear(net, fewer_than(5))
     assert native_calls(net, numbers(5, 24))[0] == 0
     assert native_calls(net, numbers(2, 2, 24))[0] == 2
     assert native_calls(net, numbers(24))[0] == 2
@@ -104,9 +121,20 @@ def test_takes_plain_modules_only() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_do_not_depend_on_their_batch(dtype: torch.dtype) -> None:
     net, x = model().to(dtype), numbers(9, 24).to(dtype)
-    use_native_linear(net, max_rows=64)
+    use_native_linear(net, only_ours=True)
     whole = net(x)
     assert all(torch.equal(net(x[i : i + 1]), whole[i : i + 1]) for i in range(9))
+
+
+@torch.no_grad()
+def test_what_only_torch_can_do_is_refused_where_only_ours_may_run() -> None:
+    net = model()
+    use_native_linear(net, only_ours=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(StateError, match="batch_invariant"):
+        net(numbers(3, 24))
+    net[0].weight = nn.Parameter(numbers(24, 40).T, requires_grad=False)
+    with pytest.raises(StateError, match="batch_invariant"):
+        net(numbers(3, 24))
 
 
 @torch.no_grad()

@@ -36,8 +36,12 @@ class Recorded:
 class Reader:
     """A model, and the texts that it has read."""
 
-    def __init__(self, model: Any, tokenizer: Any) -> None:
-        self.lm = hb.LM(model, tokenizer)
+    def __init__(self, model: Any, tokenizer: Any, page_tokens: int = 16) -> None:
+        self.lm = hb.LM(model, tokenizer, page_tokens=page_tokens)
+
+    def of_pages(self, tokens: int) -> Reader:
+        """One whose pages are of so many tokens."""
+        return Reader(self.lm.model, self.lm.tokenizer, tokens)
 
     def read(self, tokens: list[int]) -> Any:
         """A branch of a text that was read densely."""

@@ -5,8 +5,9 @@
 ``perplexity``: positions 4,000 to 7,900 of two texts, a source file and prose, each token given its true
 prefix. Under ``quest`` what lies before 4,000 is read densely as a prompt is, and the rest is decoded, eight
 rows a step as drafts are verified; ``quest paper`` is the paper's law by query head, which reads more of a kv
-head's keys. Under ``flex_prefill`` the whole text is one prompt. Differences to dense reads are paired; their
-intervals (95 %) are found by drawing runs of 100 tokens anew.
+head's keys. ``pages of 8`` and ``of 4`` say how many tokens a page has, where it does not have 16. Under
+``flex_prefill`` the whole text is one prompt. Differences to dense reads are paired; their intervals (95 %)
+are found by drawing runs of 100 tokens anew.
 
 ``needles`` and ``windows`` ask what the keep_quality bench asks, on the same contexts: 200 needles, of
 which the question comes after the context was read, and 11 windows of 1,792 tokens of which the next 255 are
@@ -79,6 +80,7 @@ class Bench:
         first, last = (320, 480) if self.quick else (FIRST, LAST)
         methods: dict[str, Any] = {"dense": None}
         methods |= {f"quest {share}": hb.recipes.quest(share) for share in SHARES}
+        methods |= {f"quest {SHARES[0]}, pages of {size}": hb.recipes.quest(SHARES[0]) for size in (8, 4)}
         methods |= {f"quest paper {share}": hb.recipes.quest(share, **PAPER) for share in SHARES}
         methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA, always=True)
         losses: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
@@ -120,7 +122,9 @@ class Bench:
             return self.reader.dense(tokens, first), 1.0
         if name.startswith("quest"):
             share = float(recipe.select.pages.rstrip("%")) / 100
-            return self.reader.decoded(tokens, first, recipe, ROWS), share
+            _, _, size = name.partition("pages of ")
+            reader = self.reader.of_pages(int(size)) if size else self.reader
+            return reader.decoded(tokens, first, recipe, ROWS), share
         seen = Recorded(recipe)
         return self.reader.dense(tokens, first, prefill=seen), statistics.fmean(seen.shares)
 

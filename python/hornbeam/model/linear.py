@@ -23,9 +23,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 KERNELS = ("hornbeam", "torch")
 
 
-def use_native_linear(
-    model: Module, max_rows: int | None = None, switch: Switch | None = None, *, only_ours: bool = False
-) -> int:
+def use_native_linear(model: Module, switch: Switch | None = None, *, only_ours: bool = False) -> int:
     """Sends rows through our kernel or torch's from now on, by their number.
 
     Taken are modules of exactly the class :class:`torch.nn.Linear` with a contiguous float32, bfloat16 or
@@ -39,13 +37,9 @@ def use_native_linear(
 
     Args:
         model: any module.
-        max_rows: rows up to which our kernel is used. By default those for which the switch says so; where
-            it knows nothing, the number up to which it was measured faster, by the weight's type. Results of
-            our kernel have the same bits for any number of rows; torch's differ, so a limit that no call
-            exceeds makes the model's output independent of how rows are batched.
         switch: says which kernel runs, and measures; one of its own, which knows nothing, by default.
-        only_ours: our kernel runs whatever the number of rows, and what it cannot do is refused by a
-            StateError when it is called.
+        only_ours: our kernel runs whatever the number of rows, so that a row has the same bits beside any
+            others, and what it cannot do is refused by a StateError when it is called.
 
     Returns:
         How many modules were taken.
@@ -57,7 +51,7 @@ def use_native_linear(
         weight: Any = module._parameters["weight"]
         switch.operations[_operation(weight)] += 1
         _cells(switch, weight)  # what the profile says wrongly is told here
-        module.__dict__["forward"] = _forward(module, switch, max_rows, only_ours)
+        module.__dict__["forward"] = _forward(module, switch, only_ours)
     return len(plain)
 
 
@@ -90,14 +84,11 @@ def _cells(switch: Switch, weight: torch.Tensor) -> Cells:
     return switch.cells(_operation(weight), KERNELS, default)
 
 
-def _forward(
-    module: Linear, switch: Switch, max_rows: int | None, only_ours: bool
-) -> Callable[[torch.Tensor], torch.Tensor]:
+def _forward(module: Linear, switch: Switch, only_ours: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     parameters = module._parameters
     outputs, inputs = module.out_features, module.in_features
     known: Parameter | None = None
     cells: Cells | None = None
-    limit = 0 if max_rows is None else max_rows * inputs
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         nonlocal known, cells
@@ -125,11 +116,8 @@ def _forward(
                     "weight was exchanged: batch_invariant=True has no kernel for it"
                 )
             return torch_linear(x, weight, bias)
-        size = x.numel()
-        if only_ours:
-            is_ours = True
-        elif max_rows is None:
-            rows = size // inputs
+        if not only_ours:
+            rows = x.numel() // inputs
             cell = cells.at(rows)
             cell.calls -= 1
             if cell.calls < 0:
@@ -137,11 +125,8 @@ def _forward(
                 ours = partial(_native.linear, x, weight, bias)
                 theirs = partial(torch_linear, x, weight, bias)
                 return cells.timed(cell, rows, dict(zip(KERNELS, (ours, theirs), strict=True)))
-            is_ours = cell.is_first
-        else:
-            is_ours = size <= limit
-        if not is_ours:
-            return torch_linear(x, weight, bias)
+            if not cell.is_first:
+                return torch_linear(x, weight, bias)
         if not x.is_contiguous():
             x = x.contiguous()
         return _native.linear(x, weight, bias)
