@@ -224,7 +224,8 @@ def responses(
     """
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": _REF.format(model=body.__name__)}}}
     if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        event = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+        content["text/event-stream"] = {"itemSchema": event}
     found: dict[int | str, dict[str, Any]] = {200: {"description": "The answer.", "content": content}}
     error = {"application/json": {"schema": {"$ref": _REF.format(model="ErrorBody")}}}
     reasons = {**(REFUSED if refused else {}), **({401: "There is no valid API key."} if keys else {})}
