@@ -33,7 +33,7 @@ LAYERS = (
     ("attend", "keep", "search", "speculation"),
     ("engine",),
     ("lm", "build"),
-    ("recipes", "integrations", "tasks"),
+    ("recipes", "integrations", "tasks", "training"),
     ("serve",),
     ("bench",),
     ("cli",),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hornbeam.errors import ArgumentError, MissingExtra
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "replace_tensors", "write_tensors"]
 
 
 def read_tensors(path: str | PathLike[str], what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -54,3 +54,23 @@ def write_tensors(
         mode = stat.S_IMODE(os.stat(path).st_mode)
     save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
     os.chmod(path, mode)
+
+
+def replace_tensors(
+    path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """As :func:`write_tensors`, whole or not at all: it takes the place of an old file only when it is
+    complete.
+
+    Raises:
+        MissingExtra: safetensors is not installed.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    # One name for all: what a killed process has left is overwritten.
+    fresh = path.with_name(f".{path.name}.part")
+    try:
+        write_tensors(fresh, tensors, metadata)
+        fresh.replace(path)
+    finally:
+        fresh.unlink(missing_ok=True)
