@@ -59,7 +59,8 @@ def examples(
         until: when to begin no further group of texts, as :func:`time.monotonic` tells it.
     """
     depth = settings.depth
-    states, labels = [], []
+    states: list[Tensor] = []
+    labels: list[Tensor] = []
     for group in batches(texts, GROUP_TOKENS, generator):
         if states and until is not None and time.monotonic() > until:
             break

@@ -92,8 +92,8 @@ def load_checkpoint(file: Path, head: DenseHead, optimizers: Sequence[torch.opti
     tensors, progress = _read(file)
     try:
         with torch.no_grad():
-            for name, value in head.named_parameters():
-                value.copy_(tensors[f"head.{name}"])
+            for name, parameter in head.named_parameters():
+                parameter.copy_(tensors[f"head.{name}"])
         for number, optimizer in enumerate(optimizers):
             states: dict[int, dict[str, Tensor]] = {}
             for key, value in tensors.items():

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from os import PathLike
 from pathlib import Path
@@ -241,7 +242,7 @@ class _Training:
                 temperature=TEMPERATURES[number % len(TEMPERATURES)],
                 seed=seed_of(settings.seed, "texts", number),
                 tokens=settings.tokens,
-                show=lambda count, what=what: self.show(f"{what}: {count:,} tokens"),
+                show=partial(self._show_count, what),
             )
             seconds = time.monotonic() - since
             replace_tensors(file, data, {"seconds": str(seconds)})
@@ -250,6 +251,9 @@ class _Training:
             files.append(file)
         self.lm.clear_cache()
         return files, spent
+
+    def _show_count(self, what: str, count: int) -> None:
+        self.show(f"{what}: {count:,} tokens")
 
     def _begin(self, texts: Texts) -> FeatureTraining:
         """The feature head as it was left, or as it begins."""

@@ -70,7 +70,9 @@ def batches(texts: Sequence[Text], size: int, generator: torch.Generator) -> Ite
     """Sequences of similar length together, in random order, about ``size`` tokens at once."""
     lengths = torch.tensor([len(text.tokens) for text in texts]).float()
     order = (lengths + 20 * torch.rand(len(texts), generator=generator)).argsort(stable=True).tolist()
-    groups, group, width = [], [], 0
+    groups: list[list[int]] = []
+    group: list[int] = []
+    width = 0
     for index in order:
         width = max(width, len(texts[index].tokens))
         if group and width * (len(group) + 1) > size:
