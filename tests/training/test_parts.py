@@ -11,6 +11,7 @@ import torch
 import hornbeam as hb
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.draft.head_network import HeadFile
+from hornbeam.tensor_file import read_tensors, replace_tensors
 from hornbeam.training import read_prompts
 from hornbeam.training.acceptance_figures import area
 from hornbeam.training.dense_head import DenseHead, save, unrolled
@@ -20,7 +21,7 @@ from hornbeam.training.recorded_text import Text, Texts, batches, stack
 from hornbeam.training.recorder import record
 from hornbeam.training.seeds import generator_of, seed_of
 from hornbeam.training.target import HeadTarget, scale_of
-from hornbeam.training.vocabulary import choose_vocabulary
+from hornbeam.training.vocabulary import choose_vocabulary, expected_shares
 from tests import models
 from tests.heads import random_head
 from tests.reference import feature_head as reference
@@ -74,6 +75,19 @@ def test_a_stored_head_is_read_as_it_was(lm: hb.LM, tmp_path: Path) -> None:
     assert all(torch.equal(value, again.tensors[name]) for name, value in stored.tensors.items())
 
 
+def test_tensors_are_the_same_bytes_each_time(tmp_path: Path) -> None:
+    """safetensors alone shuffles the metadata: of twenty files, some differ."""
+    metadata = {"z": '\u00e9\n"\x01', "format": "x", "settings": "{}", "\u00e9": ""}
+    tensors = {"b": torch.arange(3), "a": torch.ones(2, 2)}
+    for number in range(20):
+        replace_tensors(tmp_path / str(number), tensors, metadata)
+    assert len({(tmp_path / str(number)).read_bytes() for number in range(20)}) == 1
+    found, read = read_tensors(tmp_path / "0", "x")
+    assert read == metadata
+    assert torch.equal(found["b"], tensors["b"])
+    assert torch.equal(found["a"], tensors["a"])
+
+
 def test_recorded_states_are_those_of_the_model(lm: hb.LM) -> None:
     """Prompts that share a beginning, one that is another's beginning, and one that stands there twice."""
     first = models.prompt(40)[0].tolist()
@@ -120,6 +134,20 @@ def test_a_vocabulary_is_the_likeliest_tokens() -> None:
     assert ids.tolist() == [0, 1, 3]
     assert covered == pytest.approx(0.9)
     assert choose_vocabulary(shares, 9)[0].tolist() == [0, 1, 2, 3]
+
+
+def test_expected_shares_are_those_of_all_places() -> None:
+    """Of fewer places than are looked at, each is in one half; the last row of a text is none."""
+    texts = [
+        Text(torch.zeros(size, dtype=torch.int64), torch.randn(size, 2, 4).half()) for size in (9, 12, 10)
+    ]
+    for text in texts:
+        text.hidden[-1] = torch.nan
+    output = torch.randn(7, 4)
+    first, second = expected_shares(texts, output, torch.Generator().manual_seed(0))
+    rows = torch.cat([text.hidden[:-1, -1] for text in texts]).float()
+    expected = (rows @ output.T).softmax(dim=-1).sum(dim=0)
+    torch.testing.assert_close((14 * first + 14 * second).float(), expected)
 
 
 def test_seeds_are_apart() -> None:

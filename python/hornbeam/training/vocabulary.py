@@ -26,13 +26,20 @@ def expected_shares(
         output: the target's output matrix, ``[V, H]``.
         generator: of the choice of places.
     """
-    states = torch.cat([text.hidden[:-1, -1] for text in texts])
-    places = torch.randperm(len(states), generator=generator)[:PLACES]
+    # The last token of a text has no states.
+    ends = torch.tensor([len(text.tokens) - 1 for text in texts]).cumsum(0)
+    places = torch.randperm(int(ends[-1]), generator=generator)[:PLACES]
     halves = []
-    for half in (places[::2], places[1::2]):
+    for half in (places[::2].contiguous(), places[1::2].contiguous()):
         total = torch.zeros(len(output), dtype=torch.float64)
         for part in half.split(PLACES_AT_ONCE):
-            total += (states[part].float() @ output.T).softmax(dim=-1).sum(dim=0).double()
+            # Taken one by one, since all states may be more than the memory holds.
+            numbers = torch.searchsorted(ends, part, right=True).tolist()
+            rows = [
+                texts[at].hidden[place - int(ends[at]) - 1, -1]
+                for at, place in zip(numbers, part.tolist(), strict=True)
+            ]
+            total += (torch.stack(rows).float() @ output.T).softmax(dim=-1).sum(dim=0).double()
         halves.append(total / len(half))
     return halves[0], halves[1]
 
