@@ -12,6 +12,7 @@ from pathlib import Path
 from torch import Tensor
 
 from hornbeam.errors import ArgumentError, InternalError, MissingExtra
+from hornbeam.whole_file import replace_file
 
 __all__ = ["read_tensors", "replace_tensors", "write_tensors"]
 
@@ -62,21 +63,13 @@ def write_tensors(
 def replace_tensors(
     path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """As :func:`write_tensors`, whole or not at all: it takes the place of an old file only when it is
-    complete.
+    """As :func:`write_tensors`, whole or not at all: see :func:`hornbeam.whole_file.replace_file`.
 
     Raises:
         MissingExtra: safetensors is not installed.
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    # One name for all: what a killed process has left is overwritten.
-    fresh = path.with_name(f".{path.name}.part")
-    try:
-        write_tensors(fresh, tensors, metadata)
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    replace_file(Path(path), lambda partial: write_tensors(partial, tensors, metadata))
 
 
 def _order_metadata(path: str | PathLike[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ def test_what_is_written(lm: hb.LM, trained: Path) -> None:
     assert stored.mismatch(lm.engine) is None
     assert stored.settings["taps"] == [1, 2]
     assert len(stored.tensors["draft_ids"]) == 64
-    assert not list(trained.rglob("*.part"))
+    assert not list(trained.rglob("*.partial"))
 
 
 def test_the_heads_draft(lm: hb.LM, trained: Path) -> None:
@@ -130,9 +131,15 @@ def test_more_steps_go_on(lm: hb.LM, tmp_path: Path) -> None:
     assert train_head(lm, tmp_path, quick(steps=2), note=notes.append).report == first.report
     assert notes == [f"{tmp_path} holds the whole training; more minutes or steps go on with it"]
     del notes[:]
+    (tmp_path / ".log.json.1.partial").write_text("what a killed process has left")
     more = train_head(lm, tmp_path, quick(steps=5), note=notes.append).report
     assert [entry["steps"] for entry in more["log"]] == [0, 2, 4, 5]
     assert not any("texts; the last took" in note for note in notes), "nothing is written again"
+    assert not list(tmp_path.glob(".*"))
+    shutil.rmtree(tmp_path / "states")
+    again = train_head(lm, tmp_path, quick(steps=7), note=notes.append).report
+    assert again["training_tokens"] == more["training_tokens"]
+    assert sum("texts; the last took" in note for note in notes) == 3
 
 
 def test_minutes_end_a_training(lm: hb.LM, tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.head_file import ACCEPTANCE_HEAD, FEATURE_HEAD
+from hornbeam.whole_file import PARTIAL, replace_text
 
 __all__ = ["HeadFolder"]
 
@@ -64,10 +64,12 @@ class HeadFolder:
             OSError: it cannot be written.
         """
         self.check()
+        (self.path / "states").mkdir(parents=True, exist_ok=True)
         if not self._run.exists():
-            (self.path / "states").mkdir(parents=True, exist_ok=True)
             _replace(self._run, {"format": FORMAT, **run})
             return
+        for left in (*self.path.glob(f".*{PARTIAL}"), *self.path.glob(f"states/.*{PARTIAL}")):
+            left.unlink(missing_ok=True)
         found, wanted = self._read_run(), json.loads(json.dumps(run))
         named = found["model"].get("name")
         if found["model"].get("weights") != wanted["model"]["weights"]:
@@ -107,13 +109,9 @@ class HeadFolder:
         """What is in the folder, without what a killed process has left of a file."""
         if not self.path.exists():
             return []
-        is_left = [
-            (file, file.name.startswith(".") and file.suffix == ".part") for file in self.path.iterdir()
-        ]
+        files = [file for file in self.path.iterdir() if file.suffix != PARTIAL]
         # The folder of states is made before the file that says what it is for.
-        return [
-            file for file, left in is_left if not left and not (file.name == "states" and _is_empty(file))
-        ]
+        return [file for file in files if not (file.name == "states" and _is_empty(file))]
 
     def _read_run(self) -> dict[str, Any]:
         found = _read(self._run)
@@ -139,6 +137,4 @@ def _read(file: Path) -> dict[str, Any]:
 
 
 def _replace(file: Path, value: Mapping[str, Any]) -> None:
-    fresh = file.with_name(f".{file.name}.part")
-    fresh.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(fresh, file)
+    replace_text(file, json.dumps(value, indent=1) + "\n")
