@@ -57,7 +57,7 @@ class TrainedHead:
     Attributes:
         feature_head: the file for :class:`hornbeam.speculation.FeatureHead`.
         acceptance_head: the file for :class:`hornbeam.speculation.AcceptanceHead`.
-        report: what ``log.json`` holds: settings, measurements of the training, figures of held-out texts.
+        report: what the log in the folder holds: settings, measurements, figures of held-out texts.
     """
 
     feature_head: Path
