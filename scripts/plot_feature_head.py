@@ -1,4 +1,4 @@
-"""Draws what ``train_feature_head.py --curve`` wrote.
+"""Draws the ``log.json`` of ``hornbeam train-head``.
 
 python scripts/plot_feature_head.py docs/feature_head.json docs/feature_head.svg
 """

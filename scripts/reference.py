@@ -92,7 +92,8 @@ def sections() -> dict[str, list[tuple[str, Any]]]:
             walk(name, value)
 
     walk("hb", hb)
-    walk("hornbeam.serve", importlib.import_module("hornbeam.serve"))
+    for apart in ("hornbeam.serve", "hornbeam.training"):
+        walk(apart, importlib.import_module(apart))
     for path, names in HANDLES.items():
         module = importlib.import_module(path)
         found[path] = [(name, getattr(module, name)) for name in names]

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 import hornbeam as hb
-from hornbeam.speculation.draft.head_network import FORMAT, output_matrix, sample_rows
+from hornbeam.speculation.draft.head_network import FORMAT
 from hornbeam.speculation.protocols import Run
 from hornbeam.speculation.stop import acceptance_head
+from hornbeam.speculation.target_matrices import output_matrix, sample_rows
 from tests import models
 
 

@@ -89,7 +89,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
     monkeypatch.setattr(opening, "prepared", lambda *_: Path())
     monkeypatch.setattr(opening, "open_tokenizer", lambda *_: lm.tokenizer)
     monkeypatch.setattr(opening, "open_lm", lambda *_: lm)
-    monkeypatch.setattr(choices, "draft", lambda name, _corpus: name)
+    monkeypatch.setattr(choices, "draft", lambda name, *_files: name)
     return lm
 
 

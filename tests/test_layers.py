@@ -12,7 +12,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "python" / "hornbeam"
 #: From the lowest to the highest; parts of one line know nothing of each other.
 LAYERS = (
-    ("errors", "_native"),
+    ("errors", "_native", "whole_file"),
     (
         "integers",
         "interrupts",
@@ -33,7 +33,7 @@ LAYERS = (
     ("attend", "keep", "search", "speculation"),
     ("engine",),
     ("lm", "build"),
-    ("recipes", "integrations", "tasks"),
+    ("recipes", "integrations", "tasks", "training"),
     ("serve",),
     ("bench",),
     ("cli",),

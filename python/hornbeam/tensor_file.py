@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hornbeam.errors import ArgumentError, MissingExtra
+from hornbeam.errors import ArgumentError, InternalError, MissingExtra
+from hornbeam.whole_file import replace_file
 
-__all__ = ["read_tensors", "write_tensors"]
+__all__ = ["read_tensors", "replace_tensors", "write_tensors"]
 
 
 def read_tensors(path: str | PathLike[str], what: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -39,7 +41,8 @@ def read_tensors(path: str | PathLike[str], what: str) -> tuple[dict[str, Tensor
 def write_tensors(
     path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Writes tensors by name, and metadata. Who may read the file is what ``open`` would make it.
+    """Writes tensors by name, and metadata: the same bytes each time. Who may read the file is what ``open``
+    would make it.
 
     Raises:
         MissingExtra: safetensors is not installed.
@@ -54,3 +57,35 @@ def write_tensors(
         mode = stat.S_IMODE(os.stat(path).st_mode)
     save_file(dict(tensors), path, metadata=None if metadata is None else dict(metadata))
     os.chmod(path, mode)
+    _order_metadata(path)
+
+
+def replace_tensors(
+    path: str | PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """As :func:`write_tensors`, whole or not at all: see :func:`hornbeam.whole_file.replace_file`.
+
+    Raises:
+        MissingExtra: safetensors is not installed.
+        OSError: the file cannot be written.
+    """
+    replace_file(Path(path), lambda partial: write_tensors(partial, tensors, metadata))
+
+
+def _order_metadata(path: str | PathLike[str]) -> None:
+    """Sorts the metadata of a file in place: safetensors writes it in another order each time.
+
+    The header is the length of some JSON, in eight bytes, and the JSON, with spaces at its end.
+    """
+    with open(path, "r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(text) > size:
+            raise InternalError(
+                f"the header of {path} has {size} bytes, and {len(text)} with sorted metadata"
+            )
+        file.seek(8)
+        file.write(text.ljust(size))

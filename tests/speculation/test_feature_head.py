@@ -13,8 +13,9 @@ import hornbeam as hb
 from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.speculation import FeatureHead
 from hornbeam.speculation.draft.feature_head import FeatureProposer, _Reader
-from hornbeam.speculation.draft.head_network import FORMAT, HeadFile, output_matrix
+from hornbeam.speculation.draft.head_network import FORMAT, HeadFile
 from hornbeam.speculation.shape import BestFirst, Chain, Fixed, GumbelTree, StochasticBeam
+from hornbeam.speculation.target_matrices import output_matrix
 from tests import models
 from tests.heads import random_head
 from tests.reference import feature_head as reference

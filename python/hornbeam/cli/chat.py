@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hornbeam.cli import choices, inputs, opening
-from hornbeam.cli.options import Debug, Device, Dtype, Model
+from hornbeam.cli.options import Debug, Device, Dtype, Head, Model
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.screen import Screen
 from hornbeam.errors import ArgumentError
@@ -47,6 +47,7 @@ def chat(
             help="Where guesses come from: auto, suffix, ngram, recycling, head, none. The text is the same.",
         ),
     ] = "auto",
+    head: Head = None,
     load: Annotated[Path | None, typer.Option(help="A chat that /save wrote, to go on with.")] = None,
     dtype: Dtype = "auto",
     device: Device = None,
@@ -60,9 +61,11 @@ def chat(
     with reported(debug):
         if system is not None:
             inputs.require_text(system, "--system")
+        choices.check_draft(draft, None, head)
         loading.check(model)
         screen = Screen()
         with screen.waiting("starting"):
+            choices.draft(draft, None, head)  # which says what is wrong with the head
             place = choices.device_of(device)
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
@@ -72,7 +75,7 @@ def chat(
         if not has_chat_template(tokenizer):
             raise ArgumentError(f"{model} has no chat template; hornbeam generate --raw goes on with a text")
         lm = opening.open_lm(model, path, tokenizer, dtype, place, screen)
-        conversation = Conversation(lm)
+        conversation = Conversation(lm, head=head)
         given = {"temperature": temperature, "max_new_tokens": max_new_tokens, "seed": seed}
         for name, value in given.items():
             conversation.set(name, str(value))

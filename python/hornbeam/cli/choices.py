@@ -14,6 +14,7 @@ __all__ = [
     "SEARCH_RECIPES",
     "attend_recipe",
     "check_attend",
+    "check_draft",
     "check_recipe",
     "check_search_recipe",
     "check_writable",
@@ -59,12 +60,39 @@ SEARCH_RECIPES = {
 }
 
 
-def draft(name: str, corpus: Path | None) -> Any:
-    """A draft source by its name."""
-    from hornbeam.speculation import open_corpus
+def check_draft(name: str, corpus: Path | None, head: Path | None) -> None:
+    """Refuses a corpus or a feature head for a draft that has none.
+
+    Raises:
+        ArgumentError: as it says.
+    """
+    if corpus is not None and name not in ("auto", "suffix"):
+        raise ArgumentError(f"--corpus goes with --draft auto or suffix, got {name}")
+    if head is not None and name not in ("auto", "head"):
+        raise ArgumentError(f"--head goes with --draft auto or head, got {name}")
+
+
+def draft(name: str, corpus: Path | None, head: Path | None = None) -> Any:
+    """A draft source by its name, with the files that :func:`check_draft` let pass.
+
+    Raises:
+        ArgumentError: a file is of another kind, or not there.
+        OSError: a file cannot be read.
+    """
+    from hornbeam.speculation import FeatureHead, open_corpus
+    from hornbeam.speculation.draft.head_network import HeadFile
     from hornbeam.speculation.named import NAMED_DRAFTS, draft_of
 
-    return draft_of(name) if corpus is None else NAMED_DRAFTS[name](corpus=open_corpus(corpus))
+    options: dict[str, Any] = {}
+    if corpus is not None:
+        options["corpus"] = open_corpus(corpus)
+    if head is not None:
+        own = FeatureHead(head)
+        HeadFile.load(own.path)  # which says what is wrong with it
+        if name == "head":
+            return own
+        options["head"] = own
+    return NAMED_DRAFTS[name](**options) if options else draft_of(name)
 
 
 def check_recipe(name: str, option: str, head_scores: Path | None) -> None:

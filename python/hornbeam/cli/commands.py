@@ -16,6 +16,7 @@ from hornbeam.cli.narrow_help import Command, Group
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.search import search
 from hornbeam.cli.serve import serve
+from hornbeam.cli.train_head import train_head
 
 __all__ = ["app"]
 
@@ -46,7 +47,7 @@ def hornbeam(
     """Adaptive decoding for PyTorch causal language models."""
 
 
-for command in (generate, chat, serve, search, corpus, keep, attend, info):
+for command in (generate, chat, serve, search, corpus, keep, attend, train_head, info):
     app.command(cls=Command)(command)
 app.command(
     cls=Command,

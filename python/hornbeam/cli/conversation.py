@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hornbeam.cli import choices
 from hornbeam.errors import ArgumentError
 from hornbeam.text_file import read_text
 
@@ -46,12 +47,14 @@ class Conversation:
         lm: the model.
         settings: by the names of :data:`SETTINGS`.
         draft: by name.
+        head: a folder of ``hornbeam train-head`` whose feature head drafts, under ``auto`` and ``head``.
         messages: without the system message.
     """
 
     lm: LM
     settings: dict[str, Any] = field(default_factory=dict)
     draft: str = "auto"
+    head: Path | None = None
     messages: list[dict[str, str]] = field(default_factory=list)
     _request: Request | None = None
 
@@ -100,7 +103,8 @@ class Conversation:
     @property
     def _options(self) -> dict[str, Any]:
         given = {name: value for name, value in self.settings.items() if name != "system"}
-        return {"max_new_tokens": 1024, **given, "draft": self.draft}
+        head = self.head if self.draft in ("auto", "head") else None
+        return {"max_new_tokens": 1024, **given, "draft": choices.draft(self.draft, None, head)}
 
     def set(self, name: str, value: str) -> None:
         """Changes a setting; an empty value is that of the model again.

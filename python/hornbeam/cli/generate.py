@@ -11,7 +11,7 @@ import typer
 
 from hornbeam.bench.compare import Clock, compare, plain_generate
 from hornbeam.cli import choices, inputs, opening
-from hornbeam.cli.options import Debug, Device, Dtype, HeadScoresFile, Json, Model
+from hornbeam.cli.options import Debug, Device, Dtype, Head, HeadScoresFile, Json, Model
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.screen import Screen
 from hornbeam.errors import ArgumentError
@@ -41,6 +41,7 @@ def generate(
     corpus: Annotated[
         Path | None, typer.Option(help="A file of `hornbeam corpus` to draw guesses from as well.")
     ] = None,
+    head: Head = None,
     trace: Annotated[
         Path | None, typer.Option(help="Write a page that shows every step and its draft tree.")
     ] = None,
@@ -119,8 +120,7 @@ def generate(
             inputs.require_text(system, "--system")
             if raw:
                 raise ArgumentError("--system is a part of the chat template, which --raw leaves out")
-        if corpus is not None and draft not in ("auto", "suffix"):
-            raise ArgumentError(f"--corpus goes with --draft auto or suffix, got {draft}")
+        choices.check_draft(draft, corpus, head)
         if keep is not None:
             choices.check_recipe(keep, "--keep", head_scores)
         elif keep_budget is not None or head_scores is not None:
@@ -136,7 +136,7 @@ def generate(
 
         screen = Screen(quiet=as_json)
         with screen.waiting("starting"):
-            source = choices.draft(draft, corpus)
+            source = choices.draft(draft, corpus, head)
             recipe = None if keep is None else choices.recipe(keep, keep_budget, head_scores)
             reads = None if attend is None else choices.attend_recipe(attend, attend_amount)
             place = choices.device_of(device)

@@ -55,6 +55,10 @@ class Screen:
         """A line about what was done, which may hold any text: nothing in it is markup."""
         self.notes.print(Text(in_line(text)), soft_wrap=True)
 
+    def under_way(self, text: str) -> None:
+        """A line about what was done, above what :meth:`waiting` shows, which may hold any text."""
+        self.progress.print(Text(in_line(text)), soft_wrap=True)
+
     def token_text(self, text: str, _tokens: list[int], source: str) -> None:
         """Prints a piece of the answer as soon as it is certain."""
         if self.out.is_terminal:

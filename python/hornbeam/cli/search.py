@@ -11,7 +11,7 @@ import typer
 
 from hornbeam.cli import choices, inputs, opening
 from hornbeam.cli.named import function_of
-from hornbeam.cli.options import Debug, Device, Dtype, Json
+from hornbeam.cli.options import Debug, Device, Dtype, Head, Json
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.screen import Screen
 from hornbeam.cli.tasks import TASKS, Task, check_task, task_of
@@ -89,6 +89,7 @@ def search(
         Literal["auto", "suffix", "head", "recycling", "none"],
         typer.Option(help="Where guesses come from; the paths are the same."),
     ] = "auto",
+    head: Head = None,
     seed: Annotated[int, typer.Option(help="One seed, one search.")] = 0,
     trace: Annotated[
         Path | None, typer.Option(help="Write a page that shows the tree and the budget.")
@@ -109,6 +110,7 @@ def search(
         arguments = choices.check_search_recipe(recipe, own)
         if not 0 <= seed < SEEDS:
             raise ArgumentError(f"seed is {seed}, expected 0 to {SEEDS - 1}")
+        choices.check_draft(draft, None, head)
         if task is not None:
             check_task(task)
             why = "a task has a prompt and a finish of its own"
@@ -142,7 +144,7 @@ def search(
             is_finished = problem and problem.finish
             if finish is not None:
                 is_finished = function_of(finish, "--finish")
-            source = choices.draft(draft, None)
+            source = choices.draft(draft, None, head)
             place = "cpu" if problem is not None and model is None else choices.device_of(device)
         if problem is not None and model is None:
             with loading.quiet(), screen.waiting(f"loading the model of {task}"):

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from hornbeam.cli import choices, opening
-from hornbeam.cli.options import Debug, Device, Dtype, Model
+from hornbeam.cli.options import Debug, Device, Dtype, Head, Model
 from hornbeam.cli.reporting import reported
 from hornbeam.cli.screen import Screen
 from hornbeam.errors import ArgumentError
@@ -41,6 +41,7 @@ def serve(
         Literal["auto", "suffix", "head", "recycling", "none"],
         typer.Option(help="Where guesses come from; texts are the same."),
     ] = "auto",
+    head: Head = None,
     max_kv: Annotated[
         str | None, typer.Option(help='Bytes of the KV cache, such as "4GB"; a quarter of the memory.')
     ] = None,
@@ -73,6 +74,7 @@ def serve(
     """
     with reported(debug):
         keys = [*(api_key or []), *filter(None, os.environ.get(KEYS, "").split(","))]
+        choices.check_draft(draft, None, head)
         loading.check(model)
         from hornbeam.serve import Limits, create_app, run
         from hornbeam.serve.server import is_loopback
@@ -87,7 +89,7 @@ def serve(
         screen = Screen()
         with screen.waiting("starting"):
             place = choices.device_of(device)
-            source = choices.draft(draft, None)
+            source = choices.draft(draft, None, head)
         path = opening.prepared(model, screen)
         tokenizer = opening.open_tokenizer(model, path, screen)
         given = {"max_kv_bytes": max_kv, "batch_invariant": batch_invariant}

@@ -132,6 +132,9 @@ def _of_gguf(file: Path) -> str:
     )
 
 
+# Of which a folder with a tokenizer has at least one.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json", "vocab.txt")
+
 _LOCAL_OPTIONS: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
@@ -145,11 +148,21 @@ def _model_folder(path: str | os.PathLike[str]) -> Path:
 
 
 def load_tokenizer(path: str | os.PathLike[str]) -> Any:
-    """The tokenizer of the local folder ``path`` alone; see :func:`load`."""
+    """The tokenizer of the local folder ``path`` alone; see :func:`load`.
+
+    Raises:
+        ArgumentError: the folder holds no model, or no tokenizer.
+        MissingExtra: transformers is not installed.
+    """
     _require("this function", "pip install hornbeam[hf]", ("transformers", "tokenizers"))
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     folder = _model_folder(path)
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        raise ArgumentError(
+            f"model folder is {folder}, which holds no tokenizer, expected one of the files "
+            f"{', '.join(_TOKENIZER_FILES)}"
+        )
     with quiet():
         plain = _tokenizer_class(folder) in ("PreTrainedTokenizerFast", "TokenizersBackend")
         tokenizer_class = PreTrainedTokenizerFast if plain else AutoTokenizer

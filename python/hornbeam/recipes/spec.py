@@ -176,7 +176,9 @@ def token_recycling(*, size: int = 60, width: int = 8) -> Keywords:
     return _verified(TokenRecycling(size, width), "coupled", size)
 
 
-def auto(*drafts: Any, corpus: SuffixCorpus | None = None, rows: int = 64) -> Keywords:
+def auto(
+    *drafts: Any, corpus: SuffixCorpus | None = None, rows: int = 64, head: FeatureHead | None = None
+) -> Keywords:
     """What :meth:`hornbeam.LM.generate` does by itself: all sources that there are for the model, and the
     ``drafts`` given, merged into one tree of which only what pays is verified; a source that does not pay
     is not asked. Exact, and the text is that of no draft.
@@ -185,8 +187,10 @@ def auto(*drafts: Any, corpus: SuffixCorpus | None = None, rows: int = 64) -> Ke
         drafts: further sources.
         corpus: documents for the suffix automaton.
         rows: tokens of a merged tree at most.
+        head: a feature head in place of the one that comes with the package.
     """
-    return {"draft": Auto(*drafts, corpus=corpus, rows=rows), "verify": "coupled", "length": MeasuredGain()}
+    draft = Auto(*drafts, corpus=corpus, rows=rows, head=head)
+    return {"draft": draft, "verify": "coupled", "length": MeasuredGain()}
 
 
 def _verified(draft: Any, rule: str, size: int) -> Keywords:

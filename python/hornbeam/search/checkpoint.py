@@ -18,7 +18,8 @@ from typing import Any
 from hornbeam.errors import ArgumentError
 from hornbeam.search.path import Path, packed, unpacked
 from hornbeam.search.policy.base import Expansion, Search
-from hornbeam.search.tree_file import PARTIAL, read_json, read_tree, write_json, write_tree
+from hornbeam.search.tree_file import read_json, read_tree, write_json, write_tree
+from hornbeam.whole_file import PARTIAL
 
 __all__ = ["Round", "SearchFolder"]
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,44 +13,13 @@ import torch
 from torch import Tensor
 
 from hornbeam.errors import ArgumentError
-from hornbeam.tensor_file import read_tensors, write_tensors
+from hornbeam.tensor_file import read_tensors, replace_tensors
+from hornbeam.whole_file import replace_text
 
-__all__ = ["PARTIAL", "read_json", "read_tree", "replace_file", "write_json", "write_tree"]
+__all__ = ["read_json", "read_tree", "write_json", "write_tree"]
 
 VERSION = 1
 """Of all files that are written here. A reader refuses those of a later one."""
-
-PARTIAL = ".partial"
-"""What the name of a file ends with until it is whole."""
-
-
-def replace_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Puts what ``write`` writes in the place of a file, if there is one: at every moment, whatever ends the
-    process or the machine, ``path`` is what it was or what it is to be.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        write(partial)
-        with open(partial, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a new name in a folder last; Windows has no handles of folders, and does it by itself."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def write_tree(path: Path, kind: str, tensors: Mapping[str, Tensor], data: Any) -> str:
@@ -60,7 +28,7 @@ def write_tree(path: Path, kind: str, tensors: Mapping[str, Tensor], data: Any) 
     text = json.dumps(data)
     checksum = _checksum(kind, own, text)
     metadata = {"format": kind, "version": str(VERSION), "data": text, "checksum": checksum}
-    replace_file(path, lambda partial: write_tensors(partial, own, metadata))
+    replace_tensors(path, own, metadata)
     return checksum
 
 
@@ -82,7 +50,7 @@ def read_tree(path: Path, kind: str, what: str) -> tuple[dict[str, Tensor], Any,
 def write_json(path: Path, kind: str, data: Mapping[str, Any]) -> None:
     """Writes ``data`` as JSON."""
     whole = {"format": kind, "version": VERSION, "checksum": _checksum(kind, {}, json.dumps(data)), **data}
-    replace_file(path, lambda partial: _write_text(partial, json.dumps(whole, indent=1)))
+    replace_text(path, json.dumps(whole, indent=1))
 
 
 def read_json(path: Path, kind: str) -> dict[str, Any]:
@@ -103,10 +71,6 @@ def read_json(path: Path, kind: str) -> dict[str, Any]:
     if checksum != _checksum(kind, {}, json.dumps(data)):
         raise ArgumentError(f"{path} is damaged: its checksum is that of other contents")
     return data
-
-
-def _write_text(path: Path, text: str) -> None:
-    path.write_text(text, encoding="utf-8")
 
 
 def _check_kind(path: Path, found: Mapping[str, Any], kind: str) -> None:

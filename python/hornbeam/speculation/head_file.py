@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,32 @@ from torch import Tensor
 from hornbeam.errors import ArgumentError
 from hornbeam.tensor_file import read_tensors
 
-__all__ = ["check_tensors", "counts", "matrix_size", "read_head"]
+__all__ = [
+    "ACCEPTANCE_HEAD",
+    "FEATURE_HEAD",
+    "check_tensors",
+    "counts",
+    "matrix_size",
+    "path_of",
+    "read_head",
+]
+
+#: The files of the heads in a folder that ``hornbeam train-head`` wrote.
+FEATURE_HEAD, ACCEPTANCE_HEAD = "feature_head.safetensors", "acceptance_head.safetensors"
+
+
+def path_of(weights: str | PathLike[str] | None, name: str, shipped: str) -> Path:
+    """The file of a head.
+
+    Args:
+        weights: a file, a folder that ``hornbeam train-head`` wrote, or None.
+        name: of the file in such a folder.
+        shipped: the file that comes with the package, for None.
+    """
+    if weights is None:
+        return Path(str(files("hornbeam") / "heads" / shipped))
+    path = Path(weights).expanduser()
+    return path / name if path.is_dir() else path
 
 
 def read_head(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hornbeam._native import SuffixCorpus
+from hornbeam.errors import ArgumentError
 from hornbeam.speculation.draft.feature_head import FeatureHead
 from hornbeam.speculation.draft.suffix import Suffix
 from hornbeam.speculation.draft.token_recycling import TokenRecycling
@@ -35,6 +36,8 @@ class Auto:
         drafts: further sources.
         corpus: documents for the automaton, see :class:`Suffix`.
         rows: most tokens in a merged tree.
+        head: a feature head in place of the one that comes with the package. It is never left out: a model
+            that it cannot draft for is refused.
     """
 
     is_self_paced: ClassVar[bool] = True
@@ -43,11 +46,21 @@ class Auto:
     drafts: tuple[Any, ...] = ()
     corpus: SuffixCorpus | None = None
     rows: int = 64
+    head: FeatureHead | None = None
 
-    def __init__(self, *drafts: Any, corpus: SuffixCorpus | None = None, rows: int = 64) -> None:
+    def __init__(
+        self,
+        *drafts: Any,
+        corpus: SuffixCorpus | None = None,
+        rows: int = 64,
+        head: FeatureHead | None = None,
+    ) -> None:
         object.__setattr__(self, "drafts", drafts)
         object.__setattr__(self, "corpus", corpus)
         object.__setattr__(self, "rows", rows)
+        object.__setattr__(self, "head", head)
+        if not (head is None or isinstance(head, FeatureHead)):
+            raise ArgumentError(f"head is {head!r}, expected a FeatureHead")
         Union(*self._sources(), rows=rows)  # refuses bad arguments
 
     def union(self, target: Target) -> Union:
@@ -56,7 +69,7 @@ class Auto:
         Args:
             target: the model that is drafted for.
         """
-        found = [] if self.left_out(target) else [FeatureHead()]
+        found = [] if self.left_out(target) else [self.head or FeatureHead()]
         return Union(*self._sources(), *found, rows=self.rows)
 
     def left_out(self, target: Target) -> dict[str, str]:
@@ -65,6 +78,8 @@ class Auto:
         Args:
             target: the model, an :class:`hornbeam.LM` or its engine.
         """
+        if self.head is not None:
+            return {}
         reason = FeatureHead().mismatch(target)
         if target.graphs is not None:
             reason = "a step that is captured as a CUDA graph shows no hidden states"

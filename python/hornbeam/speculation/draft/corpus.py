@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from hornbeam._native import SuffixCorpus, SuffixCorpusBuilder
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.protocols import as_ids
-from hornbeam.text_file import decoded
+from hornbeam.text_file import texts_in
 
 __all__ = ["build_corpus", "index_files", "open_corpus", "save_corpus"]
 
@@ -49,79 +49,31 @@ def index_files(
 
     Args:
         paths: files and folders.
-        tokenizer: splits the texts.
+        tokenizer: of transformers: ``tokenizer(text, add_special_tokens=False)`` gives ``input_ids``.
         progress: called as ``progress(file, tokens so far)`` after each file.
         skipped: called as ``skipped(path)`` for each file or folder within a folder that is left out.
-
-    Args:
-        paths: files, and folders of files.
-        tokenizer: of transformers: ``tokenizer(text, add_special_tokens=False)`` gives ``input_ids``.
-        progress: called after each file.
 
     Raises:
         ArgumentError: no file, none that is text, or a named one that is no text.
         OSError: a file that cannot be read.
     """
     builder = SuffixCorpusBuilder()
-    num_files = num_skipped = 0
-    for file, is_named in _candidates(map(Path, paths)):
-        text = _document(file) if is_named else _document_if_text(file)
-        if text is None:
-            num_skipped += 1
-            if skipped is not None:
-                skipped(file)
-            continue
+    num_files, left_out = 0, list[Path]()
+
+    def leave_out(file: Path) -> None:
+        left_out.append(file)
+        if skipped is not None:
+            skipped(file)
+
+    for file, text in texts_in(paths, leave_out):
         num_files += 1
         builder.push(tokenizer(text, add_special_tokens=False)["input_ids"])
         if progress is not None:
             progress(file, builder.num_tokens)
     if not num_files:
-        instead = f", found {num_skipped} hidden or without text" if num_skipped else ""
+        instead = f", found {len(left_out)} hidden or without text" if left_out else ""
         raise ArgumentError(f"there is no file to index, expected at least one of text{instead}")
     return builder.finish()
-
-
-def _candidates(paths: Iterable[Path]) -> Iterator[tuple[Path, bool]]:
-    """All files, those below folders in alphabetical order and with folders that are not looked into; and
-    whether each was named."""
-    for path in paths:
-        if path.is_dir():
-            for below in sorted(path.iterdir()):
-                if below.is_dir() and not _is_left_out(below):
-                    yield from ((file, False) for file, _ in _candidates([below]))
-                else:
-                    yield below, False
-        else:
-            yield path, True
-
-
-def _is_left_out(path: Path) -> bool:
-    """Whether something within a folder is not looked into: it is hidden, or no ordinary file or folder."""
-    is_ordinary = path.is_file() or (path.is_dir() and not path.is_symlink())
-    return path.name.startswith(".") or not is_ordinary
-
-
-def _document_if_text(path: Path) -> str | None:
-    """The text of a file within a folder, or None if it is left out."""
-    if _is_left_out(path):
-        return None
-    try:
-        return _document(path)
-    except ArgumentError:
-        return None
-
-
-def _document(file: Path) -> str:
-    """The text of a file.
-
-    Raises:
-        ArgumentError: it is not UTF-8, or has a zero byte, which no text has.
-    """
-    data = file.read_bytes()
-    text = decoded(data, str(file))
-    if b"\0" in data:
-        raise ArgumentError(f"{file} is not text: byte {data.index(0)} is 0x00")
-    return text
 
 
 def save_corpus(corpus: SuffixCorpus, path: StrPath) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
 from math import inf
 from os import PathLike
 from pathlib import Path
@@ -27,6 +26,7 @@ from hornbeam.speculation.draft.head_network import (
     labels_of,
 )
 from hornbeam.speculation.draft.model_proposer import ModelProposer
+from hornbeam.speculation.head_file import FEATURE_HEAD, path_of
 from hornbeam.speculation.protocols import Ask, Law, Outcome, Run
 from hornbeam.speculation.rule import is_ratio_test
 from hornbeam.speculation.shape import BestFirst
@@ -62,8 +62,8 @@ class FeatureHead:
     is not computed again for its sake. See :class:`hornbeam.speculation.draft.head_network.Head`.
 
     Args:
-        weights: a safetensors file that ``scripts/train_feature_head.py`` wrote; None is the head of the
-            default model, which comes with the package.
+        weights: a folder that ``hornbeam train-head`` wrote, or the feature head in it; None is the head of
+            the default model, which comes with the package.
         shape: the tree that is drafted.
         temperature: of the head's law, as a factor to the run's: below 1 it guesses with more confidence
             than it was trained to have. Any value is exact, since a token is verified against the law that
@@ -85,9 +85,7 @@ class FeatureHead:
     @property
     def path(self) -> Path:
         """The file of the weights."""
-        if self.weights is not None:
-            return Path(self.weights).expanduser()
-        return Path(str(files("hornbeam") / "heads" / SHIPPED))
+        return path_of(self.weights, FEATURE_HEAD, SHIPPED)
 
     @property
     def law(self) -> Law:

@@ -25,6 +25,13 @@ from hornbeam import cuda, ops
 from hornbeam.errors import ArgumentError, UnsupportedModel
 from hornbeam.ops.linear import linear, max_native_rows
 from hornbeam.speculation.head_file import check_tensors, counts, matrix_size, read_head
+from hornbeam.speculation.target_matrices import (
+    SAMPLE_ROWS,
+    input_matrix,
+    matrices_of,
+    output_matrix,
+    sample_rows,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,23 +41,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORMAT",
-    "SAMPLE_ROWS",
     "TAIL_ROWS",
     "Head",
     "HeadFile",
     "Rows",
     "Tail",
-    "input_matrix",
     "labels_of",
-    "output_matrix",
-    "sample_of",
-    "sample_rows",
 ]
 
 FORMAT = "hornbeam-feature-head-1"
-
-# Rows of the target's output matrix that the file repeats, to be told from other models.
-SAMPLE_ROWS = 16
 
 # Rows of a prompt that are computed at once.
 PREFILL_ROWS = 1024
@@ -101,19 +100,10 @@ class HeadFile:
     def mismatch(self, target: Target) -> str | None:
         """Why the head cannot draft for this model, if it cannot."""
         try:
-            matrix, embedding = output_matrix(target.model), input_matrix(target.model)
+            matrix, _ = matrices_of(target)
         except UnsupportedModel as error:
             return str(error)
         shape = target.runner.shape
-        if matrix.shape[0] != shape.vocab_size:
-            return (
-                f"the output matrix has {matrix.shape[0]} rows, but logits are over {shape.vocab_size} tokens"
-            )
-        if embedding.shape != matrix.shape:
-            return (
-                f"the model's input embeddings are {list(embedding.shape)} and its output matrix is "
-                f"{list(matrix.shape)}"
-            )
         own = {"vocabulary": matrix.shape[0], "hidden": matrix.shape[1], "layers": shape.num_layers}
         for name, size in own.items():
             if self.settings[name] != size:
@@ -166,51 +156,6 @@ def _check(path: Path, tensors: dict[str, Tensor], settings: dict[str, Any]) -> 
         raise ArgumentError(
             f"{path}: draft_ids are not ascending ids, expected some of 0 to {vocabulary - 1}"
         )
-
-
-def output_matrix(model: Any) -> Tensor:
-    """The matrix ``[V, H]`` that turns the target's last features into logits.
-
-    Raises:
-        UnsupportedModel: the model has none that can be read: its head is wrapped or quantised.
-    """
-    return _matrix(model.get_output_embeddings(), "output head")
-
-
-def input_matrix(model: Any) -> Tensor:
-    """The matrix ``[V, H]`` of the target's token embeddings.
-
-    Raises:
-        UnsupportedModel: as :func:`output_matrix`.
-    """
-    return _matrix(model.get_input_embeddings(), "input embedding")
-
-
-def _matrix(module: Any, name: str) -> Tensor:
-    """The weight of a linear layer or an embedding. Codes are none, whatever class they come in: without
-    their scales, which lie elsewhere, they say nothing."""
-    weight = getattr(module, "weight", None)
-    if not isinstance(weight, Tensor):
-        raise UnsupportedModel(f"the model's {name} ({type(module).__name__}) has no weight")
-    weight = weight.detach()
-    is_plain = type(weight) is Tensor and weight.is_floating_point() and weight.dtype.itemsize >= 2
-    if not is_plain or weight.dim() != 2 or weight.device.type == "meta":
-        raise UnsupportedModel(
-            f"the weight of the model's {name} is a {type(weight).__name__} of {weight.dtype} "
-            f"{list(weight.shape)} on {weight.device}, expected a matrix of floating-point numbers"
-        )
-    return weight
-
-
-def sample_rows(vocabulary: int) -> Tensor:
-    """Which rows of the output matrix a file repeats: int64 ``[SAMPLE_ROWS]``, evenly spread."""
-    return torch.linspace(0, vocabulary - 1, SAMPLE_ROWS).long()
-
-
-def sample_of(model: Any) -> Tensor:
-    """A few numbers of the output matrix, float32 ``[8 * SAMPLE_ROWS]`` on the CPU, to tell models apart."""
-    matrix = output_matrix(model)
-    return matrix[sample_rows(matrix.shape[0]).to(matrix.device), :8].flatten().float().cpu()
 
 
 def labels_of(tokens: Sequence[int] | NDArray[np.int64], vocab_size: int) -> NDArray[np.int64]:

@@ -12,10 +12,10 @@ from hornbeam.cache.tree import Step
 from hornbeam.errors import ArgumentError
 from hornbeam.model.layers import Computed, Tap
 from hornbeam.speculation.branches import Key
-from hornbeam.speculation.draft.head_network import sample_of
 from hornbeam.speculation.draft.self_proposer import SelfProposer
 from hornbeam.speculation.protocols import Law, Run
 from hornbeam.speculation.shape import Chain
+from hornbeam.speculation.target_matrices import sample_of
 from hornbeam.speculation.tree_building import Node, Shape, TreeBuilder
 
 __all__ = ["LayerSkip"]

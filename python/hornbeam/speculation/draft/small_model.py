@@ -11,10 +11,10 @@ from torch import Tensor
 
 from hornbeam.errors import ArgumentError
 from hornbeam.speculation.branches import Key, NodeBranches
-from hornbeam.speculation.draft.head_network import sample_of
 from hornbeam.speculation.draft.model_proposer import ModelProposer
 from hornbeam.speculation.protocols import Ask, Law, Run, Target
 from hornbeam.speculation.shape import Chain
+from hornbeam.speculation.target_matrices import sample_of
 from hornbeam.speculation.tree_building import Node, Shape, Tree, TreeBuilder
 
 if TYPE_CHECKING:

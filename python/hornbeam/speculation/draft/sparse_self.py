@@ -12,10 +12,10 @@ from torch import Tensor
 from hornbeam import _native
 from hornbeam.cache.tree import Step
 from hornbeam.errors import ArgumentError
-from hornbeam.speculation.draft.head_network import sample_of
 from hornbeam.speculation.draft.self_proposer import SelfProposer
 from hornbeam.speculation.protocols import Ask, Law, Run
 from hornbeam.speculation.shape import Chain
+from hornbeam.speculation.target_matrices import sample_of
 from hornbeam.speculation.tree_building import DraftTree, Shape
 
 __all__ = ["SparseSelf"]

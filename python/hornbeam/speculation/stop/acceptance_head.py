@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from math import inf
 from os import PathLike
 from pathlib import Path
@@ -16,7 +15,14 @@ from torch.nn.functional import linear, rms_norm, silu
 
 from hornbeam._native import CostCurve
 from hornbeam.errors import ArgumentError, UnsupportedModel
-from hornbeam.speculation.head_file import check_tensors, counts, matrix_size, read_head
+from hornbeam.speculation.head_file import (
+    ACCEPTANCE_HEAD,
+    check_tensors,
+    counts,
+    matrix_size,
+    path_of,
+    read_head,
+)
 from hornbeam.speculation.stop.gate import GateStop
 from hornbeam.speculation.tree_building import Node, Tree
 
@@ -43,8 +49,8 @@ class AcceptanceHead:
     of a tree; it was trained on chains, so for later siblings its word counts less.
 
     Args:
-        weights: a safetensors file that ``scripts/train_acceptance_head.py`` wrote; None is the one for
-            ``FeatureHead()`` of the default model, which comes with the package.
+        weights: a folder that ``hornbeam train-head`` wrote, or the acceptance head in it; None is the one
+            for ``FeatureHead()`` of the default model, which comes with the package.
         threshold: the probability of a refusal above which a path ends; the authors' setting is 0.3.
         min_length: levels that are always drawn; the authors' setting is 2. The shape says how many at most.
 
@@ -71,9 +77,7 @@ class AcceptanceHead:
     @property
     def path(self) -> Path:
         """The file of the weights."""
-        if self.weights is not None:
-            return Path(self.weights).expanduser()
-        return Path(str(files("hornbeam") / "heads" / SHIPPED))
+        return path_of(self.weights, ACCEPTANCE_HEAD, SHIPPED)
 
     def start(self, cost: CostCurve | None = None) -> AcceptanceStop:
         """Loads the weights and begins a run; the cost is ignored."""

@@ -9,36 +9,54 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hornbeam.speculation.draft.head_network import FORMAT, sample_rows
+from hornbeam.speculation.draft.head_network import FORMAT, HeadFile
+from hornbeam.speculation.target_matrices import sample_rows
+from hornbeam.tensor_file import replace_tensors
+from hornbeam.training.target import HeadTarget, matrix_of, scale_of
 
-__all__ = ["Head", "load_weights", "save", "unrolled"]
+__all__ = ["DenseHead", "save", "unrolled"]
+
+# The head's matrices, and where in a layer those are that they begin as.
+ORIGINS = (
+    ("features", None, ""),
+    ("fuse", None, ""),
+    ("q", "self_attn", "q_proj"),
+    ("k", "self_attn", "k_proj"),
+    ("v", "self_attn", "v_proj"),
+    ("o", "self_attn", "o_proj"),
+    ("gate", "mlp", "gate_proj"),
+    ("up", "mlp", "up_proj"),
+    ("down", "mlp", "down_proj"),
+)
 
 
-class Head(nn.Module):
-    """The head with dense attention, for whole sequences under autograd."""
+class DenseHead(nn.Module):
+    """The head with dense attention, for whole sequences under autograd.
 
-    def __init__(
-        self, config: Any, taps: tuple[int, ...], draft_ids: Tensor, embedding: Tensor, inner: int
-    ) -> None:
+    Args:
+        target: the model that it is for.
+        taps: layers whose hidden states it reads.
+        draft_ids: the tokens that it can guess, int64, ascending.
+        inner: width of the feed-forward layer.
+    """
+
+    def __init__(self, target: HeadTarget, taps: tuple[int, ...], draft_ids: Tensor, inner: int) -> None:
         super().__init__()
-        hidden = config.hidden_size
-        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
-        self.head_dim = config.head_dim
-        self.eps = config.rms_norm_eps
+        hidden = target.hidden_size
+        self.target = target
         self.taps = taps
         self.draft_ids = draft_ids
+        self.heads, self.kv_heads, self.head_dim = target.heads, target.kv_heads, target.head_dim
 
         def linear(inputs: int, outputs: int) -> nn.Linear:
-            return nn.Linear(inputs, outputs, bias=False)
+            return nn.utils.skip_init(nn.Linear, inputs, outputs, bias=False)
 
         self.features = linear(len(taps) * hidden, hidden)
         self.fuse = linear(2 * hidden, hidden)
@@ -51,27 +69,49 @@ class Head(nn.Module):
         self.down = linear(inner, hidden)
         self.attention_norm = nn.Parameter(torch.ones(hidden))
         self.mlp_norm = nn.Parameter(torch.ones(hidden))
-        self.output_norm = nn.Parameter(torch.ones(hidden))
-        self.embedding = embedding
-        self.vocabulary = embedding[draft_ids]
-        theta = config.rope_parameters["rope_theta"]
-        self.frequency = theta ** (-torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+        self.output_norm = nn.Parameter(target.scale.clone())
+        self.vocabulary = target.output[draft_ids]
+        self.frequency = target.rope_theta ** (-torch.arange(0, self.head_dim, 2).float() / self.head_dim)
+
+    @classmethod
+    def load(cls, file: HeadFile, target: HeadTarget) -> DenseHead:
+        """A stored head.
+
+        Args:
+            file: the head, which was found to be for the model.
+            target: of the model.
+        """
+        settings = file.settings
+        own = {name: settings[name] for name in ("heads", "kv_heads", "head_dim", "rope_theta", "eps")}
+        inner = file.tensors["gate.weight"].shape[0]
+        head = cls(replace(target, **own), tuple(settings["taps"]), file.tensors["draft_ids"].long(), inner)
+        with torch.no_grad():
+            for name, value in head.named_parameters():
+                value.copy_(file.tensors[name])
+        return head
+
+    @torch.no_grad()
+    def begin(self, generator: torch.Generator) -> None:
+        """Attention and feed-forward begin as those of the target's last layer, where it has matrices of
+        these names and sizes, and else at random."""
+        layer = self.target.layer
+        for name, block, its in ORIGINS:
+            own = getattr(self, name).weight
+            found = None if block is None else matrix_of(layer, block, its)
+            if found is not None and found.shape == own.shape:
+                own.copy_(found)
+            else:
+                own.normal_(std=own.shape[1] ** -0.5, generator=generator)
+        for norm, its in (
+            (self.attention_norm, "input_layernorm"),
+            (self.mlp_norm, "post_attention_layernorm"),
+        ):
+            scale = scale_of(getattr(layer, its, None), len(norm))
+            if scale is not None:
+                norm.copy_(scale)
 
     def rms(self, x: Tensor, weight: Tensor | None = None) -> Tensor:
-        return functional.rms_norm(x, x.shape[-1:], weight, self.eps)
-
-    def start(self, target: Any) -> None:
-        """Attention and feed-forward begin as the target's last layer."""
-        layer = target.model.layers[-1]
-        with torch.no_grad():
-            for own, its in (("q", "q_proj"), ("k", "k_proj"), ("v", "v_proj"), ("o", "o_proj")):
-                getattr(self, own).weight.copy_(getattr(layer.self_attn, its).weight)
-            if self.gate.out_features == layer.mlp.gate_proj.out_features:
-                self.gate.weight.copy_(layer.mlp.gate_proj.weight)
-                self.up.weight.copy_(layer.mlp.up_proj.weight)
-            self.attention_norm.copy_(layer.input_layernorm.weight)
-            self.mlp_norm.copy_(layer.post_attention_layernorm.weight)
-            self.output_norm.copy_(target.model.norm.weight)
+        return functional.rms_norm(x, x.shape[-1:], weight, self.target.eps)
 
     def read(self, hidden: Tensor) -> Tensor:
         """The features ``[..., H]`` of hidden states ``[..., taps, H]``."""
@@ -88,7 +128,7 @@ class Head(nn.Module):
         self, tokens: Tensor, features: Tensor, positions: Tensor
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The residual, and the queries, keys and values of rows ``[B, N]``."""
-        residual = self.fuse(torch.cat([self.rms(self.embedding[tokens]), self.rms(features)], dim=-1))
+        residual = self.fuse(torch.cat([self.rms(self.target.embedding[tokens]), self.rms(features)], dim=-1))
         x = self.rms(residual, self.attention_norm)
         shape = (*tokens.shape, -1, self.head_dim)
         q, k, v = self.q(x).view(shape), self.k(x).view(shape), self.v(x).view(shape)
@@ -142,7 +182,7 @@ class Head(nn.Module):
 
 
 def unrolled(
-    head: Head,
+    head: DenseHead,
     tokens: Tensor,
     hidden: Tensor,
     lengths: Tensor,
@@ -163,7 +203,7 @@ def unrolled(
     if steps == 1:
         return
     order = torch.rand(good.shape, generator=generator).masked_fill(~good, -1.0)
-    rows = order.topk(min(count, width - steps - 1), dim=1).indices
+    rows = order.topk(max(min(count, width - steps - 1), 1), dim=1).indices
     taken = rows[:, :, None].expand(-1, -1, outputs.shape[-1])
     features = outputs.gather(1, taken)
     own: list[tuple[Tensor, Tensor]] = []
@@ -174,28 +214,22 @@ def unrolled(
         yield features[good], (base + rows + step + 1)[good]
 
 
-def save(head: Head, target: Any, file: Path) -> None:
-    """The head as :class:`hornbeam.speculation.draft.head_network.HeadFile` reads it."""
+def save(head: DenseHead, file: Path) -> None:
+    """Writes the head as :class:`hornbeam.speculation.draft.head_network.HeadFile` reads it, whole or not at
+    all."""
+    target = head.target
     tensors = {name: value.detach().bfloat16().contiguous() for name, value in head.named_parameters()}
     tensors["draft_ids"] = head.draft_ids.to(torch.int32)
-    tensors["target_sample"] = head.embedding[sample_rows(len(head.embedding))].bfloat16()
+    tensors["target_sample"] = target.output[sample_rows(target.vocab_size)].bfloat16()
     settings = {
         "taps": list(head.taps),
         "heads": head.heads,
         "kv_heads": head.kv_heads,
         "head_dim": head.head_dim,
-        "rope_theta": target.config.rope_parameters["rope_theta"],
-        "eps": head.eps,
-        "vocabulary": len(head.embedding),
-        "hidden": head.embedding.shape[1],
-        "layers": target.config.num_hidden_layers,
+        "rope_theta": target.rope_theta,
+        "eps": target.eps,
+        "vocabulary": target.vocab_size,
+        "hidden": target.hidden_size,
+        "layers": target.num_layers,
     }
-    scratch = file.with_suffix(".part")
-    save_file(tensors, scratch, {"format": FORMAT, "settings": json.dumps(settings)})
-    scratch.rename(file)
-
-
-def load_weights(head: Head, file: Path) -> None:
-    with safe_open(file, "pt") as data, torch.no_grad():
-        for name, value in head.named_parameters():
-            value.copy_(data.get_tensor(name))
+    replace_tensors(file, tensors, {"format": FORMAT, "settings": json.dumps(settings)})

@@ -1,12 +1,19 @@
-"""Prompts on which the default model writes the text that a feature head is trained on.
+"""Prompts on which a model writes the text that a feature head is trained on, where it is given no others.
 
 Built from templates and word lists by a seeded generator, so that the list is varied, repeatable and
-short to read. The prompts of ``benches/`` are not among them and share no template with them.
+short to read. The prompts of the benches are not among them and share no template with them.
 """
 
 from __future__ import annotations
 
 import random
+
+from hornbeam.errors import ArgumentError
+
+__all__ = ["made_prompts"]
+
+# More are not asked for: the templates make about ten times as many.
+MOST = 50_000
 
 SUBJECTS = """
 photosynthesis|the French Revolution|compound interest|black holes|the immune system|supply and demand
@@ -141,8 +148,18 @@ def _words(block: str) -> list[str]:
     return [word.strip() for word in block.split("|") if word.strip()]
 
 
-def prompts(count: int, seed: int = 0) -> list[str]:
-    """``count`` different requests, the same for every run with the same arguments up to the count."""
+def made_prompts(count: int, seed: int = 0) -> list[str]:
+    """``count`` different requests, the same for every run with the same arguments up to the count.
+
+    Args:
+        count: of the requests.
+        seed: of the choice among the templates and words.
+
+    Raises:
+        ArgumentError: so many cannot be made.
+    """
+    if count > MOST:
+        raise ArgumentError(f"prompts is {count}, expected at most {MOST} where no text is given")
     draw = random.Random(seed)
     subjects, activities, code, characters = map(_words, (SUBJECTS, ACTIVITIES, CODE, CHARACTERS))
     found: dict[str, None] = {}
