@@ -93,6 +93,8 @@ class Killer:
             self.has_killed = True
 
 
+# Each run starts two processes, and a third one after the kill, which import torch.
+@pytest.mark.timeout(900 + 120 * KILLS)
 def test_workers_that_are_killed_leave_answers_and_ledger_exact(lm: hb.LM, tmp_path: Path) -> None:
     whole = lm.generate(PROMPTS, **SAMPLED)
     budget = sum(len(answer.token_ids) for answer in whole) * 3 // 4
