@@ -9,8 +9,7 @@
 //! A whole number next to the maximum as the subtrahend is one of the savings of `FlashAttention` 4; here it
 //! serves exactness.
 
-use super::partial::Partial;
-use super::tile::rescale;
+use super::partial::{Partial, rescale};
 use crate::simd::math::{exp2_split, round_whole};
 use crate::simd::{Lanes, WIDTH};
 

@@ -76,6 +76,29 @@ pub(super) fn absorb<L: Lanes>(
     *sum += l.reduce_add(total);
 }
 
+/// Multiplies the values of those of sixteen queries that have `changed` by their factors.
+#[inline(always)]
+pub(super) fn rescale<L: Lanes>(
+    l: L,
+    changed: u32,
+    factor: L::Vector,
+    width: usize,
+    values: &mut [[f32; WIDTH]],
+) {
+    if changed == 0 {
+        return;
+    }
+    let mut factors = [0.0; WIDTH];
+    l.store(factor, &mut factors);
+    let values = values.chunks_exact_mut(width).take(WIDTH).enumerate();
+    for (i, values) in values.filter(|(i, _)| changed >> i & 1 != 0) {
+        let factor = l.splat(factors[i]);
+        for v in values {
+            l.store(l.mul(l.load(v), factor), v);
+        }
+    }
+}
+
 /// Merges the partial results of every row and head, in the order of the pieces, into `out`.
 pub(super) fn merge(
     isa: Isa,

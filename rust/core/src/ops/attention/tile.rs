@@ -8,7 +8,7 @@
 use super::block::{self, KeyBlock, KeySet, Scratch, Shown, TILE_KEYS};
 use super::hidden::{not_finite, weigh_apart};
 use super::invariant;
-use super::partial::Partial;
+use super::partial::{Partial, rescale};
 use super::problem::Problem;
 use crate::format::Element;
 use crate::simd::ahead::Ahead;
@@ -329,27 +329,4 @@ pub(super) fn absorb_lanes<L: Lanes>(
     l.store(new, max);
     let values = &mut partial.values[lanes * WIDTH * width..];
     rescale(l, changed, factor, width, values);
-}
-
-/// Multiplies the values of those of sixteen queries that have `changed` by their factors.
-#[inline(always)]
-pub(super) fn rescale<L: Lanes>(
-    l: L,
-    changed: u32,
-    factor: L::Vector,
-    width: usize,
-    values: &mut [[f32; WIDTH]],
-) {
-    if changed == 0 {
-        return;
-    }
-    let mut factors = [0.0; WIDTH];
-    l.store(factor, &mut factors);
-    let values = values.chunks_exact_mut(width).take(WIDTH).enumerate();
-    for (i, values) in values.filter(|(i, _)| changed >> i & 1 != 0) {
-        let factor = l.splat(factors[i]);
-        for v in values {
-            l.store(l.mul(l.load(v), factor), v);
-        }
-    }
 }
