@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,11 @@ def test_serve_answers_and_stops(folder: Path) -> None:
         "0",
     ]
     environment = os.environ | {"PYTHONPATH": str(ROOT / "python"), "HORNBEAM_API_KEYS": "secret"}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    # In a shell's background SIGINT is ignored, which a child inherits.
+    ours = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=ours
+    ) as process:
         try:
             assert process.stderr is not None
             line = process.stderr.readline()

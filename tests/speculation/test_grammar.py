@@ -117,7 +117,7 @@ def test_ratio_tests_under_a_mask(lm, rule):
 def test_a_json_schema(default_model):
     sys.path.insert(0, str(Path(__file__).parents[2] / "examples"))
     try:
-        from json_schema import SCHEMA, Grammar
+        from json_schema import SCHEMA
     finally:
         sys.path.pop(0)
     model, tokenizer = default_model
@@ -131,7 +131,7 @@ def test_a_json_schema(default_model):
             max_new_tokens=80,
             draft=draft,
             length=Fixed(12),
-            logits_processor=Grammar(tokenizer, len(prompt), SCHEMA),
+            logits_processor=hb.integrations.llguidance.json_schema(lm, SCHEMA),
         )
         assert out.finish_reason == "eos"
         assert set(json.loads(out.text)) == {"city", "country", "capital"}
