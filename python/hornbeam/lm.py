@@ -57,8 +57,9 @@ class LM(SearchFace):
             :class:`hornbeam.Profile`, which learns if it was made to; or the file of one, which is used as it
             is. By default ``"on"``, or what the environment variable ``HORNBEAM_PROFILE`` says.
         batch_invariant: the bits of a row's logits depend on its own text alone, and on neither the rows
-            beside it nor the number of threads: one kernel for all row counts, whatever is fastest. On the
-            CPU, see docs/profile.md#the-same-bits. Off by default: results then agree to rounding.
+            beside it nor the number of threads: one kernel for all row counts, whatever is fastest; of a
+            profile only the costs count. On the CPU, see docs/profile.md#the-same-bits. Off by default:
+            results then agree to rounding.
         cuda_graphs: capture decoding steps of up to 128 rows as CUDA graphs, see docs/cuda.md. Off by
             default, since no device has run them yet.
 

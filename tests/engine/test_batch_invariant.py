@@ -102,7 +102,7 @@ def test_log_probabilities_have_the_same_bits_with_drafts_and_neighbours() -> No
     prompts = [models.prompt(length, seed)[0].tolist() for seed, length in enumerate((5, 40, 120, 33))]
     options: dict[str, Any] = {"max_new_tokens": 24, "logprobs": 3, "temperature": 0.8}
     alone = [hb.LM(lm.model, batch_invariant=True).generate(p, draft=None, **options) for p in prompts]
-    for draft in ({"draft": None}, RECYCLING):
+    for draft in ({}, {"draft": None}, RECYCLING):
         together = lm.generate(prompts, **draft, **options)
         for one, other in zip(alone, together, strict=True):
             assert one.token_ids == other.token_ids

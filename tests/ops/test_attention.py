@@ -31,12 +31,13 @@ class Case:
     num_kv_heads: int
     options: dict
 
-    def run(self, isa: str | None = None) -> tuple[Tensor, Tensor]:
+    def run(self, isa: str | None = None, *, batch_invariant: bool = False) -> tuple[Tensor, Tensor]:
         out = torch.full(self.q.shape, torch.nan)
         lse = torch.full(self.q.shape[:2], torch.nan)
         named = {"scale": None, "window": None, "soft_cap": None, "sinks": None, **self.options}
+        named |= {"isa": isa, "batch_invariant": batch_invariant}
         _native.tree_attention(
-            self.q, self.chunks, self.plan, out, lse, self.layer, self.num_kv_heads, **named, isa=isa
+            self.q, self.chunks, self.plan, out, lse, self.layer, self.num_kv_heads, **named
         )
         return out, lse
 
@@ -152,10 +153,10 @@ def random_case(
     return Case(q, chunks, plan, int(random.integers(num_layers)), num_kv_heads, dict(options))
 
 
-def check(case: Case) -> None:
-    """Every instruction set and thread count gives one result, and it is the reference's up to the
+def check(case: Case, *, batch_invariant: bool = False) -> tuple[Tensor, Tensor]:
+    """The result, which every instruction set and thread count gives, and which is the reference's up to the
     roundings of float32."""
-    out, lse = case.run()
+    out, lse = case.run(batch_invariant=batch_invariant)
     want, want_lse, error, lse_error = case.expected()
     assert_within(out, want, error)
     assert_within(lse, want_lse, lse_error)
@@ -164,11 +165,12 @@ def check(case: Case) -> None:
         for count in (1, 2):
             torch.set_num_threads(count)
             for isa in INSTRUCTION_SETS:
-                again, lse_again = case.run(isa)
+                again, lse_again = case.run(isa, batch_invariant=batch_invariant)
                 assert torch.equal(again, out), (isa, count)
                 assert torch.equal(lse_again, lse), (isa, count)
     finally:
         torch.set_num_threads(threads)
+    return out, lse
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -15,15 +15,12 @@ import hornbeam.ops as ops
 from hornbeam import _native, cuda
 from hornbeam._native import Plan
 from hornbeam.errors import ArgumentError
-from tests.ops.test_attention import DTYPES, OWN, Case, assert_within, random_case
+from tests.ops.test_attention import DTYPES, INSTRUCTION_SETS, OWN, Case, check, random_case
 
 
 def run(case: Case) -> tuple[Tensor, Tensor]:
-    """Output and lse of a case, whose bits no number of threads may change."""
-    out, lse = torch.empty(case.q.shape), torch.empty(case.q.shape[:2])
-    where: dict[str, Any] = {"layer": case.layer, "num_kv_heads": case.num_kv_heads, **case.options}
-    ops.tree_attention(case.q, case.chunks, case.plan, **where, out=out, lse=lse, batch_invariant=True)
-    return out, lse
+    """Output and lse of a case."""
+    return case.run(batch_invariant=True)
 
 
 def alone(case: Case, row: int, random: np.random.Generator) -> Case:
@@ -114,10 +111,7 @@ def test_a_row_alone_has_the_same_bits(
         with_sinks=sinks,
         scale=scale,
     )
-    out, lse = run(case)
-    want, want_lse, error, lse_error = case.expected()
-    assert_within(out, want, error)
-    assert_within(lse, want_lse, lse_error)
+    out, lse = check(case, batch_invariant=True)
     random = np.random.default_rng(seed)
     for row in random.permutation(len(out))[:5].tolist():
         one, one_lse = run(alone(case, row, random))
@@ -134,21 +128,18 @@ def test_the_usual_kernels_differ() -> None:
     )
 
 
-def test_instruction_sets_and_threads_change_no_bit() -> None:
+def test_an_output_that_is_given_has_these_bits() -> None:
     case = random_case(9, max_rows=70, reads=8, head_dim=72, group=3)
-    named = {"scale": None, "window": None, "soft_cap": None, "sinks": None}
-    expected, _ = run(case)
+    expected, _ = check(case, batch_invariant=True)
+    where: dict[str, Any] = {"layer": case.layer, "num_kv_heads": case.num_kv_heads}
+    out = torch.empty(case.q.shape)
     threads = torch.get_num_threads()
     try:
-        for count in (1, 2, 5):
-            torch.set_num_threads(count)
-            for isa in _native.instruction_sets()[0]:
-                out = torch.empty(case.q.shape)
-                where = (case.layer, case.num_kv_heads)
-                _native.tree_attention(
-                    case.q, case.chunks, case.plan, out, None, *where, **named, isa=isa, batch_invariant=True
-                )
-                assert torch.equal(out, expected)
+        torch.set_num_threads(5)
+        ops.tree_attention(case.q, case.chunks, case.plan, **where, out=out, batch_invariant=True)
+        assert torch.equal(out, expected)
+        for isa in INSTRUCTION_SETS:
+            assert torch.equal(case.run(isa, batch_invariant=True)[0], expected)
     finally:
         torch.set_num_threads(threads)
 
@@ -158,10 +149,7 @@ def test_scores_that_differ_widely(factor: float) -> None:
     """Maxima that rise by many powers of two from key to key."""
     case = random_case(21, max_rows=70, reads=8)
     case.q *= factor
-    out, lse = run(case)
-    want, want_lse, error, lse_error = case.expected()
-    assert_within(out, want, error)
-    assert_within(lse, want_lse, lse_error)
+    out, _ = check(case, batch_invariant=True)
     random = np.random.default_rng(1)
     for row in range(0, len(out), 7):
         assert torch.equal(run(alone(case, row, random))[0][0], out[row])

@@ -17,7 +17,7 @@ import torch
 
 import hornbeam as hb
 from hornbeam.bench import harness
-from hornbeam.engine.measuring import pass_seconds
+from hornbeam.bench.bench_pass import seconds_of
 from hornbeam.model import loading
 
 ROWS = [1, 2, 4, 8, 16, 32, 64, 128]
@@ -42,7 +42,7 @@ def of_type(dtype: torch.dtype, quick: bool) -> dict[str, Any]:
     check(sides, dtype)
     results: dict[str, Any] = {}
     for rows in [1, 8] if quick else ROWS:
-        results[f"pass of {rows} rows"] = compared(sides, partial(_pass, rows=rows), quick)
+        results[f"pass of {rows} rows"] = compared(sides, partial(seconds_of, rows=rows), quick)
     for length in [512] if quick else PROMPTS:
         results[f"prompt of {length}"] = compared(sides, partial(_prompt, length=length), quick)
     for length in [50] if quick else CONTEXTS:
@@ -56,12 +56,6 @@ def compared(sides: dict[str, hb.LM], timed: Any, quick: bool) -> dict[str, Any]
     seconds = harness.alternate(calls, 3 if quick else harness.ALTERNATIONS)
     # The ratio of the harness has the sides in the other order.
     return {"over_default": harness.ratio(seconds["default"], seconds["batch_invariant"])}
-
-
-def _pass(lm: hb.LM, rows: int) -> float:
-    found = pass_seconds(lm.engine, rows)
-    assert found is not None, "the page pool has room for a pass"
-    return found
 
 
 def _text(length: int) -> list[int]:

@@ -28,7 +28,7 @@ __all__ = ["own_threads", "refuse_mixed_bits", "refuse_modules"]
 #: Rows of the passes in which the bits of the first few are compared.
 ROWS = (1, 2, 7, 64)
 #: Bytes of a vector of torch's kernels, of which two are taken at a time; others go by less.
-VECTOR_BYTES = {"AVX512": 64, "AVX512_VNNI": 64}
+VECTOR_BYTES = {"AVX512": 64}
 
 #: As the runner calls a model, which gives what transformers gives.
 Call = Callable[[Tensor, Tensor, Attention], Any]
@@ -45,12 +45,12 @@ def own_threads() -> Iterator[None]:
     if threads == 1:
         yield
         return
-    if not _native.split_threads(threads):
-        raise UnsupportedModel(
-            f"batch_invariant is True and torch has {threads} threads that are not OpenMP's, expected "
-            "torch.set_num_threads(1)"
-        )
-    try:
+    try:  # an interrupt may come as soon as they are split
+        if not _native.split_threads(threads):
+            raise UnsupportedModel(
+                f"batch_invariant is True and torch has {threads} threads that are not OpenMP's, expected "
+                "torch.set_num_threads(1)"
+            )
         yield
     finally:
         _native.split_threads(None)
