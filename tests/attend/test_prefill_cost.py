@@ -69,7 +69,7 @@ def test_rows_behind_a_prefix_have_a_rate_of_their_own(arrays: tuple[Tensor, Ten
 def test_the_least_that_is_read_counts_before_choosing() -> None:
     cost = CostModel(look=0, pair=1, share=0.5, margin=1)
     every = 100 * 300 + 100 * 101 // 2
-    behind = {"num_rows": 100, "num_keys": 400, "rows_looked_at": 10}
+    behind = {"num_rows": 100, "num_keys": 400, "looked_at": 10 * 400}
     cost = dataclasses.replace(cost, pair_behind=1)
     assert cost.is_worth_a_look(**behind, least=every - 1)
     assert not cost.is_worth_a_look(**behind, least=every)

@@ -12,6 +12,7 @@ from hornbeam.attend.prefill import (
     FlexPrefill,
     HeadPattern,
     HeadPatterns,
+    InParts,
     MInference,
     search_patterns,
 )
@@ -31,6 +32,7 @@ __all__ = [
     "Group",
     "HeadPattern",
     "HeadPatterns",
+    "InParts",
     "MInference",
     "Mean",
     "Recall",

@@ -186,7 +186,7 @@ def rates_of(index: int, layer: Layer, rounds: int) -> dict[str, float]:
     heads, keys, _ = layer.query.shape
     pair = took["dense"] / (heads * keys * (keys + 1) / 2)
     return {
-        "look": took["choice"] / (heads * recipe.rows_looked_at * keys) / pair,
+        "look": took["choice"] / (heads * recipe.looked_at(keys, keys)) / pair,
         "pair": took["sparse"] / sum(selection.pairs_read) / pair,
         "pair_behind": took["late"] / took["whole"] / late.share_read,
     }

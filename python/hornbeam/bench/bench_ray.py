@@ -29,7 +29,7 @@ from hornbeam.integrations.ray.shipping import shipment
 
 MODEL = "smollm2"
 IN_FLIGHT = 32
-PROMPTS, TOKENS = 128, 128
+PROMPTS, TOKENS = 64, 64
 
 
 class Bench:

@@ -7,7 +7,8 @@ Both servers are processes of their own, and the requests come over sockets.
 Rows:
 
 ``overhead``: milliseconds of a one-token completion over a kept connection that are not spent in the
-    engine's steps, by the server's own count of these. The prompt is cached, so that a step has one row.
+    engine, by the server's own count: beginning the sequence (``submit``) and its step, which have figures of
+    their own. The prompt is cached, so that a step has one row.
 ``chats``: sixteen streamed chats at a time that share a system prompt of about 1,000 tokens, at most 64
     tokens each, greedy, over ``transformers serve --continuous-batching``: tokens a second in all, and the
     95th percentile of the gaps between two chunks of a chat. Every round has another system prompt, so that
@@ -162,7 +163,7 @@ class Bench:
 
     def overhead(self) -> dict[str, Any]:
         """A one-token completion."""
-        means = []
+        means: dict[str, list[float]] = {"outside": [], "submit": [], "step": []}
         with self.ours() as server:
             connection = server.connect()
             fields = {"prompt": "The hornbeam is a tree", "max_tokens": 1, "temperature": 0}
@@ -173,19 +174,23 @@ class Bench:
 
             first = ask()
             for _ in range(1 + self.alternations):
-                spent, before = 0.0, _step_seconds(connection)
+                spent, before = 0.0, _engine_seconds(connection)
                 for _ in range(REQUESTS):
                     begin = time.perf_counter()
                     answer = ask()
                     spent += time.perf_counter() - begin
                     if answer != first:
                         raise StateError(f"the answer is {answer}, and was {first}")
-                means.append(1e3 * (spent - (_step_seconds(connection) - before)) / REQUESTS)
+                within = [now - then for now, then in zip(_engine_seconds(connection), before, strict=True)]
+                for name, seconds in zip(means, (spent - sum(within), *within), strict=True):
+                    means[name].append(1e3 * seconds / REQUESTS)
             connection.close()
         return {
             "requests": REQUESTS * self.alternations,
-            "milliseconds_outside_of_the_engine": statistics.median(means[1:]),
-            "interval": harness.interval(sorted(means[1:])),
+            "milliseconds_outside_of_the_engine": statistics.median(means["outside"][1:]),
+            "interval": harness.interval(sorted(means["outside"][1:])),
+            "milliseconds_of_submit": statistics.median(means["submit"][1:]),
+            "milliseconds_of_the_step": statistics.median(means["step"][1:]),
         }
 
     def chats(self) -> dict[str, Any]:
@@ -271,10 +276,14 @@ def _peer_options(rows: int) -> list[str]:
     return ["--cb-num-blocks", str(PEER_BLOCKS), "--cb-max-batch-tokens", str(rows)]
 
 
-def _step_seconds(connection: http.client.HTTPConnection) -> float:
+def _engine_seconds(connection: http.client.HTTPConnection) -> tuple[float, float]:
+    """What sequences took to begin so far, and steps."""
     connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
-    return next(float(line.split()[1]) for line in lines if line.startswith("hornbeam_engine_step_seconds "))
+    values = dict(line.rsplit(" ", 1) for line in connection.getresponse().read().decode().splitlines())
+    return (
+        float(values["hornbeam_engine_submit_seconds"]),
+        float(values["hornbeam_engine_step_seconds"]),
+    )
 
 
 def run(quick: bool = False, only: Iterable[str] | None = None) -> dict[str, Any]:

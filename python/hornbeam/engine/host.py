@@ -200,6 +200,10 @@ class Host:
             UnsupportedModel: the changed model cannot be driven over pages.
         """
         self.runner.look(closely=False)
+        self._take_up_changes()
+
+    def _take_up_changes(self) -> None:
+        """Lets go of what was computed if the model was seen to have changed."""
         if self._seen_changes != self.runner.changes:
             self._renew()
 
@@ -327,7 +331,7 @@ class Host:
                     if not is_nested:
                         engine._recover()
                     engine.runner.look(closely=True)
-                    engine.notice()
+                    engine._take_up_changes()
                 return self._holding(engines[1:], work, closely=closely)
             except KeyboardInterrupt as interrupt:
                 end_frames(interrupt)

@@ -112,6 +112,7 @@ class Driver:
         self.engine = engine
         self.num_steps = 0
         self.step_seconds = 0.0
+        self.submit_seconds = 0.0
         self._commands: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._jobs: list[Job] = []
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -203,11 +204,14 @@ class Driver:
     def _begin(self, job: Job, begin: Callable[[Engine], Sequence[Request]]) -> None:
         if job.is_cancelled:
             return
+        since = time.perf_counter()
         try:
             job.requests = list(begin(self.engine))
         except Exception as error:
             self._deliver([(job, error)])
             return
+        finally:
+            self.submit_seconds += time.perf_counter() - since
         job.shown = [0] * len(job.requests)
         job.open = set(range(len(job.requests)))
         self._jobs.append(job)

@@ -43,6 +43,7 @@ class Metrics:
         self.accepted = Counter("accepted_tokens", "Those that stayed.", **own)
         self._steps = Gauge("engine_steps", "Forward passes so far.", **own)
         self._step_seconds = Gauge("engine_step_seconds", "What they took.", **own)
+        self._submit_seconds = Gauge("engine_submit_seconds", "What it took to begin sequences.", **own)
         self._sequences = Gauge("sequences", "Sequences under way.", **own)
         self._branches = Gauge("branches", "Branches of the prefix tree that are held.", **own)
         self._kv_bytes = Gauge("kv_bytes", "Bytes of pages.", **own)
@@ -71,4 +72,5 @@ class Metrics:
         await driver.call(look)
         self._steps.set(driver.num_steps)
         self._step_seconds.set(driver.step_seconds)
+        self._submit_seconds.set(driver.submit_seconds)
         return generate_latest(self.registry)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib.resources import files
 from os import PathLike
 from pathlib import Path
@@ -37,9 +38,15 @@ def path_of(weights: str | PathLike[str] | None, name: str, shipped: str) -> Pat
         shipped: the file that comes with the package, for None.
     """
     if weights is None:
-        return Path(str(files("hornbeam") / "heads" / shipped))
+        return _shipped(shipped)
     path = Path(weights).expanduser()
     return path / name if path.is_dir() else path
+
+
+@cache
+def _shipped(name: str) -> Path:
+    """Looked up once: every request asks for it."""
+    return Path(str(files("hornbeam") / "heads" / name)).resolve()
 
 
 def read_head(path: Path, expected: str) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -3,6 +3,7 @@
 from hornbeam.attend.prefill.base import BlockSelection, PrefillRecipe
 from hornbeam.attend.prefill.cost import CostModel
 from hornbeam.attend.prefill.flex_prefill import FlexPrefill
+from hornbeam.attend.prefill.in_parts import InParts
 from hornbeam.attend.prefill.lines import Grid
 from hornbeam.attend.prefill.minference import HeadPattern, HeadPatterns, MInference
 from hornbeam.attend.prefill.pattern_search import search_patterns
@@ -14,6 +15,7 @@ __all__ = [
     "Grid",
     "HeadPattern",
     "HeadPatterns",
+    "InParts",
     "MInference",
     "PrefillRecipe",
     "search_patterns",

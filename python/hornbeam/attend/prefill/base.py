@@ -119,10 +119,14 @@ class PrefillRecipe(ABC):
     def dense_keys(self) -> int:
         """Prompts of up to so many positions are read densely."""
 
-    @property
     @abstractmethod
-    def rows_looked_at(self) -> int:
-        """Rows of each head whose products with all keys choosing computes, for the cost."""
+    def looked_at(self, num_rows: int, num_keys: int) -> int:
+        """Products of a row and a key that choosing computes, of each head, for the cost.
+
+        Args:
+            num_rows: rows of queries, the last ones of all positions.
+            num_keys: positions.
+        """
 
     @abstractmethod
     def grid(self, num_rows: int, num_keys: int) -> Grid:
@@ -175,7 +179,9 @@ class PrefillRecipe(ABC):
             num_rows, num_keys = query.shape[1], key.shape[1]
             grid = self.grid(num_rows, num_keys)
             least = int(grid.pairs()[self.least(grid)].sum())
-            if not self.cost.is_worth_a_look(num_rows, num_keys, self.rows_looked_at, least):
+            if not self.cost.is_worth_a_look(
+                num_rows, num_keys, self.looked_at(num_rows, num_keys), least
+            ):
                 return None
         selection = self.plan(layer, query, key, scale)
         if self.cost is not None and not self.cost.wins(num_rows, num_keys, selection.share_read):

@@ -46,18 +46,18 @@ class CostModel:
         if self.share > 1:
             raise ArgumentError(f"share is {self.share!r}, expected 0 to 1")
 
-    def is_worth_a_look(self, num_rows: int, num_keys: int, rows_looked_at: int, least: int) -> bool:
+    def is_worth_a_look(self, num_rows: int, num_keys: int, looked_at: int, least: int) -> bool:
         """Whether choosing, and reading what a layer is expected to read, wins.
 
         Args:
             num_rows: rows of queries, the last ones of all positions.
             num_keys: positions.
-            rows_looked_at: rows whose products with all keys choosing computes.
+            looked_at: products of a row and a key that choosing computes, of a head.
             least: pairs of a row and a key that a head reads at least.
         """
         every = num_rows * (num_keys - num_rows) + num_rows * (num_rows + 1) // 2
         read = max(self.share * every, least)
-        cost = self.look * rows_looked_at * num_keys + self._pair(num_rows, num_keys) * read
+        cost = self.look * looked_at + self._pair(num_rows, num_keys) * read
         return cost * self.margin < every
 
     def wins(self, num_rows: int, num_keys: int, share_read: float) -> bool:

@@ -78,10 +78,14 @@ class FlexPrefill(PrefillRecipe):
         """Prompts of up to so many positions are read densely: those that the least budget covers."""
         return max(2 * self.block, self.min_budget)
 
-    @property
-    def rows_looked_at(self) -> int:
-        """Rows of each head whose products with all keys choosing computes."""
-        return self.block
+    def looked_at(self, num_rows: int, num_keys: int) -> int:
+        """Products of each head that choosing computes: of the last rows with all keys.
+
+        Args:
+            num_rows: rows of queries, the last ones of all positions.
+            num_keys: positions.
+        """
+        return min(self.block, num_rows) * num_keys
 
     def grid(self, num_rows: int, num_keys: int) -> Grid:
         """The blocks that a prompt is cut into.

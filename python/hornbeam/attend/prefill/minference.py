@@ -165,10 +165,14 @@ class MInference(PrefillRecipe):
         """Prompts of up to so many positions are read densely."""
         return max(2 * self.block, self.forced_slashes)
 
-    @property
-    def rows_looked_at(self) -> int:
-        """Rows of each head whose products with all keys choosing computes."""
-        return self.last_rows
+    def looked_at(self, num_rows: int, num_keys: int) -> int:
+        """Products of each head that choosing computes: of the last rows with all keys.
+
+        Args:
+            num_rows: rows of queries, the last ones of all positions.
+            num_keys: positions.
+        """
+        return min(self.last_rows, num_rows) * num_keys
 
     def grid(self, num_rows: int, num_keys: int) -> Grid:
         """The blocks that a prompt is cut into.

@@ -88,6 +88,11 @@ class FeatureHead:
         return path_of(self.weights, FEATURE_HEAD, SHIPPED)
 
     @property
+    def _key(self) -> Path:
+        """The same for all ways to name a file."""
+        return self.path if self.weights is None else self.path.resolve()
+
+    @property
     def law(self) -> Law:
         """That of the shape."""
         return self.shape.law
@@ -103,13 +108,13 @@ class FeatureHead:
         if changes != target.runner.changes:
             known = {}
             _reasons[target] = (target.runner.changes, known)
-        if (path := self.path.resolve()) not in known:
+        if (path := self._key) not in known:
             known[path] = HeadFile.load(path).mismatch(target)
         return known[path]
 
     def open(self, run: Run) -> FeatureProposer:
         """Loads the weights, once a model, and begins a run."""
-        path, heads = self.path.resolve(), run.target.recalled
+        path, heads = self._key, run.target.recalled
         if path not in heads:
             heads[path] = Head(HeadFile.load(path), run.target)
         return FeatureProposer(run, heads[path], self.shape, self.temperature)
