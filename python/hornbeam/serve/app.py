@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,7 @@ from fastapi.openapi.utils import get_openapi
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.routing import Route, request_response
 
 from hornbeam._native import __version__
 from hornbeam.engine.options import DEFAULT_DRAFT
@@ -98,6 +99,7 @@ def _add_routes(app: FastAPI, service: Service, has_keys: bool) -> None:
             responses=described.responses(body, refused=True, streams=fields is not Scoring, keys=has_keys),
             **post,
         )
+        _call_directly(app, endpoint)
     created = int(time.time())
     model = {
         "id": service.name,
@@ -140,6 +142,15 @@ def _add_routes(app: FastAPI, service: Service, has_keys: bool) -> None:
         )
     app.add_api_route("/v1/models/{name:path}", one_model, response_class=Response, include_in_schema=False)
     app.add_api_route("/metrics", metrics, response_class=Response, include_in_schema=False)
+
+
+def _call_directly(app: FastAPI, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
+    """Has the route that was added last call its endpoint with nothing in between. FastAPI would look for
+    parameters, which an endpoint that takes a request and gives a response has not; it is described as before.
+    """
+    route = app.router.routes[-1]
+    assert isinstance(route, Route)
+    route.app = request_response(endpoint)
 
 
 def _description(app: FastAPI, name: str) -> dict[str, Any]:

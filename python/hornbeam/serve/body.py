@@ -19,8 +19,8 @@ class ClientGone(Exception):
     """The client has closed its connection: nobody reads an answer."""
 
 
-async def read_body(request: Request, model: type[_F], most: int) -> _F:
-    """The fields of a request.
+async def read_body(request: Request, model: type[_F], most: int) -> tuple[_F, int]:
+    """The fields of a request, and the bytes of its body.
 
     Args:
         request: its body was not read yet.
@@ -50,6 +50,6 @@ async def read_body(request: Request, model: type[_F], most: int) -> _F:
         if not message.get("more_body", False):
             break
     try:
-        return model.model_validate_json(bytes(data))
+        return model.model_validate_json(bytes(data)), len(data)
     except ValidationError as error:
         raise of_validation(error, model) from error

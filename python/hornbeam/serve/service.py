@@ -31,10 +31,13 @@ from hornbeam.serve.tokens import TokenNames
 __all__ = ["Service"]
 
 _T = TypeVar("_T")
+_F = TypeVar("_F", bound=Fields)
 #: Never sent: nobody is there any more. As nginx has it.
 CLIENT_CLOSED = 499
 #: Threads that read prompts and compile grammars.
 READERS = 4
+#: A body of so many bytes at most, without a grammar, is read at once: a thread takes longer to begin.
+SHORT_BYTES = 2048
 _LOG = logging.getLogger("hornbeam.serve")
 
 
@@ -174,20 +177,20 @@ class Service:
             code="timeout",
         )
 
-    async def _fields(self, request: Request, model: type[_T]) -> _T:
-        fields: Any = await read_body(request, model, self.limits.body_bytes)
+    async def _body(
+        self, request: Request, model: type[_F], read: Callable[..., _T], **more: Any
+    ) -> tuple[_F, _T]:
+        """The fields of a request, and what ``read`` says that they ask for; ``more`` are its keywords."""
+        fields, num_bytes = await read_body(request, model, self.limits.body_bytes)
         if fields.model is not None and fields.model != self.name:
             raise Refusal(
                 404, f"model is {fields.model!r}, expected {self.name!r}", "model", "model_not_found"
             )
-        found: _T = fields
-        return found
-
-    async def _read(self, read: Callable[..., _T], fields: Fields, **more: Any) -> _T:
-        """Reads fields beside the event loop."""
         work = partial(read, self.engine, fields, self.limits, **more)
+        if num_bytes <= SHORT_BYTES and getattr(fields, "response_format", None) is None:
+            return fields, work()
         # One that takes too long is left to itself: it counts as a reader until it is done.
-        return await anyio.to_thread.run_sync(work, limiter=self._readers, abandon_on_cancel=True)
+        return fields, await anyio.to_thread.run_sync(work, limiter=self._readers, abandon_on_cancel=True)
 
     async def _while_there(self, request: Request, work: Callable[[], Awaitable[_T]]) -> _T:
         """The result of ``work``, unless the client goes before.
@@ -218,8 +221,7 @@ class Service:
     # -- texts -------------------------------------------------------------------------------------------
 
     async def _completion(self, request: Request, admitted: Admitted) -> Response:
-        fields = await self._fields(request, Completion)
-        asked = await self._read(read_generated, fields, draft=self.draft)
+        fields, asked = await self._body(request, Completion, read_generated, draft=self.draft)
         echo: list[str] = []
         if fields.echo:
             tokenizer = self.engine.tokenizer
@@ -228,8 +230,7 @@ class Service:
         return await self._generated(request, admitted, fields, asked, answer)
 
     async def _chat(self, request: Request, admitted: Admitted) -> Response:
-        fields = await self._fields(request, Chat)
-        asked = await self._read(read_generated, fields, draft=self.draft)
+        fields, asked = await self._body(request, Chat, read_generated, draft=self.draft)
         answer = ChatAnswer(self.name, asked, self.names, fields)
         return await self._generated(request, admitted, fields, asked, answer)
 
@@ -311,8 +312,7 @@ class Service:
     # -- scores ------------------------------------------------------------------------------------------
 
     async def _score(self, request: Request, admitted: Admitted) -> Response:
-        fields = await self._fields(request, Scoring)
-        asked = await self._read(read_scoring, fields)
+        fields, asked = await self._body(request, Scoring, read_scoring)
         job = self.driver.score(asked.texts, asked.labels)
         admitted.jobs.append(job)
         await self._while_there(request, partial(self._all, job, fields))
