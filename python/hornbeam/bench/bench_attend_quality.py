@@ -29,7 +29,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -64,6 +64,14 @@ def run(quick: bool, only: Sequence[str] | None = None) -> dict[str, Any]:
     return {name: row for name, row in found.items() if row}
 
 
+class Reads(NamedTuple):
+    """How a long text is read: densely, or by a recipe, over pages of so many tokens."""
+
+    attend: Any = None
+    prefill: Any = None
+    page_tokens: int | None = None
+
+
 class Bench:
     def __init__(self, reader: Reader, items: Items, quick: bool, is_report: bool = False) -> None:
         self.reader, self.items, self.quick, self.is_report = reader, items, quick, is_report
@@ -78,18 +86,14 @@ class Bench:
 
     def perplexity(self) -> dict[str, Any]:
         first, last = (320, 480) if self.quick else (FIRST, LAST)
-        methods: dict[str, Any] = {"dense": None}
-        methods |= {f"quest {share}": hb.recipes.quest(share) for share in SHARES}
-        methods |= {f"quest {SHARES[0]}, pages of {size}": hb.recipes.quest(SHARES[0]) for size in (8, 4)}
-        methods |= {f"quest paper {share}": hb.recipes.quest(share, **PAPER) for share in SHARES}
-        methods[f"flex_prefill {GAMMA:g}"] = hb.recipes.flex_prefill(gamma=GAMMA, always=True)
+        methods = self.methods()
         losses: dict[str, dict[str, list[float]]] = {name: {} for name in methods}
         shares: dict[str, list[float]] = {name: [] for name in methods}
         for text, tokens in self.texts().items():
-            for name, recipe in methods.items():
+            for name, method in methods.items():
                 key = f"perplexity {text} {first} {last} {name}"
                 if key not in self.outcomes and not self.is_report:
-                    found, read = self.read(tokens[: last + 1], first, name, recipe)
+                    found, read = self.read(tokens[: last + 1], first, method)
                     self.record({"name": key, "losses": (-found).tolist(), "read": read})
                 if key in self.outcomes:
                     losses[name][text] = self.outcomes[key]["losses"]
@@ -115,17 +119,27 @@ class Bench:
             "methods": table,
         }
 
-    def read(self, tokens: list[int], first: int, name: str, recipe: Any) -> tuple[torch.Tensor, float]:
+    def methods(self) -> dict[str, Reads]:
+        """What reads the texts, by name."""
+        quest = hb.recipes.quest
+        found = {"dense": Reads()}
+        found |= {f"quest {share}": Reads(attend=quest(share)) for share in SHARES}
+        for size in (8, 4):
+            found[f"quest {SHARES[0]}, pages of {size}"] = Reads(attend=quest(SHARES[0]), page_tokens=size)
+        found |= {f"quest paper {share}": Reads(attend=quest(share, **PAPER)) for share in SHARES}
+        found[f"flex_prefill {GAMMA:g}"] = Reads(prefill=hb.recipes.flex_prefill(gamma=GAMMA, always=True))
+        return found
+
+    def read(self, tokens: list[int], first: int, method: Reads) -> tuple[torch.Tensor, float]:
         """Log-probabilities, and the share of the keys that a row reads in layers that choose."""
         self.reader.lm.clear_cache()
-        if recipe is None:
+        if method.attend is not None:
+            share = float(method.attend.select.pages.rstrip("%")) / 100
+            reader = self.reader if method.page_tokens is None else self.reader.of_pages(method.page_tokens)
+            return reader.decoded(tokens, first, method.attend, ROWS), share
+        if method.prefill is None:
             return self.reader.dense(tokens, first), 1.0
-        if name.startswith("quest"):
-            share = float(recipe.select.pages.rstrip("%")) / 100
-            _, _, size = name.partition("pages of ")
-            reader = self.reader.of_pages(int(size)) if size else self.reader
-            return reader.decoded(tokens, first, recipe, ROWS), share
-        seen = Recorded(recipe)
+        seen = Recorded(method.prefill)
         return self.reader.dense(tokens, first, prefill=seen), statistics.fmean(seen.shares)
 
     def texts(self) -> dict[str, list[int]]:

@@ -146,8 +146,7 @@ def _add_routes(app: FastAPI, service: Service, has_keys: bool) -> None:
 
 def _call_directly(app: FastAPI, endpoint: Callable[[Request], Awaitable[Response]]) -> None:
     """Has the route that was added last call its endpoint with nothing in between. FastAPI would look for
-    parameters, which an endpoint that takes a request and gives a response has not; it is described as before.
-    """
+    parameters, which these endpoints have not; the description stays."""
     route = app.router.routes[-1]
     assert isinstance(route, Route)
     route.app = request_response(endpoint)

@@ -31,7 +31,7 @@ from hornbeam.serve.tokens import TokenNames
 __all__ = ["Service"]
 
 _T = TypeVar("_T")
-_F = TypeVar("_F", bound=Fields)
+_F = TypeVar("_F", Completion, Chat, Scoring)
 #: Never sent: nobody is there any more. As nginx has it.
 CLIENT_CLOSED = 499
 #: Threads that read prompts and compile grammars.
@@ -187,7 +187,7 @@ class Service:
                 404, f"model is {fields.model!r}, expected {self.name!r}", "model", "model_not_found"
             )
         work = partial(read, self.engine, fields, self.limits, **more)
-        if num_bytes <= SHORT_BYTES and getattr(fields, "response_format", None) is None:
+        if num_bytes <= SHORT_BYTES and (isinstance(fields, Scoring) or fields.response_format is None):
             return fields, work()
         # One that takes too long is left to itself: it counts as a reader until it is done.
         return fields, await anyio.to_thread.run_sync(work, limiter=self._readers, abandon_on_cancel=True)

@@ -179,9 +179,7 @@ class PrefillRecipe(ABC):
             num_rows, num_keys = query.shape[1], key.shape[1]
             grid = self.grid(num_rows, num_keys)
             least = int(grid.pairs()[self.least(grid)].sum())
-            if not self.cost.is_worth_a_look(
-                num_rows, num_keys, self.looked_at(num_rows, num_keys), least
-            ):
+            if not self.cost.is_worth_a_look(num_rows, num_keys, self.looked_at(num_rows, num_keys), least):
                 return None
         selection = self.plan(layer, query, key, scale)
         if self.cost is not None and not self.cost.wins(num_rows, num_keys, selection.share_read):

@@ -57,7 +57,9 @@ class InParts(PrefillRecipe):
 
     def looked_at(self, num_rows: int, num_keys: int) -> int:
         """Products of each head that choosing computes, of all parts."""
-        return sum(self.recipe.looked_at(end - begin, keys) for begin, end, keys in self._parts(num_rows, num_keys))
+        return sum(
+            self.recipe.looked_at(end - begin, keys) for begin, end, keys in self._parts(num_rows, num_keys)
+        )
 
     def grid(self, num_rows: int, num_keys: int) -> Grid:
         """That of the recipe."""
