@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -34,15 +36,17 @@ def normal(seed: int, *sizes: int) -> Tensor:
     seed=st.integers(0, 1000),
     rows=st.integers(1, 150),
     before=st.integers(0, 60),
-    part=st.sampled_from([16, 32, 64]),
+    parts=st.integers(1, 9),
+    least=st.sampled_from([1, 20, 64]),
     recipe=st.sampled_from(RECIPES),
 )
 def test_a_part_reads_what_a_prompt_that_ends_there_reads(
-    seed: int, rows: int, before: int, part: int, recipe: PrefillRecipe
+    seed: int, rows: int, before: int, parts: int, least: int, recipe: PrefillRecipe
 ) -> None:
     query, key = normal(seed, 4, rows, 8), normal(seed + 1, 2, before + rows, 8)
-    found = InParts(recipe, part).plan(0, query, key, SCALE)
+    found = InParts(recipe, parts, least).plan(0, query, key, SCALE)
     seen = reference.seen_by(found.blocks, 16, found.grid.block_keys, rows, before + rows)
+    part = 16 * math.ceil(max(math.ceil(rows / parts), least) / 16)
     for begin in range(0, rows, part):
         end = min(begin + part, rows)
         alone = recipe.plan(0, query[:, begin:end], key[:, : before + end], SCALE)
@@ -54,7 +58,7 @@ def test_a_part_reads_what_a_prompt_that_ends_there_reads(
 def test_one_part_is_the_recipe() -> None:
     query, key = normal(1, 4, 100, 8), normal(2, 2, 130, 8)
     for recipe in RECIPES:
-        whole, parts = (one.plan(0, query, key, SCALE) for one in (recipe, InParts(recipe, 112)))
+        whole, parts = (one.plan(0, query, key, SCALE) for one in (recipe, InParts(recipe, 1)))
         assert torch.equal(whole.blocks, parts.blocks)
         assert whole.patterns == parts.patterns
         assert whole.estimated_mass == parts.estimated_mass
@@ -68,7 +72,7 @@ def test_what_only_rows_in_the_midst_read_is_read() -> None:
     recipe = FlexPrefill(0.9, 0.0, min_budget=1, block=32, block_keys=32, cost=None)
     covered = [
         float(one.plan(0, query, key, 1.0).covered_mass(query, key, 1.0))
-        for one in (recipe, InParts(recipe, 256))
+        for one in (recipe, InParts(recipe, 4, 1))
     ]
     assert covered[0] < 0.75
     assert covered[1] > 0.95
@@ -81,7 +85,7 @@ def test_pattern_and_mass_of_parts_that_differ() -> None:
             return FlexPrefill(gamma, float(key.shape[1] > 64), 0, block=32).plan(layer, query, key, scale)
 
     query, key = normal(3, 2, 128, 8), normal(4, 1, 128, 8)
-    found = InParts(Changing(block=32), 64).plan(0, query, key, SCALE)
+    found = InParts(Changing(block=32), 2, 64).plan(0, query, key, SCALE)
     assert found.patterns == ("mixed", "mixed")
     first = Changing().plan(0, query[:, :64], key[:, :64], SCALE).estimated_mass
     assert found.estimated_mass == first, "the least of the parts"
@@ -91,27 +95,36 @@ def test_what_looking_costs() -> None:
     recipe = FlexPrefill(block=32, min_budget=0)
     assert recipe.looked_at(300, 400) == 32 * 400
     assert recipe.looked_at(20, 400) == 20 * 400
-    # Parts end at keys 228, 356 and 400.
-    assert InParts(recipe, 128).looked_at(300, 400) == 32 * (228 + 356 + 400)
+    # Parts of 100 rows, in whole blocks, end at keys 228, 356 and 400.
+    assert InParts(recipe, 3, 1).looked_at(300, 400) == 32 * (228 + 356 + 400)
     query = key = value = normal(5, 2, 512, 8)
     pairs = 512 * 513 // 2
     for look, is_sparse in ((0.4, True), (0.6, False)):
         # Half of all pairs is expected to be read, and may be looked at for the other half.
         cost = CostModel(look=look * pairs / (32 * 512 * 2.5), pair=1e-9, share=0.5, margin=2.0)
-        parts = InParts(recipe, 128, cost=cost)
+        parts = InParts(recipe, 4, 1, cost=cost)
         assert (parts.attention(0, query, key, value, SCALE) is not None) == is_sparse
 
 
 def test_a_text_that_is_written_behind_it() -> None:
     lm = hb.LM(models.llama())
     prompt = models.prompt(300, 1)[0].tolist()
-    everything = InParts(FlexPrefill(1.0, 0.0, block=32, cost=None), 64, cost=None)
+    everything = InParts(FlexPrefill(1.0, 0.0, block=32, cost=None), 5, 32, cost=None)
     dense = lm.generate(prompt, max_new_tokens=8)
     assert lm.generate(prompt, max_new_tokens=8, prefill=everything).token_ids == dense.token_ids
 
 
+def test_recipes() -> None:
+    recipes = hb.recipes
+    assert recipes.flex_prefill(0.95, parts=1) == FlexPrefill(0.95)
+    assert recipes.flex_prefill(0.95, parts=8) == InParts(FlexPrefill(0.95), 8)
+    assert recipes.minference(parts=4, always=True) == InParts(MInference(cost=None), 4, cost=None)
+    with pytest.raises(ArgumentError, match="parts is 0, expected 1 or more"):
+        recipes.flex_prefill(parts=0)
+
+
 def test_refusals() -> None:
-    with pytest.raises(ArgumentError, match="rows is 100, expected a multiple of the recipe's block, 128"):
-        InParts(FlexPrefill(), 100)
-    with pytest.raises(ArgumentError, match="rows is 0, expected 1 or more"):
+    with pytest.raises(ArgumentError, match="parts is 0, expected 1 or more"):
         InParts(FlexPrefill(), 0)
+    with pytest.raises(ArgumentError, match="min_rows is -1, expected 1 or more"):
+        hb.attend.InParts(FlexPrefill(), 4, -1)

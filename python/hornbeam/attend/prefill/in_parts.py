@@ -10,7 +10,6 @@ from torch import Tensor
 from hornbeam.attend.prefill.base import BlockSelection, PrefillRecipe, check_shapes
 from hornbeam.attend.prefill.cost import STANDARD, CostModel
 from hornbeam.attend.prefill.lines import Grid
-from hornbeam.errors import ArgumentError
 from hornbeam.integers import whole_number
 
 __all__ = ["InParts"]
@@ -30,25 +29,26 @@ class InParts(PrefillRecipe):
 
     Args:
         recipe: what chooses.
-        rows: of a part; the last one may be shorter. A multiple of the rows of a block of `recipe`.
+        parts: that a prompt is cut into at most, of equally many rows; the last one may be shorter.
+        min_rows: rows of a part at least. They are rounded up to whole blocks of `recipe`.
 
     Raises:
-        ArgumentError: `rows` is less than a block, or no multiple of it.
+        ArgumentError: a number below 1.
     """
 
     recipe: PrefillRecipe
-    rows: int = 1024
+    parts: int = 8
+    min_rows: int = 1024
     cost: CostModel | None = field(default=STANDARD, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        block = self.recipe.grid(1, 1).block_rows
-        if whole_number(self.rows, "rows", 1) % block:
-            raise ArgumentError(f"rows is {self.rows}, expected a multiple of the recipe's block, {block}")
+        whole_number(self.parts, "parts", 1)
+        whole_number(self.min_rows, "min_rows", 1)
 
     @property
     def name(self) -> str:
         """What messages and pages call it."""
-        return f"{self.recipe.name}, {self.rows} rows at a time"
+        return f"{self.recipe.name} in {self.parts} parts"
 
     @property
     def dense_keys(self) -> int:
@@ -91,6 +91,8 @@ class InParts(PrefillRecipe):
 
     def _parts(self, num_rows: int, num_keys: int) -> list[tuple[int, int, int]]:
         """Of each part its first row, one past its last, and the keys up to there."""
-        ends = [*range(self.rows, num_rows, self.rows), num_rows]
+        block = self.recipe.grid(1, 1).block_rows
+        rows = -(-max(-(-num_rows // self.parts), self.min_rows) // block) * block
         before = num_keys - num_rows
-        return [(max(end - 1, 0) // self.rows * self.rows, end, before + end) for end in ends]
+        ends = (min(begin + rows, num_rows) for begin in range(0, num_rows, rows))
+        return [(place * rows, end, before + end) for place, end in enumerate(ends)]
