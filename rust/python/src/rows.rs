@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
-use crate::tensor::{Item, Tensor, expect_apart, expect_disjoint};
+use crate::tensor::{Describe, Item, Tensor, expect_apart, expect_disjoint};
 
 /// Elements above which the GIL is released: about 10 µs of copying.
 const DETACH_ELEMENTS: usize = 1 << 15;
@@ -137,7 +137,6 @@ impl Chunks {
 #[pyfunction]
 #[pyo3(signature = (k, v, chunks, plan, layer, num_kv_heads))]
 pub(crate) fn write_rows(
-    py: Python<'_>,
     k: &Bound<'_, PyAny>,
     v: &Bound<'_, PyAny>,
     chunks: &Bound<'_, PyList>,
@@ -145,14 +144,28 @@ pub(crate) fn write_rows(
     layer: usize,
     num_kv_heads: usize,
 ) -> PyResult<()> {
-    let slots: &[RowSlot] = &plan.get().plan.row_slots;
+    write(Tensor::new, k, v, chunks, plan.get(), layer, num_kv_heads)
+}
+
+/// As `write_rows`, of keys and values that `describe` makes tensors of.
+pub(crate) fn write(
+    describe: Describe,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    chunks: &Bound<'_, PyList>,
+    plan: &PyPlan,
+    layer: usize,
+    num_kv_heads: usize,
+) -> PyResult<()> {
+    let py = chunks.py();
+    let slots: &[RowSlot] = &plan.plan.row_slots;
     if slots.is_empty() {
         return Ok(());
     }
-    let (k, v) = (Tensor::new(k, "k")?, Tensor::new(v, "v")?);
+    let (k, v) = (describe(k, "k")?, describe(v, "v")?);
     let slabs = slots.iter().map(|s| s.slab);
     let chunks = Chunks::described(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
-    plan.get().expect_resolved(py, &chunks)?;
+    plan.expect_resolved(py, &chunks)?;
     expect_apart(py, &chunks.tensors().collect::<SmallVec<[&Tensor; 8]>>(), [&k, &v])?;
     let call = Call { k, v, slots, chunks, layer, num_kv_heads };
     match (call.k.float(py)?, call.chunks.layout.dtype) {

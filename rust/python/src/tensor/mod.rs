@@ -22,6 +22,8 @@ use hornbeam_core::format::{Dtype, Element};
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::PyType;
 use smallvec::SmallVec;
 
 pub(crate) use self::dlpack::current_stream;
@@ -111,12 +113,53 @@ unsafe impl Send for Tensor {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor {}
 
+/// Makes a tensor of an argument of this name.
+pub(crate) type Describe = fn(&Bound<'_, PyAny>, &'static str) -> PyResult<Tensor>;
+
 impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         let tensor = Self::of_pool(object, name)?;
         tensor.expect_resolved(object.py())?;
         Ok(tensor)
+    }
+
+    /// Describes `object`, or a copy of it where its elements do not lie one after the other.
+    pub(crate) fn side_by_side(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        Self::or_copied(object, name, Self::is_contiguous)
+    }
+
+    /// Describes `object`, or a copy of it where neighbours along the last dimension are none in memory.
+    pub(crate) fn unit_last(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        Self::or_copied(object, name, |tensor| tensor.strides.last() == Some(&1) || tensor.is_contiguous())
+    }
+
+    fn or_copied(
+        object: &Bound<'_, PyAny>,
+        name: &'static str,
+        fits: impl Fn(&Self) -> bool,
+    ) -> PyResult<Self> {
+        let tensor = Self::of_pool(object, name)?;
+        if fits(&tensor) {
+            tensor.expect_resolved(object.py())?;
+            return Ok(tensor);
+        }
+        Self::new(&object.call_method0(intern!(object.py(), "contiguous"))?, name)
+    }
+
+    /// Describes `object` if it is what short calls are mostly given: of torch's own class, contiguous, on the CPU.
+    /// `None` otherwise, also for what cannot be read: [`Tensor::new`] says why.
+    pub(crate) fn plain(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Option<Self>> {
+        let py = object.py();
+        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
+        if !object.get_type().is(CLASS.import(py, "torch", "Tensor")?) {
+            return Ok(None);
+        }
+        let Ok(tensor) = Self::of_pool(object, name) else { return Ok(None) };
+        if tensor.device_type != 1 || !tensor.is_contiguous() || tensor.is_negated(py)? {
+            return Ok(None);
+        }
+        Ok(Some(tensor))
     }
 
     /// As [`Tensor::new`], for the many chunks of a pool: callers see to [`Tensor::expect_resolved`], once for
@@ -150,10 +193,14 @@ impl Tensor {
 
     /// Errors for a view of which torch applies the sign when it is read, such as `x.conj().imag`.
     pub(crate) fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.is_array && self.owner.call_method0(py, intern!(py, "is_neg"))?.is_truthy(py)? {
+        if self.is_negated(py)? {
             return Err(self.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
         }
         Ok(())
+    }
+
+    fn is_negated(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(!self.is_array && self.owner.call_method0(py, intern!(py, "is_neg"))?.is_truthy(py)?)
     }
 
     /// The address of the object.
