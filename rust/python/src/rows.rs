@@ -21,7 +21,8 @@ const DETACH_ELEMENTS: usize = 1 << 15;
 /// The chunks that `slabs` lie in, described; `None` where no slab lies, so that a call costs what
 /// it touches and not what the pool holds.
 pub(crate) struct Chunks {
-    tensors: SmallVec<[Option<Tensor>; 8]>,
+    /// Few in place: what is large is slow to hand on.
+    tensors: SmallVec<[Option<Tensor>; 2]>,
     pub(crate) layout: PageLayout,
 }
 

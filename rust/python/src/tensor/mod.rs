@@ -14,6 +14,7 @@
 mod attributes;
 mod dlpack;
 mod integers;
+mod negated;
 mod overlap;
 mod views;
 
@@ -22,8 +23,6 @@ use hornbeam_core::format::{Dtype, Element};
 use pyo3::exceptions::{PyException, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
-use pyo3::types::PyType;
 use smallvec::SmallVec;
 
 pub(crate) use self::dlpack::current_stream;
@@ -118,6 +117,7 @@ pub(crate) type Describe = fn(&Bound<'_, PyAny>, &'static str) -> PyResult<Tenso
 
 impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
+    #[inline]
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         let tensor = Self::of_pool(object, name)?;
         tensor.expect_resolved(object.py())?;
@@ -151,8 +151,7 @@ impl Tensor {
     /// `None` otherwise, also for what cannot be read: [`Tensor::new`] says why.
     pub(crate) fn plain(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Option<Self>> {
         let py = object.py();
-        static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
-        if !object.get_type().is(CLASS.import(py, "torch", "Tensor")?) {
+        if !object.get_type().is(negated::torch_class(py)?) {
             return Ok(None);
         }
         let Ok(tensor) = Self::of_pool(object, name) else { return Ok(None) };
@@ -192,6 +191,7 @@ impl Tensor {
     }
 
     /// Errors for a view of which torch applies the sign when it is read, such as `x.conj().imag`.
+    #[inline]
     pub(crate) fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
         if self.is_negated(py)? {
             return Err(self.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
@@ -199,8 +199,9 @@ impl Tensor {
         Ok(())
     }
 
+    #[inline]
     fn is_negated(&self, py: Python<'_>) -> PyResult<bool> {
-        Ok(!self.is_array && self.owner.call_method0(py, intern!(py, "is_neg"))?.is_truthy(py)?)
+        Ok(!self.is_array && negated::is_negated(self.owner.bind(py))?)
     }
 
     /// The address of the object.
@@ -244,6 +245,7 @@ impl Tensor {
         self.data as u64
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -256,6 +258,7 @@ impl Tensor {
     }
 
     /// The float type, or an error.
+    #[inline]
     pub(crate) fn float(&self, py: Python<'_>) -> PyResult<Dtype> {
         match self.kind {
             Kind::Float(dtype) => Ok(dtype),
@@ -297,6 +300,7 @@ impl Tensor {
     }
 
     /// As torch sees it: without elements, any strides are contiguous.
+    #[inline]
     pub(crate) fn is_contiguous(&self) -> bool {
         if self.len() == 0 {
             return true;
@@ -326,6 +330,7 @@ impl Tensor {
         Ok(())
     }
 
+    #[inline]
     fn check_kind(&self, py: Python<'_>, kind: Kind) -> PyResult<()> {
         if self.kind != kind {
             return Err(self.refuse(py, &self.kind.to_string(), &kind.to_string()));
@@ -345,6 +350,7 @@ impl Tensor {
     }
 
     /// Whether elements can be read where they lie.
+    #[inline]
     fn is_plain(&self) -> bool {
         let aligned = (self.data as usize).is_multiple_of(self.kind.size());
         !self.swapped && (aligned || self.len() == 0)
@@ -355,6 +361,7 @@ impl Tensor {
         self.refuse(py, &device, "a CPU tensor")
     }
 
+    #[inline]
     fn check(&self, py: Python<'_>, kind: Kind) -> PyResult<()> {
         self.check_kind(py, kind)?;
         if !self.is_contiguous() {
