@@ -56,7 +56,9 @@ def test_the_arguments_are_those_of_the_schema(name: str) -> None:
 def places() -> list[tuple[str, str]]:
     """Tensors and lists of them: what else there is, torch has made what the schema says."""
     made = {name: ARGUMENTS[name]() for name in NATIVE}
-    return [(n, key) for n in made for key, value in made[n].items() if isinstance(value, torch.Tensor | list)]
+    return [
+        (n, key) for n in made for key, value in made[n].items() if isinstance(value, torch.Tensor | list)
+    ]
 
 
 def changed(name: str, key: str, kind: str) -> dict[str, Any] | None:
@@ -67,7 +69,11 @@ def changed(name: str, key: str, kind: str) -> dict[str, Any] | None:
         one = KINDS[kind](given[key][1] if key == "chunks" else given[key])
     except (TypeError, RuntimeError):
         return None
-    if type(one) not in (torch.Tensor, torch.nn.Parameter, Tagged) or one.layout != torch.strided or one.is_meta:
+    if (
+        type(one) not in (torch.Tensor, torch.nn.Parameter, Tagged)
+        or one.layout != torch.strided
+        or one.is_meta
+    ):
         return None
     given[key] = [given[key][0], one] if key == "chunks" else one
     return given
@@ -120,7 +126,7 @@ def chain(rows: int, slab: int) -> Plan:
 def test_words_that_are_written_to_between_two_calls_are_another_plan() -> None:
     """Also of tensors whose version torch does not count."""
     with torch.inference_mode():
-        given = good("write_rows", **{"layer": 1, "num_kv_heads": operations.KV_HEADS})
+        given = good("write_rows", layer=1, num_kv_heads=operations.KV_HEADS)
         words = ops.plan_words(chain(operations.ROWS, 2)).clone()
         assert words.is_inference()
         for slab in (2, 6, 2, 6):

@@ -51,8 +51,8 @@ def emulated(emulation: CudaLane) -> Iterator[None]:
     """For the tests: until the end, ``emulation`` is the driver, and CPU tensors are the device's.
 
     Everything that would happen on a GPU happens then, transfers aside: kernels are launched through
-    the driver's entry points, in the host emulation. That holds for :mod:`hornbeam.ops`; ``torch.ops.hornbeam``
-    goes by where the tensors are.
+    the driver's entry points, in the host emulation. That holds for :mod:`hornbeam.ops`;
+    ``torch.ops.hornbeam`` goes by where the tensors are.
 
     Args:
         emulation: the emulation of a driver.

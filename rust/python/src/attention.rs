@@ -24,12 +24,7 @@ const FEW_CHUNKS: usize = 8;
 
 /// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
 pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &PyPlan) -> PyResult<Chunks> {
-    let chunks = described(py, list, &plan.plan)?;
-    plan.expect_resolved(py, &chunks)?;
-    Ok(chunks)
-}
-
-fn described(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
+    let plan: &Plan = &plan.plan;
     let mut chunks = Chunks::first(py, list)?;
     let layout = chunks.layout;
     let mut look = |chunk| chunks.look(py, list, chunk);

@@ -49,7 +49,10 @@ fn registered_topk<'py>(
     sorted: bool,
     hint: Option<&Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
-    if offsets.is_none() && hint.is_none() && let Some(pair) = plain(scores, k, sorted, None)? {
+    if offsets.is_none()
+        && hint.is_none()
+        && let Some(pair) = plain(scores, k, sorted, None)?
+    {
         return Ok(pair.into_any());
     }
     any_topk(py, scores, k, offsets, sorted, hint, None)

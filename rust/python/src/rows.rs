@@ -52,7 +52,7 @@ impl Chunks {
         if list.is_empty() {
             return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
         }
-        let first = Tensor::of_pool(&list.get_item(0)?, "chunks[0]")?;
+        let first = Tensor::new(&list.get_item(0)?, "chunks[0]")?;
         let layout = layout_of(&first, py)?;
         let others = (1..list.len()).map(|_| None);
         let tensors = std::iter::once(Some(first)).chain(others).collect();
@@ -62,7 +62,7 @@ impl Chunks {
     /// Describes one more chunk of the same list. Numbers beyond it are left to the operation's own check.
     pub(crate) fn look(&mut self, py: Python<'_>, list: &Bound<'_, PyList>, chunk: usize) -> PyResult<()> {
         if let Some(slot @ None) = self.tensors.get_mut(chunk) {
-            let tensor = Tensor::of_pool(&list.get_item(chunk)?, "chunk")?;
+            let tensor = Tensor::new(&list.get_item(chunk)?, "chunk")?;
             if layout_of(&tensor, py)? != self.layout {
                 let want = format!("that of chunks[0], {:?}", self.layout);
                 return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
@@ -72,20 +72,8 @@ impl Chunks {
         Ok(())
     }
 
-    /// As [`Chunks::described`], all of them plain.
-    pub(crate) fn describe(
-        py: Python<'_>,
-        list: &Bound<'_, PyList>,
-        ids: impl Iterator<Item = u32>,
-        chunk_of: impl Fn(&PageLayout, u32) -> usize,
-    ) -> PyResult<Self> {
-        let chunks = Self::described(py, list, ids, chunk_of)?;
-        chunks.tensors().try_for_each(|chunk| chunk.expect_resolved(py))?;
-        Ok(chunks)
-    }
-
     /// `chunk_of` maps a slab or page id to its chunk.
-    fn described(
+    pub(crate) fn describe(
         py: Python<'_>,
         list: &Bound<'_, PyList>,
         ids: impl Iterator<Item = u32>,
@@ -165,8 +153,7 @@ pub(crate) fn write(
     }
     let (k, v) = (describe(k, "k")?, describe(v, "v")?);
     let slabs = slots.iter().map(|s| s.slab);
-    let chunks = Chunks::described(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
-    plan.expect_resolved(py, &chunks)?;
+    let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
     expect_apart(py, &chunks.tensors().collect::<SmallVec<[&Tensor; 8]>>(), [&k, &v])?;
     let call = Call { k, v, slots, chunks, layer, num_kv_heads };
     match (call.k.float(py)?, call.chunks.layout.dtype) {

@@ -119,7 +119,7 @@ impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
     #[inline]
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        let tensor = Self::of_pool(object, name)?;
+        let tensor = Self::as_stored(object, name)?;
         tensor.expect_resolved(object.py())?;
         Ok(tensor)
     }
@@ -139,7 +139,7 @@ impl Tensor {
         name: &'static str,
         fits: impl Fn(&Self) -> bool,
     ) -> PyResult<Self> {
-        let tensor = Self::of_pool(object, name)?;
+        let tensor = Self::as_stored(object, name)?;
         if fits(&tensor) {
             tensor.expect_resolved(object.py())?;
             return Ok(tensor);
@@ -154,16 +154,15 @@ impl Tensor {
         if !object.get_type().is(negated::torch_class(py)?) {
             return Ok(None);
         }
-        let Ok(tensor) = Self::of_pool(object, name) else { return Ok(None) };
+        let Ok(tensor) = Self::as_stored(object, name) else { return Ok(None) };
         if tensor.device_type != 1 || !tensor.is_contiguous() || tensor.is_negated(py)? {
             return Ok(None);
         }
         Ok(Some(tensor))
     }
 
-    /// As [`Tensor::new`], for the many chunks of a pool: callers see to [`Tensor::expect_resolved`], once for
-    /// many calls.
-    pub(crate) fn of_pool(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+    /// As [`Tensor::new`]; callers see to [`Tensor::expect_resolved`].
+    fn as_stored(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         let py = object.py();
         let described = match dlpack::describe(object, name) {
             Ok(Some(tensor)) => Ok(tensor),
@@ -192,7 +191,7 @@ impl Tensor {
 
     /// Errors for a view of which torch applies the sign when it is read, such as `x.conj().imag`.
     #[inline]
-    pub(crate) fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
+    fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
         if self.is_negated(py)? {
             return Err(self.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
         }
@@ -202,11 +201,6 @@ impl Tensor {
     #[inline]
     fn is_negated(&self, py: Python<'_>) -> PyResult<bool> {
         Ok(!self.is_array && negated::is_negated(self.owner.bind(py))?)
-    }
-
-    /// The address of the object.
-    pub(crate) fn identity(&self) -> usize {
-        self.owner.as_ptr() as usize
     }
 
     /// What holds the memory beside the object itself: see the head of this file.
