@@ -343,6 +343,8 @@ class Plan:
     @property
     def row_slots(self) -> NDArray[int32]: ...
 
+def kept_plan(words: Tensor) -> Plan | None: ...
+
 # --- rows ---
 
 def write_rows(
@@ -473,6 +475,55 @@ def resident_plan(
     table: KeyTable, rows: ArrayLike, own_slots: ArrayLike | None = None
 ) -> tuple[Plan, NDArray[int32]]: ...
 
+# --- registered ---
+
+def registered_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor: ...
+def registered_linear_out(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, out: Tensor) -> None: ...
+def registered_topk(
+    scores: Tensor, k: int, *, offsets: Tensor | None = None, sorted: bool = False, hint: Tensor | None = None
+) -> tuple[Tensor, Tensor]: ...
+def registered_topk_out(
+    scores: Tensor,
+    k: int,
+    *,
+    offsets: Tensor | None = None,
+    sorted: bool = False,
+    hint: Tensor | None = None,
+    values: Tensor,
+    indices: Tensor,
+) -> None: ...
+def registered_write_rows(
+    k: Tensor, v: Tensor, chunks: Sequence[Tensor], plan: Tensor, layer: int, num_kv_heads: int
+) -> None: ...
+def registered_tree_attention(
+    q: Tensor,
+    chunks: Sequence[Tensor],
+    plan: Tensor,
+    layer: int,
+    num_kv_heads: int,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
+    batch_invariant: bool = False,
+) -> Tensor: ...
+def registered_tree_attention_out(
+    q: Tensor,
+    chunks: Sequence[Tensor],
+    plan: Tensor,
+    layer: int,
+    num_kv_heads: int,
+    *,
+    scale: float | None = None,
+    window: int | None = None,
+    soft_cap: float | None = None,
+    sinks: Tensor | None = None,
+    batch_invariant: bool = False,
+    out: Tensor,
+    lse: Tensor | None = None,
+) -> None: ...
+
 # --- linear
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, out: Tensor | None = None) -> Tensor: ...
 
@@ -487,6 +538,9 @@ def topk(
     values: Tensor,
     indices: Tensor,
 ) -> None: ...
+def plain_topk(
+    scores: Tensor, k: int | Tensor, sorted: bool, out: tuple[Tensor, Tensor] | None
+) -> tuple[Tensor, Tensor] | None: ...
 def topp_counts(
     weights: Tensor, offsets: Tensor | None, p: float, floor: int, cap: int | None, counts: Tensor
 ) -> None: ...

@@ -51,7 +51,8 @@ def emulated(emulation: CudaLane) -> Iterator[None]:
     """For the tests: until the end, ``emulation`` is the driver, and CPU tensors are the device's.
 
     Everything that would happen on a GPU happens then, transfers aside: kernels are launched through
-    the driver's entry points, in the host emulation.
+    the driver's entry points, in the host emulation. That holds for :mod:`hornbeam.ops`;
+    ``torch.ops.hornbeam`` goes by where the tensors are.
 
     Args:
         emulation: the emulation of a driver.
@@ -80,7 +81,8 @@ def is_on_device(tensor: Any) -> bool:
     Args:
         tensor: any tensor or array.
     """
-    return _takes_cpu or bool(getattr(tensor, "is_cuda", False))
+    is_cuda: bool = getattr(tensor, "is_cuda", False)
+    return _takes_cpu or is_cuda
 
 
 def index_of(device: torch.device) -> int:

@@ -1,6 +1,6 @@
 """Attention of a step's rows over the pages that its plan names."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -90,15 +90,22 @@ def tree_attention(
             lse=lse,
         )
         return out
-    options = (layer, num_kv_heads, scale, window, soft_cap, sinks)
+    # By position: names cost time.
     _native.tree_attention(
         q,
         chunks,
-        cast("Plan", plan),
+        plan,  # type: ignore[arg-type]
         out,
         lse,
-        *options,
-        selection=selection,
-        batch_invariant=batch_invariant,
+        layer,
+        num_kv_heads,
+        scale,
+        window,
+        soft_cap,
+        sinks,
+        None,
+        selection,
+        None,
+        batch_invariant,
     )
     return out

@@ -1,6 +1,6 @@
 """Keys and values into pages."""
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -44,7 +44,7 @@ def write_rows(
     if cuda.is_on_device(k):
         cuda.write_rows(k, v, chunks, plan, layer=layer, num_kv_heads=num_kv_heads)
         return
-    _native.write_rows(k, v, chunks, cast("Plan", plan), layer, num_kv_heads)
+    _native.write_rows(k, v, chunks, plan, layer, num_kv_heads)  # type: ignore[arg-type]
 
 
 def move_rows(chunks: list[Tensor], moves: "NDArray") -> None:

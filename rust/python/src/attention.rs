@@ -17,19 +17,14 @@ use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
 use crate::rows::Chunks;
-use crate::tensor::{Tensor, expect_apart};
+use crate::tensor::{Describe, Tensor, expect_apart};
 
 /// Chunks up to which all are described; above, only those that the plan reads.
 const FEW_CHUNKS: usize = 8;
 
 /// The chunks that a plan reads, described; `None` where it reads nothing and there are many.
 pub(crate) fn describe(py: Python<'_>, list: &Bound<'_, PyList>, plan: &PyPlan) -> PyResult<Chunks> {
-    let chunks = described(py, list, &plan.plan)?;
-    plan.expect_resolved(py, &chunks)?;
-    Ok(chunks)
-}
-
-fn described(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<Chunks> {
+    let plan: &Plan = &plan.plan;
     let mut chunks = Chunks::first(py, list)?;
     let layout = chunks.layout;
     let mut look = |chunk| chunks.look(py, list, chunk);
@@ -59,11 +54,28 @@ fn described(py: Python<'_>, list: &Bound<'_, PyList>, plan: &Plan) -> PyResult<
 /// Multiply-adds above which the GIL is released: about 10 µs.
 const DETACH_WORK: f64 = (1 << 18) as f64;
 
+/// What a call of attention asks for beside its queries, pages, plan and output.
+#[derive(Default)]
+pub(crate) struct Asked<'a, 'py> {
+    pub(crate) lse: Option<&'a Bound<'py, PyAny>>,
+    pub(crate) layer: usize,
+    pub(crate) num_kv_heads: usize,
+    pub(crate) scale: Option<f32>,
+    pub(crate) window: Option<u32>,
+    pub(crate) soft_cap: Option<f32>,
+    pub(crate) sinks: Option<&'a Bound<'py, PyAny>>,
+    /// Whether queries and sinks that do not lie as they are read are copied; else they are refused.
+    pub(crate) copies: bool,
+    pub(crate) isa: Option<&'a str>,
+    pub(crate) selection: Option<&'a Bound<'py, PySelection>>,
+    pub(crate) stream_queries: Option<usize>,
+    pub(crate) batch_invariant: bool,
+}
+
 /// Attention over pages. See `hornbeam.ops.tree_attention`.
 #[pyfunction]
 #[pyo3(signature = (q, chunks, plan, out, lse, layer, num_kv_heads, scale, window, soft_cap, sinks, isa=None, selection=None, stream_queries=None, batch_invariant=false))]
 fn tree_attention(
-    py: Python<'_>,
     q: &Bound<'_, PyAny>,
     chunks: &Bound<'_, PyList>,
     plan: &Bound<'_, PyPlan>,
@@ -80,22 +92,54 @@ fn tree_attention(
     stream_queries: Option<usize>,
     batch_invariant: bool,
 ) -> PyResult<()> {
-    let (q, out) = (Tensor::new(q, "q")?, Tensor::new(out, "out")?);
-    let chunks = describe(py, chunks, plan.get())?;
-    let selection = selection.map(|selection| selection.get().of(py, plan.get())).transpose()?;
-    let plan: &Plan = &plan.get().plan;
+    let asked = Asked {
+        lse,
+        layer,
+        num_kv_heads,
+        scale,
+        window,
+        soft_cap,
+        sinks,
+        copies: false,
+        isa,
+        selection,
+        stream_queries,
+        batch_invariant,
+    };
+    attend(q, chunks, plan.get(), out, asked)
+}
+
+/// As `tree_attention`.
+pub(crate) fn attend(
+    q: &Bound<'_, PyAny>,
+    chunks: &Bound<'_, PyList>,
+    plan: &PyPlan,
+    out: &Bound<'_, PyAny>,
+    asked: Asked<'_, '_>,
+) -> PyResult<()> {
+    let py = out.py();
+    let (as_queries, as_sinks): (Describe, Describe) = match asked.copies {
+        true => (Tensor::unit_last, Tensor::side_by_side),
+        false => (Tensor::new, Tensor::new),
+    };
+    let (q, out) = (as_queries(q, "q")?, Tensor::new(out, "out")?);
+    let chunks = describe(py, chunks, plan)?;
+    let selection = asked.selection.map(|selection| selection.get().of(py, plan)).transpose()?;
+    let plan: &Plan = &plan.plan;
     let layout = chunks.layout;
     q.expect_shape(py, &[Some(plan.num_rows()), None, Some(layout.head_dim)])?;
     let num_heads = q.shape()[1];
     let shape = [plan.num_rows(), num_heads, layout.head_dim];
     let (q_strides, out_strides) = (q.row_strides(py, shape)?, out.row_strides(py, shape)?);
-    let isa = match isa {
+    let isa = match asked.isa {
         Some(name) => Isa::from_name(name).or_raise(py)?,
         None => Isa::detected(),
     };
-    let lse = lse.map(|t| Tensor::with_shape(t, "lse", &[Some(plan.num_rows()), Some(num_heads)]));
-    let sinks = sinks.map(|t| Tensor::with_shape(t, "sinks", &[Some(num_heads)]));
-    let (lse, sinks) = (lse.transpose()?, sinks.transpose()?);
+    let lse = asked.lse.map(|t| Tensor::with_shape(t, "lse", &[Some(plan.num_rows()), Some(num_heads)]));
+    let (lse, sinks) = (lse.transpose()?, asked.sinks.map(|t| as_sinks(t, "sinks")).transpose()?);
+    if let Some(sinks) = &sinks {
+        sinks.expect_shape(py, &[Some(num_heads)])?;
+    }
     let outputs: SmallVec<[&Tensor; 2]> = [Some(&out), lse.as_ref()].into_iter().flatten().collect();
     let inputs = || chunks.tensors().chain([&q]).chain(&sinks);
     expect_apart(py, &outputs, inputs())?;
@@ -108,12 +152,12 @@ fn tree_attention(
         )
     };
     let params = AttentionParams {
-        window,
-        soft_cap,
+        window: asked.window,
+        soft_cap: asked.soft_cap,
         sinks,
-        stream_queries: stream_queries.unwrap_or(STREAM_QUERIES),
-        batch_invariant,
-        ..AttentionParams::new(num_heads, num_kv_heads, layer, layout.head_dim, scale)
+        stream_queries: asked.stream_queries.unwrap_or(STREAM_QUERIES),
+        batch_invariant: asked.batch_invariant,
+        ..AttentionParams::new(num_heads, asked.num_kv_heads, asked.layer, layout.head_dim, asked.scale)
     };
     // SAFETY: as above.
     let data = unsafe { q.float_span(py)? };

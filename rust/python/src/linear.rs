@@ -12,7 +12,7 @@ use smallvec::SmallVec;
 
 use crate::error::{attached, detached_on};
 use crate::parallel::Host;
-use crate::tensor::{Tensor, expect_apart};
+use crate::tensor::{Describe, Tensor, expect_apart};
 
 /// `x W^T + bias`, in `out` if given; `x` [..., K], `weight` [N, K], `bias` [N] or None, `out` [..., N].
 #[pyfunction]
@@ -23,10 +23,21 @@ pub(crate) fn linear<'py>(
     bias: Option<&Bound<'py, PyAny>>,
     out: Option<Bound<'py, PyAny>>,
 ) -> PyResult<Bound<'py, PyAny>> {
+    multiply(Tensor::new, x, weight, bias, out)
+}
+
+/// As `linear`, of inputs that `describe` makes tensors of.
+pub(crate) fn multiply<'py>(
+    describe: Describe,
+    x: &Bound<'py, PyAny>,
+    weight: &Bound<'py, PyAny>,
+    bias: Option<&Bound<'py, PyAny>>,
+    out: Option<Bound<'py, PyAny>>,
+) -> PyResult<Bound<'py, PyAny>> {
     let py = x.py();
     let object = x;
-    let (x, weight) = (Tensor::new(x, "x")?, Tensor::new(weight, "weight")?);
-    let bias = bias.map(|bias| Tensor::new(bias, "bias")).transpose()?;
+    let (x, weight) = (describe(x, "x")?, describe(weight, "weight")?);
+    let bias = bias.map(|bias| describe(bias, "bias")).transpose()?;
     weight.expect_shape(py, &[None, None])?;
     let (outputs, inputs) = (weight.shape()[0], weight.shape()[1]);
     let Some((&last, leading)) = x.shape().split_last() else {

@@ -1,15 +1,12 @@
 //! `Plan`: the reads of a step, as Python sees them.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use hornbeam_core::format::plan::{Entry, Plan, Read, RowSlot};
-use hornbeam_core::parallel::lock_whole;
 use pyo3::prelude::*;
 use pyo3::types::PyByteArray;
-use smallvec::SmallVec;
 
 use crate::error::attached;
-use crate::rows::Chunks;
 use crate::tensor::Tensor;
 
 /// The reads of one step: what every row sees, and where it is written.
@@ -25,28 +22,11 @@ use crate::tensor::Tensor;
 #[pyclass(name = "Plan", module = "hornbeam._native", frozen)]
 pub(crate) struct PyPlan {
     pub(crate) plan: Arc<Plan>,
-    /// Addresses of chunks that this plan met and that are no views to be resolved: a step's plan meets the
-    /// same ones in every layer.
-    resolved: Mutex<SmallVec<[usize; 8]>>,
 }
 
 impl PyPlan {
     pub(crate) fn of(plan: Arc<Plan>) -> Self {
-        Self { plan, resolved: Mutex::default() }
-    }
-
-    /// [`Tensor::expect_resolved`] of all chunks, each asked once.
-    pub(crate) fn expect_resolved(&self, py: Python<'_>, chunks: &Chunks) -> PyResult<()> {
-        // Python code may run where a class overrides the question, so it is asked without the lock.
-        let fresh: SmallVec<[&Tensor; 8]> = {
-            let known = lock_whole(&self.resolved);
-            chunks.tensors().filter(|chunk| !known.contains(&chunk.identity())).collect()
-        };
-        for chunk in fresh {
-            chunk.expect_resolved(py)?;
-            lock_whole(&self.resolved).push(chunk.identity());
-        }
-        Ok(())
+        Self { plan }
     }
 }
 

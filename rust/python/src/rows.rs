@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use crate::error::{OrRaise, attached, detached_on};
 use crate::parallel::Host;
 use crate::plan::PyPlan;
-use crate::tensor::{Item, Tensor, expect_apart, expect_disjoint};
+use crate::tensor::{Describe, Item, Tensor, expect_apart, expect_disjoint};
 
 /// Elements above which the GIL is released: about 10 µs of copying.
 const DETACH_ELEMENTS: usize = 1 << 15;
@@ -21,7 +21,8 @@ const DETACH_ELEMENTS: usize = 1 << 15;
 /// The chunks that `slabs` lie in, described; `None` where no slab lies, so that a call costs what
 /// it touches and not what the pool holds.
 pub(crate) struct Chunks {
-    tensors: SmallVec<[Option<Tensor>; 8]>,
+    /// Few in place: what is large is slow to hand on.
+    tensors: SmallVec<[Option<Tensor>; 2]>,
     pub(crate) layout: PageLayout,
 }
 
@@ -51,7 +52,7 @@ impl Chunks {
         if list.is_empty() {
             return Err(Error::shape("chunks", "an empty list", "at least one tensor")).or_raise(py);
         }
-        let first = Tensor::of_pool(&list.get_item(0)?, "chunks[0]")?;
+        let first = Tensor::new(&list.get_item(0)?, "chunks[0]")?;
         let layout = layout_of(&first, py)?;
         let others = (1..list.len()).map(|_| None);
         let tensors = std::iter::once(Some(first)).chain(others).collect();
@@ -61,7 +62,7 @@ impl Chunks {
     /// Describes one more chunk of the same list. Numbers beyond it are left to the operation's own check.
     pub(crate) fn look(&mut self, py: Python<'_>, list: &Bound<'_, PyList>, chunk: usize) -> PyResult<()> {
         if let Some(slot @ None) = self.tensors.get_mut(chunk) {
-            let tensor = Tensor::of_pool(&list.get_item(chunk)?, "chunk")?;
+            let tensor = Tensor::new(&list.get_item(chunk)?, "chunk")?;
             if layout_of(&tensor, py)? != self.layout {
                 let want = format!("that of chunks[0], {:?}", self.layout);
                 return Err(tensor.refuse(py, &format!("shape {:?}", tensor.shape()), &want));
@@ -71,20 +72,8 @@ impl Chunks {
         Ok(())
     }
 
-    /// As [`Chunks::described`], all of them plain.
-    pub(crate) fn describe(
-        py: Python<'_>,
-        list: &Bound<'_, PyList>,
-        ids: impl Iterator<Item = u32>,
-        chunk_of: impl Fn(&PageLayout, u32) -> usize,
-    ) -> PyResult<Self> {
-        let chunks = Self::described(py, list, ids, chunk_of)?;
-        chunks.tensors().try_for_each(|chunk| chunk.expect_resolved(py))?;
-        Ok(chunks)
-    }
-
     /// `chunk_of` maps a slab or page id to its chunk.
-    fn described(
+    pub(crate) fn describe(
         py: Python<'_>,
         list: &Bound<'_, PyList>,
         ids: impl Iterator<Item = u32>,
@@ -137,7 +126,6 @@ impl Chunks {
 #[pyfunction]
 #[pyo3(signature = (k, v, chunks, plan, layer, num_kv_heads))]
 pub(crate) fn write_rows(
-    py: Python<'_>,
     k: &Bound<'_, PyAny>,
     v: &Bound<'_, PyAny>,
     chunks: &Bound<'_, PyList>,
@@ -145,14 +133,27 @@ pub(crate) fn write_rows(
     layer: usize,
     num_kv_heads: usize,
 ) -> PyResult<()> {
-    let slots: &[RowSlot] = &plan.get().plan.row_slots;
+    write(Tensor::new, k, v, chunks, plan.get(), layer, num_kv_heads)
+}
+
+/// As `write_rows`, of keys and values that `describe` makes tensors of.
+pub(crate) fn write(
+    describe: Describe,
+    k: &Bound<'_, PyAny>,
+    v: &Bound<'_, PyAny>,
+    chunks: &Bound<'_, PyList>,
+    plan: &PyPlan,
+    layer: usize,
+    num_kv_heads: usize,
+) -> PyResult<()> {
+    let py = chunks.py();
+    let slots: &[RowSlot] = &plan.plan.row_slots;
     if slots.is_empty() {
         return Ok(());
     }
-    let (k, v) = (Tensor::new(k, "k")?, Tensor::new(v, "v")?);
+    let (k, v) = (describe(k, "k")?, describe(v, "v")?);
     let slabs = slots.iter().map(|s| s.slab);
-    let chunks = Chunks::described(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
-    plan.get().expect_resolved(py, &chunks)?;
+    let chunks = Chunks::describe(py, chunks, slabs, |layout, slab| slab as usize / layout.slabs_per_chunk)?;
     expect_apart(py, &chunks.tensors().collect::<SmallVec<[&Tensor; 8]>>(), [&k, &v])?;
     let call = Call { k, v, slots, chunks, layer, num_kv_heads };
     match (call.k.float(py)?, call.chunks.layout.dtype) {

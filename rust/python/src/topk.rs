@@ -5,7 +5,10 @@ use hornbeam_core::format::{Dtype, Element};
 use hornbeam_core::ops::topk as operations;
 use hornbeam_core::ops::topk::{Counts, Order, Rows, Share, Top, TuckerCore};
 use hornbeam_core::simd::Isa;
+use pyo3::intern;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use pyo3::types::{PyDict, PyInt, PyTuple};
 use smallvec::SmallVec;
 
 use crate::error::{attached, detached_on};
@@ -45,6 +48,79 @@ fn topk(
     };
     let numbers = TopK { counts: each.map_or(Counts::All(k), Counts::Each), order: Order { sorted, hints } };
     run(py, &input, &output, &others().collect::<SmallVec<[&Tensor; 2]>>(), numbers)
+}
+
+/// As [`plain`], which says what it takes.
+#[pyfunction]
+#[pyo3(signature = (scores, k, sorted, out))]
+fn plain_topk<'py>(
+    scores: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    sorted: bool,
+    out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    plain(scores, k, sorted, out)
+}
+
+/// As `topk` of `k` for all rows, for what most short calls are given: torch's own tensors, contiguous, on the CPU; `k`
+/// an `int` that every row has; `out` a pair of the right shapes, or None for new tensors. `None` where something is
+/// not so: the caller then sees to it, or says what is wrong.
+pub(crate) fn plain<'py>(
+    scores: &Bound<'py, PyAny>,
+    k: &Bound<'py, PyAny>,
+    sorted: bool,
+    out: Option<&Bound<'py, PyAny>>,
+) -> PyResult<Option<Bound<'py, PyTuple>>> {
+    let py = scores.py();
+    let Some(tensor) = Tensor::plain(scores, "scores")? else { return Ok(None) };
+    let Some((&length, leading)) = tensor.shape().split_last() else { return Ok(None) };
+    let Ok(k) = k.cast_exact::<PyInt>() else { return Ok(None) };
+    // Too great a number for an integer of this machine is too great for every row.
+    let Some(k) = k.extract::<usize>().ok().filter(|k| *k <= length) else { return Ok(None) };
+    let shape: SmallVec<[usize; 6]> = leading.iter().copied().chain([k]).collect();
+    let pair = match out {
+        None => new_pair(py, scores, &shape)?,
+        Some(out) => match out.cast_exact::<PyTuple>() {
+            Ok(pair) if pair.len() == 2 => pair.clone(),
+            _ => return Ok(None),
+        },
+    };
+    let (values, indices) = (pair.get_item(0)?, pair.get_item(1)?);
+    let Some(values) = Tensor::plain(&values, "values")? else { return Ok(None) };
+    let Some(indices) = Tensor::plain(&indices, "indices")? else { return Ok(None) };
+    if values.shape() != &shape[..] || indices.shape() != &shape[..] {
+        return Ok(None);
+    }
+    let input = Input {
+        count: leading.iter().product(),
+        leading: leading.iter().copied().map(Some).collect(),
+        length,
+        scores: tensor,
+        offsets: None,
+    };
+    let output = Output { values, indices, width: k };
+    output.expect_apart(py, input.all())?;
+    let numbers = TopK { counts: Counts::All(k), order: Order { sorted, hints: None } };
+    run(py, &input, &output, &[], numbers)?;
+    Ok(Some(pair))
+}
+
+/// New tensors `shape` for values, of the type and on the device of `scores`, and for indices.
+fn new_pair<'py>(
+    py: Python<'py>,
+    scores: &Bound<'py, PyAny>,
+    shape: &[usize],
+) -> PyResult<Bound<'py, PyTuple>> {
+    static OPTIONS: PyOnceLock<Py<PyDict>> = PyOnceLock::new();
+    let integers = OPTIONS.get_or_try_init(py, || {
+        let options = PyDict::new(py);
+        options.set_item("dtype", py.import("torch")?.getattr("int64")?)?;
+        Ok::<_, PyErr>(options.unbind())
+    })?;
+    let (shape, name) = ((PyTuple::new(py, shape)?,), intern!(py, "new_empty"));
+    let values = scores.call_method1(name, shape.clone())?;
+    let indices = scores.call_method(name, shape, Some(integers.bind(py)))?;
+    PyTuple::new(py, [values, indices])
 }
 
 struct TopK<'a> {
@@ -292,6 +368,7 @@ fn run(
 
 pub(crate) fn register(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_function(wrap_pyfunction!(topk, m)?)?;
+    m.add_function(wrap_pyfunction!(plain_topk, m)?)?;
     m.add_function(wrap_pyfunction!(topp_counts, m)?)?;
     m.add_function(wrap_pyfunction!(block_topk, m)?)?;
     m.add_function(wrap_pyfunction!(product_key_topk, m)?)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hornbeam import _native
 from hornbeam.ops.attention import tree_attention
 from hornbeam.ops.block_sparse import block_sparse_attention
 from hornbeam.ops.linear import linear
@@ -125,12 +126,14 @@ OPERATORS = [
         " -> Tensor",
         _tree_attention,
         _like_q,
+        _native.registered_tree_attention,
     ),
     Operator(
         f"tree_attention_out(Tensor q, Tensor[] chunks, Tensor plan, {_WHERE}, *, {_SCORES}, {_ONE_SUM}, "
         "Tensor(a!) out, Tensor(b!)? lse=None) -> ()",
         written(_tree_attention),
         nothing,
+        _native.registered_tree_attention_out,
     ),
     Operator(
         f"block_sparse_attention(Tensor q, Tensor k, Tensor v, Tensor blocks, *, {_BLOCKS}) -> Tensor",
@@ -156,10 +159,16 @@ OPERATORS = [
         written(_attention_mass),
         nothing,
     ),
-    Operator("linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor", _linear, _fake_linear),
+    Operator(
+        "linear(Tensor x, Tensor weight, Tensor? bias=None) -> Tensor",
+        _linear,
+        _fake_linear,
+        _native.registered_linear,
+    ),
     Operator(
         "linear_out(Tensor x, Tensor weight, Tensor? bias=None, *, Tensor(a!) out) -> ()",
         written(_linear),
         nothing,
+        _native.registered_linear_out,
     ),
 ]

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hornbeam import _native
 from hornbeam.ops.registered.library import Operator, new_size, nothing, side_by_side, unit_last
 from hornbeam.ops.registered.words import histories_of, warps_of
 from hornbeam.ops.topk import block_topk, product_key_topk, topk, topp
@@ -172,12 +173,14 @@ OPERATORS = [
         f"topk(Tensor scores, SymInt k, *, {_RAGGED}, Tensor? hint=None) -> (Tensor, Tensor)",
         topk,
         _fake_topk,
+        _native.registered_topk,
     ),
     Operator(
         f"topk_out(Tensor scores, SymInt k, *, {_RAGGED}, Tensor? hint=None, "
         "Tensor(a!) values, Tensor(b!) indices) -> ()",
         _topk_out,
         nothing,
+        _native.registered_topk_out,
     ),
     Operator(
         f"topk_by_row(Tensor scores, Tensor k, *, {_RAGGED}, Tensor? hint=None) -> (Tensor, Tensor)",

@@ -21,7 +21,6 @@ __all__ = ["Operator", "new_size", "nothing", "register", "side_by_side", "unit_
 #: The library of the process hangs on the native module, of which a process has one: where the package is
 #: imported anew, its operations take the place of those before.
 _PLACE = "torch_library"
-_KEYS = ("CPU", "CUDA")
 
 
 @dataclass(frozen=True)
@@ -32,11 +31,14 @@ class Operator:
         schema: name, arguments and results as torch has them; written arguments are marked.
         run: does it, on the CPU and on a device.
         fake: makes what comes out of it, without elements.
+        native: does it on the CPU in the place of ``run``: a function of the native module, so that no Python
+            lies between torch and the operation.
     """
 
     schema: str
     run: Callable[..., Any]
     fake: Callable[..., Any]
+    native: Callable[..., Any] | None = None
 
     @property
     def name(self) -> str:
@@ -51,8 +53,8 @@ def register(operators: list[Operator]) -> None:
     library = torch.library.Library("hornbeam", "FRAGMENT")
     for operator in operators:
         library.define(operator.schema, tags=(torch.Tag.pt2_compliant_tag,))
-        for key in _KEYS:
-            library.impl(operator.name, operator.run, key)
+        library.impl(operator.name, operator.native or operator.run, "CPU")
+        library.impl(operator.name, operator.run, "CUDA")
         torch.library.register_fake(f"hornbeam::{operator.name}", operator.fake, lib=library)
     setattr(_native, _PLACE, library)
 

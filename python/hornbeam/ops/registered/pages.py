@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hornbeam import _native
 from hornbeam.errors import ArgumentError
 from hornbeam.ops import pages, rows
 from hornbeam.ops.registered.library import Operator, nothing, unit_last
@@ -69,6 +70,7 @@ OPERATORS = [
         " -> ()",
         _write_rows,
         nothing,
+        _native.registered_write_rows,
     ),
     Operator("move_rows(Tensor(a!)[] chunks, Tensor moves) -> ()", _move_rows, nothing),
     Operator("move_page_rows(Tensor(a!)[] chunks, Tensor moves) -> ()", _move_page_rows, nothing),

@@ -63,7 +63,11 @@ def plan_of(words: Tensor) -> _native.Plan:
         ShapeError: words that are no plan.
         ArgumentError: numbers of it that are out of range.
     """
-    return _plan(_bytes(words, "plan", torch.int32, 1))
+    plan = _native.kept_plan(words)
+    if plan is None:
+        data = _bytes(words, "plan", torch.int32, 1)
+        plan = _native.Plan.from_words(np.frombuffer(data, np.int32))
+    return plan
 
 
 def warps_of(words: Tensor | None) -> list[Warp]:
@@ -119,11 +123,6 @@ def _bytes(words: Tensor, name: str, dtype: torch.dtype, dims: int) -> bytes:
         )
     words = words.detach() if words.requires_grad else words
     return words.numpy().tobytes()
-
-
-@lru_cache(maxsize=8)
-def _plan(data: bytes) -> _native.Plan:
-    return _native.Plan.from_words(np.frombuffer(data, np.int32))
 
 
 @lru_cache(maxsize=64)

@@ -111,14 +111,22 @@ struct Work<'a, W> {
 impl<W: Element> Work<'_, W> {
     fn fill<X: Element>(&self, block: &mut ColumnBlock<'_, X>, rows: usize, bias: &impl Fn(usize) -> f32) {
         let columns = block.columns();
-        let mut partials = [Partial::ZERO; MAX_ROWS.div_ceil(TILE_ROWS)];
+        // One tile is most of what a short call has: it begins no memory that it does not use.
+        let (mut one, mut many);
+        let partials: &mut [Partial] = if rows <= TILE_ROWS {
+            one = [Partial::ZERO];
+            &mut one
+        } else {
+            many = [Partial::ZERO; MAX_ROWS.div_ceil(TILE_ROWS)];
+            &mut many
+        };
         for first in columns.clone().step_by(TILE_OUTPUTS) {
             let outputs = first..columns.end.min(first + TILE_OUTPUTS);
             let offset = first - columns.start;
             let bias: [f32; TILE_OUTPUTS] = std::array::from_fn(|i| bias(outputs.end.min(first + i + 1) - 1));
             for row in (0..rows).step_by(MAX_ROWS) {
                 let split = Split::new(row..rows.min(row + MAX_ROWS));
-                self.sum(outputs.clone(), split, &mut partials, |rows, sums| {
+                self.sum(outputs.clone(), split, partials, |rows, sums| {
                     for (row, sums) in rows.zip(sums) {
                         let y = &mut block.row(row)[offset..offset + outputs.len()];
                         for ((y, sum), bias) in y.iter_mut().zip(sums).zip(bias) {

@@ -46,6 +46,8 @@ struct DlTensor {
     byte_offset: u64,
 }
 
+const _: () = assert!(size_of::<usize>() == size_of::<i64>(), "torch has no other machines");
+
 /// Tables by class. Classes are kept alive, so that an address never names another class.
 type Tables = RwLock<HashMap<usize, (Py<PyType>, usize)>>;
 static TABLES: PyOnceLock<Tables> = PyOnceLock::new();
@@ -93,6 +95,7 @@ fn find(class: &Bound<'_, PyType>) -> PyResult<usize> {
 }
 
 /// The tensor through the exchange table of its class; `None` where the class has none.
+#[inline]
 pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Option<Tensor>> {
     let Some(table) = table(&object.get_type())? else { return Ok(None) };
     let Some(describe) = table.describe else { return Ok(None) };
@@ -124,13 +127,13 @@ pub(super) fn describe(object: &Bound<'_, PyAny>, name: &'static str) -> PyResul
         }
     };
     let ndim = raw.ndim as usize;
-    // SAFETY: DLPack promises `ndim` sizes, and `ndim` strides or null.
+    // SAFETY: DLPack promises `ndim` sizes, and `ndim` strides or null; sizes are not negative, and the integers of
+    // this machine are as wide as they are.
     let (shape, strides) = unsafe {
-        let shape: SmallVec<[usize; 6]> = raw_slice(raw.shape, ndim).iter().map(|&n| n as usize).collect();
-        let strides = if raw.strides.is_null() {
-            contiguous_strides(&shape)
-        } else {
-            raw_slice(raw.strides, ndim).iter().map(|&s| s as isize).collect()
+        let shape = SmallVec::from_slice(raw_slice(raw.shape.cast::<usize>(), ndim));
+        let strides = match raw.strides.is_null() {
+            true => contiguous_strides(&shape),
+            false => SmallVec::from_slice(raw_slice(raw.strides.cast::<isize>(), ndim)),
         };
         (shape, strides)
     };

@@ -14,6 +14,7 @@
 mod attributes;
 mod dlpack;
 mod integers;
+mod negated;
 mod overlap;
 mod views;
 
@@ -111,17 +112,57 @@ unsafe impl Send for Tensor {}
 // SAFETY: as above.
 unsafe impl Sync for Tensor {}
 
+/// Makes a tensor of an argument of this name.
+pub(crate) type Describe = fn(&Bound<'_, PyAny>, &'static str) -> PyResult<Tensor>;
+
 impl Tensor {
     /// Describes `object`. `name` is the argument's name in error messages.
+    #[inline]
     pub(crate) fn new(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
-        let tensor = Self::of_pool(object, name)?;
+        let tensor = Self::as_stored(object, name)?;
         tensor.expect_resolved(object.py())?;
         Ok(tensor)
     }
 
-    /// As [`Tensor::new`], for the many chunks of a pool: callers see to [`Tensor::expect_resolved`], once for
-    /// many calls.
-    pub(crate) fn of_pool(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+    /// Describes `object`, or a copy of it where its elements do not lie one after the other.
+    pub(crate) fn side_by_side(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        Self::or_copied(object, name, Self::is_contiguous)
+    }
+
+    /// Describes `object`, or a copy of it where neighbours along the last dimension are none in memory.
+    pub(crate) fn unit_last(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
+        Self::or_copied(object, name, |tensor| tensor.strides.last() == Some(&1) || tensor.is_contiguous())
+    }
+
+    fn or_copied(
+        object: &Bound<'_, PyAny>,
+        name: &'static str,
+        fits: impl Fn(&Self) -> bool,
+    ) -> PyResult<Self> {
+        let tensor = Self::as_stored(object, name)?;
+        if fits(&tensor) {
+            tensor.expect_resolved(object.py())?;
+            return Ok(tensor);
+        }
+        Self::new(&object.call_method0(intern!(object.py(), "contiguous"))?, name)
+    }
+
+    /// Describes `object` if it is what short calls are mostly given: of torch's own class, contiguous, on the CPU.
+    /// `None` otherwise, also for what cannot be read: [`Tensor::new`] says why.
+    pub(crate) fn plain(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Option<Self>> {
+        let py = object.py();
+        if !object.get_type().is(negated::torch_class(py)?) {
+            return Ok(None);
+        }
+        let Ok(tensor) = Self::as_stored(object, name) else { return Ok(None) };
+        if tensor.device_type != 1 || !tensor.is_contiguous() || tensor.is_negated(py)? {
+            return Ok(None);
+        }
+        Ok(Some(tensor))
+    }
+
+    /// As [`Tensor::new`]; callers see to [`Tensor::expect_resolved`].
+    fn as_stored(object: &Bound<'_, PyAny>, name: &'static str) -> PyResult<Self> {
         let py = object.py();
         let described = match dlpack::describe(object, name) {
             Ok(Some(tensor)) => Ok(tensor),
@@ -149,16 +190,17 @@ impl Tensor {
     }
 
     /// Errors for a view of which torch applies the sign when it is read, such as `x.conj().imag`.
-    pub(crate) fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
-        if !self.is_array && self.owner.call_method0(py, intern!(py, "is_neg"))?.is_truthy(py)? {
+    #[inline]
+    fn expect_resolved(&self, py: Python<'_>) -> PyResult<()> {
+        if self.is_negated(py)? {
             return Err(self.refuse(py, "a view whose sign is not applied yet", "x.resolve_neg()"));
         }
         Ok(())
     }
 
-    /// The address of the object.
-    pub(crate) fn identity(&self) -> usize {
-        self.owner.as_ptr() as usize
+    #[inline]
+    fn is_negated(&self, py: Python<'_>) -> PyResult<bool> {
+        Ok(!self.is_array && negated::is_negated(self.owner.bind(py))?)
     }
 
     /// What holds the memory beside the object itself: see the head of this file.
@@ -197,6 +239,7 @@ impl Tensor {
         self.data as u64
     }
 
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.shape.iter().product()
     }
@@ -209,6 +252,7 @@ impl Tensor {
     }
 
     /// The float type, or an error.
+    #[inline]
     pub(crate) fn float(&self, py: Python<'_>) -> PyResult<Dtype> {
         match self.kind {
             Kind::Float(dtype) => Ok(dtype),
@@ -250,6 +294,7 @@ impl Tensor {
     }
 
     /// As torch sees it: without elements, any strides are contiguous.
+    #[inline]
     pub(crate) fn is_contiguous(&self) -> bool {
         if self.len() == 0 {
             return true;
@@ -279,6 +324,7 @@ impl Tensor {
         Ok(())
     }
 
+    #[inline]
     fn check_kind(&self, py: Python<'_>, kind: Kind) -> PyResult<()> {
         if self.kind != kind {
             return Err(self.refuse(py, &self.kind.to_string(), &kind.to_string()));
@@ -298,6 +344,7 @@ impl Tensor {
     }
 
     /// Whether elements can be read where they lie.
+    #[inline]
     fn is_plain(&self) -> bool {
         let aligned = (self.data as usize).is_multiple_of(self.kind.size());
         !self.swapped && (aligned || self.len() == 0)
@@ -308,6 +355,7 @@ impl Tensor {
         self.refuse(py, &device, "a CPU tensor")
     }
 
+    #[inline]
     fn check(&self, py: Python<'_>, kind: Kind) -> PyResult<()> {
         self.check_kind(py, kind)?;
         if !self.is_contiguous() {

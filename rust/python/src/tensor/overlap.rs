@@ -10,6 +10,7 @@ use super::Tensor;
 use crate::error::to_py;
 
 /// The addresses from the first byte of a tensor to its last; empty where it has no elements.
+#[inline]
 fn bytes_of(tensor: &Tensor) -> Range<usize> {
     let start = tensor.data as usize;
     if tensor.len() == 0 {

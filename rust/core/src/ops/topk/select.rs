@@ -52,7 +52,8 @@ pub(super) fn kth<L: Lanes>(l: L, values: &[f32], k: usize, bins: &mut Bins) -> 
     for (to, &x) in bins.keys.iter_mut().zip(values) {
         *to = key(x);
     }
-    if nans > 0 {
+    // So few are sorted at once, and NaNs are left out.
+    if nans > 0 || values.len() <= FEW {
         bins.keys.retain(|&key| key != NAN);
         let (key, greater) = kth_key(bins, low, high, k - nans);
         return Cut { value: float(key), greater: greater + nans };
