@@ -103,6 +103,7 @@ lint-rust: native
 	rustfmt --check --edition 2024 $$(find rust -name '*.rs')
 	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --quiet --no-deps --package hornbeam-core --profile fast
 
 .PHONY: lint-python
 lint-python: dev

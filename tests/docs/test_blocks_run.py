@@ -113,6 +113,15 @@ def test_commands_of_blocks(page: Path, shell: dict[str, str], checkout: Path) -
         assert done.returncode == 0, said
 
 
+def test_pages_with_rust_are_examples_of_the_core() -> None:
+    """``cargo test`` runs the blocks of the pages that the core includes."""
+    core = (ROOT / "rust" / "core" / "src" / "lib.rs").read_text(encoding="utf-8")
+    shown = {page for page in PAGES if any(block.language == "rust" for block in blocks_of(page))}
+    assert shown, "no page shows Rust any more"
+    left_out = [named(page) for page in shown if f'include_str!("../../../{named(page)}")' not in core]
+    assert not left_out, f"no test compiles the Rust of {', '.join(left_out)}"
+
+
 def test_what_is_not_run_is_still_documented() -> None:
     stale = set(NOT_RUN) - {command for lines in COMMANDS.values() for _, command in lines}
     assert not stale, f"no page shows these any more: {sorted(stale)}"
