@@ -71,6 +71,10 @@ test-python: dev ## Run the Python tests
 test-transformers: dev ## Hold us to the oldest, the pinned and the newest transformers (VERSIONS=...; long)
 	$(PY) scripts/try_transformers.py --folder $(VENV) $(VERSIONS)
 
+.PHONY: test-torch
+test-torch: dev ## Hold the operations to the oldest, the pinned and the newest torch (VERSIONS=...; several GB each)
+	$(PY) scripts/try_torch.py --folder $(VENV) $(VERSIONS)
+
 .PHONY: test-grammars
 test-grammars: dev $(call extra,grammars) ## Hold us to transformers under xgrammar's and outlines' processors
 	PYTHONPATH=$(VENV)/grammars:$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
