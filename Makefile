@@ -88,8 +88,8 @@ test-eval: dev $(call extra,eval) ## Hold us to the figures of lm-evaluation-har
 	PYTHONPATH=$(VENV)/eval:$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_lm_eval.py
 
 .PHONY: test-ray
-test-ray: dev $(call extra,ray) ## Spread calls over a Ray cluster of processes, and kill some (KILLS=2)
-	PYTHONPATH=$(VENV)/ray:$(PYTHONPATH) HORNBEAM_RAY_KILLS=$(or $(KILLS),2) $(PY) -m pytest --quiet tests/integrations/test_ray.py
+test-ray: dev $(call extra,ray) ## Spread calls and a server over a Ray cluster of processes, and kill some (KILLS=2)
+	PYTHONPATH=$(VENV)/ray:$(PYTHONPATH) HORNBEAM_RAY_KILLS=$(or $(KILLS),2) $(PY) -m pytest --quiet tests/integrations/test_ray.py tests/serve/test_ray_serve.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine

