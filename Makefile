@@ -71,6 +71,10 @@ test-python: dev ## Run the Python tests
 test-transformers: dev ## Hold us to the oldest, the pinned and the newest transformers (VERSIONS=...; long)
 	$(PY) scripts/try_transformers.py --folder $(VENV) $(VERSIONS)
 
+.PHONY: test-torch
+test-torch: dev ## Hold the operations to the oldest, the pinned and the newest torch (VERSIONS=...; several GB each)
+	$(PY) scripts/try_torch.py --folder $(VENV) $(VERSIONS)
+
 .PHONY: test-grammars
 test-grammars: dev $(call extra,grammars) ## Hold us to transformers under xgrammar's and outlines' processors
 	PYTHONPATH=$(VENV)/grammars:$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_grammars.py
@@ -84,8 +88,8 @@ test-eval: dev $(call extra,eval) ## Hold us to the figures of lm-evaluation-har
 	PYTHONPATH=$(VENV)/eval:$(PYTHONPATH) $(PY) -m pytest --quiet tests/integrations/test_lm_eval.py
 
 .PHONY: test-ray
-test-ray: dev $(call extra,ray) ## Spread calls over a Ray cluster of processes, and kill some (KILLS=2)
-	PYTHONPATH=$(VENV)/ray:$(PYTHONPATH) HORNBEAM_RAY_KILLS=$(or $(KILLS),2) $(PY) -m pytest --quiet tests/integrations/test_ray.py
+test-ray: dev $(call extra,ray) ## Spread calls and a server over a Ray cluster of processes, and kill some (KILLS=2)
+	PYTHONPATH=$(VENV)/ray:$(PYTHONPATH) HORNBEAM_RAY_KILLS=$(or $(KILLS),2) $(PY) -m pytest --quiet tests/integrations/test_ray.py tests/serve/test_ray_serve.py
 
 .PHONY: test-wheel
 test-wheel: $(READY) ## Import a wheel with the oldest and the newest Python of this machine
@@ -103,6 +107,7 @@ lint-rust: native
 	rustfmt --check --edition 2024 $$(find rust -name '*.rs')
 	cargo test --profile fast --quiet --package hornbeam-cuda --test headers
 	cargo clippy --workspace --all-targets --profile fast -- --deny warnings
+	RUSTDOCFLAGS="--deny warnings" cargo doc --quiet --no-deps --package hornbeam-core --profile fast
 
 .PHONY: lint-python
 lint-python: dev

@@ -92,7 +92,7 @@ def sections() -> dict[str, list[tuple[str, Any]]]:
             walk(name, value)
 
     walk("hb", hb)
-    for apart in ("hornbeam.serve", "hornbeam.training"):
+    for apart in ("hornbeam.serve", "hornbeam.serve.ray", "hornbeam.training"):
         walk(apart, importlib.import_module(apart))
     for path, names in HANDLES.items():
         module = importlib.import_module(path)

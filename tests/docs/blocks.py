@@ -17,8 +17,9 @@ from markdown_it import MarkdownIt
 ROOT = Path(__file__).parent.parent.parent
 PACKAGE = ROOT / "python" / "hornbeam"
 PAGES = (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md")))
-#: What a fence may say of its language. Text is shown, not run: a table, or what a program printed.
-LANGUAGES = ("python", "sh", "text")
+#: What a fence may say of its language. ``cargo test`` runs Rust. Text is shown, not run: a table, or what a
+#: program printed.
+LANGUAGES = ("python", "rust", "sh", "text")
 #: The words with which a command in the text begins.
 PROGRAMS = ("make", "hornbeam", "python", "pip", "cargo")
 

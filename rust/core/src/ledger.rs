@@ -4,6 +4,22 @@
 //! before it is done ([`Ledger::reserve`]), and what it did not need is given back ([`Ledger::settle`]), so that no
 //! limit is ever passed. Time alone cannot be stopped: it is noted after the fact ([`Ledger::spend`]), and may pass
 //! its limit by the work that was under way.
+//!
+//! ```
+//! use hornbeam_core::ledger::{Cost, Ledger, ROOT};
+//!
+//! // 100 tokens, and no other limit.
+//! let mut ledger = Ledger::new([Some(100), None, None, None, None]);
+//! let problem = ledger.open(ROOT, [Some(60), None, None, None, None])?;
+//! assert!(ledger.reserve(problem, [50, 0, 0, 0, 0])?);
+//! assert!(!ledger.reserve(problem, [20, 0, 0, 0, 0])?); // 10 are left to the problem
+//!
+//! // It took 30 of them, in 30 forward passes that nobody limits.
+//! ledger.settle(problem, [50, 0, 0, 0, 0], [30, 0, 0, 0, 0])?;
+//! ledger.spend(problem, Cost::Forwards, 30)?;
+//! assert_eq!((ledger.left(problem, Cost::Tokens)?, ledger.left(ROOT, Cost::Tokens)?), (30, 70));
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 use crate::error::{Error, Result};
 

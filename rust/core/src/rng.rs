@@ -4,6 +4,16 @@
 //! A draw is a pure function of (seed, sequence, position, domain, node, block). Nothing here has
 //! state, so neither batch layout nor call order can change a draw. All arithmetic is on integers
 //! or on plain IEEE doubles without fused operations, so that CUDA and numpy give the same bits.
+//!
+//! ```
+//! use hornbeam_core::rng::{Domain, Stream};
+//!
+//! let stream = Stream::new(42, 0);
+//! let draw = stream.uniform(17, Domain::Accept, 3);
+//! assert_eq!(draw, Stream::new(42, 0).uniform(17, Domain::Accept, 3));
+//! assert_ne!(draw, stream.uniform(18, Domain::Accept, 3));
+//! assert!(0.0 < draw && draw < 1.0);
+//! ```
 
 /// What a draw is for. Draws of different domains are independent.
 #[repr(u32)]

@@ -3,6 +3,18 @@
 //! All decisions are on integers or on comparisons of floats that were computed elsewhere, ties go to the lowest
 //! index, and what a rule needs beside its output lies in a [`Scratch`] that the caller keeps: no call allocates
 //! once that has grown, but for those of [`best_subtree`], which branches.
+//!
+//! ```
+//! use hornbeam_core::allocate::{apportion, by_marginal_gain};
+//!
+//! // Ten units in the proportion 5 : 3 : 1, none of them more than 5.
+//! assert_eq!(apportion(10, &[5, 3, 1], &[0; 3], &[5; 3]), [5, 4, 1]);
+//!
+//! // Four units, each where it brings most: the k-th of a candidate brings 1 / k.
+//! let mut units = [0; 3];
+//! by_marginal_gain(4, &[9; 3], |_, k| 1.0 / (k + 1) as f64, &mut Vec::new(), &mut units);
+//! assert_eq!(units, [2, 1, 1]);
+//! ```
 
 mod apportion;
 mod bisect;

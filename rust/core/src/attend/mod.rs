@@ -3,6 +3,73 @@
 //!
 //! A row's choice depends on its own queries and on the pages that it sees, never on the rows beside it. All
 //! decisions break ties by lowest index; sums that decide are integers.
+//!
+//! Of three pages a row reads the one whose keys it may want most, and the last one:
+//!
+//! ```
+//! use hornbeam_core::attend::{Group, PageCount, Rule, RuledRows, Select, select};
+//! use hornbeam_core::format::plan::{Entry, Plan, Read, RowSlot};
+//! use hornbeam_core::format::{Dtype, PageLayout};
+//! use hornbeam_core::ops::attention::{AttentionParams, Floats, Pages, Queries};
+//! use hornbeam_core::ops::page_summary::{SPAN_BYTES, Summaries, Summary};
+//! use hornbeam_core::parallel::Serial;
+//! use hornbeam_core::simd::Isa;
+//!
+//! let layout =
+//!     PageLayout { num_planes: 1, slabs_per_chunk: 4, page_tokens: 2, head_dim: 2, dtype: Dtype::F32 };
+//! let mut chunk = vec![0.0f32; layout.chunk_elements()];
+//! chunk[layout.slab_page(1, 0).1] = 5.0; // the first channel of the first key of page 1
+//!
+//! // Pages 0, 1 and 2 were there before; the row at position 6 lies on page 3.
+//! let entry = |page| Entry { page, first: 0, count: 2, position: 2 * page as i32, positions_at: -1 };
+//! let read = |begin, end, num_keys, flags| Read {
+//!     entry_begin: begin,
+//!     entry_end: end,
+//!     row_begin: 0,
+//!     row_end: 1,
+//!     num_keys,
+//!     flags,
+//!     mask: -1,
+//!     rotary_offset: 0,
+//! };
+//! let plan = Plan {
+//!     entries: vec![entry(0), entry(1), entry(2), Entry { count: 1, ..entry(3) }],
+//!     reads: vec![read(0, 3, 6, 0), read(3, 4, 1, Read::OWN)],
+//!     row_positions: vec![6],
+//!     row_end: vec![1],
+//!     row_slots: vec![RowSlot { slab: 3, slot: 0 }],
+//!     ..Plan::default()
+//! };
+//!
+//! let rule = Rule {
+//!     summary: Summary::Bounds,
+//!     slack: 1.0,
+//!     group: Group::Max,
+//!     select: Select::TopK(PageCount::Count(2)),
+//!     floor: 0,
+//!     cap: None,
+//!     sinks: 0,
+//!     window: 0,
+//! };
+//! // Summaries are kept from step to step: those of this pool's four pages.
+//! let mut bounds = vec![0; 4 * Summary::Bounds.elements(2) * size_of::<f32>()];
+//! let mut spans = vec![0; 4 * SPAN_BYTES];
+//! let (mut bounds, mut spans) = ([bounds.as_mut_slice()], [spans.as_mut_slice()]);
+//! let selection = select(
+//!     Isa::detected(),
+//!     &Serial,
+//!     Queries { data: Floats::F32(&[1.0, 0.0]), row_stride: 2, head_stride: 2 },
+//!     Pages::F32(&[&chunk]),
+//!     &layout,
+//!     &plan,
+//!     &AttentionParams::new(1, 1, 0, 2, None),
+//!     &[RuledRows { row_begin: 0, row_end: 1, rule }],
+//!     &mut [Summaries { summary: Summary::Bounds, values: &mut bounds, spans: &mut spans }],
+//! )?;
+//! // The fourth is of the step's own rows, which are read without being selected.
+//! assert_eq!(selection.seen(&plan, 0, 0, 0), [false, true, true, false]);
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod choose;
 mod frame;

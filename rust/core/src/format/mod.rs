@@ -1,5 +1,15 @@
 //! How numbers lie in memory: element types, the geometry of pages, slots, the plan of a step, and what of it
 //! is read.
+//!
+//! ```
+//! use hornbeam_core::format::{Dtype, PageLayout};
+//!
+//! // Thirty layers of three key-value heads.
+//! let layout =
+//!     PageLayout { num_planes: 90, slabs_per_chunk: 32, page_tokens: 16, head_dim: 64, dtype: Dtype::Bf16 };
+//! assert_eq!(layout.page_bytes(), 4096);
+//! assert_eq!(layout.slab_bytes(), 90 * 4096); // what 16 tokens take in all layers
+//! ```
 
 pub mod key_table;
 pub mod page;

@@ -5,6 +5,35 @@
 //! two kinds: the keys of a *prefix* read are all visible to the same rows; the keys of an *own*
 //! read are written by this very step, key `i` by row `row_begin + i`, and each is visible from
 //! its own row to the end of that row's subtree, [`Plan::row_end`].
+//!
+//! Whoever has block tables of another kind writes a plan by hand. One row at position 3 sees three keys on
+//! page 0, and its own, which lies in the next slot:
+//!
+//! ```
+//! use hornbeam_core::format::plan::{Entry, Plan, Read, RowSlot};
+//!
+//! let entry = |first, count, position| Entry { page: 0, first, count, position, positions_at: -1 };
+//! let read = |entry, num_keys, flags| Read {
+//!     entry_begin: entry,
+//!     entry_end: entry + 1,
+//!     row_begin: 0,
+//!     row_end: 1,
+//!     num_keys,
+//!     flags,
+//!     mask: -1,
+//!     rotary_offset: 0,
+//! };
+//! let plan = Plan {
+//!     entries: vec![entry(0, 3, 0), entry(3, 1, 3)],
+//!     reads: vec![read(0, 3, 0), read(1, 1, Read::OWN)],
+//!     row_positions: vec![3],
+//!     row_end: vec![1],
+//!     row_slots: vec![RowSlot { slab: 0, slot: 3 }],
+//!     ..Plan::default()
+//! };
+//! assert_eq!(plan.check(), Ok(()));
+//! assert_eq!(Plan::from_words(&plan.to_words()), Ok(plan)); // as one array of 32-bit words
+//! ```
 
 use super::page::FORMATS;
 use super::slot::MOST_TOKENS;

@@ -4,6 +4,54 @@
 //! Everything here is a function of flat arrays. It knows neither the tree nor pages: a caller
 //! gathers the planes of one sequence, asks for scores, budgets and kept indices, and reduces.
 //! Selections break ties by lowest index; sums that decide are integers, or run in one order.
+//!
+//! From the keys of a cache to what of them stays:
+//!
+//! ```
+//! use hornbeam_core::keep::split::{self, Scores};
+//! use hornbeam_core::keep::{Layer, Params, Plane, score, select};
+//! use hornbeam_core::simd::Isa;
+//!
+//! // One layer of two key-value heads with six keys each. In the first their norms rise, in the second they
+//! // fall.
+//! let rising: Vec<f32> = (1..=6).flat_map(|norm| [norm as f32, 0.0]).collect();
+//! let falling: Vec<f32> = (1..=6).rev().flat_map(|norm| [norm as f32, 0.0]).collect();
+//! let values = [0.0; 12];
+//! let planes = [&rising, &falling].map(|keys| Plane { keys, values: &values, ..Plane::default() });
+//! let layer = Layer {
+//!     planes: &planes,
+//!     group: 1,
+//!     num_tokens: 6,
+//!     num_seen: 6,
+//!     num_rows: 0,
+//!     row_positions: &[],
+//!     head_dim: 2,
+//!     scale: 1.0,
+//! };
+//!
+//! // Score: a key is worth the more the shorter it is (Devoto et al. 2024).
+//! let rule = score::build("key_norm", Params::default())?;
+//! let mut scores = [0.0; 12];
+//! score::score_layer(Isa::detected(), &*rule, &layer, &mut scores)?;
+//!
+//! // Split: six keys in all, as many for each head.
+//! let offsets = split::even(2, 6);
+//! let all = Scores {
+//!     values: &scores,
+//!     offsets: &offsets,
+//!     num_layers: 1,
+//!     num_heads: 2,
+//!     protect: rule.protect(),
+//! };
+//! let mut budgets = [0; 2];
+//! split::split(&*split::build("uniform", Params::default())?, &all, 6, &mut budgets)?;
+//!
+//! // What stays of each head. `Tree::compact` takes it, or a table of your own.
+//! let kept =
+//!     [0, 1].map(|head| select(all.plane(head), budgets[head] as usize, rule.unit(), rule.protect()));
+//! assert_eq!(kept, [[0, 1, 2], [3, 4, 5]]);
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod method;
 pub mod params;

@@ -46,6 +46,19 @@ pub struct LinearShape {
 /// all contiguous. `scratch` holds `x` as f32 when it is not; pass the same one again, so that
 /// nothing is allocated.
 ///
+/// ```
+/// use hornbeam_core::ops::linear::{LinearShape, linear};
+/// use hornbeam_core::parallel::Serial;
+///
+/// let x = [1.0f32, 2.0];
+/// let weight = [1.0f32, 0.0, 0.0, 1.0, 1.0, 1.0]; // three outputs of two inputs
+/// let mut out = [0.0; 3];
+/// let shape = LinearShape { rows: 1, inputs: 2, outputs: 3 };
+/// linear(&x, &weight, Some(&[0.0, 0.0, 0.5]), &mut out, shape, &mut Vec::new(), &Serial)?;
+/// assert_eq!(out, [1.0, 2.0, 3.5]);
+/// # Ok::<(), hornbeam_core::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Shape`] if a slice has another length.
 pub fn linear<X: Element, W: Element>(

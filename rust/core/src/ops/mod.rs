@@ -1,4 +1,9 @@
 //! Stateless operations on flat arrays.
+//!
+//! Each takes what it needs and nothing of a tree, so that another program can take one and leave the rest:
+//! [`attention`] over pages, [`linear`] layers of few rows, [`topk`], the laws of [`mod@warp`] with [`sample`]
+//! and [`mod@draw`], [`mod@verify`] for drafts, what is written into pages ([`rows`], [`pages`], [`quantise`]),
+//! and what eviction and sparse attention stand on ([`key_mass`], [`page_summary`], [`gather`]).
 
 pub mod attention;
 pub mod draw;

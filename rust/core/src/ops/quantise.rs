@@ -4,6 +4,18 @@
 //! a token (int8; KIVI's values, Liu et al. 2024, arXiv 2402.02750), a run of one channel (KIVI's
 //! and ZipCache's keys), a token after its channels were brought to one size (ZipCache's values,
 //! He et al. 2024, arXiv 2405.14256).
+//!
+//! ```
+//! use hornbeam_core::ops::quantise::Blocks;
+//!
+//! let x = [0.0f32, 0.1, 0.5, 1.0];
+//! let coded = Blocks { bits: 4, tokens: 1, channels: 4 }.encode(&x, 4)?;
+//! let mut back = [0.0; 4];
+//! coded.decode(&mut back)?;
+//! // Fifteen steps from the least to the greatest: what comes back errs by half a step at most.
+//! assert!(x.iter().zip(back).all(|(x, y)| (x - y).abs() <= 0.5 / 15.0 + 1e-6));
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 use crate::error::{Error, Result};
 

@@ -48,6 +48,29 @@ pub struct LayerPages<'c, 'a, P> {
 /// pages' element type (to nearest, ties to even).
 ///
 /// Slots of different rows must differ. Bounds are checked before anything is written.
+///
+/// ```
+/// use half::bf16;
+/// use hornbeam_core::format::plan::RowSlot;
+/// use hornbeam_core::format::{Dtype, PageLayout};
+/// use hornbeam_core::ops::rows::{LayerPages, RowVectors, write_rows};
+/// use hornbeam_core::parallel::Serial;
+///
+/// let layout =
+///     PageLayout { num_planes: 1, slabs_per_chunk: 1, page_tokens: 2, head_dim: 2, dtype: Dtype::Bf16 };
+/// let mut chunk = vec![bf16::ZERO; layout.chunk_elements()];
+/// let rows = |data| RowVectors { data, row_stride: 2, head_stride: 2 };
+/// write_rows(
+///     rows(&[1.0f32, 2.0]),
+///     rows(&[3.0f32, 4.0]),
+///     &[RowSlot { slab: 0, slot: 1 }],
+///     LayerPages { chunks: &mut [&mut chunk], layout: &layout, layer: 0, num_kv_heads: 1 },
+///     &Serial,
+/// )?;
+/// // The keys of both slots, then their values.
+/// assert_eq!(chunk, [0.0, 0.0, 1.0, 2.0, 0.0, 0.0, 3.0, 4.0].map(bf16::from_f32));
+/// # Ok::<(), hornbeam_core::Error>(())
+/// ```
 pub fn write_rows<S: Element, P: Element>(
     keys: RowVectors<'_, S>,
     values: RowVectors<'_, S>,

@@ -2,6 +2,37 @@
 //!
 //! The tree walks its open step in depth-first order and tells what it meets; what becomes of that here
 //! knows tables and rows, not nodes.
+//!
+//! A prompt of six tokens is read once for the rows of both branches that go on from it:
+//!
+//! ```
+//! # use hornbeam_core::format::{Dtype, PageLayout};
+//! use hornbeam_core::plan::step_plan;
+//! # use hornbeam_core::tree::{Begin, Request, Tree};
+//! # let layout =
+//! #     PageLayout { num_planes: 1, slabs_per_chunk: 8, page_tokens: 4, head_dim: 16, dtype: Dtype::F32 };
+//! # let mut tree = Tree::new(layout, usize::MAX)?;
+//! # let chat = tree.branch();
+//! # while let Begin::Grow(chunks) =
+//! #     tree.begin(&[Request { branch: chat, tokens: &[11, 12, 13, 14, 15, 16], parents: None }])?
+//! # {
+//! #     (0..chunks).try_for_each(|_| tree.add_chunk())?;
+//! # }
+//! # tree.commit(&[&[0, 1, 2, 3, 4, 5]])?;
+//! # let other = tree.fork(chat)?;
+//! tree.begin(&[
+//!     // A draft tree: two guesses at what follows 21.
+//!     Request { branch: chat, tokens: &[21, 22, 23], parents: Some(&[-1, 0, 0]) },
+//!     Request { branch: other, tokens: &[31], parents: None },
+//! ])?;
+//! let plan = step_plan(&tree);
+//!
+//! assert_eq!(plan.row_positions, [6, 7, 7, 6]);
+//! let reads: Vec<_> = plan.reads.iter().map(|r| (r.num_keys, r.row_begin..r.row_end)).collect();
+//! assert_eq!(reads, [(6, 0..4), (3, 0..3), (1, 3..4)]); // the prompt, then the rows of each request
+//! assert_eq!(plan.row_end, [3, 2, 3, 4]); // 22 is not seen by 23
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod resident;
 

@@ -2,6 +2,25 @@
 //!
 //! A [`Policy`] is asked for expansions and told what became of them, in any order. Nodes are numbered as they are
 //! handed out, so that everything that follows depends on what was told and not on when.
+//!
+//! ```
+//! use hornbeam_core::search::share::Rebase;
+//! use hornbeam_core::search::{Outcome, Policy, Rounds};
+//!
+//! // Four children a round, shared out by value; no path is longer than two steps.
+//! let mut policy = Rounds::new(Box::new(Rebase::new(0.2)), 4, 2);
+//! let first = policy.ask(u64::MAX);
+//! assert_eq!((first.len(), first[0].children), (1, 4));
+//!
+//! // A program writes the four steps, values them, and tells.
+//! let told = [0.9, 0.1, 0.1, 0.9].map(|value| Outcome::new(value, false));
+//! policy.tell(first[0].trial, &told)?;
+//!
+//! // The better two are gone on with.
+//! let second: Vec<_> = policy.ask(u64::MAX).iter().map(|e| (e.leaf, e.children)).collect();
+//! assert_eq!(second, [(1, 2), (4, 2)]);
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod best_first;
 pub mod feature;

@@ -4,6 +4,15 @@
 //! every instruction set of the target. A vector has sixteen lanes on all of them (one register of
 //! AVX-512, two of AVX2, four of NEON), and a sum over lanes has one order. So a kernel gives the
 //! same bits on every instruction set, and a test of one is a test of all.
+//!
+//! ```
+//! use hornbeam_core::simd::{Isa, row};
+//!
+//! let numbers = [0.5f32, 2.0, -1.0, 2.0];
+//! for isa in Isa::available() {
+//!     assert_eq!(row::argmax(isa, &numbers), Some((1, 2.0)));
+//! }
+//! ```
 
 pub mod ahead;
 pub(crate) mod blocks;

@@ -145,7 +145,7 @@ impl CostCurve {
     }
 
     /// What a step of `rows` rows takes if the staircase is flat from the next fewer rows that were observed to
-    /// [`WIDE_GAP`] times as many. Hope is worth an attempt, and is no estimate.
+    /// twice as many (`WIDE_GAP`). Hope is worth an attempt, and is no estimate.
     #[must_use]
     pub fn hopeful_seconds(&self, rows: usize) -> Option<f64> {
         let (Some(low), high) = self.around(rows as f64) else { return self.seconds(rows) };

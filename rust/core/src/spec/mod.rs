@@ -3,6 +3,33 @@
 //! A draft source returns a [`Proposal`]: tokens, and for each token the [`Signals`] that say how
 //! much it deserves to be believed. A stop rule turns the signals of a batch into one length a
 //! sequence, and learns from how many of the tokens were accepted. Neither knows the other.
+//!
+//! ```
+//! use hornbeam_core::spec::Draft;
+//! use hornbeam_core::spec::cost::{CostCurve, Others};
+//! use hornbeam_core::spec::gain::{Gain, Settings};
+//! use hornbeam_core::spec::suffix::SuffixDraft;
+//!
+//! // What followed `1 2` before is proposed after it now.
+//! let mut source = SuffixDraft::new(None, 1)?;
+//! source.extend(&[1, 2, 3, 4, 5, 9, 1, 2])?;
+//! let proposal = source.propose(3);
+//! assert_eq!(proposal.tokens, [3, 4, 5]);
+//!
+//! // On a machine where four rows cost what one costs, all of them are worth their rows ...
+//! let mut flat = CostCurve::default();
+//! (1..=4).for_each(|rows| flat.observe(rows, 0.010));
+//! let mut gain = Gain::new(Settings::default())?;
+//! let chosen = gain.choose(&flat, Others::default(), &[Draft::chain(&proposal.signals)]);
+//! assert_eq!(chosen, [[0, 1, 2]]);
+//!
+//! // ... and where each row costs as much as the first, none.
+//! let mut steep = CostCurve::default();
+//! (1..=4).for_each(|rows| steep.observe(rows, 0.010 * rows as f64));
+//! let chosen = gain.choose(&steep, Others::default(), &[Draft::chain(&proposal.signals)]);
+//! assert!(chosen[0].is_empty());
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod acceptance;

@@ -6,6 +6,41 @@
 //!
 //! Slots behind the end of a node's last slab may be written by whoever finds the slab referenced
 //! only by the node and by those above it, which show lower slots: nobody can see what lies behind.
+//!
+//! Two continuations of one prompt share its slots:
+//!
+//! ```
+//! use hornbeam_core::format::{Dtype, PageLayout};
+//! use hornbeam_core::tree::{Begin, Request, Tree};
+//!
+//! let layout =
+//!     PageLayout { num_planes: 2, slabs_per_chunk: 8, page_tokens: 4, head_dim: 16, dtype: Dtype::F32 };
+//! let mut tree = Tree::new(layout, usize::MAX)?;
+//! let chat = tree.branch();
+//! let prompt = Request { branch: chat, tokens: &[11, 12, 13, 14, 15, 16], parents: None };
+//! while let Begin::Grow(chunks) = tree.begin(&[prompt])? {
+//!     // Here a program allocates as many chunks, of `layout.chunk_elements()` elements each.
+//!     (0..chunks).try_for_each(|_| tree.add_chunk())?;
+//! }
+//! tree.commit(&[&[0, 1, 2, 3, 4, 5]])?;
+//!
+//! // Three tokens are drafted for one branch, of which two are accepted; the other branch gets one.
+//! let other = tree.fork(chat)?;
+//! tree.begin(&[
+//!     Request { branch: chat, tokens: &[21, 22, 23], parents: None },
+//!     Request { branch: other, tokens: &[31], parents: None },
+//! ])?;
+//! tree.commit(&[&[0, 1], &[0]])?;
+//!
+//! assert_eq!(tree.token_ids(chat)?, [11, 12, 13, 14, 15, 16, 21, 22]);
+//! assert_eq!(tree.token_ids(other)?, [11, 12, 13, 14, 15, 16, 31]);
+//! assert_eq!(tree.keys(chat, 0)?[..6], tree.keys(other, 0)?[..6]);
+//!
+//! // A later prompt goes on from what it has in common with an earlier one.
+//! let later = tree.matching(&[11, 12, 13, 14, 15, 99]);
+//! assert_eq!(tree.length(later)?, 5);
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod arena;
 mod branch;

@@ -60,6 +60,37 @@ impl Tree {
     /// Gives `branch` a version of `node`, on its path, that shows only the keys in `keep`. `digest`
     /// is not 0 and says what made it inexact. The copies are appended to [`Tree::take_moves`].
     /// Not while a step is open. On an error nothing has changed; `Grow` asks for chunks first.
+    ///
+    /// The first plane keeps other keys than the second:
+    ///
+    /// ```
+    /// # use hornbeam_core::format::{Dtype, PageLayout};
+    /// # use hornbeam_core::tree::{Begin, Keep, Moves, Request, Tree};
+    /// # let (num_planes, slabs_per_chunk, page_tokens, head_dim) = (2, 8, 4, 16);
+    /// # let dtype = Dtype::F32;
+    /// # let layout = PageLayout { num_planes, slabs_per_chunk, page_tokens, head_dim, dtype };
+    /// # let mut tree = Tree::new(layout, usize::MAX)?;
+    /// # let branch = tree.branch();
+    /// # while let Begin::Grow(chunks) =
+    /// #     tree.begin(&[Request { branch, tokens: &[11, 12, 13, 14, 15, 16], parents: None }])?
+    /// # {
+    /// #     (0..chunks).try_for_each(|_| tree.add_chunk())?;
+    /// # }
+    /// # tree.commit(&[&[0, 1, 2, 3, 4, 5]])?;
+    /// let node = tree.path_nodes(branch)?[0].id;
+    /// while let Begin::Grow(chunks) =
+    ///     tree.compact(branch, node, Keep::ByHead(&[&[0, 1, 5], &[0, 5]]), 1)?
+    /// {
+    ///     (0..chunks).try_for_each(|_| tree.add_chunk())?;
+    /// }
+    /// // The owner of the pages copies five slots, each on one page.
+    /// let moves = tree.take_moves();
+    /// assert!(matches!(&moves[..], [Moves::Pages(slots)] if slots.len() == 5));
+    ///
+    /// assert_eq!((tree.keys(branch, 0)?.len(), tree.keys(branch, 1)?.len()), (3, 2));
+    /// assert_eq!(tree.length(branch)?, 6); // the next token keeps its position
+    /// # Ok::<(), hornbeam_core::Error>(())
+    /// ```
     pub fn compact(&mut self, branch: BranchId, node: NodeId, keep: Keep<'_>, digest: u64) -> Result<Begin> {
         self.no_open_step()?;
         let leaf = self.branch_at(branch)?.node;

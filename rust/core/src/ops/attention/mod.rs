@@ -79,6 +79,59 @@ thread_local! {
 /// the queries that its masks name; one that names everything changes rounding alone, since work is then cut
 /// by kv head.
 ///
+/// The row of the [plan written by hand](crate::format::plan) with four equal keys: its result is the mean of
+/// their values.
+///
+/// ```
+/// # use hornbeam_core::format::plan::{Entry, Plan, Read, RowSlot};
+/// use hornbeam_core::format::{Dtype, PageLayout};
+/// use hornbeam_core::ops::attention::{
+///     AttentionParams, Floats, FloatsMut, Output, Pages, Queries, tree_attention,
+/// };
+/// use hornbeam_core::parallel::Serial;
+/// use hornbeam_core::simd::Isa;
+/// # let entry = |first, count, position| Entry { page: 0, first, count, position, positions_at: -1 };
+/// # let read = |entry, num_keys, flags| Read {
+/// #     entry_begin: entry,
+/// #     entry_end: entry + 1,
+/// #     row_begin: 0,
+/// #     row_end: 1,
+/// #     num_keys,
+/// #     flags,
+/// #     mask: -1,
+/// #     rotary_offset: 0,
+/// # };
+/// # let plan = Plan {
+/// #     entries: vec![entry(0, 3, 0), entry(3, 1, 3)],
+/// #     reads: vec![read(0, 3, 0), read(1, 1, Read::OWN)],
+/// #     row_positions: vec![3],
+/// #     row_end: vec![1],
+/// #     row_slots: vec![RowSlot { slab: 0, slot: 3 }],
+/// #     ..Plan::default()
+/// # };
+///
+/// let layout =
+///     PageLayout { num_planes: 1, slabs_per_chunk: 1, page_tokens: 4, head_dim: 2, dtype: Dtype::F32 };
+/// // One page: the keys of its four slots, then their values.
+/// let (keys, values) = ([0.0; 8], [1.0, 0.0, 2.0, 0.0, 3.0, 0.0, 6.0, 8.0]);
+/// let chunk: Vec<f32> = [keys, values].concat();
+///
+/// let mut out = [0.0f32; 2];
+/// tree_attention(
+///     Isa::detected(),
+///     &Serial,
+///     Queries { data: Floats::F32(&[1.0, -1.0]), row_stride: 2, head_stride: 2 },
+///     Pages::F32(&[&chunk]),
+///     &layout,
+///     &plan,
+///     &AttentionParams::new(1, 1, 0, 2, None),
+///     None,
+///     Output { data: FloatsMut::F32(&mut out), row_stride: 2, head_stride: 2, lse: None },
+/// )?;
+/// assert!((out[0] - 3.0).abs() < 1e-6 && (out[1] - 2.0).abs() < 1e-6);
+/// # Ok::<(), hornbeam_core::Error>(())
+/// ```
+///
 /// # Errors
 /// Shapes that do not fit the plan or the layout, a head dimension of more than 512,
 /// entries outside of the pool, a selection of another plan or other heads, and row masks or rotary

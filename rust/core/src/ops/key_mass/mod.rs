@@ -2,6 +2,25 @@
 //!
 //! A sum of integers has no order, so neither threads, nor blocks, nor a device can change a
 //! decision that is taken from it.
+//!
+//! ```
+//! use hornbeam_core::ops::key_mass::{KeyMass, MASS_ONE, add_key_mass};
+//! use hornbeam_core::simd::Isa;
+//!
+//! // Two rows over two equal keys, of which the first row sees one.
+//! let rows = KeyMass {
+//!     keys: &[1.0, 0.0, 1.0, 0.0],
+//!     queries: &[1.0, 1.0, 2.0, 2.0],
+//!     visible: &[1, 2],
+//!     head_dim: 2,
+//!     scale: 1.0,
+//! };
+//! let mut mass = [0; 2];
+//! add_key_mass(Isa::detected(), &rows, &mut mass)?;
+//! let shares = mass.map(|sum| sum as f64 / MASS_ONE as f64);
+//! assert!((shares[0] - 1.5).abs() < 1e-6 && (shares[1] - 0.5).abs() < 1e-6);
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod strip;
 

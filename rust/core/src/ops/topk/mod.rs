@@ -4,8 +4,8 @@
 //! numbers the one with the lowest index comes first. Results do not depend on the instruction set, on threads, or on
 //! the other rows.
 //!
-//! A row is not sorted. One or two passes collect the *candidates* ([`candidates`]): all that reach a threshold which
-//! at least k numbers reach. The k-th greatest of the few is found by a histogram ([`select`]), and one more pass over
+//! A row is not sorted. One or two passes collect the *candidates* (`candidates.rs`): all that reach a threshold which
+//! at least k numbers reach. The k-th greatest of the few is found by a histogram (`select.rs`), and one more pass over
 //! them writes what is at least that.
 
 mod block;
@@ -33,6 +33,25 @@ use each::for_each_row;
 /// The `k` greatest numbers of every row and their indices; rows run in parallel.
 ///
 /// A ragged row that has fewer numbers than it should give gives all of them.
+///
+/// ```
+/// use hornbeam_core::ops::topk::{Counts, Order, Rows, Top, top_k};
+/// use hornbeam_core::parallel::Serial;
+/// use hornbeam_core::simd::Isa;
+///
+/// let scores = [0.1f32, 0.7, 0.3, 0.7];
+/// let (mut values, mut indices) = ([0.0; 3], [0; 3]);
+/// top_k(
+///     Isa::detected(),
+///     &Serial,
+///     &Rows::even(&scores, 1, 4)?,
+///     Counts::All(3),
+///     Order { sorted: true, hints: None },
+///     Top { values: &mut values, indices: &mut indices, width: 3 },
+/// )?;
+/// assert_eq!(indices, [1, 3, 2]); // of equal numbers the one with the lowest index comes first
+/// # Ok::<(), hornbeam_core::Error>(())
+/// ```
 ///
 /// # Errors
 /// [`Error::Value`] if a count is negative, above the width, or above the length of rows that are not ragged;

@@ -100,7 +100,7 @@ impl Counts<'_> {
     }
 }
 
-/// What [`top_k`] writes: `[rows][width]` values and indices. What a row leaves over is -inf and -1.
+/// What [`top_k`](super::top_k) writes: `[rows][width]` values and indices. What a row leaves over is -inf and -1.
 #[derive(Debug)]
 pub struct Top<'a, E> {
     /// The numbers, as they are in the row.

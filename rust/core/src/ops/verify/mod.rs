@@ -207,6 +207,50 @@ impl Verification<'_> {
 
 /// Verifies a batch of drafts; sequences run in parallel.
 ///
+/// A greedy target agrees with the first token of a draft, and not with the second:
+///
+/// ```
+/// use hornbeam_core::ops::logits::{Logits, Row};
+/// use hornbeam_core::ops::verify::{Parameters, Verdict, Verification, rule, verify};
+/// use hornbeam_core::ops::warp::Warp;
+/// use hornbeam_core::parallel::Serial;
+/// use hornbeam_core::simd::Isa;
+///
+/// let target = [
+///     0.0f32, 9.0, 0.0, 0.0, // what follows the text: token 1
+///     0.0, 0.0, 9.0, 0.0, // what follows the draft's first token: 2
+///     0.0, 0.0, 0.0, 9.0, // what follows its second
+/// ];
+/// let greedy = Warp::greedy();
+/// let (mut accepted, mut num_accepted, mut next_token) = ([0; 2], [0], [0]);
+/// verify(
+///     Isa::detected(),
+///     &Serial,
+///     &Verification {
+///         tokens: &[1, 3],
+///         parents: &[-1, 0],
+///         offsets: &[0, 2],
+///         target: Logits::new(Row::F32(&target), 3, 4, 4)?,
+///         draft: None,
+///         rule: rule("coupled", Parameters::default())?,
+///         warps: &[&greedy],
+///         draft_warps: &[&greedy],
+///         seed: 0,
+///         sequences: None,
+///         positions: None,
+///         histories: None,
+///         reads: None,
+///     },
+///     Verdict {
+///         accepted: &mut accepted,
+///         num_accepted: &mut num_accepted,
+///         next_token: &mut next_token,
+///     },
+/// )?;
+/// assert_eq!((accepted, num_accepted, next_token), ([1, -1], [1], [2]));
+/// # Ok::<(), hornbeam_core::Error>(())
+/// ```
+///
 /// # Errors
 /// [`Error::Shape`] and [`Error::Value`] for arguments that do not fit, before anything is read;
 /// [`Error::Logits`] if a row that was read is no distribution, for the lowest such sequence.

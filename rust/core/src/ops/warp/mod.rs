@@ -7,6 +7,28 @@
 //! Everything that decides is exact: a token's *weight* is `floor(exp(z - max z) * 2^40)`, an
 //! integer that an f32 holds without rounding, and sums of weights are 64-bit integers. So the
 //! result does not depend on the order of summation, the instruction set or the device.
+//!
+//! ```
+//! use hornbeam_core::ops::logits::Row;
+//! use hornbeam_core::ops::sample::coupled;
+//! use hornbeam_core::ops::warp::{Counts, Law, Warp, Warper};
+//! use hornbeam_core::rng::Stream;
+//! use hornbeam_core::simd::Isa;
+//!
+//! let warp = Warp::default().with_temperature(0.7)?.with_top_k(Some(2))?;
+//! let logits = Row::F32(&[1.0, 3.0, 2.0, 0.0]);
+//! let mut law = Law::default();
+//! let mut warper = Warper::default();
+//! let (isa, counts) = (Isa::detected(), Counts::default());
+//! warper.warp(isa, logits, &warp, &counts, &mut law).map_err(|fault| fault.at(0, 0))?;
+//! assert_eq!(law.ids(), [1, 2]);
+//! assert!(law.probability(1) > law.probability(2));
+//!
+//! // A draw: that of seed 7, of the token at position 12 of sequence 0.
+//! let token = coupled(isa, &law, &Stream::new(7, 0), 12);
+//! assert!(law.weight(token.into()) > 0.0);
+//! # Ok::<(), hornbeam_core::Error>(())
+//! ```
 
 mod law;
 mod passes;
