@@ -166,6 +166,10 @@ __version__: str
 
 def build_info() -> dict[str, Any]: ...
 
+# ahead.rs
+
+def prefetch(addresses: bytes) -> None: ...
+
 # --- attention ---
 
 def tree_attention(

@@ -35,8 +35,11 @@ class Traced(Protocol):
     output: list[int]
     number: int
     options: Any
-    stats: Stats
     engine: Any
+
+    @property
+    def stats(self) -> Stats:
+        """What it has cost so far."""
 
     @property
     def finish(self) -> Any:

@@ -100,6 +100,21 @@ class TestFork:
                 assert len(text) == 4
                 assert "\ufffd" not in text
 
+    def test_counts_are_of_each_alone(self, model: Any, engine: hb.Engine) -> None:
+        request = engine.submit(PROMPT, max_new_tokens=16, **SAMPLING, draft=None)
+        while len(request.output) < 4:
+            engine.step()
+        seconds = dict(request.stats.seconds)
+        left, right = request.fork(2)
+        right.pause()
+        assert len(left.result().token_ids) == 16
+        assert [own.stats.emitted for own in (request, left, right)] == [4, 16, 4]
+        assert [own.stats.forward_passes for own in (request, left, right)] == [3, 15, 3]
+        assert request.stats.seconds == right.stats.seconds == seconds != left.stats.seconds
+        right.resume()
+        assert right.result().stats.emitted == 16
+        assert (request.stats.emitted, left.stats.emitted) == (4, 16)
+
     def test_keys_are_all_different(self) -> None:
         keys, seen = [RandomKey(number) for number in range(4)], set()
         for _ in range(2500):

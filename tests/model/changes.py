@@ -16,7 +16,10 @@ CHANGES: dict[str, Change] = {}
 #: Those that are undone by calling what they return.
 UNDONE: dict[str, Change] = {}
 #: Those that only a call looks for, not a pass.
-BETWEEN_CALLS = ("through_data", "through_numpy", "attribute_of_a_norm", "attribute_of_attention")
+BETWEEN_CALLS = (
+    *("through_data", "through_numpy", "attribute_of_a_norm", "attribute_of_attention"),
+    *("another_table_of_parameters", "tables_of_another_module"),
+)
 
 
 def change(function: Change) -> Change:
@@ -67,6 +70,19 @@ def norm_weight(model):
 @change
 def through_data(model):
     projection(model).weight.data.neg_()
+
+
+@change
+def another_table_of_parameters(model):
+    weight = projection(model).weight
+    projection(model)._parameters = {"weight": nn.Parameter(noise(weight)), "bias": None}
+
+
+@change
+def tables_of_another_module(model):
+    weight = projection(model).weight
+    other = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
+    vars(projection(model)).update(vars(other))
 
 
 @change

@@ -332,6 +332,7 @@ class Engine(Requests):
                 raise StateError("a request that is done or paused cannot be forked")
             check_shared(request.options.processor, "be forked")
             own, *keys = request.key.fork(count)
+            group = self.group_of(request)
             others: list[Request] = []
             indices = self._free_indices()
             for key in keys:
@@ -341,8 +342,8 @@ class Engine(Requests):
                 if request.keeper is not None:
                     request.keeper.fork(request, child)
                 # At once: a group that no request names is let go of.
-                child.group = self.group_of(request)
-                child.group.fork(request, child)
+                child.group = group
+                group.fork(request, child)
             first = request.successor(own)
             at = self._requests.index(request)
             self._requests[at : at + 1] = [first, *others]

@@ -381,8 +381,9 @@ class RaggedStep:
 
     def _count_seconds(self) -> None:
         for request in {id(r): r for r in [*self.taken, *self.waiting]}.values():
+            seconds = request.stats.seconds
             for phase, spent in self.seconds.items():
-                request.stats.seconds[phase] = request.stats.seconds.get(phase, 0.0) + spent
+                seconds[phase] = seconds.get(phase, 0.0) + spent
 
 
 def _together(observers: list[QueryObserver]) -> Any:

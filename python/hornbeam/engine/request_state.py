@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-import itertools
 import weakref
 from collections import deque
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
-from hornbeam.engine.asked import Asked
+from hornbeam.engine.forkable import SERIALS, UNLIMITED, Forkable
 from hornbeam.engine.logprobs import token_entries
 from hornbeam.results import Finish, Generation, Piece, Source, Stats, TokenLogprob
-from hornbeam.text import TextStream, continuation, twin
+from hornbeam.text import TextStream, continuation
 
 if TYPE_CHECKING:
-    from typing_extensions import Self
-
     from hornbeam.cache.branch import Branch
     from hornbeam.cache.tree import PrefixTree
     from hornbeam.engine.ambient import Ambient
     from hornbeam.engine.drafting import Drafting
     from hornbeam.engine.engine import Engine
-    from hornbeam.engine.eviction.keeper import Keeper
     from hornbeam.engine.options import Options
     from hornbeam.engine.random_key import RandomKey
     from hornbeam.engine.requests import Requests
@@ -33,12 +29,8 @@ __all__ = ["SHARED_PREFIX", "UNLIMITED", "RequestState"]
 #: A prompt waits for one that goes first if that saves it so many rows.
 SHARED_PREFIX = 16
 
-#: Tokens that a draft may have where nothing limits it.
-UNLIMITED = 1 << 30
-_SERIALS = itertools.count()
 
-
-class RequestState:
+class RequestState(Forkable):
     """The state of a request, and what the engine does with it; :class:`hornbeam.engine.request.Request` says
     what callers may look at."""
 
@@ -64,7 +56,7 @@ class RequestState:
         self.kernels = engine.kernels  # that run its rows from its beginning to its end
         #: Told apart from all other live requests of the engine by it.
         self.index = index
-        self.serial = next(_SERIALS)  # no other request ever has it
+        self.serial = next(SERIALS)  # no other request ever has it
         #: Which prompt of a call it is.
         self.place = place
         #: Those of one call are read before any of them decodes.
@@ -73,45 +65,31 @@ class RequestState:
         self.number = key.number
         self.prompt = prompt
         self.output: list[int] = []
-        self.error: BaseException | None = None
-        self.messages: list[Any] | None = None  # the chat that the prompt is
         #: Padding before the prompt, for processors and criteria alone.
         self.before = before
         self._owner = None if owner is None else weakref.ref(owner)
         self._streams = streams
         #: Whether its branch is released as soon as it is done.
         self.releases = releases
-        self._is_shared = False  # whether the output's list is another request's too
-        self._shares_text = False  # whether the text is
         self._branch: Branch | None = None
         self.pending = -1  # emitted, but not yet a row
         self.is_read = False  # whether the branch holds all that is certain, but for the pending token
-        self.is_paused, self.pauses_at = False, UNLIMITED  # now, and at so many tokens of the output
-        self.num_matched = 0  # tokens that the tree held when the branch was opened
-        self.goes_on = False  # whether the prompt ends with what it, or another, has written
-        self.draft_room = UNLIMITED  # tokens that a draft may have
-        #: Slots left on the page that it ends on, and the reductions at which they were; for sparse decoding.
-        self.tail = (0, 0)
-        self.served_changes = -1  # how often the model had changed when it ended
-        self.waits_for: int | None = None  # the count of ended requests at which it was put off
         self.group: Drafting | None = None  # what drafts for it, once :meth:`Engine.group_of` was asked
-        self.keeper: Keeper | None = None  # runs the recipe of ``keep=``, if there is one
         #: Pieces of the step under way, the tokens that the branch has once it is committed, and the length
         #: of the output before.
         self.fresh: tuple[list[Piece], int, int] | None = None
         #: What was emitted and not looked at yet, each with the length of the output before it.
         self.unread: deque[tuple[int, list[Piece]]] = deque()
-        self._num_shown = 0  # tokens of the output that were looked at
         self.logprobs: list[TokenLogprob] = []
         self.prompt_logprobs: list[TokenLogprob | None] = [None]
         self._begin()
 
     def _begin(self) -> None:
         """Begins with an empty output."""
-        self.asked = Asked()
+        self._asked = None
         # Why the sequence ends, and the length of the output that it ends with.
         self._ending: tuple[Finish, int] | None = None
-        self.stats = Stats(prompt_tokens=len(self.prompt))
+        self._stats, self._shares_stats = Stats(prompt_tokens=len(self.prompt)), False
         self.text: TextStream | None = None
         self._make_text()
         # The last token emitted needs no row, hence one more than there are positions left.
@@ -201,36 +179,6 @@ class RequestState:
         """Takes up a branch that holds its whole prompt, or all but the last token."""
         self._branch, self.stats.reused_tokens = branch, branch.length
         self.num_matched = -1  # none is looked for
-
-    def continued(self, index: int, key: RandomKey, branch: Branch | None) -> Self:
-        """A request that goes on from here, with a branch and random numbers of its own. Nothing is copied
-        that grows with the text: the output is when it is first added to."""
-        child = twin(self)
-        child.index, child.key, child._branch, child.group = index, key, branch, None
-        child.number, child.serial, child.tail = key.number, next(_SERIALS), (0, 0)
-        child._is_shared = self._is_shared = True
-        child._shares_text = self._shares_text = True
-        child.stats = twin(self.stats)
-        child.stats.seconds = dict(self.stats.seconds)
-        child.unread, child.asked = deque(), Asked()
-        child.logprobs, child.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
-        return child
-
-    def successor(self, key: RandomKey) -> Self:
-        """A request that has everything of this one, until :meth:`close_for` closes this one."""
-        first: Self = object.__new__(type(self))
-        first.__dict__ = self.__dict__
-        self.key, self.tail = key, (0, 0)
-        return first
-
-    def close_for(self, successor: RequestState, reason: BaseException) -> None:
-        """Leaves everything to its successor: what it was is closed for this reason."""
-        closed = dict(self.__dict__)
-        closed.update(_branch=None, group=None, keeper=None, fresh=None, unread=deque(), error=reason)
-        closed["stats"] = twin(self.stats)
-        # The output goes on in the successor alone.
-        successor._is_shared = True
-        self.__dict__ = closed
 
     def prolong(self, more: list[int], options: Options) -> None:
         """Begins anew behind the output, with more of the prompt."""
@@ -339,7 +287,8 @@ class RequestState:
         if len(self.output) == before:
             # One call that no interrupt divides.
             self.output.extend([piece.token for piece in pieces])
-        self.asked.clear()
+        if self._asked is not None:
+            self._asked.clear()
         self.stats.emitted = len(self.output)
         self.is_paused = self.is_paused or len(self.output) >= self.pauses_at
         self.fresh = None

@@ -16,10 +16,11 @@ these there is :meth:`hornbeam.LM.invalidate`.
 from __future__ import annotations
 
 import weakref
+from array import array
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
-from itertools import chain, compress, repeat
-from operator import attrgetter
+from itertools import chain, repeat
+from operator import attrgetter, is_
 from typing import Any
 
 import torch
@@ -28,6 +29,7 @@ from torch.nn import Module, Parameter
 from torch.optim.optimizer import register_optimizer_step_post_hook
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
+from hornbeam import _native
 from hornbeam.model.attributes import Attributes, has_memory, signs_of
 from hornbeam.model.shadow import Shadow, is_config
 
@@ -35,6 +37,9 @@ __all__ = ["Change", "ModelState", "parts_of"]
 
 #: Numbers of a weight that are compared before each call.
 SAMPLES = 16
+
+# Bytes of a cache line, and of what torch has behind a tensor.
+_LINE, _INSIDE = 64, 192
 
 _PASS_TABLES = ("_parameters", "_buffers", "_modules")
 _HOOK_TABLES = ("_forward_hooks", "_forward_pre_hooks")
@@ -78,6 +83,7 @@ class ModelState:
         self._has_stepped = False
         modules = list(self.model.modules())
         self._dicts = [module.__dict__ for module in modules]
+        self._all_tables = _tables(self._dicts, (*_PASS_TABLES, *_HOOK_TABLES))
         self._tables, self._empty_tables = _split(_tables(self._dicts, _PASS_TABLES))
         self._read_hooks()
         self._classes = list(set(map(type, modules)))
@@ -85,19 +91,23 @@ class ModelState:
         self._foreign = Attributes([m for m in modules if _is_foreign(type(m))], self._written)
         self._configs = _configs(self._dicts)
         self._config_signs = [signs_of(vars(config)) for config in self._configs]
-        values = _values(self._tables)
-        self._identities = list(map(id, values))
+        # Where each value stands: its table, once for each of them, and its name.
+        self._sizes = list(map(len, self._tables))
+        self._places = list(chain.from_iterable(map(repeat, self._tables, self._sizes)))
+        self._names = list(chain.from_iterable(self._tables))
+        values = self._values = list(map(dict.get, self._places, self._names))
         self._forwards = self._all_forwards()
         self._lengths = list(map(len, self._dicts))
         self._with_forward = [own for own in self._dicts if "forward" in own]
         self._few = self._few_forwards()
-        self._are_tensors = [isinstance(value, Tensor) for value in values]
-        tensors = list(compress(values, self._are_tensors))
+        tensors = [value for value in values if isinstance(value, Tensor)]
+        self._tensors = tensors
         self._parameters = {id(tensor) for tensor in tensors if isinstance(tensor, Parameter)}
         self._kinds = list(map(_kind, tensors))
-        self._have_memory = list(map(has_memory, tensors))
-        self._have_versions = [not tensor.is_inference() for tensor in tensors]
-        self._take_numbers(tensors)
+        self._with_memory = list(filter(has_memory, tensors))
+        self._with_version = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._lines = self._lines_read()
+        self._take_numbers()
 
     def _read_hooks(self) -> None:
         tables = _tables(self._dicts, _HOOK_TABLES)
@@ -107,10 +117,11 @@ class ModelState:
     def read_numbers(self) -> None:
         """Takes the weights as they are now, after a look that found that nothing else has changed."""
         self._has_stepped = False
-        self._take_numbers(list(compress(_values(self._tables), self._are_tensors)))
+        self._take_numbers()
 
-    def _take_numbers(self, tensors: Sequence[Tensor]) -> None:
-        self._numbers = self._numbers_of(tensors)
+    def _take_numbers(self) -> None:
+        tensors = self._tensors
+        self._numbers = self._numbers_now()
         # Views made once: they are of the weights for as long as a look finds the same addresses. What
         # consists of other tensors may have exchanged those.
         self._views = [_some(tensor) for tensor in tensors if not _is_wrapper(tensor) and _is_plain(tensor)]
@@ -119,18 +130,14 @@ class ModelState:
 
     def look(self) -> Change:
         """What has changed, by the signs that cost least: before each pass."""
-        values = _values(self._tables)
-        if (
-            any(self._empty_tables)
-            or list(map(id, values)) != self._identities
-            or self._have_other_forwards()
-        ):
+        # The pass before has filled the caches with weights: all that is read here comes from memory.
+        _native.prefetch(self._lines)
+        if self._have_other_values() or self._have_other_forwards():
             return Change.STRUCTURE
         if self._foreign.have_changed(self.shadow):
             return Change.STRUCTURE
-        tensors = list(compress(values, self._are_tensors))
-        has_stepped, numbers = self._has_stepped, self._numbers_of(tensors)
-        if (has_stepped or numbers != self._numbers) and list(map(_kind, tensors)) != self._kinds:
+        has_stepped, numbers = self._has_stepped, self._numbers_now()
+        if (has_stepped or numbers != self._numbers) and list(map(_kind, self._tensors)) != self._kinds:
             return Change.STRUCTURE
         if any(self._empty_hook_tables) or _values(self._hook_tables) != self._hooks:
             before = list(filter(_acts, self._hooks))
@@ -145,6 +152,9 @@ class ModelState:
         change = self.look()
         if change is Change.STRUCTURE:
             return change
+        tables = _tables(self._dicts, (*_PASS_TABLES, *_HOOK_TABLES))
+        if len(tables) != len(self._all_tables) or not all(map(is_, tables, self._all_tables)):
+            return Change.STRUCTURE
         if self._attributes.have_changed(self.shadow):
             return Change.STRUCTURE
         if [signs_of(vars(config)) for config in self._configs] != self._config_signs:
@@ -167,6 +177,22 @@ class ModelState:
             parts.setdefault((view.dtype, view.device), []).append(view)
         return [torch.cat(own).view(torch.uint8) for own in parts.values()]
 
+    def _have_other_values(self) -> bool:
+        """Whether a parameter, a buffer or a submodule is another one, or there are more or fewer."""
+        if any(self._empty_tables) or list(map(len, self._tables)) != self._sizes:
+            return True
+        # Not by ``==``, which tensors answer number by number.
+        return not all(map(is_, map(dict.get, self._places, self._names), self._values))
+
+    def _lines_read(self) -> bytes:
+        """The cache lines that a look reads, for :func:`hornbeam._native.prefetch`: hints, as far as
+        addresses are known."""
+        addresses = list(map(id, chain(self._dicts, self._all_tables, self._values)))
+        for tensor in self._with_memory:
+            for inside in (tensor._cdata, tensor.untyped_storage()._cdata):
+                addresses += range(inside, inside + _INSIDE, _LINE)
+        return array("Q", sorted({address // _LINE * _LINE for address in addresses})).tobytes()
+
     def _have_other_forwards(self) -> bool:
         """Whether a forward is not what it was. One that is put on an instance is one attribute more."""
         if list(map(len, self._dicts)) == self._lengths:
@@ -184,10 +210,9 @@ class ModelState:
         """Those of instances that have one, then those of classes."""
         return [*map(dict.get, self._with_forward, repeat("forward")), *map(_forward, self._classes)]
 
-    def _numbers_of(self, tensors: Sequence[Tensor]) -> list[int]:
+    def _numbers_now(self) -> list[int]:
         """Addresses, then versions."""
-        addresses = map(Tensor.data_ptr, compress(tensors, self._have_memory))
-        return [*addresses, *map(_version, compress(tensors, self._have_versions))]
+        return [*map(Tensor.data_ptr, self._with_memory), *map(_version, self._with_version)]
 
 
 #: All that are alive, for steps of optimisers.

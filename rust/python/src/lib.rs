@@ -1,5 +1,6 @@
 //! `hornbeam._native`: thin bindings. Each submodule registers its own names.
 
+mod ahead;
 mod attend;
 mod attention;
 mod attention_mass;
@@ -34,6 +35,7 @@ use pyo3::prelude::*;
 /// The native part of hornbeam; use it through the `hornbeam` package.
 #[pymodule(gil_used = false)]
 fn _native(m: &Bound<'_, PyModule>) -> PyResult<()> {
+    ahead::register(m)?;
     attend::register(m)?;
     attention::register(m)?;
     attention_mass::register(m)?;

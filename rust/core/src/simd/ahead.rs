@@ -34,6 +34,26 @@ impl MemoryRange {
     }
 }
 
+/// Asks for the cache lines at these addresses, in the second-level cache, whatever lies there. No effect where
+/// the instruction set has no such request.
+pub fn prefetch_lines(addresses: impl Iterator<Item = usize>) {
+    for address in addresses {
+        prefetch_line(std::ptr::without_provenance(address));
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn prefetch_line(at: *const i8) {
+    use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+    // SAFETY: a prefetch may be given any address, and all processors of this kind have it.
+    unsafe { _mm_prefetch::<_MM_HINT_T1>(at) }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline(always)]
+fn prefetch_line(_at: *const i8) {}
+
 /// Rows that are needed soon: a product asks for some of them while each of its groups is computed.
 #[derive(Debug)]
 pub struct Ahead<'a, E> {
