@@ -12,6 +12,7 @@ computed once. See docs/evaluate.md.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -33,6 +34,9 @@ except ModuleNotFoundError as error:
 __all__ = ["HornbeamLM", "main", "register"]
 
 NAME = "hornbeam"
+# Of its command line, where the user names no device.
+_HARNESS_DEVICE = "cuda:0"
+_LOG = logging.getLogger(__name__)
 
 
 class HornbeamLM(TemplateLM):
@@ -43,7 +47,8 @@ class HornbeamLM(TemplateLM):
             arguments down to ``max_kv_bytes`` itself.
         tokenizer: a folder with another tokenizer.
         dtype: of the weights: ``"auto"`` (that of the checkpoint), ``"float32"``, ``"bfloat16"``, ...
-        device: ``"cpu"``, or ``"cuda"``.
+        device: ``"cpu"``, or ``"cuda"``. ``"cuda:0"`` is what the harness gives by itself: where
+            there is no such device, that is the CPU, as it is for the harness's own models.
         kv_dtype: of the pages, by name; that of the weights by default.
         max_kv_bytes: as :class:`hornbeam.LM` has it.
         batch_size: documents that are under way together; 1, which is what the harness gives by itself, and
@@ -87,6 +92,9 @@ class HornbeamLM(TemplateLM):
             self.lm, self._name = pretrained, str(getattr(pretrained.tokenizer, "name_or_path", ""))
         else:
             path = loading.resolve(pretrained)
+            if device == _HARNESS_DEVICE and not torch.cuda.is_available():
+                _LOG.warning("there is no device %s, the model runs on the CPU", device)
+                device = "cpu"
             model, own = loading.load(path, dtype=dtype, device=device)
             kept = None if kv_dtype is None else getattr(torch, kv_dtype, None)
             if kv_dtype is not None and not isinstance(kept, torch.dtype):
