@@ -102,14 +102,22 @@ def test_what_looking_costs() -> None:
     for look, is_sparse in ((0.4, True), (0.6, False)):
         # Half of all pairs is expected to be read, and may be looked at for the other half.
         cost = CostModel(look=look * pairs / (32 * 512 * 2.5), pair=1e-9, share=0.5, margin=2.0)
-        parts = InParts(recipe, 4, 1, cost=cost)
+        parts = InParts(FlexPrefill(block=32, min_budget=0, cost=cost), 4, 1)
+        assert (parts.attention(0, query, key, value, SCALE) is not None) == is_sparse
+
+
+def test_the_recipe_says_what_is_read_densely() -> None:
+    query = key = value = normal(6, 2, 512, 8)
+    for cost, is_sparse in ((None, True), (CostModel(look=1e9), False)):
+        parts = InParts(FlexPrefill(block=32, min_budget=0, cost=cost), 4, 1)
+        assert parts.cost is cost
         assert (parts.attention(0, query, key, value, SCALE) is not None) == is_sparse
 
 
 def test_a_text_that_is_written_behind_it() -> None:
     lm = hb.LM(models.llama())
     prompt = models.prompt(300, 1)[0].tolist()
-    everything = InParts(FlexPrefill(1.0, 0.0, block=32, cost=None), 5, 32, cost=None)
+    everything = InParts(FlexPrefill(1.0, 0.0, block=32, cost=None), 5, 32)
     dense = lm.generate(prompt, max_new_tokens=8)
     assert lm.generate(prompt, max_new_tokens=8, prefill=everything).token_ids == dense.token_ids
 
@@ -118,7 +126,7 @@ def test_recipes() -> None:
     recipes = hb.recipes
     assert recipes.flex_prefill(0.95, parts=1) == FlexPrefill(0.95)
     assert recipes.flex_prefill(0.95, parts=8) == InParts(FlexPrefill(0.95), 8)
-    assert recipes.minference(parts=4, always=True) == InParts(MInference(cost=None), 4, cost=None)
+    assert recipes.minference(parts=4, always=True) == InParts(MInference(cost=None), 4)
     with pytest.raises(ArgumentError, match="parts is 0, expected 1 or more"):
         recipes.flex_prefill(parts=0)
 

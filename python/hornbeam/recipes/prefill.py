@@ -64,7 +64,7 @@ def minference(
 
 
 def _in_parts(recipe: PrefillRecipe, parts: int) -> PrefillRecipe:
-    return recipe if parts == 1 else InParts(recipe, parts, cost=recipe.cost)
+    return recipe if parts == 1 else InParts(recipe, parts)
 
 
 NAMED_PREFILLS.update({name: globals()[name] for name in __all__})

@@ -130,7 +130,10 @@ fn registered_tree_attention<'py>(
 ) -> PyResult<Bound<'py, PyAny>> {
     let py = q.py();
     let out = q.call_method1(intern!(py, "new_empty"), (q.getattr(intern!(py, "shape"))?,))?;
-    let asked = Asked {
+    registered_tree_attention_out(
+        q,
+        chunks,
+        plan,
         layer,
         num_kv_heads,
         scale,
@@ -138,10 +141,9 @@ fn registered_tree_attention<'py>(
         soft_cap,
         sinks,
         batch_invariant,
-        copies: true,
-        ..Asked::default()
-    };
-    attend(q, &*pool(chunks)?, plan_of(plan)?.get(), &out, asked)?;
+        &out,
+        None,
+    )?;
     Ok(out)
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from hornbeam.attend.prefill.base import BlockSelection, PrefillRecipe, check_shapes
-from hornbeam.attend.prefill.cost import STANDARD, CostModel
+from hornbeam.attend.prefill.cost import CostModel
 from hornbeam.attend.prefill.lines import Grid
 from hornbeam.integers import whole_number
 
@@ -23,7 +23,8 @@ class InParts(PrefillRecipe):
 
     Recipes choose by the last rows of a prompt, which stand for all. In a long prompt they do not: what a row
     in the midst reads most, the last rows may have left behind. Here the last rows of each part choose for
-    that part alone. Looking costs as many products a part, of the keys up to its end.
+    that part alone. Looking costs as many products a part, of the keys up to its end. Where a layer is better
+    read densely is decided as `recipe` says, by what all parts cost.
 
     This is ours: the papers choose once for a prompt.
 
@@ -39,9 +40,10 @@ class InParts(PrefillRecipe):
     recipe: PrefillRecipe
     parts: int = 8
     min_rows: int = 1024
-    cost: CostModel | None = field(default=STANDARD, repr=False, kw_only=True)
+    cost: CostModel | None = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "cost", self.recipe.cost)
         whole_number(self.parts, "parts", 1)
         whole_number(self.min_rows, "min_rows", 1)
 
